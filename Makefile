@@ -1,0 +1,48 @@
+# Every target does its own set-up: `make train` and `make test` work in a bare clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help train test slow lint types fix bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+
+train: $(VENV)/done ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
+	$(BIN)/python -m vae_lab.train $(ARGS)
+
+test: $(VENV)/done ## Run the tests; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(VENV)/done ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/done ## Check style and imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/done ## Check types
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+fix: $(VENV)/done ## Repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/bench ## Measure speed against a plain loop, a naive loop and pythae
+	$(BIN)/python -m benchmarks.step $(ARGS)
+
+clean: ## Remove the environment and the caches; outputs/ and data/ stay
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/done: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/bench: $(VENV)/done
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || echo "pythae cannot be installed here; the benchmark says so"
+	touch $@

@@ -1,0 +1,89 @@
+"""Order, coverage and slicing of batches, and the split they come from."""
+
+import pytest
+import torch
+
+from vae_lab.data.batches import Batches, OrderedBatches
+from vae_lab.data.images import Images
+from vae_lab.data.split import split
+from vae_lab.errors import DataError
+
+
+def numbered(n: int) -> Images:
+    """Images whose label is their number."""
+    return Images(torch.arange(n, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2), torch.arange(n))
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 3), (10, 10), (7, 1), (5, 4), (64, 8)])
+def test_every_image_comes_once_in_each_pass(n: int, size: int) -> None:
+    batches = Batches(numbered(n), size, seed=0)
+    seen = torch.cat([batches.indices(b) for b in range(3 * n)])
+    assert len(seen) == 3 * n * size
+    passes = seen[: len(seen) // n * n].view(-1, n)
+    assert (passes.sort().values == torch.arange(n)).all()
+    assert n < 5 or not torch.equal(passes[0], passes[1])
+
+
+def test_the_order_follows_from_seed_and_place_alone() -> None:
+    images = numbered(50)
+    straight = Batches(images, 8, seed=1)
+    order = [straight.indices(b) for b in range(40)]
+    for start in (0, 1, 6, 7, 25):
+        resumed = iter(Batches(images, 8, seed=1, start=start))
+        for expected in order[start : start + 10]:
+            assert torch.equal(next(resumed).label, expected)
+    assert not torch.equal(order[0], Batches(images, 8, seed=2).indices(0))
+
+
+def test_ranks_share_the_global_batch() -> None:
+    images = numbered(50)
+    alone = Batches(images, 8, seed=1)
+    pair = [Batches(images, 4, seed=1, rank=rank, world_size=2) for rank in range(2)]
+    for b in range(30):
+        assert torch.equal(torch.cat([part.indices(b) for part in pair]), alone.indices(b))
+
+
+def test_ordered_batches_are_one_pass() -> None:
+    batches = OrderedBatches(numbered(10), 4)
+    assert len(batches) == 3
+    parts = list(batches)
+    assert [len(part.label) for part in parts] == [4, 4, 2]
+    assert torch.equal(torch.cat([part.label for part in parts]), torch.arange(10))
+
+
+def test_pixels_are_scaled_to_one() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    image = Images(pixels, torch.zeros(1, dtype=torch.int64)).__getitems__(slice(1)).image
+    torch.testing.assert_close(image.flatten(), torch.arange(256) / 255)
+
+
+def test_a_subset_knows_its_rows_and_its_digest_is_that_of_a_copy() -> None:
+    whole = numbered(20)
+    part = whole.subset(torch.tensor([3, 5, 7, 11])).subset(torch.tensor([1, 3]))
+    assert part.__getitems__(slice(None)).label.tolist() == [5, 11]
+    copy = Images(part.pixels(slice(None)).clone(), part.labels.clone())
+    assert part.digest() == copy.digest() != whole.digest()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_never_overlap_and_groups_stay_together(seed: int) -> None:
+    groups = torch.tensor([0, 1, 2, 2, 3, 4, 5, 5, 5, 6, 7, 8, 9])
+    parts = split(groups, 3, 2, seed)
+    assert torch.cat(parts).sort().values.tolist() == list(range(13))
+    assert len(parts[1]) >= 3
+    assert len(parts[2]) >= 2
+    owners = [set(groups[part].tolist()) for part in parts]
+    assert sum(map(len, owners)) == len(set.union(*owners))
+
+
+def test_a_split_follows_from_its_seed() -> None:
+    groups = torch.arange(100)
+    again = zip(split(groups, 10, 10, 0), split(groups, 10, 10, 0), strict=True)
+    assert all(torch.equal(a, b) for a, b in again)
+    assert not torch.equal(split(groups, 10, 10, 0)[1], split(groups, 10, 10, 1)[1])
+
+
+@pytest.mark.parametrize("groups", [[], [0], [0, 0, 0, 0], [0, 1]])
+def test_too_few_images_are_refused(groups: list[int]) -> None:
+    with pytest.raises(DataError, match=f"{len(groups)} images"):
+        split(torch.tensor(groups, dtype=torch.int64), 1, 1, 0)

@@ -1,0 +1,152 @@
+"""The command lines: what they print, and the exit code they end with."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vae_lab.commands import run
+from vae_lab.train import main
+
+TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "logger=csv")
+PATIENCE = 30.0  # seconds; 10 on a machine that does nothing else, see `make bench`
+
+
+def vae_lab(command: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, without a W&B key and without a terminal."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "VAE_LAB"))}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(cwd), "OMP_NUM_THREADS": "2", **environment}
+    line = [sys.executable, "-m", f"vae_lab.{command}", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False)
+
+
+BAD = {
+    "no latents": (("model.nlatent=0",), 2, "model.nlatent must be a whole number of at least 1, not 0"),
+    "half a latent": (("model.nlatent=1.5",), 2, "model.nlatent"),
+    "a misspelt key": (("model.nlatnt=2",), 2, "There is no setting model.nlatnt; did you mean model.nlatent?"),
+    "an unknown data set": (("data=mnits",), 2, "Could not find 'data/mnits'; there are digits, fashion_mnist, folder"),
+    "no steps": (("trainer.max_steps=0",), 2, "trainer.max_steps must be a whole number of at least 1, not 0"),
+    "a batch larger than the set": (("data=synthetic", "data.batch_size=65"), 2, "than the training part of 48 images"),
+    "no such folder": (("data=monet", "data.root=/nowhere"), 3, "/nowhere"),
+    "no such data": (("data=mnist", "data.root=/nowhere", "data.download=false"), 3, "data=digits"),
+    "an empty folder": (("data=folder", "data.root=empty"), 3, "empty"),
+    "an unset folder": (("data=folder",), 3, "data.root="),
+    "a wrong W&B mode": ((*TINY, "logger=wandb", "logger.wandb.mode=maybe"), 2, "maybe"),
+    "a wrong argument": ((*TINY, "+model.depth=3"), 2, "depth"),
+}  # fmt: skip
+
+
+def check_bad_input(name: str, code: int, output: str) -> None:
+    _, expected, sentence = BAD[name]
+    assert code == expected, output
+    assert sentence in output
+    assert "Traceback" not in output
+    assert len(output.strip().splitlines()) == 1, output
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_ends_in_one_sentence_and_its_code(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train", *BAD[name][0]])
+    for variable in ("HYDRA_FULL_ERROR", "VAE_LAB_RUN"):
+        monkeypatch.setenv(variable, "0")
+    handlers = list(logging.getLogger().handlers)
+    try:
+        code = run(main.__wrapped__, "train")  # pyright: ignore[reportFunctionMemberAccess]
+    finally:
+        for handler in set(logging.getLogger().handlers) - set(handlers):
+            handler.close()
+        logging.getLogger().handlers[:] = handlers
+    check_bad_input(name, code, "".join(capfd.readouterr()))
+
+
+@pytest.mark.parametrize("name", ["no latents", "a misspelt key", "no such folder"])
+def test_a_user_learns_of_bad_input_in_seconds(name: str, tmp_path: Path) -> None:
+    start = time.monotonic()
+    done = vae_lab("train", *BAD[name][0], cwd=tmp_path)
+    seconds = time.monotonic() - start
+    check_bad_input(name, done.returncode, done.stdout + done.stderr)
+    assert seconds < PATIENCE
+
+
+def test_help_and_config_do_not_wait_for_torch(tmp_path: Path) -> None:
+    for argument in ("--help", "--cfg=job"):
+        code = (
+            f"import runpy, sys\nsys.argv = ['', '{argument}']\nrunpy.run_module('vae_lab.train', run_name='__main__')"
+        )
+        check = f"import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n{code}"
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        done = subprocess.run(
+            [sys.executable, "-c", check],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=env,
+            timeout=60,
+            check=False,
+        )
+        assert done.stdout.strip().endswith("False"), done.stdout + done.stderr
+        assert "nlatent" in done.stdout
+
+
+def test_a_sweep_is_one_group_of_runs_in_folders_of_their_own(tmp_path: Path) -> None:
+    arguments = ("data=synthetic", "trainer.max_steps=2", "model.nlatent=2,0,8")
+    done = vae_lab("train", "-m", *arguments, cwd=tmp_path)
+    assert done.returncode == 7, done.stdout + done.stderr
+    assert "model.nlatent must be" in done.stdout
+    folders = sorted(path.parent for path in tmp_path.glob("outputs/*/*/*/summary.json"))
+    assert [folder.name for folder in folders] == ["0", "2"]
+    files = list(tmp_path.glob("outputs/*/*/*/wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2
+    groups = set()
+    for file in files:
+        command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        groups.add(lines.partition('"run_group":"')[2].partition('"')[0])
+    assert groups == {"/".join(folders[0].parts[-3:-1])}
+
+
+def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:
+    done = vae_lab("train", "data=synthetic", "trainer.max_steps=4", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "wandb sync" in done.stdout
+    assert len(done.stdout.splitlines()) == 4, done.stdout
+
+
+def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:
+    unreachable = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = vae_lab("train", *TINY, "logger=wandb", "logger.wandb.timeout=2", cwd=tmp_path, **unreachable)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on offline" in done.stdout
+
+
+def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline"}
+    arguments = ["data=synthetic", "trainer.max_steps=1000000", "logger=csv", "task.log_every=1", "folder=run"]
+    line = [sys.executable, "-m", "vae_lab.train", *arguments]
+    process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    table = tmp_path / "run" / "metrics.csv"
+    deadline = time.monotonic() + 60
+    while not table.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert '"status": "interrupted"' in (tmp_path / "run" / "summary.json").read_text()
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = vae_lab("train", *TINY, "folder=file/run", cwd=tmp_path)
+    assert done.returncode == 5, done.stdout + done.stderr
+    assert "cannot be written" in done.stdout

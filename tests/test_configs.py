@@ -1,0 +1,68 @@
+"""Every yaml of every group composes, is instantiated and trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import DictConfig
+
+from vae_lab.conf_folder import CONF
+from vae_lab.training import train
+
+GROUPS = (
+    "model",
+    "likelihood",
+    "prior",
+    "objective",
+    "optimizer",
+    "schedule",
+    "task",
+    "trainer",
+    "callbacks",
+    "logger",
+)
+FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_every=2")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_file_trains(path: Path, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert train(config(f"{path.parent.name}={path.stem}", *TINY))["steps"] == 2
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_trains_on_images_of_its_size(path: Path, config: Callable[..., DictConfig]) -> None:
+    stored = config(f"experiment={path.stem}")
+    size = (f"data.image_size={stored.data.image_size}", f"data.channels={stored.data.channels}")
+    overrides = [f"{group}={name}" for group, name in experiment_choices(path).items() if group != "data"]
+    values = yaml.safe_load(path.read_text())
+    numbers = [
+        f"++{key}={value}" for key, value in flat(values) if not key.startswith(("data.", "trainer.", "defaults"))
+    ]
+    assert train(config(*overrides, *numbers, *size, *TINY, "trainer.precision=32-true"))["steps"] == 2
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_opens_with_its_command_and_what_it_gives(path: Path) -> None:
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert head[0] == "# @package _global_"
+    assert any(f"python -m vae_lab.train experiment={path.stem}" in line for line in head)
+    assert any("nats" in line for line in head)
+    assert any(unit in line for line in head for unit in (" s ", " s,", " s.", " min"))
+
+
+def experiment_choices(path: Path) -> dict[str, str]:
+    """The config groups that an experiment file chooses."""
+    defaults = yaml.safe_load(path.read_text()).get("defaults", [])
+    return {key.removeprefix("override /"): value for entry in defaults for key, value in entry.items()}
+
+
+def flat(config: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Dotted keys and values."""
+    pairs: list[tuple[str, object]] = []
+    for key, value in config.items():
+        pairs += flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return pairs

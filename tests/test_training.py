@@ -1,0 +1,165 @@
+"""A run from config to folder: what it writes, and that it can be repeated, resumed and read back."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from vae_lab.errors import DataError, DivergedError
+from vae_lab.training import train
+
+Compose = Callable[..., DictConfig]
+
+
+def weights(folder: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_run_folder_keeps_its_contract(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = trained
+    figures = {f"figures/{name}.png" for name in ("reconstructions", "samples", "traversals", "latents")}
+    promised = {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "summary.json"} | figures
+    files = {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts
+    }
+    assert files == promised
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    names = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")
+    assert {f"{part}/{name}" for part in ("val", "test") for name in names} <= summary.keys()
+    assert {"setup", "fit", "training", "total"} == summary["seconds"].keys()
+    assert (summary["status"], summary["steps"], summary["wandb_mode"]) == ("completed", 4, "offline")
+    assert summary["test/neg_elbo"] == pytest.approx(summary["test/distortion"] + summary["test/rate"], rel=1e-6)
+    assert summary["data"]["ntrain"] == 48
+    assert {
+        "images_per_second",
+        "parameters",
+        "device",
+        "precision",
+        "versions",
+        "commit",
+        "wandb_id",
+    } <= summary.keys()
+
+
+def test_steps_are_batches_and_the_table_holds_every_one(trained: tuple[Path, dict[str, Any]]) -> None:
+    table = rows(trained[0])
+    assert [row["step"] for row in table if row["train/loss"]] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in table if row["val/neg_elbo"]] == ["2", "4"]
+    assert [row["step"] for row in table if row["test/neg_elbo"]] == ["4"]
+
+
+def test_the_offline_wandb_file_holds_images_and_metrics(trained: tuple[Path, dict[str, Any]]) -> None:
+    folder, summary = trained
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    records = [json.loads(line) for line in lines]
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    logged: dict[str, Any] = {}
+    for item in history:
+        logged |= item
+    assert logged["test/neg_elbo"] == pytest.approx(summary["test/neg_elbo"])
+    assert {"train/loss", "val/neg_elbo", "val/sse_kl"} <= logged.keys()
+    assert {"latents/posterior_means._type", "latents/rate._type"} <= logged.keys()
+    assert [item["trainer/global_step"] for item in history if "train/loss" in item] == [1, 2, 3, 4]
+    for name in ("reconstructions", "samples", "traversals"):
+        steps = [item["trainer/global_step"] for item in history if f"{name}._type" in item]
+        assert steps == [2, 4]
+        (path,) = logged[f"{name}.filenames"]
+        with Image.open(file.parent / "files" / path) as picture, Image.open(folder / f"figures/{name}.png") as own:
+            assert picture.tobytes() == own.tobytes()
+            assert picture.convert("L").entropy() > 1, "a float image turns into a black one in W&B"
+    (run,) = [record["run"] for record in records if record["type"] == "run"]
+    assert (run["project"], run["run_group"], run["run_id"]) == ("vae_lab", "tests", summary["wandb_id"])
+    config = [record["config"]["update"] for record in records if record["type"] == "config"]
+    assert config[0]["model"]["nlatent"] == 8
+    assert records[-1]["exit"]["exit_code"] == 0
+
+
+def test_the_same_seed_gives_the_same_run(config: Compose, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(config(folder=name))
+    train(config("seed=1", folder="c"))
+    train(config("callbacks.gallery.every=1", "callbacks.gallery.nimages=3", folder="d"))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
+    assert same(weights(tmp_path / "a"), weights(tmp_path / "d")), "pictures must not change training"
+
+
+@pytest.mark.parametrize("stop", [2, 7])
+def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path, stop: int) -> None:
+    settings = ("schedule=one_cycle", "schedule.total_steps=10", "trainer.val_every=100")
+    whole = train(config("trainer.max_steps=10", *settings, folder="whole"))
+    train(config(f"trainer.max_steps={stop}", *settings, folder="first"))
+    resumed = train(config("trainer.max_steps=10", f"resume={tmp_path / 'first'}", *settings, folder="second"))
+    assert resumed["steps"] == 10
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "second"))
+    assert resumed["test/neg_elbo"] == whole["test/neg_elbo"]
+    expected = {row["step"]: row["train/loss"] for row in rows(tmp_path / "whole")}
+    assert {row["step"]: row["train/loss"] for row in rows(tmp_path / "second")}.items() <= expected.items()
+    optimizers = [
+        torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True)["optimizer_states"]
+        for n in ("whole", "second")
+    ]
+    assert str(optimizers[0]) == str(optimizers[1])
+
+
+def test_resuming_another_model_is_refused(config: Compose, tmp_path: Path) -> None:
+    train(config(folder="first"))
+    with pytest.raises(ValueError, match="another model"):
+        train(config("model.nlatent=3", f"resume={tmp_path / 'first'}", folder="second"))
+    with pytest.raises(DataError, match="no checkpoint"):
+        train(config(f"resume={tmp_path / 'nowhere'}", folder="third"))
+
+
+def test_validation_runs_at_the_end_of_a_run_of_any_length(config: Compose, tmp_path: Path) -> None:
+    train(config("trainer.max_steps=5", "trainer.val_every=3"))
+    assert [row["step"] for row in rows(tmp_path / "run") if row["val/neg_elbo"]] == ["3", "5"]
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["batches_seen"] == 5
+
+
+def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_path: Path) -> None:
+    with pytest.raises(DivergedError, match="batches"):
+        train(config("optimizer.lr=1e30", "trainer.max_steps=50", "trainer.val_every=1"))
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "diverged"
+    for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
+        assert all(weight.isfinite().all() for weight in weights(tmp_path / "run", path.stem).values())
+
+
+def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, tmp_path: Path) -> None:
+    summary = train(config("optimizer.lr=0.05", "trainer.max_steps=8", "trainer.val_every=1"))
+    validations = [float(row["val/neg_elbo"]) for row in rows(tmp_path / "run") if row["val/neg_elbo"]]
+    stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
+    assert stored["batches_seen"] == 1 + validations.index(min(validations))
+    assert summary["tested"] == "best.ckpt"
+
+
+def test_bfloat16_trains(config: Compose) -> None:
+    assert train(config("trainer.precision=bf16-mixed"))["precision"] == "bf16-mixed"
+
+
+def test_the_first_steps_of_the_seed_network_give_the_stored_loss(config: Compose, tmp_path: Path) -> None:
+    """A refactor that changes these numbers changes what is trained."""
+    train(config("data=digits", "data.batch_size=32", "trainer.val_every=4"))
+    losses = [float(row["train/loss"]) for row in rows(tmp_path / "run") if row["train/loss"]]
+    assert losses == pytest.approx(GOLDEN, abs=0.05)
+
+
+GOLDEN = [571.352, 567.992, 562.901, 552.402]

@@ -1,0 +1,1 @@
+"""Whatever watches a run: pictures, clocks, checkpoints, signals."""

@@ -1,0 +1,36 @@
+"""Checkpoints that a kill at any moment leaves readable, and that need no trust to read."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from vae_lab.files import whole
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames; Lightning's own save stages in $TMPDIR, and a kill can cut the copy."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        """Write the checkpoint to `path` at once."""
+        with whole(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Return the checkpoint, read as tensors and plain values only, whatever was asked for."""
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class StoredConfig(Callback):
+    """Puts the resolved config, JSON types alone, into every checkpoint, so that a model loads from that one file."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the config as the checkpoint's hyper-parameters."""
+        checkpoint["hyper_parameters"] = self.config

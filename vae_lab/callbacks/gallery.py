@@ -1,0 +1,56 @@
+"""Pictures of what the model does, to the loggers at an interval and to the run folder."""
+
+from pathlib import Path
+
+import torch
+from lightning import Callback, Trainer
+
+from vae_lab.evaluation import figures
+from vae_lab.files import write_png
+from vae_lab.randomness import seeded
+from vae_lab.tasks.vae import VAETask
+
+
+class Gallery(Callback):
+    """Reconstructions beside their originals, samples and latent traversals.
+
+    They are made after the first validation, after every later one that comes `every` batches or more behind the last
+    visit, and at the end. Their noise comes from counters of their own, so looking changes nothing.
+
+    Args:
+        folder: where `<name>.png` are written, the latest over the one before.
+        every: batches between two visits.
+        nimages: images in the grids.
+    """
+
+    def __init__(self, folder: str, every: int, nimages: int) -> None:
+        for name, value in (("every", every), ("nimages", nimages)):
+            if value < 1:
+                raise ValueError(f"callbacks.gallery.{name} must be at least 1, not {value}.")
+        self.folder = Path(folder)
+        self.every = every
+        self.nimages = nimages
+        self.next_visit = 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: VAETask) -> None:
+        """Make the pictures if their turn has come."""
+        due = pl_module.batches_seen >= self.next_visit or trainer.should_stop
+        if due and trainer.is_global_zero and not trainer.sanity_checking:
+            self.next_visit = pl_module.batches_seen + self.every
+            self.show(trainer, pl_module)
+
+    def show(self, trainer: Trainer, task: VAETask) -> None:
+        """Write the three grids and send them to every logger that takes images."""
+        images = trainer.datamodule.parts.val.__getitems__(slice(self.nimages)).image.to(task.device)  # pyright: ignore[reportAttributeAccessIssue]
+        with seeded("gallery", task.seed), torch.no_grad():
+            grids = {
+                "reconstructions": figures.reconstructions(task.model, images),
+                "samples": figures.samples(task.model, self.nimages),
+                "traversals": figures.traversals(task.model, images),
+            }
+        for name, grid in grids.items():
+            write_png(self.folder / f"{name}.png", grid)
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_image"):
+                    picture = grid.permute(1, 2, 0).numpy()  # uint8: W&B turns floats black without a word
+                    logger.log_image(name, [picture], step=task.batches_seen)  # pyright: ignore[reportAttributeAccessIssue]

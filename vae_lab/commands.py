@@ -1,0 +1,120 @@
+"""What all commands share: Hydra in front, one sentence and the documented exit code behind."""
+
+import difflib
+import functools
+import logging
+import os
+import re
+import secrets
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lab.conf_folder import CONF
+from vae_lab.errors import PARTLY_FAILED, exit_code
+
+log = logging.getLogger(__name__)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+    """Return a decorator that makes a command line of a function of the composed config.
+
+    The command ends with the exit code of `vae_lab.errors`. Errors of vae_lab itself keep their traceback; for every
+    other one, HYDRA_FULL_ERROR=1 shows it.
+    """
+
+    def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
+        @functools.wraps(task)
+        def main() -> None:
+            sys.exit(run(task, config_name))
+
+        return main
+
+    return decorate
+
+
+def run(task: Callable[[DictConfig], object], config_name: str) -> int:
+    """Run `task` under Hydra, once or as a sweep, and return the exit code."""
+    verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
+    os.environ["VAE_LAB_RUN"] = secrets.token_hex(3)  # two runs of one second never share a folder
+    codes: list[int] = []
+    multirun = False
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> None:
+        nonlocal multirun
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        try:
+            task(cfg)
+            codes.append(0)
+        except Exception as error:  # reported here, so that the other jobs of a sweep go on
+            codes.append(explain(error, verbose=verbose, config_name=config_name))
+            if codes[-1] > 128:
+                raise
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
+    except (Exception, KeyboardInterrupt) as error:
+        return codes[-1] if codes and codes[-1] > 128 else explain(error, verbose=verbose, config_name=config_name)
+    failures = [code for code in codes if code]
+    return PARTLY_FAILED if multirun and failures else max(codes, default=0)
+
+
+def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
+    """Print what went wrong in a sentence, with a traceback where it is our own fault, and return the exit code."""
+    cause = error
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
+    code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
+    message = sentence(cause, config_name)
+    if verbose or code == 1:
+        message = "".join(traceback.format_exception(error)) + message
+    if logging.getLogger().handlers:
+        log.error("%s", message)
+    else:
+        sys.stderr.write(f"{message}\n")
+    return code
+
+
+def sentence(error: BaseException, config_name: str) -> str:
+    """Return an error's message in one line, with the nearest key where one was misspelt."""
+    text = str(error).strip() or type(error).__name__
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return text
+    choices = re.search(
+        r"(Could not find '[^']+').*Available options in '[^']+':\s*(.*?)(\n\n|\nConfig search|$)", text, re.DOTALL
+    )
+    if choices:
+        return f"{choices[1]}; there are {', '.join(choices[2].split())}."
+    key = re.search(r"Could not override '([^']+)'", text)
+    if key:
+        near = difflib.get_close_matches(key[1], known_keys(config_name), n=1)
+        return f"There is no setting {key[1]}" + (
+            f"; did you mean {near[0]}?" if near else "; --cfg job lists all of them."
+        )
+    return text.splitlines()[0]
+
+
+def known_keys(config_name: str) -> list[str]:
+    """Return the dotted names of every setting and config group."""
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(hydra.compose(config_name), resolve=False)
+    return [*_dotted(config), *(path.name for path in CONF.iterdir() if path.is_dir())]
+
+
+def _dotted(config: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield f"{prefix}{key}"
+            yield from _dotted(value, f"{prefix}{key}.")

@@ -1,0 +1,74 @@
+"""Minibatches whose order follows from counters alone: a resumed run, a run in a sweep and a run alone agree."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vae_lab.data.images import Images
+from vae_lab.data.sample import Sample
+from vae_lab.randomness import counter_seed
+
+
+class Batches:
+    """An endless stream of training batches: permutation after permutation of the set, none of them cut short.
+
+    The global batch with number b holds places b * size to (b + 1) * size of that stream, so every image occurs exactly
+    once in each pass, every batch has the same size, and nothing but (seed, b) decides what is in it.
+    """
+
+    def __init__(
+        self, images: Images, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.rank = rank
+        self.world_size = world_size
+        self._passes: dict[int, Tensor] = {}
+
+    def __iter__(self) -> Iterator[Sample]:
+        for batch in itertools.count(self.start):
+            yield self.images.__getitems__(self.indices(batch))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return nothing: where to go on follows from the batches that the task has seen; Lightning wants to ask."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Do nothing: `start` says where to go on."""
+
+    def indices(self, batch: int) -> Int64[Tensor, " batch"]:
+        """Return which images this rank sees in global batch number `batch`."""
+        size = self.batch_size * self.world_size
+        first, last = batch * size // len(self.images), ((batch + 1) * size - 1) // len(self.images)
+        places = torch.cat([self._permutation(i) for i in range(first, last + 1)])
+        offset = batch * size - first * len(self.images) + self.rank * self.batch_size
+        return places[offset : offset + self.batch_size]
+
+    def _permutation(self, npass: int) -> Int64[Tensor, " n"]:
+        """Return the order of the set's pass number `npass`, kept while its batches are being cut."""
+        if npass not in self._passes:
+            generator = torch.Generator().manual_seed(counter_seed("order", self.seed, npass))
+            self._passes = {i: order for i, order in self._passes.items() if i >= npass - 1}
+            self._passes[npass] = torch.randperm(len(self.images), generator=generator)
+        return self._passes[npass]
+
+
+class OrderedBatches:
+    """One pass over a set in its own order; the last batch may be smaller."""
+
+    def __init__(self, images: Images, batch_size: int) -> None:
+        self.images = images
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for start in range(0, len(self.images), self.batch_size):
+            yield self.images.__getitems__(slice(start, start + self.batch_size))

@@ -1,0 +1,36 @@
+"""scikit-learn's 1,797 handwritten digits, which need no network."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+
+from vae_lab.data.images import Images, Parts
+from vae_lab.data.module import ImageData
+from vae_lab.data.resize import resized
+from vae_lab.data.split import split
+
+
+class Digits(ImageData):
+    """8x8 grey digits of 10 classes with 17 shades, enlarged to `image_size`.
+
+    Args:
+        nval: validation images.
+        ntest: test images.
+        settings: those of `ImageData`.
+    """
+
+    def __init__(self, *, nval: int, ntest: int, **settings: int) -> None:
+        super().__init__(**settings)
+        self.nval = nval
+        self.ntest = ntest
+
+    def load(self) -> Parts:
+        """Return the digits, split by `split_seed`; equal ones land in the same part."""
+        digits: Any = load_digits()  # sklearn's Bunch has no types
+        pixels = torch.from_numpy((digits.images * 255 / 16).round().astype(np.uint8))[:, None]
+        labels = torch.from_numpy(digits.target.astype(np.int64))
+        images = Images(resized(pixels, self.channels, self.image_size), labels)
+        groups = torch.from_numpy(np.unique(digits.data, axis=0, return_inverse=True)[1].astype(np.int64))
+        return Parts(*(images.subset(part) for part in split(groups, self.nval, self.ntest, self.split_seed)))

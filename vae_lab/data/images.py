@@ -1,0 +1,70 @@
+"""A set of images held as one uint8 tensor."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+
+from vae_lab.data.sample import Sample
+
+
+class Images:
+    """Decoded images, in memory or memory-mapped; a batch is cut by index in one call and scaled to [0, 1] on the way.
+
+    Subsets share the pixels of the set that they were taken from and know which rows are theirs, so three parts of one
+    set take no more memory than the set.
+
+    Args:
+        pixels: the images, and possibly others.
+        labels: the class of each image of this set.
+        rows: where in `pixels` each image of this set lies; None where they are the same.
+    """
+
+    def __init__(
+        self,
+        pixels: UInt8[Tensor, "rows channels height width"],
+        labels: Int64[Tensor, " n"],
+        rows: Int64[Tensor, " n"] | None = None,
+    ) -> None:
+        self._pixels = pixels
+        self._rows = rows
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
+        """Return the images at `indices` as floats in [0, 1], laid out channels-last."""
+        pixels = self.pixels(indices).to(torch.float32, memory_format=torch.channels_last)
+        return Sample(pixels.div_(255), self.labels[indices])
+
+    def pixels(
+        self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice
+    ) -> UInt8[Tensor, "batch channels height width"]:
+        """Return the images at `indices` as they are stored."""
+        return self._pixels[indices if self._rows is None else self._rows[indices]]
+
+    def subset(self, indices: Int64[Tensor, " some"]) -> "Images":
+        """Return the images at `indices` as a set of its own, which shares these pixels."""
+        rows = indices if self._rows is None else self._rows[indices]
+        return Images(self._pixels, self.labels[indices], rows)
+
+    def digest(self) -> str:
+        """Return a hash of every pixel and label, in order."""
+        shape = (len(self), *self._pixels.shape[1:])
+        digest = hashlib.blake2b(repr(shape).encode(), digest_size=16)
+        for start in range(0, len(self), 4096):
+            digest.update(self.pixels(slice(start, start + 4096)).contiguous().numpy().data)
+        digest.update(self.labels.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+class Parts(NamedTuple):
+    """Three sets of images that share no image."""
+
+    train: Images
+    val: Images
+    test: Images

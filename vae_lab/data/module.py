@@ -1,0 +1,97 @@
+"""The role that every data set plays."""
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+
+from lightning import LightningDataModule
+
+from vae_lab.data.batches import Batches, OrderedBatches
+from vae_lab.data.images import Parts
+
+
+class ImageData(LightningDataModule, ABC):
+    """Serves train, validation and test batches of one image set, in memory as uint8.
+
+    Args:
+        channels: 1 for grey, 3 for colour.
+        image_size: height and width in pixels.
+        batch_size: images per training batch and rank.
+        eval_batch_size: images per validation or test batch.
+        seed: decides the order of the training batches.
+        split_seed: decides which image is in which part; its own key, so that runs with different seeds compare.
+    """
+
+    def __init__(
+        self, *, channels: int, image_size: int, batch_size: int, eval_batch_size: int, seed: int, split_seed: int
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("image_size", image_size),
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+        ):
+            if value < 1:
+                raise ValueError(f"data.{name} must be at least 1, not {value}.")
+        if channels not in (1, 3):
+            raise ValueError(f"data.channels must be 1 (grey) or 3 (colour), not {channels}.")
+        self.channels = channels
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self.split_seed = split_seed
+
+    @abstractmethod
+    def load(self) -> Parts:
+        """Return the decoded parts; called once.
+
+        Raises:
+            DataError: if the images are not there, not readable or too few.
+        """
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The three parts, loaded on first use.
+
+        Raises:
+            ValueError: if one batch is larger than the training part.
+        """
+        parts = self.load()
+        if self.batch_size > len(parts.train):
+            raise ValueError(
+                f"data.batch_size={self.batch_size} is larger than the training part of {len(parts.train)} images;"
+                f" choose at most {len(parts.train)}."
+            )
+        return parts
+
+    def fingerprint(self) -> dict[str, int | str]:
+        """Return the sizes of the parts and a hash of every pixel in them."""
+        digests = {f"{name}_digest": part.digest() for name, part in self.parts._asdict().items()}
+        return {f"n{name}": len(part) for name, part in self.parts._asdict().items()} | digests
+
+    def setup(self, stage: str) -> None:
+        """Load the parts before the first batch is asked for."""
+        _ = self.parts
+
+    def train_dataloader(self) -> Batches:
+        """Return the training batches from where the task stands, sliced by rank."""
+        trainer = self.trainer
+        if trainer is None:
+            return Batches(self.parts.train, self.batch_size, self.seed)
+        start = int(getattr(trainer.lightning_module, "batches_seen", 0))
+        return Batches(
+            self.parts.train,
+            self.batch_size,
+            self.seed,
+            start=start,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+
+    def val_dataloader(self) -> OrderedBatches:
+        """Return one pass over the validation part."""
+        return OrderedBatches(self.parts.val, self.eval_batch_size)
+
+    def test_dataloader(self) -> OrderedBatches:
+        """Return one pass over the test part."""
+        return OrderedBatches(self.parts.test, self.eval_batch_size)

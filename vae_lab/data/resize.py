@@ -1,0 +1,21 @@
+"""Bringing the bundled sets to another size."""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+def resized(
+    pixels: UInt8[Tensor, "n 1 height width"], channels: int, image_size: int
+) -> UInt8[Tensor, "n channels size size"]:
+    """Return grey images at `image_size`, antialiased bicubic, unchanged if they have it, with equal channels."""
+    if pixels.shape[-1] != image_size:
+        parts = (
+            interpolate(part.float(), size=(image_size, image_size), mode="bicubic", antialias=True)
+            .clamp(0, 255)
+            .round()
+            for part in pixels.split(4096)
+        )
+        pixels = torch.cat([part.to(torch.uint8) for part in parts])
+    return pixels.expand(-1, channels, -1, -1).contiguous()

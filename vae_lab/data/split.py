@@ -1,0 +1,40 @@
+"""Which image belongs to which part, decided by a seed."""
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vae_lab.errors import DataError
+
+
+def split(
+    groups: Int64[Tensor, " n"], nval: int, ntest: int, seed: int
+) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " val"], Int64[Tensor, " test"]]:
+    """Return the sorted indices of the training, validation and test images.
+
+    Images of equal group (exact duplicates) land in the same part. Groups are dealt out in an order drawn from `seed`,
+    whole groups at a time, so the validation and test parts hold at least `nval` and `ntest` images.
+
+    Args:
+        groups: the group of each image, numbered 0, 1, 2, …
+        nval: validation images, at least 1.
+        ntest: test images; 0 where the publisher has a test part of its own.
+        seed: the same seed gives the same split, whatever else is random in a run.
+
+    Raises:
+        DataError: if no image would be left to train on.
+    """
+    ngroups = int(groups.max()) + 1 if len(groups) else 0
+    order = torch.randperm(ngroups, generator=torch.Generator().manual_seed(seed))
+    counts = torch.bincount(groups, minlength=ngroups)[order].cumsum(0)
+    before = torch.cat([counts.new_zeros(1), counts])[:-1]
+    part_of_group = torch.empty(ngroups, dtype=torch.int64)
+    part_of_group[order] = (before >= nval).long() + (before >= nval + ntest).long()
+    part = part_of_group[groups]
+    val, test, train = (torch.nonzero(part == i).flatten() for i in range(3))
+    if len(train) == 0 or len(val) < max(nval, 1) or len(test) < ntest:
+        raise DataError(
+            f"{len(groups)} images ({ngroups} different ones) are too few for {nval} to validate, {ntest} to test and"
+            " at least 1 to train on; add images or ask for smaller parts."
+        )
+    return train, val, test

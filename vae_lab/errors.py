@@ -1,0 +1,57 @@
+"""What can go wrong for a user, each with the exit code that the commands end with.
+
+The message is one sentence that names the value and the remedy, because it is all that the user sees.
+
+    0 all done                      5 storage
+    2 configuration                 6 resources
+    3 data                          7 part of a sweep or of the files failed
+    4 diverged                      128 + n   ended by signal n: 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM
+
+1 is left for errors of vae_lab itself, which come with their traceback.
+"""
+
+import signal
+
+
+class DataError(Exception):
+    """The images are missing, unreadable or too few."""
+
+
+class DivergedError(Exception):
+    """Training left the finite numbers."""
+
+
+class StorageError(Exception):
+    """A folder cannot be written."""
+
+
+class Interrupted(Exception):  # noqa: N818
+    """A signal ended the work in good order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"stopped by {signal.Signals(number).name}; the last checkpoint holds the state it was stopped in."
+        )
+        self.number = number
+
+
+CODES: dict[type[BaseException], int] = {ValueError: 2, DataError: 3, DivergedError: 4, StorageError: 5, MemoryError: 6}
+PARTLY_FAILED = 7
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the documented exit code for an error; 1 if it is one of our own."""
+    if isinstance(error, Interrupted):
+        return 128 + error.number
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, named so that torch need not be imported to ask
+        return 6
+    return next((code for kind, code in CODES.items() if isinstance(error, kind)), 1)
+
+
+def status(error: BaseException) -> str:
+    """Return the word that a run's summary has for its end."""
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return "interrupted"
+    return "diverged" if isinstance(error, DivergedError) else "failed"

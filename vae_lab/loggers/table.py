@@ -1,0 +1,65 @@
+"""metrics.csv, the record that never depends on a network."""
+
+import csv
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+
+class MetricsTable(Logger):
+    """Appends a row for each step to a CSV file, and keeps what is there when a run goes on.
+
+    Lightning's own CSV logger deletes the file of a run that is resumed. Columns are `step` and whatever was logged; a
+    new one rewrites the file.
+
+    Args:
+        path: the file.
+    """
+
+    name = None  # pyright: ignore[reportAssignmentType]
+    version = None  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self.columns: list[str] = ["step"]
+        self.row: dict[str, float] = {}
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self.columns = next(csv.reader(file), self.columns)
+
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
+        """Do nothing: the config lies beside the table."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Add metrics to the row of `step`; rows are written once a later step begins."""
+        if self.row and self.row["step"] != step:
+            self.save()
+        self.row |= {"step": step or 0, **metrics}
+
+    def save(self) -> None:
+        """Write the row in hand."""
+        if not self.row:
+            return
+        new = [name for name in self.row if name not in self.columns]
+        if new or not self.path.exists():
+            self._widen(new)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(self.row)
+        self.row = {}
+
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+    def _widen(self, new: list[str]) -> None:
+        rows: list[dict[str, str]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        self.columns += new
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)

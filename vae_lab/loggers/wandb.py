@@ -1,0 +1,105 @@
+"""Weights & Biases: online where a key is configured, else offline, never a prompt, a hang or a lost run."""
+
+import logging
+import netrc
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import WandbLogger
+
+if TYPE_CHECKING:
+    import numpy as np
+    from wandb import Run
+
+log = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+
+
+class WeightsAndBiases(WandbLogger):
+    """Lightning's W&B logger around a run that is always opened and always closed.
+
+    Args:
+        project: W&B project.
+        group: what the runs of one sweep have in common.
+        name: of the run.
+        tags: of the run.
+        mode: "auto" is online if a key is configured, else offline; "online", "offline" and "disabled" as W&B has them.
+        folder: the run folder, in which W&B makes its own.
+        timeout: seconds to wait for the server before going offline.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        group: str | None,
+        name: str | None,
+        tags: list[str],
+        mode: str,
+        folder: str,
+        timeout: float,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
+        run = open_run(
+            mode, timeout, project=project, group=group, name=name or run_name(folder), tags=list(tags), dir=folder
+        )
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step")
+        super().__init__(project=project, save_dir=folder, experiment=run)
+        self.run = run
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the run waits on disk for `wandb sync`."""
+        return self.run.settings.mode == "offline"
+
+    def log_histograms(self, histograms: dict[str, tuple["np.ndarray", "np.ndarray"]], step: int) -> None:
+        """Log (heights, edges) under their names."""
+        import wandb
+
+        self.log_metrics({name: wandb.Histogram(np_histogram=pair) for name, pair in histograms.items()}, step=step)  # pyright: ignore[reportArgumentType]
+
+    def describe(self) -> dict[str, str]:
+        """Return the run's id and mode for the summary."""
+        return {"wandb_id": str(self.run.id), "wandb_mode": str(self.run.settings.mode)}
+
+    def close(self, exit_code: int) -> None:
+        """Finish the run, so that the next one in this process gets one of its own."""
+        self.run.finish(exit_code=exit_code)
+        if self.is_offline:
+            log.info("W&B was offline; upload this run with: wandb sync %s", Path(self.run.dir).parent)
+
+
+def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
+    """Return a new W&B run, offline where the server does not answer in time."""
+    import wandb  # takes half a second
+    from wandb.errors import AuthenticationError, CommError, UsageError
+
+    Path(str(arguments["dir"])).mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(init_timeout=timeout, silent=True, disable_git=True, save_code=False)
+    chosen = ("online" if has_key(settings.base_url) else "offline") if mode == "auto" else mode
+    try:
+        return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except (CommError, UsageError, AuthenticationError) as error:
+        log.warning("W&B could not be reached (%s); going on offline", str(error).splitlines()[0])
+        return wandb.init(mode="offline", settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def run_name(folder: str) -> str:
+    """Return the end of a run folder's path, from its date on."""
+    return "/".join(Path(folder).absolute().parts[-3:]).partition("outputs/")[2] or Path(folder).name
+
+
+def has_key(server: str) -> bool:
+    """Return whether an API key for `server` is in the environment or in the netrc file."""
+    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+        return True
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,1 @@
+"""Networks, and the VAE that joins two of them into three distributions."""

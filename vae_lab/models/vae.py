@@ -1,0 +1,82 @@
+"""The variational autoencoder as three distributions.
+
+shape of one pass, nlatent = n:
+
+    image                     [B, C, H, W]
+    encoder(image)            [B, 2n]         mean and 2 log sigma
+    posterior(image)          q(z | x)        batch [B], event [n]
+    z                         [B, n]
+    decoder(z)                [B, P*C, H, W]  P parameters per channel, as the likelihood asks
+    generative(z)             p(x | z)        batch [B], event [C, H, W]
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma, full_precision
+from vae_lab.probability.likelihoods import Likelihood
+from vae_lab.probability.priors import Prior
+
+
+class Inference(NamedTuple):
+    """One pass through the model: the three distributions and the latents drawn on the way."""
+
+    posterior: Distribution
+    z: Float[Tensor, "batch nlatent"]
+    generative: Distribution
+    prior: Distribution
+
+
+class VAE(nn.Module):
+    """A prior, a posterior and a generative density.
+
+    Args:
+        encoder: called with (nin, image_size, nout), returns the network for images.
+        decoder: called with (nin, image_size, nout), returns the network for latents.
+        likelihood: makes a density of the decoder's output.
+        prior: called with nlatent.
+        nlatent: length of the latent vector.
+        channels: image channels.
+        image_size: image height and width in pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Callable[..., nn.Module],
+        decoder: Callable[..., nn.Module],
+        likelihood: Likelihood,
+        prior: Callable[..., Prior],
+        nlatent: int,
+        channels: int,
+        image_size: int,
+    ) -> None:
+        super().__init__()
+        if not isinstance(nlatent, int) or nlatent < 1:
+            raise ValueError(f"model.nlatent must be a whole number of at least 1, not {nlatent}.")
+        self.nlatent = nlatent
+        self.channels = channels
+        self.image_size = image_size
+        self.encoder = encoder(nin=channels, image_size=image_size, nout=2 * nlatent)
+        self.decoder = decoder(nin=nlatent, image_size=image_size, nout=channels * likelihood.params_per_channel)
+        self.likelihood = likelihood
+        self.prior = prior(nlatent=nlatent)
+
+    def posterior(self, image: Float[Tensor, "batch channels height width"]) -> DiagonalNormal:
+        """Return q(z | x) of each image."""
+        mean, log_variance = full_precision(self.encoder(image)).chunk(2, dim=1)
+        return DiagonalNormal(mean, bounded_log_sigma(0.5 * log_variance))
+
+    def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
+        """Return p(x | z) of each latent vector."""
+        return self.likelihood(self.decoder(z))
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
+        """Return the three distributions at one latent drawn for each image."""
+        posterior = self.posterior(image)
+        z = posterior.rsample()
+        return Inference(posterior, z, self.generative(z), self.prior(posterior))

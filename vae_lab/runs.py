@@ -1,0 +1,121 @@
+"""A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
+
+import json
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vae_lab.conf_folder import CONF
+from vae_lab.errors import DataError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from vae_lab.models.vae import VAE
+
+
+def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str] = ()) -> "VAE":
+    """Return the trained model of a run folder, on the CPU and in evaluation mode; the data are not needed.
+
+    Args:
+        run: the run folder, or a checkpoint file.
+        checkpoint: "best" or "last".
+        allow: names of classes outside the packaged conf/ that the run's model may be made of.
+
+    Raises:
+        DataError: if there is no readable checkpoint.
+        ValueError: if the stored config names a class that is neither in the packaged conf/ nor in `allow`.
+    """
+    import torch
+    from hydra.utils import instantiate
+
+    from vae_lab.randomness import seeded
+
+    stored = load_checkpoint(run, checkpoint)
+    config = stored["hyper_parameters"]["model"]
+    check_config(config, packaged_targets() | set(allow))
+    with seeded("load"):  # fresh weights are drawn and thrown away; whoever calls keeps their random numbers
+        model: VAE = instantiate(config, _convert_="all")
+    prefix = "model."
+    weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise DataError(f"the weights in {run} do not fit the model that its config describes.") from error
+    return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]:
+    """Return the content of a run's checkpoint, read with `weights_only=True`.
+
+    Raises:
+        DataError: if it is not there, or holds anything but tensors and plain values.
+    """
+    import torch
+
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
+    path = Path(run).expanduser()
+    path = path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"there is no checkpoint at {path.absolute()}; run= takes the folder of a finished run.")
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        _ = stored["hyper_parameters"]["model"], stored["state_dict"]
+    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
+        raise DataError(
+            f"{path.absolute()} is no checkpoint of vae_lab that is safe to read ({type(error).__name__})."
+        ) from error
+    return stored
+
+
+def load_summary(run: str | Path) -> dict[str, Any]:
+    """Return a run's summary.json."""
+    path = Path(run).expanduser() / "summary.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"there is no readable summary at {path.absolute()}.") from error
+
+
+def encode(model: "VAE", images: "Float[Tensor, 'n channels height width']") -> "Float[Tensor, 'n nlatent']":
+    """Return the posterior means of images with pixels in [0, 1]."""
+    import torch
+
+    with torch.no_grad():
+        return torch.cat([model.posterior(part).mean for part in images.split(256)])
+
+
+@cache
+def packaged_targets() -> frozenset[str]:
+    """Return every `_target_` that occurs in the packaged conf/."""
+    import yaml
+
+    configs = (yaml.safe_load(path.read_text()) for path in CONF.rglob("*.yaml"))
+    return frozenset(target for config in configs for target in _targets(config))
+
+
+def check_config(config: object, allowed: Iterable[str]) -> None:
+    """Raise ValueError if a stored config names a class that is not allowed, or holds an interpolation."""
+    foreign = sorted(set(_targets(config)) - set(allowed))
+    if foreign:
+        raise ValueError(
+            f"the stored config names {', '.join(map(repr, foreign))}, which vae_lab does not ship; if you trust it,"
+            " pass load_model(…, allow=[that name])."
+        )
+    if "${" in repr(config):
+        raise ValueError("the stored config holds an interpolation, which a stored config never does; it was edited.")
+
+
+def _targets(config: object) -> Iterable[str]:
+    """Yield the value of every `_target_` key at any depth."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        for value in config.values():
+            yield from _targets(value)
+    elif isinstance(config, list):
+        for value in config:
+            yield from _targets(value)

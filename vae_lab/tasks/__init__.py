@@ -1,0 +1,1 @@
+"""LightningModules: what one batch does to a model."""

@@ -1,0 +1,172 @@
+"""One training run, from a composed config to a run folder: what the command calls, and a notebook may too."""
+
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from hydra.utils import instantiate
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab import errors
+from vae_lab.callbacks.checkpoints import StoredConfig
+from vae_lab.callbacks.signals import GracefulStop
+from vae_lab.callbacks.stopwatch import Stopwatch
+from vae_lab.data.module import ImageData
+from vae_lab.files import write_whole
+from vae_lab.provenance import device_name, git_commit, versions
+from vae_lab.randomness import seeded
+from vae_lab.runs import load_checkpoint
+from vae_lab.tasks.vae import VAETask
+
+log = logging.getLogger(__name__)
+
+Watcher = TypeVar("Watcher", bound=Callback)
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Return the summary of a run trained as `cfg` says; it also lies in `cfg.folder`, as summary.json.
+
+    Raises:
+        ValueError: if a setting is wrong.
+        DataError: if the images are missing, unreadable or too few.
+        DivergedError: if the loss left the finite numbers.
+        StorageError: if the folder cannot be written.
+        Interrupted: if a signal ended it early, after a checkpoint.
+    """
+    started = time.perf_counter()
+    quieten_lightning()
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    folder = Path(cfg.folder)
+    check_writable(folder)
+    data, task, trainer = build(cfg, config)
+    summary: dict[str, Any] = {"status": "running", "seed": cfg.seed, "data": data.fingerprint()}
+    summary |= {"parameters": sum(p.numel() for p in task.model.parameters()), "versions": versions()}
+    summary |= {
+        "commit": git_commit(),
+        "device": device_name(trainer.strategy.root_device),
+        "precision": trainer.precision,
+    }
+    trainer.loggers = loggers = open_loggers(cfg, config, summary)
+    summary["seconds"] = {"setup": time.perf_counter() - started}
+    try:
+        fit_and_test(data, task, trainer, resumable(config), summary)
+        summary["status"] = "completed"
+    except BaseException as error:
+        summary |= {"status": errors.status(error), "reason": str(error)}
+        raise
+    finally:
+        summary["seconds"]["total"] = time.perf_counter() - started
+        write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
+        for logger in loggers:
+            if hasattr(logger, "close"):
+                logger.close(exit_code=0 if summary["status"] == "completed" else 1)  # pyright: ignore[reportAttributeAccessIssue]
+    line = "test/neg_elbo %.2f nats (distortion %.2f + rate %.2f), test/sse_kl %.2f, %.0f images/s, run folder %s"
+    values = (summary[f"test/{name}"] for name in ("neg_elbo", "distortion", "rate", "sse_kl"))
+    log.info(line, *values, summary["images_per_second"], folder)
+    return summary
+
+
+def build(cfg: DictConfig, config: dict[str, Any]) -> tuple[ImageData, VAETask, Trainer]:
+    """Return the decoded data, the task, its weights drawn from the seed alone, and a trainer that logs nowhere yet."""
+    data: ImageData = instantiate(cfg.data, _convert_="all")
+    with seeded("weights", cfg.seed):
+        task: VAETask = instantiate(cfg.task, _convert_="all")
+    callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
+    watchers = [*callbacks.values(), StoredConfig(config), GracefulStop(), Stopwatch()]
+    trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=watchers)
+    _ = data.parts
+    return data, task, trainer
+
+
+def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any]) -> list[Logger]:
+    """Return the loggers, which have been given the config, and add what they say of themselves to `summary`."""
+    loggers: dict[str, Logger] = instantiate(cfg.logger, _convert_="all")
+    for logger in loggers.values():
+        logger.log_hyperparams(config)
+        summary |= logger.describe() if hasattr(logger, "describe") else {}  # pyright: ignore[reportAttributeAccessIssue]
+    return list(loggers.values())
+
+
+def fit_and_test(
+    data: ImageData, task: VAETask, trainer: Trainer, checkpoint: str | None, summary: dict[str, Any]
+) -> None:
+    """Train, then test the checkpoint with the best validation, and note in `summary` what was seen."""
+    line = "training %s parameters on %d images: %s, %s"
+    log.info(line, f"{summary['parameters']:,}", len(data.parts.train), summary["device"], trainer.precision)
+    clock, stop = watcher(trainer, Stopwatch), watcher(trainer, GracefulStop)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    finally:
+        summary["steps"] = task.batches_seen
+        summary["seconds"] |= {"fit": clock.fit, "training": clock.training}
+        summary["images_per_second"] = clock.batches * data.batch_size / clock.training if clock.training else None
+        summary |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+    if stop.received is not None:
+        raise errors.Interrupted(stop.received)
+    summary |= test(trainer, task, data)
+
+
+def watcher(trainer: Trainer, kind: type[Watcher]) -> Watcher:
+    """Return the trainer's callback of a kind that it has exactly one of."""
+    (found,) = (callback for callback in trainer.callbacks if isinstance(callback, kind))  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+def test(trainer: Trainer, task: VAETask, data: ImageData) -> dict[str, Any]:
+    """Return the test metrics of the checkpoint with the best validation, or of the last weights if none was kept."""
+    keeper = trainer.checkpoint_callback
+    best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
+    if best:
+        task.load_state_dict(torch.load(best, map_location=task.device, weights_only=True)["state_dict"])
+    trainer.test(task, datamodule=data, verbose=False)
+    tested = {"tested": Path(best).name if best else "last weights"}
+    return tested | {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def resumable(config: dict[str, Any]) -> str | None:
+    """Return the checkpoint to go on from, or None.
+
+    Raises:
+        DataError: if the run to resume has no readable checkpoint.
+        ValueError: if it was another model, objective, seed or other data.
+    """
+    if config["resume"] is None:
+        return None
+    stored = load_checkpoint(config["resume"], "last")["hyper_parameters"]
+    changed = [key for key in ("seed", "data", "model", "objective", "optimizer") if stored[key] != config[key]]
+    if changed:
+        differing = ", ".join(changed)
+        raise ValueError(
+            f"resume={config['resume']}: that run had another {differing}; repeat its settings, or start anew."
+        )
+    path = Path(config["resume"]).expanduser()
+    return str(path / "checkpoints" / "last.ckpt" if path.is_dir() else path)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise StorageError unless a file can be written to `folder`, before any work is done."""
+    try:
+        write_whole(folder / ".probe", b"")
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise errors.StorageError(f"{folder.absolute()} cannot be written: {error.strerror}.") from error
+
+
+def quieten_lightning() -> None:
+    """Leave of Lightning's log what tells of a fault: the rest is hints, and each line comes twice under Hydra."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).handlers.clear()
+    for message in (
+        "Checkpoint directory .* exists and is not empty",
+        "The dirpath has changed",
+        ".*treespec, LeafSpec",
+    ):
+        warnings.filterwarnings("ignore", message=f"(?s).*{message}")
