@@ -18,12 +18,22 @@ from vae_lab.commands import command
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Train one run; the jobs of a sweep share a W&B group."""
-    from vae_lab.training import train  # takes seconds, which --help need not wait for
+    check_model(cfg)
+    from vae_lab.training import train  # Lightning takes seconds, which --help and wrong settings need not wait for
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN and cfg.group is None:
         cfg.group = "/".join(Path(hydra.sweep.dir).parts[-2:])
     train(cfg)
+
+
+def check_model(cfg: DictConfig) -> None:
+    """Build the model without its memory, so that a wrong setting of it is told before Lightning is imported."""
+    import torch
+    from hydra.utils import instantiate
+
+    with torch.device("meta"):
+        instantiate(cfg.model, _convert_="all")
 
 
 if __name__ == "__main__":

@@ -75,13 +75,13 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 def build(cfg: DictConfig, config: dict[str, Any]) -> tuple[ImageData, VAETask, Trainer]:
     """Return the decoded data, the task, its weights drawn from the seed alone, and a trainer that logs nowhere yet."""
-    data: ImageData = instantiate(cfg.data, _convert_="all")
     with seeded("weights", cfg.seed):
         task: VAETask = instantiate(cfg.task, _convert_="all")
+    data: ImageData = instantiate(cfg.data, _convert_="all")
+    _ = data.parts
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
     watchers = [*callbacks.values(), StoredConfig(config), GracefulStop(), Stopwatch()]
     trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=watchers)
-    _ = data.parts
     return data, task, trainer
 
 

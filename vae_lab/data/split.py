@@ -29,7 +29,8 @@ def split(
     counts = torch.bincount(groups, minlength=ngroups)[order].cumsum(0)
     before = torch.cat([counts.new_zeros(1), counts])[:-1]
     part_of_group = torch.empty(ngroups, dtype=torch.int64)
-    part_of_group[order] = (before >= nval).long() + (before >= nval + ntest).long()
+    val_end = before[before >= nval][:1].sum()  # more than nval where a whole group passed it
+    part_of_group[order] = (before >= nval).long() + (before >= val_end + ntest).long()
     part = part_of_group[groups]
     val, test, train = (torch.nonzero(part == i).flatten() for i in range(3))
     if len(train) == 0 or len(val) < max(nval, 1) or len(test) < ntest:

@@ -1,11 +1,15 @@
 """How the latents are used."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from vae_lab.models.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @torch.no_grad()
@@ -20,8 +24,10 @@ def posterior_statistics(
     return mean.cpu(), rates.mean(0).cpu()
 
 
-def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> Figure:
+def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> "Figure":
     """Return a plot of nats per latent, most used first, beside the spread of the posterior means in the same order."""
+    from matplotlib.figure import Figure  # takes half a second
+
     order = rates.argsort(descending=True)[:64]
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -1,0 +1,149 @@
+"""Image sets that are published as zip archives."""
+
+import hashlib
+import http.client
+import logging
+import os
+import stat
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from vae_lab.data.staging import bar, whole_folder
+from vae_lab.errors import DataError
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 30
+CHUNK_BYTES = 2**20
+MAX_BYTES = 16 * 2**30
+"""Neither an archive nor what is taken out of it may be larger."""
+
+# What a network, a server, a disk and a broken or hostile zip file may raise.
+FAILURES = (
+    OSError,  # also URLError, HTTPError, TimeoutError, no room on the disk
+    http.client.HTTPException,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # unknown compression
+    RuntimeError,  # encrypted
+    ValueError,
+)
+
+
+class _UnwantedError(ValueError):
+    """What was downloaded is not what was asked for; the message says what is wrong with it."""
+
+
+class ZipArchive:
+    """The files in one folder of a zip archive on the web.
+
+    Args:
+        url: of the archive; http will do as well as https, because the content is checked.
+        members: path of the folder inside the archive, with a slash at its end.
+        digest: `files_digest` of the files.
+        nfiles: how many files there are.
+    """
+
+    def __init__(self, *, url: str, members: str, digest: str, nfiles: int) -> None:
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"data.archive.url must begin with https:// or http://, not be {url!r}.")
+        if not members.endswith("/"):
+            raise ValueError(f"data.archive.members must name a folder and end with a slash, not be {members!r}.")
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+            raise ValueError(f"data.archive.digest must be 64 hexadecimal digits (SHA-256), not {digest!r}.")
+        if nfiles < 1:
+            raise ValueError(f"data.archive.nfiles must be at least 1, not {nfiles}.")
+        self.url = url
+        self.members = members
+        self.digest = digest
+        self.nfiles = nfiles
+
+    def download(self, folder: Path) -> None:
+        """Put the files into `folder`, which appears once they are complete and verified, or not at all.
+
+        Raises:
+            DataError: if that fails, for whatever reason.
+        """
+        log.info("downloading %s", self.url)
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            # A file without a name: nothing is left of it when the process is killed.
+            with tempfile.TemporaryFile(dir=folder.parent) as archive, whole_folder(folder) as unfinished:
+                self._fetch(archive)
+                self._verify(self._extract(archive, unfinished))
+        except FAILURES as error:
+            if isinstance(error, HTTPError):
+                error.close()  # it holds the connection
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(
+                f"{self.url} could not be downloaded to {folder} ({reason}); try again later, or put the {self.nfiles}"
+                " pictures into a folder yourself and name it with data.root=."
+            ) from error
+        log.info("%d files downloaded to %s", self.nfiles, folder)
+
+    def _fetch(self, archive: IO[bytes]) -> None:
+        """Write the bytes behind the address to `archive`."""
+        request = Request(self.url, headers={"User-Agent": "vae_lab"})  # noqa: S310 (scheme checked at construction)
+        with urlopen(request, timeout=TIMEOUT_SECONDS) as response, bar() as progress:  # noqa: S310
+            announced = int(response.headers.get("Content-Length") or 0)
+            task = progress.add_task("downloading", total=announced or None)
+            while chunk := response.read(CHUNK_BYTES):
+                archive.write(chunk)
+                progress.advance(task, len(chunk))
+                if archive.tell() > MAX_BYTES:
+                    raise _UnwantedError(f"more than {MAX_BYTES:,} bytes")
+        if announced and archive.tell() != announced:
+            raise _UnwantedError(f"the connection ended after {archive.tell():,} of {announced:,} bytes")
+
+    def _extract(self, archive: IO[bytes], folder: Path) -> dict[str, str]:
+        """Return the names and SHA-256 of the wanted files, written into `folder`."""
+        with zipfile.ZipFile(archive) as opened:
+            wanted = [info for info in opened.infolist() if self._is_wanted(info)]
+            if len(wanted) != self.nfiles:
+                raise _UnwantedError(f"{len(wanted)} files under {self.members} instead of {self.nfiles}")
+            if sum(info.file_size for info in wanted) > MAX_BYTES:
+                raise _UnwantedError(f"more than {MAX_BYTES:,} bytes once unpacked")
+            return {name: _copy(opened, info, folder / name) for info in wanted for name in [self._base(info)]}
+
+    def _is_wanted(self, info: zipfile.ZipInfo) -> bool:
+        """Return whether this is a plain file that lies directly under `members`, with a harmless name."""
+        base = self._base(info)
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if not info.filename.startswith(self.members) or kind not in (0, stat.S_IFREG):
+            return False
+        return bool(base) and not base.startswith(".") and not set(base) & set("/\\:")
+
+    def _base(self, info: zipfile.ZipInfo) -> str:
+        return info.filename.removeprefix(self.members)
+
+    def _verify(self, digests: Mapping[str, str]) -> None:
+        found = files_digest(digests)
+        if found != self.digest:
+            raise _UnwantedError(f"the files under {self.members} are others than expected: digest {found}")
+
+
+def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:
+    """Return the SHA-256 of a member, written to `target`, which must not exist."""
+    digest = hashlib.sha256()
+    with archive.open(info) as source, target.open("xb") as file:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def files_digest(digests: Mapping[str, str]) -> str:
+    r"""Return the SHA-256 of the UTF-8 lines "<name> <SHA-256 of the content>\n", sorted by the bytes of the names."""
+    names = sorted(digests, key=lambda name: name.encode("utf-8", "surrogateescape"))
+    lines = "".join(f"{name} {digests[name]}\n" for name in names)
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()

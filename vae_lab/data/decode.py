@@ -1,0 +1,248 @@
+"""Any picture from outside, as a square of uint8 pixels, by one set of rules.
+
+1. The content decides what a file is, not its name: JPEG (also MPO), PNG, WebP, BMP, TIFF and GIF; of several frames or
+   pages the first.
+2. Only a whole file counts: what is cut short is refused, and so, by its header alone, is what has too many pixels.
+3. EXIF rotation is applied, an embedded colour profile converted to sRGB, what is transparent laid over a background.
+4. 16-bit grey is scaled by 1/257. Numbers whose black and white are unknown (32-bit integers, floats outside [0, 1])
+   are refused.
+5. The central square is cut out and resized by Lanczos with antialiasing; an image of the right size keeps its pixels.
+"""
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import (  # importing the plugins registers them, keeps the 40 others out, and threads from racing for that
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,
+    WebPImagePlugin,  # noqa: F401
+)
+from torch import Tensor
+
+RULES = 1
+"""Raised with every change to what `decode` returns, so that nothing decoded by older rules is used again."""
+
+HEAD_BYTES = 16
+"""How much of a file `is_image` needs to see."""
+
+PIXEL_CEILING = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
+"""Pillow refuses larger images whatever limit is asked for."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+
+# What Pillow raises on hostile bytes, seen in fuzzing or read in its source. Left out are ImportError, NameError and
+# their like, which would be our fault and not the file's.
+HOSTILE = (
+    OSError,  # UnidentifiedImageError, truncated data, decoder errors
+    ValueError,  # text and profile bombs, broken chunks
+    SyntaxError,  # broken headers
+    ArithmeticError,  # OverflowError, ZeroDivisionError: absurd sizes and rationals
+    LookupError,  # unknown modes and tags, short tables
+    AttributeError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    RuntimeError,  # also RecursionError and NotImplementedError
+    AssertionError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    ImageCms.PyCMSError,
+)
+
+TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation."""
+
+
+class BadImage(Exception):  # noqa: N818
+    """The bytes are no picture that we take; the message is a short reason."""
+
+
+def is_image(head: bytes) -> bool:
+    """Return whether a file that begins so claims to be in a format that `decode` takes."""
+    return any(Image.OPEN[name][1](head[:HEAD_BYTES]) for name in FORMATS)  # pyright: ignore[reportOptionalCall]
+
+
+def decode(
+    content: bytes, channels: int, image_size: int, *, max_pixels: int, background: int = 255
+) -> UInt8[Tensor, "channels height width"]:
+    """Return the central square of a picture as uint8.
+
+    Args:
+        content: the bytes of the file.
+        channels: 1 for grey, 3 for colour.
+        image_size: height and width of what is returned.
+        max_pixels: images with more pixels are refused before they are decoded.
+        background: grey level, 0 to 255, that shows where the picture is transparent.
+
+    Raises:
+        BadImage: if it is no picture, is damaged or too large, or its range of values is unknown.
+    """
+    if not content:
+        raise BadImage("empty file")
+    if not is_image(content):
+        raise BadImage("not an image (JPEG, PNG, WebP, BMP, TIFF or GIF)")
+    try:
+        with _SILENCE, Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_size(image, max_pixels)
+            image.load()
+            _check_size(image, max_pixels)
+            flat = _flatten(_to_srgb(_to_8_bit(_upright(image))), background)
+            square = _square(flat.convert("L" if channels == 1 else "RGB"), image_size)
+    except HOSTILE as error:
+        raise BadImage(_reason(error)) from error
+    return torch.from_numpy(np.array(square)).reshape(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+
+
+def _reason(error: BaseException) -> str:
+    """Return why, in a few words."""
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "damaged or cut short"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"more than {PIXEL_CEILING:,} pixels"
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    """Refuse what is larger than asked for, or has no pixel."""
+    npixels = image.width * image.height
+    if npixels > max_pixels:
+        raise BadImage(f"{image.width}x{image.height} are {npixels:,} pixels, more than data.max_pixels={max_pixels:,}")
+    if npixels == 0:
+        raise BadImage("no pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image turned as EXIF says, or as it is if the EXIF data is damaged."""
+    try:
+        turn = TURN.get(image.getexif().get(0x0112, 1))
+    except HOSTILE:
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = image.info
+    return turned
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Return the image as L, RGB, RGBA or CMYK."""
+    if "transparency" not in image.info and image.mode in ("L", "RGB", "CMYK", "1"):
+        return image.convert("L") if image.mode == "1" else image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _scaled(image)
+    if isinstance(image.info.get("transparency"), tuple) and max(image.info["transparency"]) > 255:
+        # Pillow keeps the high byte of each pixel of a 16-bit PNG but both bytes of its transparent colour.
+        image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Return an image of more than 8 bits as L, its whole range scaled to 0..255."""
+    values = np.asarray(image)
+    if image.mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise BadImage("floating-point pixels outside [0, 1]: their black and white are unknown")
+        return _grey(values * 255, image)
+    nbits = _bits_per_sample(image)
+    if nbits > 16 or values.min() < 0:
+        raise BadImage(f"{nbits}-bit integer pixels: their black and white are unknown")
+    grey = _grey(values * (255 / (2**nbits - 1)), image)
+    if "transparency" not in image.info:
+        return grey
+    opaque = np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)
+    return Image.merge("RGBA", (grey, grey, grey, Image.fromarray(opaque)))
+
+
+def _grey(values: Float[np.ndarray, "height width"], source: Image.Image) -> Image.Image:
+    """Return grey levels in [0, 255] as an 8-bit image with the colour profile of its source."""
+    grey = Image.fromarray(np.rint(values).astype(np.uint8))
+    grey.info["icc_profile"] = source.info.get("icc_profile")
+    return grey
+
+
+def _bits_per_sample(image: Image.Image) -> int:
+    """Return how many bits the file spends on each sample of an integer mode."""
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    return int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """Return the image in sRGB, or as it is if it carries no profile or none that is usable."""
+    icc = image.info.get("icc_profile")
+    if not icc:
+        return image
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+        if "sRGB" in ImageCms.getProfileDescription(profile):
+            return image  # a transform would only cost time and round
+        mode = "RGBA" if image.mode == "RGBA" else "RGB"
+        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode) or image
+    except HOSTILE:
+        return image
+
+
+def _flatten(image: Image.Image, background: int) -> Image.Image:
+    """Return the image without transparency, laid over a grey level."""
+    if image.mode != "RGBA":
+        return image
+    canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+    return Image.alpha_composite(canvas, image)
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """Return the central square of an image, resized unless it has that size."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return square.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+class _Silence:
+    """Keeps Pillow's warnings to itself while at least one thread is inside.
+
+    `warnings.catch_warnings` swaps a list of the whole process, so threads that each swapped it would restore one
+    another's: the first to come swaps it for all, and the last to leave swaps it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ninside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._ninside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module="PIL")
+            self._ninside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._ninside -= 1
+            if self._ninside == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+_SILENCE = _Silence()

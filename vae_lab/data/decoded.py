@@ -1,0 +1,186 @@
+"""Files to pixels: each file decoded once, into memory or, where a set is too large for that, into a memory map."""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from vae_lab.data.decode import HEAD_BYTES, RULES, BadImage, decode, is_image
+from vae_lab.data.listing import Bad, Found
+from vae_lab.data.staging import bar, whole_folder
+from vae_lab.errors import StorageError
+
+log = logging.getLogger(__name__)
+
+BLOCK = 1024
+"""How many files wait for a thread at a time, so that a million files take no million futures."""
+
+HEADROOM_BYTES = 64 * 2**20
+"""What a file may hold beside 16 bytes for each pixel of the limit: previews, metadata, later frames."""
+
+PIXELS, INDEX = "pixels.u8", "index.json"
+
+Pixels = UInt8[Tensor, "n channels height width"]
+OnBad = Callable[[Bad], None]
+"""Called with each bad file in listing order, as soon as it is known; may raise to end the decoding."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything beside the files that decides what their pixels are; see `decode`."""
+
+    channels: int
+    image_size: int
+    max_pixels: int
+    background: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of one decoded image."""
+        return self.channels * self.image_size**2
+
+
+class Decoded(NamedTuple):
+    """The images of a folder, a hash of each one's pixels, and the files that are no images, all in listing order."""
+
+    pixels: Pixels
+    digests: list[str]
+    bad: list[Bad]
+
+
+def decode_files(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
+    """Return the images among the files, held in memory."""
+    shape = (len(files), rules.channels, rules.image_size, rules.image_size)
+    return _fill(torch.empty(shape, dtype=torch.uint8), root, files, rules, on_bad)
+
+
+def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad, cache: Path) -> Decoded:
+    """Return the images among the files, mapped from a file in `cache`; only the first time is anything decoded.
+
+    Raises:
+        StorageError: if there is no room for it, or the cache belongs to somebody else.
+    """
+    entry = cache / _key(root, files, rules)
+    try:
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        decoded = _read_entry(entry, rules)
+        if decoded is None:
+            _write_entry(entry, root, files, rules, on_bad)
+            decoded = _read_entry(entry, rules)
+            assert decoded is not None
+    except OSError as error:
+        raise StorageError(
+            f"{len(files) * rules.nbytes:,} bytes of decoded images cannot be kept in {cache}"
+            f" ({error.strerror or error}); name another folder with data.cache=, or raise data.memory_limit if the"
+            " memory suffices."
+        ) from error
+    return decoded
+
+
+def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
+    """Decode the files into the first rows of `pixels`, and return those rows."""
+    digests: list[str] = []
+    bad: list[Bad] = []
+
+    def decode_row(row: int) -> str | BadImage:
+        return _decode_into(pixels[row], root / files[row].path, files[row].nbytes, rules)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, bar() as progress:
+        task = progress.add_task("decoding", total=len(files))
+        for start in range(0, len(files), BLOCK):
+            rows = range(start, min(start + BLOCK, len(files)))
+            for row, outcome in zip(rows, pool.map(decode_row, rows), strict=True):
+                progress.advance(task)
+                if isinstance(outcome, BadImage):
+                    bad.append(Bad(files[row].path, str(outcome)))
+                    on_bad(bad[-1])
+                    continue
+                if len(digests) < row:  # close the gaps that bad files left; all rows up to this one are done
+                    pixels[len(digests)] = pixels[row]
+                digests.append(outcome)
+    return Decoded(pixels[: len(digests)], digests, bad)
+
+
+def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes: int, rules: Rules) -> str | BadImage:
+    """Return a hash of the file's pixels, having put them into `row`, or why there are none."""
+    try:
+        content = _read(path, nbytes, HEADROOM_BYTES + 16 * rules.max_pixels)
+        image = decode(
+            content, rules.channels, rules.image_size, max_pixels=rules.max_pixels, background=rules.background
+        )
+    except BadImage as bad:
+        return BadImage(*bad.args)  # without the traceback, which would hold the bytes
+    row.copy_(image)
+    return hashlib.blake2b(image.numpy().data, digest_size=16).hexdigest()
+
+
+def _read(path: Path, nbytes: int, limit: int) -> bytes:
+    """Return the bytes of a file; of one that is no image, only the first few."""
+    if nbytes > limit:
+        raise BadImage(f"{nbytes:,} bytes are more than an image within data.max_pixels takes")
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+            return head + file.read() if is_image(head) else head
+    except OSError as error:
+        raise BadImage(error.strerror or str(error)) from error
+
+
+def _write_entry(entry: Path, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> None:
+    """Decode the files into a cache entry, which appears whole."""
+    with whole_folder(entry) as folder, (folder / PIXELS).open("wb+") as file:
+        # Reserve the room: writing into the map of a sparse file ends the process by SIGBUS once the disk is full.
+        os.posix_fallocate(file.fileno(), 0, len(files) * rules.nbytes)
+        decoded = _fill(_map(folder / PIXELS, len(files), rules, "r+"), root, files, rules, on_bad)
+        file.truncate(len(decoded.digests) * rules.nbytes)
+        os.fsync(file.fileno())
+        index = {"digests": decoded.digests, "bad": decoded.bad}
+        (folder / INDEX).write_text(json.dumps(index), encoding="ascii")
+    log.info("decoded images kept in %s", entry)
+
+
+def _read_entry(entry: Path, rules: Rules) -> Decoded | None:
+    """Return a cache entry, or None if there is none; a damaged one is removed."""
+    if not entry.exists():
+        return None
+    if entry.stat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user")
+    try:
+        index = json.loads((entry / INDEX).read_text(encoding="ascii"))
+        digests, bad = list(index["digests"]), [Bad(*pair) for pair in index["bad"]]
+        if (entry / PIXELS).stat().st_size == len(digests) * rules.nbytes:
+            return Decoded(_map(entry / PIXELS, len(digests), rules, "c"), digests, bad)
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    log.warning("%s is damaged; decoding again", entry)
+    shutil.rmtree(entry)
+    return None
+
+
+def _map(path: Path, n: int, rules: Rules, mode: str) -> Pixels:
+    """Return the file as images: "r+" writes through, "c" never changes it."""
+    shape = (n, rules.channels, rules.image_size, rules.image_size)
+    if n == 0:  # nothing to map
+        return torch.empty(shape, dtype=torch.uint8)
+    return torch.from_numpy(np.memmap(path, np.uint8, mode, shape=shape))  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _key(root: Path, files: Sequence[Found], rules: Rules) -> str:
+    """Return a name that changes with anything that could change the pixels."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in (os.path.realpath(root), PIL.__version__, RULES, rules, *files):
+        digest.update(ascii(part).encode("ascii") + b"\n")
+    return digest.hexdigest()

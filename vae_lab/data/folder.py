@@ -1,0 +1,206 @@
+"""Any folder of images."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from vae_lab.data.archive import ZipArchive
+from vae_lab.data.decode import PIXEL_CEILING
+from vae_lab.data.decoded import Decoded, Rules, decode_files, decode_files_mapped
+from vae_lab.data.images import Images, Parts
+from vae_lab.data.listing import Bad, Listing, list_files, printable
+from vae_lab.data.module import ImageData
+from vae_lab.data.split import split
+from vae_lab.errors import DataError
+
+log = logging.getLogger(__name__)
+
+NAMED = 20
+"""How many bad files are named one by one."""
+
+
+class Folder(ImageData):
+    """The images in a folder and its subfolders, without labels, split by `split_seed`.
+
+    The content of a file decides whether it is an image; see `decode` for what becomes of it. Exact duplicates, images
+    of equal pixels, are kept and always land in the same part. Nothing is ever written into the folder.
+
+    Args:
+        root: the folder; null is an error that says so.
+        val_fraction: share of the images to validate on.
+        test_fraction: share of the images to test on.
+        on_bad: "skip" leaves out files that are no images, naming each; "fail" ends with the first.
+        max_pixels: images with more pixels than this are bad.
+        background: grey level, 0 to 255, that shows where an image is transparent.
+        memory_limit: decoded sets of more bytes are mapped from a file in `cache` instead of held in memory.
+        cache: folder for such files; they are used again as long as folder and settings stay the same.
+        archive: where to get the images from, or None.
+        download: whether to do so if the folder is missing or empty.
+        settings: those of `ImageData`.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | None,
+        val_fraction: float,
+        test_fraction: float,
+        on_bad: str,
+        max_pixels: int,
+        background: int,
+        memory_limit: int,
+        cache: str,
+        archive: ZipArchive | None = None,
+        download: bool = False,
+        **settings: int,
+    ) -> None:
+        super().__init__(**settings)
+        _check_fractions(val_fraction, test_fraction)
+        _check_range("max_pixels", max_pixels, 1, PIXEL_CEILING)
+        _check_range("background", background, 0, 255)
+        _check_range("memory_limit", memory_limit, 0, None)
+        if on_bad not in ("skip", "fail"):
+            raise ValueError(f'data.on_bad must be "skip" or "fail", not {on_bad!r}.')
+        if not cache:
+            raise ValueError("data.cache must name a folder, not nothing; ~/.cache/vae_lab is the usual one.")
+        if download and archive is None:
+            raise ValueError("data.download=true needs data.archive; without one, put the images there and say false.")
+        self.root = root
+        self.val_fraction = val_fraction
+        self.test_fraction = test_fraction
+        self.on_bad = on_bad
+        self.rules = Rules(self.channels, self.image_size, max_pixels, background)
+        self.memory_limit = memory_limit
+        self.cache = _expanded(cache)
+        self.archive = archive
+        self.download = download
+
+    def load(self) -> Parts:
+        """Return the decoded images of the folder, dealt out to the three parts."""
+        root = self._find_root()
+        listing = self._list(root)
+        decoded = self._decode(root, listing)
+        groups = _groups(decoded.digests)
+        nimages = len(groups)
+        nduplicates = nimages - int(groups.max()) - 1
+        if nduplicates:
+            log.info("%d of %d images are exact duplicates of others; each stays with its twins", nduplicates, nimages)
+        nval, ntest = (max(1, round(nimages * share)) for share in (self.val_fraction, self.test_fraction))
+        images = Images(decoded.pixels, torch.zeros(nimages, dtype=torch.int64))
+        return Parts(*(images.subset(part) for part in split(groups, nval, ntest, self.split_seed)))
+
+    def _find_root(self) -> Path:
+        """Return the absolute path of the folder, after the download if that is called for."""
+        if not self.root:
+            raise DataError("data.root is not set; name the folder of the images with data.root=.")
+        root = _expanded(self.root).absolute()
+        if self.download and self.archive is not None and _is_missing_or_empty(root):
+            self.archive.download(Path(os.path.realpath(root)))
+        return root
+
+    def _list(self, root: Path) -> Listing:
+        """Return the files in the folder.
+
+        Raises:
+            DataError: if there is none, saying what was found instead.
+        """
+        if not os.path.lexists(root):
+            raise self._no_images(root, "does not exist")
+        if not root.is_dir():
+            raise self._no_images(root, "is no folder (an archive must be unpacked first)")
+        try:
+            listing = list_files(root)
+        except OSError as error:
+            raise self._no_images(root, f"cannot be read ({error.strerror or error})") from error
+        if not listing.files and not listing.unreadable:
+            finding = f"holds {listing.nfolders} folders and no file" if listing.nfolders else "is empty"
+            raise self._no_images(root, finding)
+        return listing
+
+    def _decode(self, root: Path, listing: Listing) -> Decoded:
+        """Return the images among the files, in memory or mapped, and report on the others.
+
+        Raises:
+            DataError: if there is no image, or a bad file that must not be skipped.
+        """
+        started = time.monotonic()
+        for bad in listing.unreadable:
+            self._refuse(bad)
+        if len(listing.files) * self.rules.nbytes > self.memory_limit:
+            decoded = decode_files_mapped(root, listing.files, self.rules, self._refuse, self.cache)
+        else:
+            decoded = decode_files(root, listing.files, self.rules, self._refuse)
+        bad = sorted(listing.unreadable + decoded.bad, key=lambda bad: os.fsencode(bad.path))
+        for file in bad:
+            self._refuse(file)
+        _report(bad, len(decoded.digests), time.monotonic() - started)
+        if not decoded.digests:
+            first = f"{printable(bad[0].path)}: {bad[0].reason}"
+            raise self._no_images(root, f"holds {len(bad)} files and no image ({first})")
+        return decoded
+
+    def _refuse(self, bad: Bad) -> None:
+        """End here if bad files must not be skipped."""
+        if self.on_bad == "fail":
+            raise DataError(
+                f"{printable(bad.path)} is no usable image ({bad.reason}); remove it, or leave out such files with"
+                " data.on_bad=skip."
+            )
+
+    def _no_images(self, root: Path, finding: str) -> DataError:
+        """Return the error that says what is where the images should be, and how to go on."""
+        remedy = "name the folder of the images with data.root="
+        if self.archive is not None and not self.download:
+            remedy += ", or get them with data.download=true"
+        return DataError(f"{printable(str(root))} {finding}; {remedy}.")
+
+
+def _expanded(path: str) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for a ~name that it does not know)
+
+
+def _is_missing_or_empty(root: Path) -> bool:
+    try:
+        return not any(root.iterdir())
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+    for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 < value < 1:
+            raise ValueError(f"data.{name} must lie between 0 and 1, not be {value}; 0.1 is usual.")
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; choose"
+            " fractions whose sum is below 1."
+        )
+
+
+def _check_range(name: str, value: int, low: int, high: int | None) -> None:
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"data.{name} must be {bounds}, not {value}.")
+
+
+def _groups(digests: list[str]) -> Int64[Tensor, " n"]:
+    """Return the group of each image, numbered by first occurrence: equal pixels, equal group."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(digest, len(numbers)) for digest in digests], dtype=torch.int64)
+
+
+def _report(bad: list[Bad], nimages: int, seconds: float) -> None:
+    """Log what became of the files."""
+    for file in bad[:NAMED]:
+        log.warning("skipped %s: %s", printable(file.path), file.reason)
+    if len(bad) > NAMED:
+        log.warning("… and %d more", len(bad) - NAMED)
+    level = logging.WARNING if bad else logging.INFO
+    log.log(level, "decoded %d of %d files, skipped %d (%.1f s)", nimages, nimages + len(bad), len(bad), seconds)
