@@ -103,6 +103,14 @@ def test_the_same_seed_gives_the_same_run(config: Compose, tmp_path: Path) -> No
     assert same(weights(tmp_path / "a"), weights(tmp_path / "d")), "pictures must not change training"
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_validations_and_logs_do_not_change_training(config: Compose, tmp_path: Path, precision: str) -> None:
+    settings = (f"trainer.precision={precision}", "trainer.max_steps=6")
+    train(config(*settings, "trainer.val_every=1", folder="often"))
+    train(config(*settings, "trainer.val_every=6", "task.log_every=4", folder="once"))
+    assert same(weights(tmp_path / "often"), weights(tmp_path / "once"))
+
+
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path, stop: int) -> None:
     settings = ("schedule=one_cycle", "schedule.total_steps=10", "trainer.val_every=100")
@@ -149,6 +157,11 @@ def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, 
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert stored["batches_seen"] == 1 + validations.index(min(validations))
     assert summary["tested"] == "best.ckpt"
+
+
+def test_float16_is_refused(config: Compose) -> None:
+    with pytest.raises(ValueError, match="bf16-mixed"):
+        train(config("trainer.precision=16-mixed"))
 
 
 def test_bfloat16_trains(config: Compose) -> None:

@@ -3,8 +3,9 @@
 import logging
 import sys
 import time
+from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vae_lab.callbacks.stopwatch import Stopwatch
@@ -30,21 +31,32 @@ class ProgressLine(Callback):
         self.bar_id = TaskID(0)
         self.next_update = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar."""
+    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+        """Open the bar and listen to batches."""
         self.next_update = time.monotonic() + self.interval
-        if self.terminal and trainer.is_global_zero:
+        if not trainer.is_global_zero:
+            return
+        pl_module.listeners.append(self.on_batch)
+        if self.terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self.bar = Progress(*columns, auto_refresh=False, transient=True)
             self.bar.start()
-            self.bar_id = self.bar.add_task("training", total=int(trainer.num_training_batches))
+            self.bar_id = self.bar.add_task("training", total=pl_module.max_steps)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: VAETask, *_: object) -> None:
+    def on_batch(self, task: VAETask) -> None:
         """Show where training stands, if it is time."""
-        if pl_module.batches_seen % self.check_every == 0 and time.monotonic() >= self.next_update:
-            self.next_update = time.monotonic() + self.interval
-            if trainer.is_global_zero:
-                self._update(trainer, pl_module)
+        if task.batches_seen % self.check_every or time.monotonic() < self.next_update:
+            return
+        self.next_update = time.monotonic() + self.interval
+        trainer: Any = task.trainer
+        clock = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
+        speed = clock.images_per_second(task, trainer.datamodule.batch_size)
+        loss = float("nan") if task.latest is None else task.latest.loss.detach().mean().item()
+        if self.bar is None:
+            log.info("batch %d of %d: loss %.2f, %.0f images/s", task.batches_seen, task.max_steps, loss, speed)
+        else:
+            note = f"loss {loss:.2f}, {speed:.0f} images/s"
+            self.bar.update(self.bar_id, completed=task.batches_seen, description=note, refresh=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Log the validation."""
@@ -54,24 +66,13 @@ class ProgressLine(Callback):
             line = "batch %d: val/neg_elbo %.2f nats (distortion %.2f + rate %.2f), val/sse_kl %.2f"
             log.info(line, pl_module.batches_seen, *values)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Close the bar."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: VAETask, exception: BaseException) -> None:
         """Close the bar."""
         self._close()
-
-    def _update(self, trainer: Trainer, task: VAETask) -> None:
-        clock = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))  # pyright: ignore[reportAttributeAccessIssue]
-        speed = clock.batches * trainer.datamodule.batch_size / max(clock.training_so_far, 1e-9)  # pyright: ignore[reportAttributeAccessIssue]
-        loss = float("nan") if task.latest is None else task.latest.loss.detach().mean().item()
-        if self.bar is None:
-            total = int(trainer.num_training_batches)
-            log.info("batch %d of %d: loss %.2f, %.0f images/s", task.batches_seen, total, loss, speed)
-        else:
-            note = f"loss {loss:.2f}, {speed:.0f} images/s"
-            self.bar.update(self.bar_id, completed=task.batches_seen, description=note, refresh=True)
 
     def _close(self) -> None:
         if self.bar is not None:

@@ -6,6 +6,8 @@ from types import FrameType
 
 from lightning import Callback, LightningModule, Trainer
 
+from vae_lab.tasks.vae import VAETask
+
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -24,14 +26,10 @@ class GracefulStop(Callback):
         self.received: int | None = None
         self._previous: dict[int, object] = {}
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Listen."""
+        self._task = pl_module
         self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
-
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        """Ask the trainer to stop if a signal has come."""
-        if self.received is not None:
-            trainer.should_stop = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listen no longer."""
@@ -41,5 +39,6 @@ class GracefulStop(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
+        self._task.stopping = True
         signal.signal(number, self._previous[number])  # pyright: ignore[reportArgumentType]
         log.warning("%s: saving and stopping after this batch; once more stops at once", signal.Signals(number).name)

@@ -2,52 +2,46 @@
 
 import time
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
+
+from vae_lab.tasks.vae import VAETask
 
 
 class Stopwatch(Callback):
-    """Measures training without its validations and pictures.
+    """Measures training apart from its validations, pictures and checkpoints.
 
     Attributes:
         fit: seconds from the first batch to the end of training, everything included.
-        evaluation: seconds of those spent in validations, pictures and checkpoints.
+        training: seconds of those spent on training batches alone.
         batches: training batches since the clock was started.
     """
 
     def __init__(self) -> None:
         self.fit = 0.0
-        self.evaluation = 0.0
+        self.training = 0.0
         self.batches = 0
         self._started = 0.0
-        self._paused = 0.0
+        self._stretch = 0.0
+        self._first = 0
 
-    @property
-    def training(self) -> float:
-        """Seconds spent on training batches alone."""
-        return self.fit - self.evaluation
+    def images_per_second(self, task: VAETask, batch_size: int) -> float:
+        """Return the training speed up to now, also in the middle of a stretch."""
+        batches = self.batches + task.batches_seen - self._first
+        return batches * batch_size / max(self.training + time.perf_counter() - self._stretch, 1e-9)
 
-    @property
-    def training_so_far(self) -> float:
-        """Seconds spent on training batches up to now."""
-        return time.perf_counter() - self._started - self.evaluation
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Count the batch."""
-        self.batches += 1
+    def on_train_batch_start(self, trainer: Trainer, pl_module: VAETask, *_: object) -> None:
+        """Note when a stretch of batches began."""
+        self._stretch, self._first = time.perf_counter(), pl_module.batches_seen
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note when a validation began; the clocks of evaluation run until the next training batch or the end."""
-        self._paused = time.perf_counter()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: VAETask, *_: object) -> None:
+        """Add the stretch."""
+        self.training += time.perf_counter() - self._stretch
+        self.batches += pl_module.batches_seen - self._first
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the validation; this callback comes last, so pictures and checkpoints are in it."""
-        if not trainer.sanity_checking:
-            self.evaluation += time.perf_counter() - self._paused
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Stop the clock."""
         self.fit = time.perf_counter() - self._started

@@ -14,39 +14,41 @@ from vae_lab.randomness import counter_seed
 
 
 class Batches:
-    """An endless stream of training batches: permutation after permutation of the set, none of them cut short.
+    """Training batches by their number: permutation after permutation of the set, none of them cut short.
 
     The global batch with number b holds places b * size to (b + 1) * size of that stream, so every image occurs exactly
-    once in each pass, every batch has the same size, and nothing but (seed, b) decides what is in it.
+    once in each pass, every batch has the same size, and nothing but (seed, b) decides what is in it. As a loader it
+    hands out itself, endlessly, since the task counts batches and asks for them by number.
     """
 
-    def __init__(
-        self, images: Images, batch_size: int, seed: int, *, start: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, images: Images, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
-        self.start = start
         self.rank = rank
         self.world_size = world_size
         self._passes: dict[int, Tensor] = {}
 
-    def __iter__(self) -> Iterator[Sample]:
-        for batch in itertools.count(self.start):
-            yield self.images.__getitems__(self.indices(batch))
+    def __iter__(self) -> Iterator["Batches"]:
+        return itertools.repeat(self)
+
+    def __getitem__(self, batch: int) -> Sample:
+        """Return what this rank sees of global batch number `batch`."""
+        return self.images.__getitems__(self.indices(batch))
 
     def state_dict(self) -> dict[str, int]:
-        """Return nothing: where to go on follows from the batches that the task has seen; Lightning wants to ask."""
+        """Return nothing: the task knows where to go on; Lightning wants to ask."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing: `start` says where to go on."""
+        """Do nothing."""
 
     def indices(self, batch: int) -> Int64[Tensor, " batch"]:
         """Return which images this rank sees in global batch number `batch`."""
         size = self.batch_size * self.world_size
         first, last = batch * size // len(self.images), ((batch + 1) * size - 1) // len(self.images)
-        places = torch.cat([self._permutation(i) for i in range(first, last + 1)])
+        passes = [self._permutation(i) for i in range(first, last + 1)]
+        places = passes[0] if first == last else torch.cat(passes)
         offset = batch * size - first * len(self.images) + self.rank * self.batch_size
         return places[offset : offset + self.batch_size]
 

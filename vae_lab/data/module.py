@@ -74,19 +74,9 @@ class ImageData(LightningDataModule, ABC):
         _ = self.parts
 
     def train_dataloader(self) -> Batches:
-        """Return the training batches from where the task stands, sliced by rank."""
-        trainer = self.trainer
-        if trainer is None:
-            return Batches(self.parts.train, self.batch_size, self.seed)
-        start = int(getattr(trainer.lightning_module, "batches_seen", 0))
-        return Batches(
-            self.parts.train,
-            self.batch_size,
-            self.seed,
-            start=start,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-        )
+        """Return the training batches, sliced by rank."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return Batches(self.parts.train, self.batch_size, self.seed, rank=rank, world_size=world_size)
 
     def val_dataloader(self) -> OrderedBatches:
         """Return one pass over the validation part."""

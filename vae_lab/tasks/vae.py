@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MeanMetric, MetricCollection
 
+from vae_lab.data.batches import Batches
 from vae_lab.data.sample import Sample
 from vae_lab.errors import DivergedError
 from vae_lab.models.vae import VAE, Inference
@@ -27,6 +28,11 @@ class VAETask(LightningModule):
     nats per image, but for `mse`, the mean over pixels in [0, 1], and `sse_kl`, the summed squared error plus the
     rate. Steps are batches, counted here, since Lightning counts the steps of optimizers.
 
+    Lightning's step is a whole stretch of batches, from one validation to the next: its hooks take a millisecond or two
+    where a step of a small network takes ten, so inside a stretch there is nothing but the loop. Callbacks hear of
+    stretches; who wants to hear of batches adds a function to `listeners`. (With several devices a stretch is one
+    batch, since that is what their gradients are exchanged for.)
+
     Args:
         model: the three distributions.
         objective: what is minimised.
@@ -34,7 +40,17 @@ class VAETask(LightningModule):
         schedule: called with the optimizer, stepped after every batch; None keeps the learning rate.
         seed: decides the noise of every batch.
         log_every: batches between two logged training batches.
+        val_every: batches between two validations.
+        max_steps: batches to train on.
+
+    Attributes:
+        batches_seen: batches trained on, in all runs that this one goes on from.
+        latest: the terms of the last batch.
+        listeners: called with the task after every batch.
+        stopping: set it to end training after the batch in hand.
     """
+
+    automatic_optimization = False  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -45,18 +61,29 @@ class VAETask(LightningModule):
         schedule: Callable[[Optimizer], LRScheduler] | None,
         seed: int,
         log_every: int,
+        val_every: int,
+        max_steps: int,
     ) -> None:
         super().__init__()
-        if log_every < 1:
-            raise ValueError(f"task.log_every must be at least 1, not {log_every}.")
+        for name, value in (
+            ("task.log_every", log_every),
+            ("trainer.val_every", val_every),
+            ("trainer.max_steps", max_steps),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, not {value}.")
         self.model = model.to(memory_format=torch.channels_last)
         self.objective = objective
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.seed = seed
         self.log_every = log_every
+        self.val_every = val_every
+        self.max_steps = max_steps
         self.batches_seen = 0
         self.latest: Terms | None = None
+        self.listeners: list[Callable[[VAETask], None]] = []
+        self.stopping = False
         self.means = MetricCollection(
             {name: MeanMetric(nan_strategy="disable") for name in METRICS}, compute_groups=False
         )
@@ -69,19 +96,46 @@ class VAETask(LightningModule):
         schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def training_step(self, batch: Sample, batch_idx: int) -> Float[Tensor, ""]:
-        """Return the objective's mean over the batch."""
-        reseed(self.device, "train", self.seed, self.batches_seen, self.global_rank)
-        self.latest = self.objective(self.model, batch, self.batches_seen)
-        self.batches_seen += 1  # here, since callbacks' on_train_batch_end runs before the module's
-        return self.latest.loss.mean()
+    def training_step(self, batches: Batches, batch_idx: int) -> None:
+        """Train up to the next validation."""
+        optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        assert isinstance(optimizer, Optimizer)
+        for number in range(self.batches_seen, self.stretch_end()):
+            self.latest = self.step(batches[number], optimizer)
+            if schedule is not None:
+                schedule.step()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            self.batches_seen = number + 1
+            if self.batches_seen % self.log_every == 0:
+                self.report_training(optimizer.param_groups[0]["lr"])
+            for listener in self.listeners:
+                listener(self)
+            if self.stopping:
+                break
+        self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.batches_seen
+        self.trainer.should_stop = self.stopping or self.batches_seen >= self.max_steps
 
-    def on_train_batch_end(self, outputs: object, batch: Sample, batch_idx: int) -> None:
-        """Log the batch if its turn has come."""
-        if self.batches_seen % self.log_every == 0 and self.latest is not None:
-            terms = {f"train/{name}": value.detach().mean().item() for name, value in self.latest._asdict().items()}
-            self._refuse_nonfinite(terms["train/loss"], "the training loss")
-            self.report(terms | {"train/lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+    def step(self, batch: Sample, optimizer: Optimizer) -> Terms:
+        """Take one step of the optimizer and return the batch's terms."""
+        torch.clear_autocast_cache()  # it would outlive the step, and keep the weights of before it
+        reseed(self.device, "train", self.seed, self.batches_seen, self.global_rank)
+        terms = self.objective(self.model, Sample(*(tensor.to(self.device) for tensor in batch)), self.batches_seen)
+        optimizer.zero_grad()
+        terms.loss.mean().backward()
+        optimizer.step()
+        return terms
+
+    def stretch_end(self) -> int:
+        """Return the number of batches after which Lightning is to have its turn."""
+        if self.trainer.world_size > 1:
+            return self.batches_seen + 1
+        return min((self.batches_seen // self.val_every + 1) * self.val_every, self.max_steps)
+
+    def report_training(self, lr: float) -> None:
+        """Log the last batch."""
+        assert self.latest is not None
+        terms = {f"train/{name}": value.detach().mean().item() for name, value in self.latest._asdict().items()}
+        self._refuse_nonfinite(terms["train/loss"], "the training loss")
+        self.report(terms | {"train/lr": lr})
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Add a batch to the validation metrics; its noise is the same at every validation."""
@@ -105,8 +159,9 @@ class VAETask(LightningModule):
             logger.log_metrics(metrics, step=self.batches_seen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store the number of batches, from which order and noise follow."""
+        """Store the number of batches, from which order and noise follow; not Lightning's loop counts."""
         checkpoint["batches_seen"] = self.batches_seen
+        del checkpoint["loops"]
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Go on counting where the checkpoint stopped."""
