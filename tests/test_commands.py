@@ -102,6 +102,15 @@ def test_help_and_config_do_not_wait_for_torch(tmp_path: Path) -> None:
         assert "nlatent" in done.stdout
 
 
+def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "vae_lab.train", "--cfg=hydra", "--package=hydra.run", "--resolve"]
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    processes = [subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) for _ in range(6)]
+    folders = [process.communicate(timeout=60)[0] for process in processes]
+    assert all("dir: outputs/" in folder for folder in folders)
+    assert len(set(folders)) == len(folders)
+
+
 def test_a_sweep_is_one_group_of_runs_in_folders_of_their_own(tmp_path: Path) -> None:
     arguments = ("data=synthetic", "trainer.max_steps=2", "model.nlatent=2,0,8")
     done = vae_lab("train", "-m", *arguments, cwd=tmp_path)

@@ -35,6 +35,13 @@ class Interrupted(Exception):  # noqa: N818
         self.number = number
 
 
+def require_counts(**counts: object) -> None:
+    """Raise ValueError unless every number is whole and at least 1; `data__nval` stands for data.nval."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name.replace('__', '.')} must be a whole number of at least 1, not {value}.")
+
+
 CODES: dict[type[BaseException], int] = {ValueError: 2, DataError: 3, DivergedError: 4, StorageError: 5, MemoryError: 6}
 PARTLY_FAILED = 7
 

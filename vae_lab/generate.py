@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from vae_lab.commands import command
+from vae_lab.errors import require_counts
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,9 +44,7 @@ def sample(model: "VAE", n: int, seed: int, batch_size: int = 64) -> "Float[Tens
 
     from vae_lab.randomness import seeded
 
-    for name, value in (("n", n), ("batch_size", batch_size)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}.")
+    require_counts(n=n, batch_size=batch_size)
     model = model.double()
     latents = []
     for i in range(n):

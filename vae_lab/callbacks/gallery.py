@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, Trainer
 
+from vae_lab.errors import require_counts
 from vae_lab.evaluation import figures
 from vae_lab.files import write_png
 from vae_lab.randomness import seeded
@@ -24,9 +25,7 @@ class Gallery(Callback):
     """
 
     def __init__(self, folder: str, every: int, nimages: int) -> None:
-        for name, value in (("every", every), ("nimages", nimages)):
-            if value < 1:
-                raise ValueError(f"callbacks.gallery.{name} must be at least 1, not {value}.")
+        require_counts(callbacks__gallery__every=every, callbacks__gallery__nimages=nimages)
         self.folder = Path(folder)
         self.every = every
         self.nimages = nimages

@@ -7,6 +7,7 @@ from lightning import LightningDataModule
 
 from vae_lab.data.batches import Batches, OrderedBatches
 from vae_lab.data.images import Parts
+from vae_lab.errors import require_counts
 
 
 class ImageData(LightningDataModule, ABC):
@@ -25,13 +26,7 @@ class ImageData(LightningDataModule, ABC):
         self, *, channels: int, image_size: int, batch_size: int, eval_batch_size: int, seed: int, split_seed: int
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("image_size", image_size),
-            ("batch_size", batch_size),
-            ("eval_batch_size", eval_batch_size),
-        ):
-            if value < 1:
-                raise ValueError(f"data.{name} must be at least 1, not {value}.")
+        require_counts(data__image_size=image_size, data__batch_size=batch_size, data__eval_batch_size=eval_batch_size)
         if channels not in (1, 3):
             raise ValueError(f"data.channels must be 1 (grey) or 3 (colour), not {channels}.")
         self.channels = channels

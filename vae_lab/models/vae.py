@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae_lab.errors import require_counts
 from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma, full_precision
 from vae_lab.probability.likelihoods import Likelihood
 from vae_lab.probability.priors import Prior
@@ -56,8 +57,7 @@ class VAE(nn.Module):
         image_size: int,
     ) -> None:
         super().__init__()
-        if not isinstance(nlatent, int) or nlatent < 1:
-            raise ValueError(f"model.nlatent must be a whole number of at least 1, not {nlatent}.")
+        require_counts(model__nlatent=nlatent)
         self.nlatent = nlatent
         self.channels = channels
         self.image_size = image_size

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from vae_lab.data.batches import Batches
 from vae_lab.data.sample import Sample
-from vae_lab.errors import DivergedError
+from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import VAE, Inference
 from vae_lab.probability.objectives import Objective, Terms, elbo_terms
 from vae_lab.randomness import reseed
@@ -65,13 +65,7 @@ class VAETask(LightningModule):
         max_steps: int,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("task.log_every", log_every),
-            ("trainer.val_every", val_every),
-            ("trainer.max_steps", max_steps),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {value}.")
+        require_counts(task__log_every=log_every, trainer__val_every=val_every, trainer__max_steps=max_steps)
         self.model = model.to(memory_format=torch.channels_last)
         self.objective = objective
         self.make_optimizer = optimizer

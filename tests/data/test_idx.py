@@ -1,0 +1,114 @@
+"""The bundled and the downloaded sets: real digits, a real download from a web server on the loopback address."""
+
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.datasets import MNIST, FashionMNIST
+
+from vae_lab.data.digits import Digits
+from vae_lab.data.idx import IdxImages
+from vae_lab.data.synthetic import Blobs
+from vae_lab.errors import DataError
+
+SETTINGS = {"channels": 1, "image_size": 28, "batch_size": 32, "eval_batch_size": 500, "seed": 0, "split_seed": 0}
+
+
+def mnist(root: Path, *, dataset: Any = MNIST, download: bool = False, **settings: int) -> IdxImages:
+    return IdxImages(dataset=dataset, root=str(root), download=download, nval=5000, **(SETTINGS | settings))
+
+
+@pytest.fixture
+def server(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A web server that hands out the publisher's archives, named as MNIST's only mirror."""
+    handler = partial(QuietHandler, directory=str(shared / "MNIST" / "raw"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{http.server_port}/"])
+        yield f"http://127.0.0.1:{http.server_port}/"
+        http.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files without a log."""
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("dataset", [MNIST, FashionMNIST])
+def test_the_real_sets_are_whole_and_their_parts_apart(shared: Path, dataset: type[MNIST]) -> None:
+    parts = mnist(shared, dataset=dataset).parts
+    assert [len(part) for part in parts] == [55_000, 5_000, 10_000]
+    assert parts.train.pixels(slice(1)).shape == (1, 1, 28, 28)
+    assert parts.train.labels.unique().tolist() == list(range(10))
+    original = dataset(root=shared, train=True)
+    together = torch.cat([part.pixels(slice(None)) for part in parts[:2]]).sum(dtype=torch.int64)
+    assert together == original.data.sum(dtype=torch.int64)
+    assert torch.equal(parts.test.pixels(slice(None))[:, 0], dataset(root=shared, train=False).data)
+
+
+def test_the_split_follows_its_own_seed(shared: Path) -> None:
+    digest = mnist(shared).parts.val.digest()
+    assert mnist(shared, seed=1).parts.val.digest() == digest
+    assert mnist(shared, split_seed=1).parts.val.digest() != digest
+
+
+def test_images_are_resized_where_asked(shared: Path) -> None:
+    parts = mnist(shared, image_size=32, channels=3).parts
+    assert parts.test.pixels(slice(2)).shape == (2, 3, 32, 32)
+
+
+def test_a_download_is_checked_and_appears_whole(server: str, tmp_path: Path) -> None:
+    assert len(mnist(tmp_path, download=True).parts.test) == 10_000
+    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
+
+
+def test_a_broken_download_leaves_nothing(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = [(name, "0" * 32) for name, _ in MNIST.resources]
+    monkeypatch.setattr(MNIST, "resources", wrong)
+    with pytest.raises(DataError, match=r"could not be downloaded .* data=digits"):
+        _ = mnist(tmp_path, download=True).parts
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_network_the_message_tells_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    with pytest.raises(DataError, match=r"could not be downloaded .*data\.root=.*data=digits"):
+        _ = mnist(tmp_path, download=True).parts
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_cut_file_is_one_sentence(tmp_path: Path, name: str) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for url, _ in MNIST.resources:
+        (raw / url.removesuffix(".gz")).write_bytes(b"")
+    (raw / name).write_bytes(b"\0\0\x08\x03\0\0")
+    with pytest.raises(DataError, match="MNIST is not in"):
+        _ = mnist(tmp_path).parts
+
+
+def test_digits_need_nothing_and_equal_ones_stay_together() -> None:
+    data = Digits(nval=180, ntest=180, **SETTINGS)
+    assert sum(len(part) for part in data.parts) == 1797
+    assert len(data.parts.val) >= 180
+    assert data.parts.train.pixels(slice(1)).shape == (1, 1, 28, 28)
+    seen = [{row.numpy().tobytes() for row in part.pixels(slice(None))} for part in data.parts]
+    assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
+
+
+@pytest.mark.parametrize("wrong", [{"channels": 2}, {"image_size": 0}, {"batch_size": 0}, {"eval_batch_size": -1}])
+def test_settings_are_checked(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=rf"data\.{next(iter(wrong))}"):
+        Digits(nval=180, ntest=180, **(SETTINGS | wrong))
+
+
+def test_a_batch_larger_than_the_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="than the training part of 48 images; choose at most 48"):
+        _ = Blobs(nimages=64, **(SETTINGS | {"batch_size": 49})).parts
