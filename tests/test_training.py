@@ -152,10 +152,13 @@ def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_p
 
 
 def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, tmp_path: Path) -> None:
-    summary = train(config("optimizer.lr=0.05", "trainer.max_steps=8", "trainer.val_every=1"))
+    unweighted = ("objective.beta=0.0", "optimizer.lr=0.01")  # what is not weighed grows, so that later is worse
+    summary = train(config(*unweighted, "trainer.max_steps=8", "trainer.val_every=1"))
     validations = [float(row["val/neg_elbo"]) for row in rows(tmp_path / "run") if row["val/neg_elbo"]]
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
-    assert stored["batches_seen"] == 1 + validations.index(min(validations))
+    assert stored["batches_seen"] == 1 + validations.index(min(validations)) < 8
+    first = train(config(*unweighted, f"trainer.max_steps={stored['batches_seen']}", folder="first"))
+    assert summary["test/neg_elbo"] == first["test/neg_elbo"]
     assert summary["tested"] == "best.ckpt"
 
 
