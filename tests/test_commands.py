@@ -38,6 +38,15 @@ BAD = {
     "an unset folder": (("data=folder",), 3, "data.root="),
     "a wrong W&B mode": ((*TINY, "logger=wandb", "logger.wandb.mode=maybe"), 2, "maybe"),
     "a wrong argument": ((*TINY, "+model.depth=3"), 2, "depth"),
+    "a wrong argument of Lightning's": ((*TINY, "+trainer.depth=3"), 2, "depth"),
+    "a precision that would overflow": ((*TINY, "trainer.precision=16"), 2, "bf16-mixed"),
+    "several devices": ((*TINY, "trainer.devices=2"), 2, "trainer.devices=2"),
+    "no such device": ((*TINY, "trainer.accelerator=gpu"), 2, "gpu"),
+    "a learning rate below 0": ((*TINY, "optimizer.lr=-1"), 2, "optimizer: Invalid learning rate: -1"),
+    "a learning rate of letters": ((*TINY, "optimizer.lr=abc"), 2, "optimizer:"),
+    "no test images": (("data.ntest=0",), 2, "data.ntest must be a whole number of at least 1, not 0"),
+    "a value to be quoted": (("data=folder", "data.root=/my (1) pictures"), 2, "quote a value"),
+    "a folder in use": ((*TINY, "folder=used"), 2, "already holds a run"),
 }  # fmt: skip
 
 
@@ -58,6 +67,8 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "summary.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train", *BAD[name][0]])
     for variable in ("HYDRA_FULL_ERROR", "VAE_LAB_RUN"):

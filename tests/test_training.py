@@ -133,6 +133,10 @@ def test_resuming_another_model_is_refused(config: Compose, tmp_path: Path) -> N
     train(config(folder="first"))
     with pytest.raises(ValueError, match="another model"):
         train(config("model.nlatent=3", f"resume={tmp_path / 'first'}", folder="second"))
+    with pytest.raises(ValueError, match="another schedule"):
+        train(config("schedule=one_cycle", f"resume={tmp_path / 'first'}", folder="fourth"))
+    with pytest.raises(ValueError, match="another data, set of images"):
+        train(config("data.split_seed=1", f"resume={tmp_path / 'first'}", folder="fifth"))
     with pytest.raises(DataError, match="no checkpoint"):
         train(config(f"resume={tmp_path / 'nowhere'}", folder="third"))
 

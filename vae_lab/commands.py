@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
-from vae_lab.errors import PARTLY_FAILED, exit_code
+from vae_lab.errors import PARTLY_FAILED, Interrupted, exit_code
 
 log = logging.getLogger(__name__)
 
@@ -58,13 +58,11 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
             codes.append(0)
         except Exception as error:  # reported here, so that the other jobs of a sweep go on
             codes.append(explain(error, verbose=verbose, config_name=config_name))
-            if codes[-1] > 128:
-                raise
 
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
-    except (Exception, KeyboardInterrupt) as error:
-        return codes[-1] if codes and codes[-1] > 128 else explain(error, verbose=verbose, config_name=config_name)
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
+        return explain(error, verbose=verbose, config_name=config_name)
     failures = [code for code in codes if code]
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
 
@@ -102,6 +100,8 @@ def sentence(error: BaseException, config_name: str) -> str:
         return f"There is no setting {key[1]}" + (
             f"; did you mean {near[0]}?" if near else "; --cfg job lists all of them."
         )
+    if isinstance(error, OverrideParseException):
+        return f"{text.splitlines()[0]}: quote a value with blanks or signs, as in 'data.root=\"/my (1) pictures\"'."
     return text.splitlines()[0]
 
 

@@ -15,3 +15,8 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:
         """The current standard output."""
         return sys.stdout
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Say nothing if nobody reads any more, as in `train | head`."""
+        if not isinstance(sys.exc_info()[1], BrokenPipeError):
+            super().handleError(record)

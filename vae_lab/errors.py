@@ -25,13 +25,11 @@ class StorageError(Exception):
     """A folder cannot be written."""
 
 
-class Interrupted(Exception):  # noqa: N818
-    """A signal ended the work in good order."""
+class Interrupted(BaseException):
+    """A signal ended the work; no `Exception`, so that a sweep does not go on to its next job."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name}; the last checkpoint holds the state it was stopped in."
-        )
+    def __init__(self, number: int, how: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}, {how}.")
         self.number = number
 
 
@@ -42,7 +40,18 @@ def require_counts(**counts: object) -> None:
             raise ValueError(f"{name.replace('__', '.')} must be a whole number of at least 1, not {value}.")
 
 
-CODES: dict[type[BaseException], int] = {ValueError: 2, DataError: 3, DivergedError: 4, StorageError: 5, MemoryError: 6}
+CODES: dict[type[BaseException], int] = {
+    ValueError: 2,
+    DataError: 3,
+    DivergedError: 4,
+    StorageError: 5,
+    OSError: 5,
+    MemoryError: 6,
+}
+NAMES = {
+    "MisconfigurationException": 2,
+    "OutOfMemoryError": 6,
+}  # so that Lightning and torch need not be imported to ask
 PARTLY_FAILED = 7
 
 
@@ -52,7 +61,9 @@ def exit_code(error: BaseException) -> int:
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if type(error).__name__ == "OutOfMemoryError":  # torch's, named so that torch need not be imported to ask
+    if type(error).__name__ in NAMES:
+        return NAMES[type(error).__name__]
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
         return 6
     return next((code for kind, code in CODES.items() if isinstance(error, kind)), 1)
 

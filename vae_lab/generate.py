@@ -23,12 +23,14 @@ def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
     from vae_lab.runs import load_model
 
-    out = Path(cfg.run) / "generated" if cfg.out is None else Path(cfg.out).expanduser()
+    run = Path(str(cfg.run)).expanduser()
+    folder = run if run.is_dir() else run.parent.parent  # of a checkpoint file
+    out = folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
-    images = sample(load_model(cfg.run, cfg.checkpoint), cfg.n, cfg.seed, cfg.batch_size)
+    images = sample(load_model(run, cfg.checkpoint), cfg.n, cfg.seed, cfg.batch_size)
     save(images, out)
-    log.info("%d images from %s in %s", len(images), cfg.run, out)
+    log.info("%d images from %s in %s", len(images), run, out)
 
 
 def sample(model: "VAE", n: int, seed: int, batch_size: int = 64) -> "Float[Tensor, 'n channels height width']":

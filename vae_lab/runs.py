@@ -57,8 +57,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
 
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
-    path = Path(run).expanduser()
-    path = path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
+    path = checkpoint_path(run, checkpoint)
     if not path.is_file():
         raise DataError(f"there is no checkpoint at {path.absolute()}; run= takes the folder of a finished run.")
     try:
@@ -69,6 +68,12 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
             f"{path.absolute()} is no checkpoint of vae_lab that is safe to read ({type(error).__name__})."
         ) from error
     return stored
+
+
+def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
+    """Return where a run folder has its checkpoint; a path that is no folder is taken for the checkpoint itself."""
+    path = Path(run).expanduser()
+    return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
 
 
 def load_summary(run: str | Path) -> dict[str, Any]:

@@ -28,12 +28,20 @@ def main(cfg: DictConfig) -> None:
 
 
 def check_model(cfg: DictConfig) -> None:
-    """Build the model without its memory, so that a wrong setting of it is told before Lightning is imported."""
+    """Build model and optimizer without their memory: a wrong setting is told before Lightning is imported.
+
+    Raises:
+        ValueError: if the optimizer does not take its settings.
+    """
     import torch
     from hydra.utils import instantiate
 
     with torch.device("meta"):
-        instantiate(cfg.model, _convert_="all")
+        model: torch.nn.Module = instantiate(cfg.model, _convert_="all")
+    try:
+        instantiate(cfg.optimizer, _convert_="all")(list(model.parameters())[:1])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}.") from error
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from lightning import Callback, Trainer
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
 
+PRECISIONS = ("auto", "bf16-mixed", "32-true")
+
 
 def build(
     *,
-    max_steps: int,
-    val_every: int,
-    precision: str,
+    max_steps: int,  # noqa: ARG001
+    val_every: int,  # noqa: ARG001
+    precision: str | int,
     devices: int | str,
     callbacks: list[Callback],
     **settings: Any,  # noqa: ANN401
@@ -24,30 +26,38 @@ def build(
         max_steps: batches to train on, for the task.
         val_every: batches between two validations, for the task; there is always one at the end.
         precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
-        devices: as Lightning has it.
+        devices: 1.
         callbacks: whatever watches.
         settings: any other argument of `lightning.Trainer`.
     """
-    if precision == "16-mixed":
-        raise ValueError("trainer.precision=16-mixed would need loss scaling; bf16-mixed has the range and needs none.")
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"trainer.precision must be one of {', '.join(PRECISIONS)}, not {precision}: float16 would need loss"
+            " scaling, and float64 or pure bfloat16 weights are not supported."
+        )
+    if str(devices) not in ("1", "auto"):
+        raise ValueError(f"trainer.devices={devices}: vae_lab trains on one device; leave it at 1.")
     if not torch.cuda.is_available():
         # set by Lightning on import; every step of a torch optimizer would then load NVIDIA's library to look for a GPU
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-    return Trainer(
-        max_epochs=1,
-        max_steps=-1,
-        val_check_interval=1 if devices in (1, "1") else min(val_every, max_steps),
-        num_sanity_val_steps=0,
-        precision=fastest_precision(settings.get("accelerator", "auto")) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
-        devices=devices,
-        callbacks=callbacks,
-        logger=False,
-        plugins=[WholeCheckpointIO()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **settings,
-    )
+    try:
+        return Trainer(
+            max_epochs=1,
+            max_steps=-1,
+            val_check_interval=1,  # a stretch of batches
+            num_sanity_val_steps=0,
+            precision=fastest_precision(settings.get("accelerator", "auto")) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
+            devices=1,
+            callbacks=callbacks,
+            logger=False,
+            plugins=[WholeCheckpointIO()],
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **settings,
+        )
+    except TypeError as error:
+        raise ValueError(f"trainer: {error}; its settings are those of lightning.Trainer.") from error
 
 
 def fastest_precision(accelerator: str) -> str:

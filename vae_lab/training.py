@@ -22,7 +22,7 @@ from vae_lab.data.module import ImageData
 from vae_lab.files import write_whole
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
-from vae_lab.runs import load_checkpoint
+from vae_lab.runs import checkpoint_path, load_checkpoint
 from vae_lab.tasks.vae import VAETask
 
 log = logging.getLogger(__name__)
@@ -44,26 +44,23 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     quieten_lightning()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
     folder = Path(cfg.folder)
-    check_writable(folder)
+    check_folder(folder)
     data, task, trainer = build(cfg, config)
-    summary: dict[str, Any] = {"status": "running", "seed": cfg.seed, "data": data.fingerprint()}
-    summary |= {"parameters": sum(p.numel() for p in task.model.parameters()), "versions": versions()}
-    summary |= {
-        "commit": git_commit(),
-        "device": device_name(trainer.strategy.root_device),
-        "precision": trainer.precision,
-    }
+    checkpoint = resumable(config, data.fingerprint)
+    summary = describe(cfg, data, task, trainer)
     trainer.loggers = loggers = open_loggers(cfg, config, summary)
     summary["seconds"] = {"setup": time.perf_counter() - started}
+    write_summary(folder, summary)
     try:
-        fit_and_test(data, task, trainer, resumable(config), summary)
+        fit_and_test(data, task, trainer, checkpoint, summary)
         summary["status"] = "completed"
     except BaseException as error:
         summary |= {"status": errors.status(error), "reason": str(error)}
         raise
     finally:
+        watcher(trainer, GracefulStop).restore()
         summary["seconds"]["total"] = time.perf_counter() - started
-        write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
+        write_summary(folder, summary)
         for logger in loggers:
             if hasattr(logger, "close"):
                 logger.close(exit_code=0 if summary["status"] == "completed" else 1)  # pyright: ignore[reportAttributeAccessIssue]
@@ -80,9 +77,28 @@ def build(cfg: DictConfig, config: dict[str, Any]) -> tuple[ImageData, VAETask, 
     data: ImageData = instantiate(cfg.data, _convert_="all")
     _ = data.parts
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    watchers = [*callbacks.values(), StoredConfig(config), GracefulStop(), Stopwatch()]
+    watchers = [*callbacks.values(), StoredConfig(config, data.fingerprint), GracefulStop(), Stopwatch()]
     trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=watchers)
     return data, task, trainer
+
+
+def describe(cfg: DictConfig, data: ImageData, task: VAETask, trainer: Trainer) -> dict[str, Any]:
+    """Return what is known of a run before it starts."""
+    return {
+        "status": "running",
+        "seed": cfg.seed,
+        "data": data.fingerprint,
+        "parameters": sum(p.numel() for p in task.model.parameters()),
+        "versions": versions(),
+        "commit": git_commit(),
+        "device": device_name(trainer.strategy.root_device),
+        "precision": trainer.precision,
+    }
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write summary.json."""
+    write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
 
 
 def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any]) -> list[Logger]:
@@ -109,7 +125,7 @@ def fit_and_test(
         summary["images_per_second"] = clock.batches * data.batch_size / clock.training if clock.training else None
         summary |= {key: float(value) for key, value in trainer.callback_metrics.items()}
     if stop.received is not None:
-        raise errors.Interrupted(stop.received)
+        raise errors.Interrupted(stop.received, "after a validation and a checkpoint")
     summary |= test(trainer, task, data)
 
 
@@ -130,28 +146,31 @@ def test(trainer: Trainer, task: VAETask, data: ImageData) -> dict[str, Any]:
     return tested | {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def resumable(config: dict[str, Any]) -> str | None:
+def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
     """Return the checkpoint to go on from, or None.
 
     Raises:
         DataError: if the run to resume has no readable checkpoint.
-        ValueError: if it was another model, objective, seed or other data.
+        ValueError: if it had another seed, model, objective, optimizer or schedule, or other images.
     """
     if config["resume"] is None:
         return None
-    stored = load_checkpoint(config["resume"], "last")["hyper_parameters"]
-    changed = [key for key in ("seed", "data", "model", "objective", "optimizer") if stored[key] != config[key]]
+    stored = load_checkpoint(config["resume"], "last")
+    kept = ("seed", "data", "model", "objective", "optimizer", "schedule")
+    changed = [key for key in kept if stored["hyper_parameters"].get(key) != config[key]]
+    if stored.get("data") != data:
+        changed.append("set of images")
     if changed:
-        differing = ", ".join(changed)
         raise ValueError(
-            f"resume={config['resume']}: that run had another {differing}; repeat its settings, or start anew."
+            f"resume={config['resume']}: that run had another {', '.join(changed)}; repeat its settings, or start anew."
         )
-    path = Path(config["resume"]).expanduser()
-    return str(path / "checkpoints" / "last.ckpt" if path.is_dir() else path)
+    return str(checkpoint_path(config["resume"], "last"))
 
 
-def check_writable(folder: Path) -> None:
-    """Raise StorageError unless a file can be written to `folder`, before any work is done."""
+def check_folder(folder: Path) -> None:
+    """Raise StorageError unless a file can be written to `folder`, and ValueError if it holds another run."""
+    if (folder / "summary.json").exists():
+        raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     try:
         write_whole(folder / ".probe", b"")
         (folder / ".probe").unlink()

@@ -247,7 +247,7 @@ def test_a_folder_downloads_itself_if_allowed(server, target):
     data = Folder(root=str(target), archive=source, download=True, **SETTINGS)
     assert [len(part) for part in data.parts] == [7, 2, 2]
     again = Folder(root=str(target), archive=archive(server, "missing.zip"), download=True, **SETTINGS)
-    assert again.fingerprint() == data.fingerprint()
+    assert again.fingerprint == data.fingerprint
 
 
 @pytest.mark.parametrize(

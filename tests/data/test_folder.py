@@ -262,11 +262,11 @@ def test_the_order_of_the_filesystem_does_not_matter(root, monkeypatch):
     for name in ("b", "B", "a/z", "a-b", "é"):
         fill(root / name, 4, first=sum(name.encode()))
     (root / "c").symlink_to(root / "a")
-    before, fingerprint = list_files(root), folder(root).fingerprint()
+    before, fingerprint = list_files(root), folder(root).fingerprint
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: Backwards(scandir(path)))
     assert list_files(root) == before
-    assert folder(root).fingerprint() == fingerprint
+    assert folder(root).fingerprint == fingerprint
     names = [os.fsencode(file.path) for file in before.files]
     assert names == sorted(names)
     assert len(names) == 20
@@ -389,17 +389,17 @@ def test_a_map_equals_the_memory(mapped, root):
     assert mapped.cache.stat().st_mode & 0o777 == 0o700
     assert sorted(path.name for path in entry_of(mapped).iterdir()) == ["index.json", "pixels.u8"]
     assert (entry_of(mapped) / "pixels.u8").stat().st_size == 12 * 192
-    assert mapped.fingerprint() == folder(root, memory_limit=13 * 192).fingerprint()
+    assert mapped.fingerprint == folder(root, memory_limit=13 * 192).fingerprint
     assert len(list(mapped.cache.iterdir())) == 1  # 13 files fit: nothing mapped
 
 
 def test_a_map_is_used_again(mapped, root, caplog):
-    fingerprint = mapped.fingerprint()
+    fingerprint = mapped.fingerprint
     stat = (root / "0003.png").stat()
     (root / "0003.png").write_bytes(bytes(stat.st_size))
     os.utime(root / "0003.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     caplog.clear()
-    assert folder(root, memory_limit=0).fingerprint() == fingerprint
+    assert folder(root, memory_limit=0).fingerprint == fingerprint
     assert caplog.messages[0].startswith("skipped notes.txt: not an image")
     assert caplog.messages[1].startswith("decoded 12 of 13 files, skipped 1")
     os.utime(root / "0003.png")
@@ -444,17 +444,17 @@ def other_index(entry):
     "damage", [cut, grown, no_index, broken_index, other_index], ids=lambda damage: damage.__name__
 )
 def test_a_damaged_map_is_made_anew(mapped, root, caplog, damage):
-    fingerprint = mapped.fingerprint()
+    fingerprint = mapped.fingerprint
     damage(entry_of(mapped))
-    assert folder(root, memory_limit=0).fingerprint() == fingerprint
+    assert folder(root, memory_limit=0).fingerprint == fingerprint
     assert any("is damaged; decoding again" in line for line in caplog.messages)
     assert (entry_of(mapped) / "pixels.u8").stat().st_size == 12 * 192
 
 
 def test_writing_to_pixels_leaves_the_map_alone(mapped, root):
-    fingerprint = mapped.fingerprint()
+    fingerprint = mapped.fingerprint
     mapped.parts.train._pixels.zero_()
-    assert folder(root, memory_limit=0).fingerprint() == fingerprint
+    assert folder(root, memory_limit=0).fingerprint == fingerprint
 
 
 def test_a_full_disk_is_a_storage_error(root, monkeypatch):

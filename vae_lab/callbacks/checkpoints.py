@@ -7,6 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from vae_lab.errors import StorageError
 from vae_lab.files import whole
 
 
@@ -15,8 +16,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write the checkpoint to `path` at once."""
-        with whole(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        try:
+            with whole(Path(path)) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            raise StorageError(
+                f"{Path(path).absolute()} could not be written; the one before it is intact ({error})."
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = True
@@ -26,11 +32,18 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class StoredConfig(Callback):
-    """Puts the resolved config, JSON types alone, into every checkpoint, so that a model loads from that one file."""
+    """Puts the resolved config, JSON types alone, into every checkpoint, so that a model loads from that one file.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    Args:
+        config: the resolved config.
+        data: the fingerprint of the data, so that a run is resumed with the same.
+    """
+
+    def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config
+        self.data = data
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the config as the checkpoint's hyper-parameters."""
         checkpoint["hyper_parameters"] = self.config
+        checkpoint["data"] = self.data

@@ -1,5 +1,6 @@
 """Pictures of what the model does, to the loggers at an interval and to the run folder."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -10,6 +11,8 @@ from vae_lab.evaluation import figures
 from vae_lab.files import write_png
 from vae_lab.randomness import seeded
 from vae_lab.tasks.vae import VAETask
+
+log = logging.getLogger(__name__)
 
 
 class Gallery(Callback):
@@ -30,6 +33,12 @@ class Gallery(Callback):
         self.every = every
         self.nimages = nimages
         self.next_visit = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+        """Say so if the interval asked for cannot be kept."""
+        if self.every < min(pl_module.val_every, pl_module.max_steps):
+            line = "pictures come with validations, every %d batches: lower trainer.val_every to have them every %d"
+            log.warning(line, pl_module.val_every, self.every)
 
     def on_validation_end(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Make the pictures if their turn has come."""

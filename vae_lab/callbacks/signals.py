@@ -4,8 +4,9 @@ import logging
 import signal
 from types import FrameType
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
+from vae_lab.errors import Interrupted
 from vae_lab.tasks.vae import VAETask
 
 log = logging.getLogger(__name__)
@@ -14,9 +15,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class GracefulStop(Callback):
-    """On the first signal, ends training after the batch in hand, with a last validation and checkpoint.
+    """Ends training after the batch in hand, with a last validation and checkpoint; a second signal ends it at once.
 
-    The second signal of a kind does what it would have done without this.
+    While testing, the first signal ends the run at once: there is nothing left to save.
 
     Attributes:
         received: the signal's number, or None.
@@ -24,21 +25,31 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._task: VAETask | None = None
         self._previous: dict[int, object] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
-        """Listen."""
-        self._task = pl_module
-        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        """Listen, for the sake of a checkpoint."""
+        self._listen(pl_module)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listen no longer."""
+    def on_test_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+        """Listen, to stop at once; Lightning has put its own handlers back."""
+        self._listen(None)
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
         self._previous = {}
 
+    def _listen(self, task: VAETask | None) -> None:
+        self._task = task
+        for number in SIGNALS:
+            self._previous.setdefault(number, signal.signal(number, self._note))
+
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None or self._task is None:
+            raise Interrupted(number, "at once; checkpoints are those of the last validation")
         self.received = number
         self._task.stopping = True
-        signal.signal(number, self._previous[number])  # pyright: ignore[reportArgumentType]
         log.warning("%s: saving and stopping after this batch; once more stops at once", signal.Signals(number).name)

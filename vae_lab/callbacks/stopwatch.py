@@ -45,3 +45,7 @@ class Stopwatch(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Stop the clock."""
         self.fit = time.perf_counter() - self._started
+
+    def on_exception(self, trainer: Trainer, pl_module: VAETask, exception: BaseException) -> None:
+        """Stop the clock."""
+        self.fit = self.fit or time.perf_counter() - self._started

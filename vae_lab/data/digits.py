@@ -10,6 +10,7 @@ from vae_lab.data.images import Images, Parts
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
 from vae_lab.data.split import split
+from vae_lab.errors import require_counts
 
 
 class Digits(ImageData):
@@ -23,6 +24,7 @@ class Digits(ImageData):
 
     def __init__(self, *, nval: int, ntest: int, **settings: int) -> None:
         super().__init__(**settings)
+        require_counts(data__nval=nval, data__ntest=ntest)
         self.nval = nval
         self.ntest = ntest
 

@@ -12,7 +12,7 @@ from vae_lab.data.images import Images, Parts
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
 from vae_lab.data.split import split
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_counts
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class IdxImages(ImageData):
 
     def __init__(self, *, dataset: Callable[..., MNIST], root: str, download: bool, nval: int, **settings: int) -> None:
         super().__init__(**settings)
+        require_counts(data__nval=nval)
         self.dataset = dataset
         self.title: str = getattr(dataset, "func", dataset).__name__
         self.root = Path(root).expanduser()
@@ -72,5 +73,5 @@ class IdxImages(ImageData):
 
 
 def reason(error: BaseException) -> str:
-    """Return the first line of an error's message, or its kind."""
-    return (str(error).splitlines() or [type(error).__name__])[0].strip(" :.")
+    """Return an error's message in one line, or its kind."""
+    return " ".join(str(error).split()).strip(" :.") or type(error).__name__

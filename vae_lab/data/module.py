@@ -27,6 +27,9 @@ class ImageData(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         require_counts(data__image_size=image_size, data__batch_size=batch_size, data__eval_batch_size=eval_batch_size)
+        for name, value in (("seed", seed), ("split_seed", split_seed)):
+            if not isinstance(value, int):
+                raise ValueError(f"data.{name} must be a whole number, not {value}.")
         if channels not in (1, 3):
             raise ValueError(f"data.channels must be 1 (grey) or 3 (colour), not {channels}.")
         self.channels = channels
@@ -59,8 +62,9 @@ class ImageData(LightningDataModule, ABC):
             )
         return parts
 
+    @cached_property
     def fingerprint(self) -> dict[str, int | str]:
-        """Return the sizes of the parts and a hash of every pixel in them."""
+        """The sizes of the parts and a hash of every pixel and label in them."""
         digests = {f"{name}_digest": part.digest() for name, part in self.parts._asdict().items()}
         return {f"n{name}": len(part) for name, part in self.parts._asdict().items()} | digests
 

@@ -47,7 +47,7 @@ def traversals(model: VAE, image: Image, ndimensions: int = 12, ncolumns: int = 
     If there are more than `ndimensions` latents, those whose posterior means vary most over `image` are shown.
     """
     means = model.posterior(image).mean
-    chosen = means.var(0).topk(min(ndimensions, means.shape[1])).indices.sort().values
+    chosen = means.var(0, correction=0).topk(min(ndimensions, means.shape[1])).indices.sort().values
     latents = means[:1].repeat(len(chosen) * ncolumns, 1).unflatten(0, (len(chosen), ncolumns))
     latents[torch.arange(len(chosen)), :, chosen] = torch.linspace(-reach, reach, ncolumns).to(latents)
     return grid(model.generative(latents.flatten(0, 1)).mean, ncolumns)

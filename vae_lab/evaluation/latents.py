@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vae_lab.models.vae import VAE
+from vae_lab.probability.distributions import DiagonalNormal, StandardNormal, kl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,7 +21,8 @@ def posterior_statistics(
     parts = [model.posterior(part) for part in images.split(250)]
     mean = torch.cat([part.mean for part in parts])
     log_sigma = torch.cat([part.log_sigma for part in parts])
-    rates = -0.5 * (1 + 2 * log_sigma - mean.square() - (2 * log_sigma).exp())
+    alone = DiagonalNormal(mean[..., None], log_sigma[..., None])  # each latent as a density of its own
+    rates = kl(alone, StandardNormal(mean.new_zeros(1)), alone.mean)
     return mean.cpu(), rates.mean(0).cpu()
 
 

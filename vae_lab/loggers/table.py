@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
+from vae_lab.files import whole
+
 
 class MetricsTable(Logger):
     """Appends a row for each step to a CSV file, and keeps what is there when a run goes on.
@@ -58,8 +60,7 @@ class MetricsTable(Logger):
             with self.path.open(newline="") as file:
                 rows = list(csv.DictReader(file))
         self.columns += new
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
+        with whole(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)

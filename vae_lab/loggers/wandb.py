@@ -15,7 +15,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MODES = ("auto", "online", "offline", "disabled")
+MODES = {
+    "auto": "auto",
+    "online": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+
+FINISH_TIMEOUT = 60.0  # seconds; W&B's own default waits until everything is uploaded, however long
 
 
 class WeightsAndBiases(WandbLogger):
@@ -44,9 +54,8 @@ class WeightsAndBiases(WandbLogger):
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
-        run = open_run(
-            mode, timeout, project=project, group=group, name=name or run_name(folder), tags=list(tags), dir=folder
-        )
+        name = name or run_name(folder)
+        run = open_run(MODES[mode], timeout, project=project, group=group, name=name, tags=list(tags), dir=folder)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step")
         super().__init__(project=project, save_dir=folder, experiment=run)
@@ -80,7 +89,9 @@ def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
     from wandb.errors import AuthenticationError, CommError, UsageError
 
     Path(str(arguments["dir"])).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(init_timeout=timeout, silent=True, disable_git=True, save_code=False)
+    settings = wandb.Settings(
+        init_timeout=timeout, finish_timeout=FINISH_TIMEOUT, silent=True, disable_git=True, save_code=False
+    )
     chosen = ("online" if has_key(settings.base_url) else "offline") if mode == "auto" else mode
     try:
         return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -57,7 +57,7 @@ class VAE(nn.Module):
         image_size: int,
     ) -> None:
         super().__init__()
-        require_counts(model__nlatent=nlatent)
+        require_counts(model__nlatent=nlatent, data__image_size=image_size)
         self.nlatent = nlatent
         self.channels = channels
         self.image_size = image_size

@@ -95,6 +95,8 @@ class VAETask(LightningModule):
         optimizer, schedule = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
         assert isinstance(optimizer, Optimizer)
         for number in range(self.batches_seen, self.stretch_end()):
+            if self.stopping:
+                break
             self.latest = self.step(batches[number], optimizer)
             if schedule is not None:
                 schedule.step()  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
@@ -103,8 +105,6 @@ class VAETask(LightningModule):
                 self.report_training(optimizer.param_groups[0]["lr"])
             for listener in self.listeners:
                 listener(self)
-            if self.stopping:
-                break
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.batches_seen
         self.trainer.should_stop = self.stopping or self.batches_seen >= self.max_steps
 
@@ -120,8 +120,6 @@ class VAETask(LightningModule):
 
     def stretch_end(self) -> int:
         """Return the number of batches after which Lightning is to have its turn."""
-        if self.trainer.world_size > 1:
-            return self.batches_seen + 1
         return min((self.batches_seen // self.val_every + 1) * self.val_every, self.max_steps)
 
     def report_training(self, lr: float) -> None:
