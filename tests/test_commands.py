@@ -14,7 +14,7 @@ from vae_lab.commands import run
 from vae_lab.train import main
 
 TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "logger=csv")
-PATIENCE = 30.0  # seconds; 10 on a machine that does nothing else, see `make bench`
+PATIENCE = 30.0  # seconds; a machine that does nothing else takes under 10
 
 
 def vae_lab(command: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
