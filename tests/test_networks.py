@@ -1,6 +1,7 @@
 """Shapes, gradients and arguments of every network."""
 
 from functools import partial
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 from torch import nn
 
 from vae_lab.models.conv import ConvDecoder, ConvEncoder, conv_sizes
+from vae_lab.models.mlp import MLPDecoder, MLPEncoder
+from vae_lab.models.resnet import ResDecoder, ResEncoder, halvings
 from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.priors import StandardNormal
@@ -39,16 +42,39 @@ def test_the_seed_network_is_the_one_described() -> None:
     }
 
 
+RES: dict[str, Any] = {"widths": [8, 16], "groups": 4, "smallest": 4}
+PAIRS = {
+    "conv": (partial(ConvEncoder, **SMALL), partial(ConvDecoder, output_bias=-2.0, **SMALL), [*range(2, 34), 65, 256]),
+    "mlp": (partial(MLPEncoder, widths=[5, 6]), partial(MLPDecoder, widths=[5, 6]), [1, 2, 7, 28, 64]),
+    "resnet": (partial(ResEncoder, **RES), partial(ResDecoder, **RES), [8, 10, 12, 28, 32, 64, 128, 256]),
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [*range(2, 34), 64, 65, 128, 256])
-def test_any_size_comes_back(size: int, channels: int) -> None:
-    encoder, decoder = (
-        ConvEncoder(channels, size, 6, **SMALL),
-        ConvDecoder(3, size, channels, output_bias=-2.0, **SMALL),
-    )
+@pytest.mark.parametrize(("pair", "size"), [(name, size) for name, (_, _, sizes) in PAIRS.items() for size in sizes])
+def test_any_size_comes_back(pair: str, size: int, channels: int) -> None:
+    encoder, decoder = PAIRS[pair][0](channels, size, 6), PAIRS[pair][1](3, size, channels)
     image = torch.rand(2, channels, size, size)
     assert encoder(image).shape == (2, 6)
     assert decoder(torch.rand(2, 3)).shape == image.shape
+
+
+@pytest.mark.parametrize(("size", "depth"), [(7, 0), (8, 1), (28, 2), (32, 3), (64, 4), (256, 6)])
+def test_the_residual_network_halves_down_to_a_few_pixels(size: int, depth: int) -> None:
+    assert halvings(size, 4) == depth
+
+
+@pytest.mark.parametrize("size", [7, 9, 6])
+def test_a_size_that_cannot_be_halved_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"data.image_size={size}"):
+        ResEncoder(1, size, 6, **RES)
+
+
+def test_parameters_of_the_residual_network_grow_with_the_logarithm_of_the_size() -> None:
+    settings: dict[str, Any] = RES | {"widths": [8]}
+    counts = [sum(p.numel() for p in ResDecoder(3, size, 1, **settings).parameters()) for size in (16, 32, 64, 128)]
+    steps = [b - a for a, b in pairwise(counts)]
+    assert len(set(steps)) == 1
 
 
 def test_memory_format_does_not_change_the_numbers() -> None:
@@ -58,10 +84,11 @@ def test_memory_format_does_not_change_the_numbers() -> None:
     torch.testing.assert_close(encoder(image.to(memory_format=torch.channels_last)), expected)
 
 
-def vae(nlatent: Any, channels: int, image_size: int) -> VAE:
+def vae(nlatent: Any, channels: int, image_size: int, pair: str = "conv") -> VAE:
+    encoder, decoder, _ = PAIRS[pair]
     return VAE(
-        encoder=partial(ConvEncoder, **SMALL),
-        decoder=partial(ConvDecoder, output_bias=None, **SMALL),
+        encoder=encoder,
+        decoder=decoder,
         likelihood=Gaussian(0.5),
         prior=StandardNormal,
         nlatent=nlatent,
@@ -70,10 +97,11 @@ def vae(nlatent: Any, channels: int, image_size: int) -> VAE:
     )
 
 
+@pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("size", [28, 64])
-def test_every_parameter_receives_a_gradient(size: int) -> None:
+def test_every_parameter_receives_a_gradient(size: int, pair: str) -> None:
     torch.manual_seed(0)
-    model, image = vae(3, 3, size), torch.rand(4, 3, size, size)
+    model, image = vae(3, 3, size, pair), torch.rand(4, 3, size, size)
     inference = model(image)
     (inference.generative.log_prob(image).mean() + inference.posterior.mean.mean()).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
