@@ -21,7 +21,7 @@ class Digits(ImageData):
         settings: those of `ImageData`.
     """
 
-    def __init__(self, *, nval: int, ntest: int, **settings: int) -> None:
+    def __init__(self, *, nval: int, ntest: int, **settings: Any) -> None:
         super().__init__(**settings)
         self.nval = nval
         self.ntest = ntest
