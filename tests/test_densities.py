@@ -130,6 +130,14 @@ def test_the_tails_of_the_logistic_have_a_gradient(scale: float) -> None:
     assert (gradient[:128] < 0).all()
 
 
+def test_a_logistic_can_be_nearly_sure_of_black_and_still_allow_white() -> None:
+    """MNIST's background; with the location kept in [0, 1] it cost 450 nats an image after 300 batches."""
+    density = Logistic()(torch.tensor([-3.0, math.log(0.3)]).view(1, 2, 1, 1))
+    black, white = (density.log_prob(torch.full((1, 1, 1, 1), value)).item() for value in (0.0, 1.0))
+    assert black > math.log(0.95)
+    assert white > -8
+
+
 def test_bernoulli_refuses_grey_pixels() -> None:
     density = Bernoulli()(torch.zeros(1, 1, 2, 2))
     assert density.log_prob(torch.ones(1, 1, 2, 2)).item() == pytest.approx(-4 * math.log(2))

@@ -39,11 +39,11 @@ class BinaryPixels(Independent):
             ValueError: if a pixel is neither 0 nor 1. The cross-entropy of a grey pixel is the logarithm of no density:
                 its integral over [0, 1] isn't 1 (Loaiza-Ganem and Cunningham 2019, https://arxiv.org/abs/1907.06845).
         """
-        grey = value[(value != 0) & (value != 1)]
-        if len(grey):
+        binary = (value == 0) | (value == 1)
+        if not binary.all():
             raise ValueError(
-                f"likelihood=bernoulli is for pixels that are 0 or 1, not {grey[0]:.3g}; choose data=mnist_binary,"
-                " data.binarize=dynamic or static, or likelihood=logistic for grey images."
+                f"likelihood=bernoulli is for pixels that are 0 or 1, not {value[~binary][0]:.3g}; choose"
+                " data=mnist_binary, data.binarize=dynamic or static, or likelihood=logistic for grey images."
             )
         return super().log_prob(value)
 
@@ -55,7 +55,7 @@ class LogisticLevels(Distribution):
 
     Args:
         log_weights: log-probabilities of the k components, which sum to 1 over the component dimension.
-        location: of each component, in [0, 1].
+        location: of each component; black is 0 and white 1, but it may lie outside.
         log_scale: log of each component's scale, in the same unit.
     """
 

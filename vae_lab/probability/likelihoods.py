@@ -97,7 +97,11 @@ class Bernoulli(Likelihood):
 
 
 class Logistic(Likelihood):
-    """One rounded logistic for each of the 256-level pixels: location sigmoid(first output), log scale the second."""
+    """One rounded logistic for each of the 256-level pixels: location 1/2 + first output / 2, log scale the second.
+
+    The location is free to leave [0, 1], as in Salimans et al. 2017, where -1 and 1 are black and white: only from
+    beyond black can a logistic that is wide enough to allow for white give black nearly all of the probability.
+    """
 
     params_per_channel = 2
     nlevels = TOP + 1
@@ -105,7 +109,7 @@ class Logistic(Likelihood):
     def forward(self, output: Float[Tensor, "batch params height width"]) -> LogisticLevels:
         """Return the probability of images of 256 levels."""
         location, log_scale = full_precision(output).unflatten(1, (2, 1, -1)).unbind(1)
-        return LogisticLevels(torch.zeros_like(location), torch.sigmoid(location), bounded_log_sigma(log_scale))
+        return LogisticLevels(torch.zeros_like(location), 0.5 + location / 2, bounded_log_sigma(log_scale))
 
 
 class LogisticMixture(Likelihood):
@@ -124,11 +128,11 @@ class LogisticMixture(Likelihood):
         self.ncomponents = ncomponents
         self.params_per_channel = 3 * ncomponents
         # equal components would receive equal gradients for ever: spread the locations over [0, 1]
-        spread = torch.linspace(0, 1, ncomponents + 2)[1:-1].logit()
+        spread = torch.linspace(0, 1, ncomponents + 2)[1:-1]
         self.register_buffer("spread", spread[:, None, None, None], persistent=False)
 
     def forward(self, output: Float[Tensor, "batch params height width"]) -> LogisticLevels:
         """Return the probability of images of 256 levels."""
         logits, location, log_scale = full_precision(output).unflatten(1, (3, self.ncomponents, -1)).unbind(1)
-        location = torch.sigmoid(location + self.spread)
+        location = self.spread + location / 2
         return LogisticLevels(logits.log_softmax(1), location, bounded_log_sigma(log_scale))
