@@ -24,13 +24,21 @@ GROUPS = (
 )
 FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
+NEEDS = {"likelihood=bernoulli": ["data.binarize=dynamic"]}
 TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_every=2")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_file_trains(path: Path, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert train(config(f"{path.parent.name}={path.stem}", *TINY))["steps"] == 2
+    choice = f"{path.parent.name}={path.stem}"
+    assert train(config(choice, *NEEDS.get(choice, []), *TINY))["steps"] == 2
+
+
+@pytest.mark.parametrize("choice", NEEDS)
+def test_what_a_file_needs_is_said_in_a_sentence(choice: str, config: Callable[..., DictConfig]) -> None:
+    with pytest.raises(ValueError, match=r"choose .*data\.binarize"):
+        train(config(choice, *TINY))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -4,74 +4,30 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
+from linear_gaussian import NLATENT, SIDE, VARIANCE, linear_gaussian_vae, marginal
 
 from vae_lab.data.sample import Sample
 from vae_lab.models.vae import VAE, Inference
-from vae_lab.probability.distributions import DiagonalNormal, IsotropicNormal
-from vae_lab.probability.likelihoods import Likelihood
+from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.objectives import ELBO
-from vae_lab.probability.priors import StandardNormal
 from vae_lab.tasks.vae import evaluation_metrics
-
-NLATENT, SIDE, VARIANCE = 3, 2, 0.3
-
-
-class Identity(Likelihood):
-    """A normal around the decoder's output itself, so that the whole model is linear and Gaussian."""
-
-    def forward(self, output: Tensor) -> IsotropicNormal:
-        return IsotropicNormal(output, VARIANCE)
-
-
-class Decoder(nn.Module):
-    """x = W z."""
-
-    def __init__(self, nin: int, image_size: int, nout: int) -> None:
-        super().__init__()
-        # orthogonal columns make the exact posterior diagonal
-        weight = torch.linalg.qr(torch.randn(nout * image_size**2, nin, generator=torch.Generator().manual_seed(1)))[0]
-        self.weight = nn.Parameter(weight * torch.tensor([2.0, 1.0, 0.5]))
-
-    def forward(self, z: Tensor) -> Tensor:
-        return (z @ self.weight.T).view(-1, 1, SIDE, SIDE)
-
-
-class Encoder(nn.Module):
-    """The exact posterior: precision I + W'W / variance, mean = precision^-1 W'x / variance."""
-
-    def __init__(self, nin: int, image_size: int, nout: int) -> None:
-        super().__init__()
-        self.weight = Decoder(nout // 2, image_size, nin).weight
-
-    def forward(self, image: Tensor) -> Tensor:
-        precision = 1 + self.weight.square().sum(0) / VARIANCE
-        mean = image.flatten(1) @ self.weight / VARIANCE / precision
-        return torch.cat([mean, -precision.log().expand_as(mean)], 1)
 
 
 @pytest.fixture
 def linear_gaussian() -> VAE:
-    return VAE(
-        encoder=Encoder, decoder=Decoder, likelihood=Identity(), prior=StandardNormal,
-        nlatent=NLATENT, channels=1, image_size=SIDE,
-    )  # fmt: skip
+    return linear_gaussian_vae()
 
 
 def test_elbo_with_the_exact_posterior_is_the_log_probability(linear_gaussian: VAE) -> None:
     torch.manual_seed(0)
-    weight = linear_gaussian.decoder.weight
-    assert isinstance(weight, Tensor)
-    marginal = MultivariateNormal(torch.zeros(SIDE**2), weight @ weight.T + VARIANCE * torch.eye(SIDE**2))
-    flat = marginal.sample((8,))
+    flat = marginal(linear_gaussian).sample((8,))
     image = flat.view(8, 1, SIDE, SIDE)
     posterior = linear_gaussian.posterior(image)
     z = posterior.sample((20_000,))
     joint = linear_gaussian.prior().log_prob(z) + torch.stack(
         [linear_gaussian.generative(part).log_prob(image) for part in z]
     )
-    exact = marginal.log_prob(flat)
+    exact = marginal(linear_gaussian).log_prob(flat)
     torch.testing.assert_close(joint - posterior.log_prob(z), exact.expand(20_000, 8), atol=1e-3, rtol=0)
     terms = [ELBO(1.0)(linear_gaussian, Sample(image, torch.zeros(8, dtype=torch.int64)), 0) for _ in range(4000)]
     mean = torch.stack([t.loss for t in terms]).mean(0)

@@ -49,10 +49,11 @@ def sample(model: "VAE", n: int, seed: int, batch_size: int = 64) -> "Float[Tens
     require_counts(n=n, batch_size=batch_size)
     model = model.double()
     latents = []
-    for i in range(n):
-        with seeded("generate", seed, i):
-            latents.append(model.prior().sample())
     with torch.no_grad():
+        prior = model.prior()
+        for i in range(n):
+            with seeded("generate", seed, i):
+                latents.append(prior.sample())
         return torch.cat([model.generative(z).mean for z in torch.stack(latents).split(batch_size)])
 
 

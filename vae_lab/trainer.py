@@ -18,7 +18,7 @@ def build(
     precision: str | int,
     devices: int | str,
     callbacks: list[Callback],
-    **settings: Any,  # noqa: ANN401
+    **settings: Any,
 ) -> Trainer:
     """Return a trainer that leaves counting to the task; its loggers are set once all else is known to be right.
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from vae_lab.data.images import Images
+from vae_lab.data.binarize import binarized
+from vae_lab.data.images import Images, scaled
 from vae_lab.data.sample import Sample
 from vae_lab.randomness import counter_seed
 
@@ -19,14 +20,18 @@ class Batches:
     The global batch with number b holds places b * size to (b + 1) * size of that stream, so every image occurs exactly
     once in each pass, every batch has the same size, and nothing but (seed, b) decides what is in it. As a loader it
     hands out itself, endlessly, since the task counts batches and asks for them by number.
+    With `redraw` the pixels are made zeros and ones by a draw of each batch's own.
     """
 
-    def __init__(self, images: Images, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, images: Images, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1, redraw: bool = False
+    ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.redraw = redraw
         self._passes: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator["Batches"]:
@@ -34,7 +39,11 @@ class Batches:
 
     def __getitem__(self, batch: int) -> Sample:
         """Return what this rank sees of global batch number `batch`."""
-        return self.images.__getitems__(self.indices(batch))
+        indices = self.indices(batch)
+        if not self.redraw:
+            return self.images.__getitems__(indices)
+        drawn = binarized(self.images.pixels(indices), self.seed, batch, self.rank)
+        return Sample(scaled(drawn), self.images.labels[indices])
 
     def state_dict(self) -> dict[str, int]:
         """Return nothing: the task knows where to go on; Lightning wants to ask."""

@@ -22,7 +22,7 @@ class Digits(ImageData):
         settings: those of `ImageData`.
     """
 
-    def __init__(self, *, nval: int, ntest: int, **settings: int) -> None:
+    def __init__(self, *, nval: int, ntest: int, **settings: Any) -> None:
         super().__init__(**settings)
         require_counts(data__nval=nval, data__ntest=ntest)
         self.nval = nval

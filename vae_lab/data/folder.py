@@ -4,6 +4,7 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int64
@@ -57,7 +58,7 @@ class Folder(ImageData):
         cache: str,
         archive: ZipArchive | None = None,
         download: bool = False,
-        **settings: int,
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
         _check_fractions(val_fraction, test_fraction)

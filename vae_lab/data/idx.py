@@ -4,6 +4,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torchvision.datasets import MNIST
@@ -28,7 +29,7 @@ class IdxImages(ImageData):
         settings: those of `ImageData`; images are resized where `image_size` is not 28.
     """
 
-    def __init__(self, *, dataset: Callable[..., MNIST], root: str, download: bool, nval: int, **settings: int) -> None:
+    def __init__(self, *, dataset: Callable[..., MNIST], root: str, download: bool, nval: int, **settings: Any) -> None:
         super().__init__(**settings)
         require_counts(data__nval=nval)
         self.dataset = dataset

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from vae_lab.data.sample import Sample
@@ -38,8 +38,7 @@ class Images:
 
     def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
         """Return the images at `indices` as floats in [0, 1], laid out channels-last."""
-        pixels = self.pixels(indices).to(torch.float32, memory_format=torch.channels_last)
-        return Sample(pixels.div_(255), self.labels[indices])
+        return Sample(scaled(self.pixels(indices)), self.labels[indices])
 
     def pixels(
         self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice
@@ -60,6 +59,13 @@ class Images:
             digest.update(self.pixels(slice(start, start + 4096)).contiguous().numpy().data)
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()
+
+
+def scaled(
+    pixels: UInt8[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Return stored pixels as floats in [0, 1], laid out channels-last."""
+    return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 class Parts(NamedTuple):

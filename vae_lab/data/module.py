@@ -6,6 +6,7 @@ from functools import cached_property
 from lightning import LightningDataModule
 
 from vae_lab.data.batches import Batches, OrderedBatches
+from vae_lab.data.binarize import WAYS, static_parts
 from vae_lab.data.images import Parts
 from vae_lab.errors import require_counts
 
@@ -20,10 +21,20 @@ class ImageData(LightningDataModule, ABC):
         eval_batch_size: images per validation or test batch.
         seed: decides the order of the training batches.
         split_seed: decides which image is in which part; its own key, so that runs with different seeds compare.
+        binarize: null keeps grey pixels; `static` makes them zeros and ones once, as `split_seed` says; `dynamic` draws
+            the training images anew each time they are seen, as `seed` says, and the other two parts once.
     """
 
     def __init__(
-        self, *, channels: int, image_size: int, batch_size: int, eval_batch_size: int, seed: int, split_seed: int
+        self,
+        *,
+        channels: int,
+        image_size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        split_seed: int,
+        binarize: str | None = None,
     ) -> None:
         super().__init__()
         require_counts(data__image_size=image_size, data__batch_size=batch_size, data__eval_batch_size=eval_batch_size)
@@ -32,12 +43,15 @@ class ImageData(LightningDataModule, ABC):
                 raise ValueError(f"data.{name} must be a whole number, not {value}.")
         if channels not in (1, 3):
             raise ValueError(f"data.channels must be 1 (grey) or 3 (colour), not {channels}.")
+        if binarize not in WAYS:
+            raise ValueError(f"data.binarize must be null, static or dynamic, not {binarize}.")
         self.channels = channels
         self.image_size = image_size
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.split_seed = split_seed
+        self.binarize = binarize
 
     @abstractmethod
     def load(self) -> Parts:
@@ -60,7 +74,8 @@ class ImageData(LightningDataModule, ABC):
                 f"data.batch_size={self.batch_size} is larger than the training part of {len(parts.train)} images;"
                 f" choose at most {len(parts.train)}."
             )
-        return parts
+        fixed = {None: (), "static": parts._fields, "dynamic": ("val", "test")}[self.binarize]
+        return static_parts(parts, *fixed, seed=self.split_seed)
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:
@@ -75,7 +90,8 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> Batches:
         """Return the training batches, sliced by rank."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return Batches(self.parts.train, self.batch_size, self.seed, rank=rank, world_size=world_size)
+        redraw = self.binarize == "dynamic"
+        return Batches(self.parts.train, self.batch_size, self.seed, rank=rank, world_size=world_size, redraw=redraw)
 
     def val_dataloader(self) -> OrderedBatches:
         """Return one pass over the validation part."""

@@ -1,5 +1,7 @@
 """Images made from a seed, for tests and benchmarks that want any size and no files."""
 
+from typing import Any
+
 import torch
 from torch.nn.functional import interpolate
 
@@ -15,7 +17,7 @@ class Blobs(ImageData):
         settings: those of `ImageData`.
     """
 
-    def __init__(self, *, nimages: int, **settings: int) -> None:
+    def __init__(self, *, nimages: int, **settings: Any) -> None:
         super().__init__(**settings)
         if nimages < 8:
             raise ValueError(f"data.nimages must be at least 8, not {nimages}.")

@@ -65,6 +65,7 @@ class VAE(nn.Module):
         self.decoder = decoder(nin=nlatent, image_size=image_size, nout=channels * likelihood.params_per_channel)
         self.likelihood = likelihood
         self.prior = prior(nlatent=nlatent)
+        self.prior.connect(self.posterior)
 
     def posterior(self, image: Float[Tensor, "batch channels height width"]) -> DiagonalNormal:
         """Return q(z | x) of each image."""

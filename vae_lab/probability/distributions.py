@@ -68,8 +68,16 @@ class DiagonalNormal(Distribution):
         noise = torch.randn(torch.Size(sample_shape) + self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
         return torch.addcmul(self.loc, self.stddev, noise)
 
-    def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape"]:
-        """Return the log-density of `value`, summed over the last dimension, in nats."""
+    def each_latent(self) -> "DiagonalNormal":
+        """Return the same numbers as a density for each entry of its own: batch [..., n], event [1]."""
+        return DiagonalNormal(self.loc[..., None], self.log_sigma[..., None])
+
+    def detached(self) -> "DiagonalNormal":
+        """Return the same density, through which no gradient flows."""
+        return DiagonalNormal(self.loc.detach(), self.log_sigma.detach())
+
+    def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*broadcast"]:
+        """Return the log-density of `value`, summed over the last dimension, in nats; batch shapes broadcast."""
         standard = (value - self.loc) * (-self.log_sigma).exp()
         return (-0.5 * standard.square() - self.log_sigma - 0.5 * math.log(2 * math.pi)).sum(-1)
 
@@ -83,6 +91,10 @@ class StandardNormal(DiagonalNormal):
     def expand(self, batch_shape: tuple[int, ...], _instance: None = None) -> "StandardNormal":
         """Return the same density for every entry of `batch_shape`."""
         return StandardNormal(self.loc.expand(torch.Size(batch_shape) + self.event_shape))
+
+    def each_latent(self) -> "StandardNormal":
+        """Return N(0, 1) for each entry: batch [..., n], event [1]."""
+        return StandardNormal(self.loc[..., None])
 
 
 @register_kl(DiagonalNormal, DiagonalNormal)

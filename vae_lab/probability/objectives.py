@@ -1,12 +1,17 @@
 """What training minimises, per image and in nats."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.probability.distributions import kl
+from vae_lab.errors import require_counts
+from vae_lab.probability.distributions import DiagonalNormal, kl
+from vae_lab.probability.importance import draw
+from vae_lab.probability.schedules import Schedule, value_at
 
 if TYPE_CHECKING:
     from vae_lab.data.sample import Sample
@@ -45,14 +50,141 @@ def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels heig
     return Terms(distortion + beta * rate, distortion, rate)
 
 
-class ELBO(Objective):
-    """Distortion plus `beta` times rate; at beta 1 the negative evidence lower bound."""
+def require_weights(**weights: float) -> None:
+    """Raise ValueError unless every number is finite and at least 0; `beta` stands for objective.beta."""
+    for name, value in weights.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"objective.{name} must be 0 or a positive number, not {value}.")
 
-    def __init__(self, beta: float) -> None:
-        if not 0 <= beta < float("inf"):
-            raise ValueError(f"objective.beta must be 0 or a positive number, not {beta}.")
+
+class ELBO(Objective):
+    """Distortion plus `beta` times rate; at beta 1 the negative evidence lower bound.
+
+    Args:
+        beta: a number, or a schedule of it.
+    """
+
+    def __init__(self, beta: float | Schedule) -> None:
+        if not isinstance(beta, Schedule):
+            require_weights(beta=beta)
         self.beta = beta
 
     def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
-        return elbo_terms(model(batch.image), batch.image, self.beta)
+        return elbo_terms(model(batch.image), batch.image, value_at(self.beta, step))
+
+
+class FreeBits(Objective):
+    """The negative ELBO in which a latent costs nothing more to leave unused below `free_nats`.
+
+    The loss counts max(free_nats, mean KL of the batch) for each latent: Kingma et al. 2016, "free bits",
+    https://arxiv.org/abs/1606.04934, with groups of one latent. At 0 it is the negative ELBO.
+    """
+
+    def __init__(self, free_nats: float) -> None:
+        require_weights(free_nats=free_nats)
+        self.free_nats = free_nats
+
+    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+        """Return the terms of each image of the batch.
+
+        Raises:
+            ValueError: if the prior does not treat latents independently.
+        """
+        q, z, generative, p = model(batch.image)
+        if not (isinstance(q, DiagonalNormal) and isinstance(p, DiagonalNormal)):
+            raise ValueError("objective=free_bits needs independent latents; choose prior=standard_normal.")
+        distortion = -generative.log_prob(batch.image)
+        rates = kl(q.each_latent(), p.each_latent(), z[..., None])
+        # the mean over images of what is counted is the paper's maximum, and each image keeps a loss of its own
+        counted = torch.where(rates.mean(0) > self.free_nats, rates, torch.full_like(rates, self.free_nats))
+        return Terms(distortion + counted.sum(1), distortion, rates.sum(1))
+
+
+class IWAE(Objective):
+    """The negative importance-weighted bound, -log 1/k sum w_i, with k = `nsamples` latents for each image.
+
+    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519; see `importance`. Distortion and rate are
+    those of the ELBO at the first latent, so that they compare with other objectives'.
+    """
+
+    def __init__(self, nsamples: int) -> None:
+        require_counts(objective__nsamples=nsamples)
+        self.nsamples = nsamples
+
+    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+        """Return the terms of each image of the batch."""
+        posterior = model.posterior(batch.image)
+        prior = model.prior(posterior)
+        draws = draw(model, posterior, prior, batch.image, self.nsamples)
+        log_weights = draws.log_likelihood + draws.log_prior - self.log_posterior(posterior, draws.z)
+        loss = self.minimised(draws.z, log_weights)
+        return Terms(loss, -draws.log_likelihood[0], kl(posterior, prior, draws.z[0]))
+
+    def log_posterior(self, posterior: DiagonalNormal, z: Float[Tensor, "k batch nlatent"]) -> Float[Tensor, "k batch"]:
+        """Return log q(z | x) of each draw."""
+        return posterior.log_prob(z)
+
+    def minimised(
+        self, z: Float[Tensor, "k batch nlatent"], log_weights: Float[Tensor, "k batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the negative bound of each image."""
+        return math.log(self.nsamples) - log_weights.logsumexp(0)
+
+
+class DReG(IWAE):
+    """IWAE's value, with a gradient for the encoder whose noise doesn't drown it as k grows.
+
+    With normalised weights v_i = w_i / sum w_j, IWAE's gradient is sum v_i d log w_i. What it gives the encoder is in
+    expectation sum v_i^2 (d log w_i / d z_i) (d z_i / d phi), without the derivative of log q by its own parameters:
+    Tucker, Lawson, Gu and Maddison 2019, https://arxiv.org/abs/1810.04152. So log q is taken with its parameters held,
+    and the gradient that comes back to z_i with the factor v_i gets it once more. The generative side keeps v_i.
+    """
+
+    def log_posterior(self, posterior: DiagonalNormal, z: Float[Tensor, "k batch nlatent"]) -> Float[Tensor, "k batch"]:
+        """Return log q(z | x) of each draw, which passes no gradient but through z."""
+        return posterior.detached().log_prob(z)
+
+    def minimised(
+        self, z: Float[Tensor, "k batch nlatent"], log_weights: Float[Tensor, "k batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the negative bound of each image, and square the weights of what z passes on."""
+        if z.requires_grad:
+            share = log_weights.detach().softmax(0)[..., None]
+            z.register_hook(lambda gradient: share * gradient)
+        return super().minimised(z, log_weights)
+
+
+class RAEL2(Objective):
+    """A plain autoencoder's distortion at the posterior mean z, with squared norms added; all weights 0 is plain.
+
+    loss = distortion + latent_weight / 2 |z|^2 + decoder_weight |theta|^2: Ghosh et al. 2020, section 3 (the L2
+    variant), https://arxiv.org/abs/1903.12436. No bound on log p(x): the posterior's sigma is never trained, so the
+    rate reported beside it, and whatever samples the posterior, mean little. Sample from a density fitted to the
+    latents, as `evaluation.samplers` does.
+    """
+
+    def __init__(self, latent_weight: float, decoder_weight: float) -> None:
+        require_weights(latent_weight=latent_weight, decoder_weight=decoder_weight)
+        self.latent_weight = latent_weight
+        self.decoder_weight = decoder_weight
+
+    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+        """Return the terms of each image of the batch; the rate is reported, not minimised."""
+        posterior = model.posterior(batch.image)
+        z = posterior.mean
+        distortion = -model.generative(z).log_prob(batch.image)
+        loss = distortion + self.latent_weight / 2 * z.square().sum(1)
+        if self.decoder_weight:
+            norms = [parameter.square().sum() for parameter in model.decoder.parameters()]
+            loss = loss + self.decoder_weight * torch.stack(norms).sum()
+        with torch.no_grad():
+            rate = kl(posterior, model.prior(posterior), z)
+        return Terms(loss, distortion, rate)
+
+
+class Autoencoder(RAEL2):
+    """The distortion at the posterior mean and nothing else: the baseline that a regularizer has to beat."""
+
+    def __init__(self) -> None:
+        super().__init__(latent_weight=0.0, decoder_weight=0.0)

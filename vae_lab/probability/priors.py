@@ -1,12 +1,14 @@
 """Priors p(z): modules that return a `Distribution` over latents."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
+from vae_lab.errors import require_counts
 from vae_lab.probability import distributions
 
 
@@ -16,6 +18,9 @@ class Prior(nn.Module, ABC):
     def __init__(self, nlatent: int) -> None:
         super().__init__()
         self.nlatent = nlatent
+
+    def connect(self, encode: Callable[[Tensor], Distribution]) -> None:
+        """Take note of the model's q(z | x); called once, by the model, for priors that are made of it."""
 
     @abstractmethod
     def forward(self, posterior: Distribution | None = None) -> Distribution:
@@ -39,3 +44,43 @@ class StandardNormal(Prior):
     def forward(self, posterior: Distribution | None = None) -> distributions.StandardNormal:
         """Return N(0, I), which needs no batch shape of its own: it broadcasts."""
         return distributions.StandardNormal(self.zeros)
+
+
+class VampPrior(Prior):
+    """The mean of the posteriors of `ncomponents` images that are learned with the rest.
+
+    p(z) = 1/K sum q(z | u_k): Tomczak and Welling 2018, section 2.2, https://arxiv.org/abs/1705.07120. They keep the
+    pseudo-inputs u_k in [0, 1] by clamping; ours are sigmoids, whose gradient doesn't stop at the ends.
+
+    Args:
+        nlatent: length of the latent vector.
+        channels: image channels.
+        image_size: image height and width in pixels.
+        ncomponents: pseudo-inputs, K.
+        logit_mean: mean of the pseudo-inputs' logits at the start; the logit of the mean pixel is a good one.
+        logit_std: their standard deviation, which tells them apart.
+    """
+
+    def __init__(
+        self, nlatent: int, *, channels: int, image_size: int, ncomponents: int, logit_mean: float, logit_std: float
+    ) -> None:
+        super().__init__(nlatent)
+        require_counts(prior__ncomponents=ncomponents)
+        noise = torch.randn(ncomponents, channels, image_size, image_size)
+        self.logits = nn.Parameter(logit_mean + logit_std * noise)
+
+    def connect(self, encode: Callable[[Tensor], Distribution]) -> None:
+        """Take note of the model's q(z | x), of which the mixture is made."""
+        self.encode = encode
+
+    def forward(self, posterior: Distribution | None = None) -> MixtureSameFamily:
+        """Return the mixture, which broadcasts; its KL from a posterior is estimated at a draw."""
+        weights = Categorical(logits=self.logits.new_zeros(len(self.logits)), validate_args=False)
+        return MixtureSameFamily(weights, self.encode(torch.sigmoid(self.logits)), validate_args=False)
+
+
+def gaussian_mixture(
+    weights: Float[Tensor, " k"], means: Float[Tensor, "k nlatent"], covariances: Float[Tensor, "k nlatent nlatent"]
+) -> MixtureSameFamily:
+    """Return the mixture of normals with full covariances: a sampler to put in a trained prior's place."""
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))

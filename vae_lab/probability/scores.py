@@ -1,0 +1,84 @@
+"""How strange an image is to a model, in nats: higher is stranger. One number for each image."""
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vae_lab.errors import require_counts
+from vae_lab.probability.importance import draw
+from vae_lab.probability.objectives import elbo_terms
+
+if TYPE_CHECKING:
+    from vae_lab.models.vae import VAE
+
+Images = Float[Tensor, "batch channels height width"]
+Nats = Float[Tensor, " batch"]
+
+
+class Estimate(NamedTuple):
+    """An importance-sampling estimate for each image.
+
+    Attributes:
+        nll: estimate of -log p(x), too high by what the weights' spread costs, never too low in expectation; nats.
+        effective: effective sample size, (sum w)^2 / sum w^2, from 1 to the number of draws. Close to 1, one draw holds
+            all the weight and `nll` says more about the posterior than about the model.
+    """
+
+    nll: Float[Tensor, " batch"]
+    effective: Float[Tensor, " batch"]
+
+
+@torch.no_grad()
+def neg_elbo(model: "VAE", images: Images) -> Nats:
+    """Return the negative evidence lower bound of each image at one posterior sample."""
+    return elbo_terms(model(images), images).loss
+
+
+@torch.no_grad()
+def distortion(model: "VAE", images: Images) -> Nats:
+    """Return -log p(x | z) of each image at one posterior sample."""
+    return elbo_terms(model(images), images).distortion
+
+
+@torch.no_grad()
+def rate(model: "VAE", images: Images) -> Nats:
+    """Return KL(q(z | x) || p(z)) of each image, estimated at one posterior sample where it has no closed form."""
+    return elbo_terms(model(images), images).rate
+
+
+def iwae_nll(model: "VAE", images: Images, nsamples: int, chunk: int) -> Nats:
+    """Return the importance-sampling estimate of -log p(x) of each image; see `importance_estimate`."""
+    return importance_estimate(model, images, nsamples, chunk).nll
+
+
+@torch.no_grad()
+def importance_estimate(model: "VAE", images: Images, nsamples: int, chunk: int) -> Estimate:
+    """Return -log 1/k sum w_i of each image at k = `nsamples` draws, and how many of them count.
+
+    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, who report k = 5,000. Each image is encoded
+    once, and at most `chunk` latents are decoded at a time; the sums of weights run on from one chunk to the next.
+    """
+    require_counts(nsamples=nsamples, chunk=chunk)
+    prior = model.prior()
+    parts = [_estimate(model, prior, part, nsamples, max(1, chunk // len(part))) for part in images.split(chunk)]
+    return Estimate(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _estimate(model: "VAE", prior: Distribution, images: Images, nsamples: int, at_once: int) -> Estimate:
+    posterior = model.posterior(images)
+    log_sum = log_square_sum = images.new_full((len(images),), -math.inf)
+    for start in range(0, nsamples, at_once):
+        draws = draw(model, posterior, prior, images, min(at_once, nsamples - start))
+        log_weights = draws.log_likelihood + draws.log_prior - posterior.log_prob(draws.z)
+        log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
+        log_square_sum = torch.logaddexp(log_square_sum, (2 * log_weights).logsumexp(0))
+    return Estimate(math.log(nsamples) - log_sum, (2 * log_sum - log_square_sum).exp())
+
+
+def bits_per_dimension(nats: Float[Tensor, "*shape"], ndimensions: int) -> Float[Tensor, "*shape"]:
+    """Return nats per image as bits per pixel and channel; only probabilities have them, `likelihood.nlevels > 0`."""
+    return nats / (ndimensions * math.log(2))
