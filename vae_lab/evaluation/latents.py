@@ -21,7 +21,7 @@ def posterior_statistics(
     parts = [model.posterior(part) for part in images.split(250)]
     mean = torch.cat([part.mean for part in parts])
     log_sigma = torch.cat([part.log_sigma for part in parts])
-    alone = DiagonalNormal(mean[..., None], log_sigma[..., None])  # each latent as a density of its own
+    alone = DiagonalNormal(mean, log_sigma).each_latent()
     rates = kl(alone, StandardNormal(mean.new_zeros(1)), alone.mean)
     return mean.cpu(), rates.mean(0).cpu()
 
