@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from omegaconf import DictConfig
@@ -42,3 +43,12 @@ def test_while_testing_the_first_signal_ends_the_run(number: signal.Signals, con
             os.kill(os.getpid(), number)
     finally:
         stop.restore()
+
+
+def test_a_run_in_a_thread_leaves_the_signals_alone(config: Callable[..., DictConfig]) -> None:
+    before = [signal.getsignal(n) for n in SIGNALS]
+    _, task, trainer = build(config(), {})
+    stop = GracefulStop()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(stop.on_train_start, trainer, task).result()
+    assert [signal.getsignal(n) for n in SIGNALS] == before

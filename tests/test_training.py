@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from vae_lab.callbacks.signals import SIGNALS
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.training import train
 
@@ -169,6 +171,12 @@ def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, 
 def test_float16_is_refused(config: Compose) -> None:
     with pytest.raises(ValueError, match="bf16-mixed"):
         train(config("trainer.precision=16-mixed"))
+
+
+def test_a_run_leaves_the_signals_as_they_were(config: Compose) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    train(config())
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_bfloat16_trains(config: Compose) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 from types import FrameType
 
 from lightning import Callback, Trainer
@@ -11,7 +12,7 @@ from vae_lab.tasks.vae import VAETask
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class GracefulStop(Callback):
@@ -26,7 +27,7 @@ class GracefulStop(Callback):
     def __init__(self) -> None:
         self.received: int | None = None
         self._task: VAETask | None = None
-        self._previous: dict[int, object] = {}
+        self._previous = {number: signal.getsignal(number) for number in SIGNALS}  # before Lightning puts its own
 
     def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
         """Listen, for the sake of a checkpoint."""
@@ -38,14 +39,15 @@ class GracefulStop(Callback):
 
     def restore(self) -> None:
         """Give the signals back to whoever had them before."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
-        self._previous = {}
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def _listen(self, task: VAETask | None) -> None:
         self._task = task
-        for number in SIGNALS:
-            self._previous.setdefault(number, signal.signal(number, self._note))
+        if threading.current_thread() is threading.main_thread():  # Python lets no other one listen
+            for number in SIGNALS:
+                signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None or self._task is None:
