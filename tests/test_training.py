@@ -16,7 +16,7 @@ from PIL import Image
 
 from vae_lab.callbacks.signals import SIGNALS
 from vae_lab.errors import DataError, DivergedError
-from vae_lab.training import train
+from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]
 
@@ -171,6 +171,13 @@ def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, 
 def test_float16_is_refused(config: Compose) -> None:
     with pytest.raises(ValueError, match="bf16-mixed"):
         train(config("trainer.precision=16-mixed"))
+
+
+def test_a_number_that_is_none_is_not_left_out_of_a_mean(config: Compose) -> None:
+    """The metrics' default drops NaN and averages the rest, which would hide a diverged model."""
+    _, task, _ = build(config(), {})
+    task.means["neg_elbo"].update(torch.tensor([1.0, float("nan")]))
+    assert task.means["neg_elbo"].compute().isnan()
 
 
 def test_a_run_leaves_the_signals_as_they_were(config: Compose) -> None:

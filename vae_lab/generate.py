@@ -37,7 +37,7 @@ def sample(model: "VAE", n: int, seed: int, batch_size: int = 64) -> "Float[Tens
     """Return the mean images of `n` draws from the prior; image i depends on the seed and on i alone.
 
     The decoder runs in double precision: in single precision an image's last bits depend on how many are decoded beside
-    it, which shows in about one pixel of a million after rounding to 8 bits.
+    it, which shows in about ten pixels of a million after rounding to 8 bits.
 
     Raises:
         ValueError: if `n` or `batch_size` is below 1.

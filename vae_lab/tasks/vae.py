@@ -110,7 +110,6 @@ class VAETask(LightningModule):
 
     def step(self, batch: Sample, optimizer: Optimizer) -> Terms:
         """Take one step of the optimizer and return the batch's terms."""
-        torch.clear_autocast_cache()  # it would outlive the step, and keep the weights of before it
         reseed(self.device, "train", self.seed, self.batches_seen, self.global_rank)
         terms = self.objective(self.model, Sample(*(tensor.to(self.device) for tensor in batch)), self.batches_seen)
         optimizer.zero_grad()
