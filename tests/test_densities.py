@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.probability.discrete import TOP, log_level_probability
 from vae_lab.probability.distributions import (
     DiagonalNormal,
     IsotropicNormal,
+    MixtureOfDiagonalNormals,
     StandardNormal,
     bounded_log_sigma,
     kl,
@@ -288,3 +289,15 @@ def test_log_sigma_joins_smoothly() -> None:
     ends = torch.tensor([2 - 1e-9, 2 + 1e-9, -8 - 1e-9, -8 + 1e-9], dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(bounded_log_sigma(ends).sum(), ends)
     torch.testing.assert_close(slope, torch.ones_like(slope))
+
+
+@pytest.mark.parametrize("log_sigma", [-6.0, 0.0, 1.0])
+def test_the_mixture_of_diagonal_normals_is_torchs(log_sigma: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    loc, log_sigmas, z = (torch.randn(n, 4, generator=generator) for n in (7, 7, 50))
+    ours = MixtureOfDiagonalNormals(DiagonalNormal(loc, log_sigmas + log_sigma))
+    parts = Independent(Normal(loc.double(), (log_sigmas + log_sigma).double().exp()), 1)
+    theirs = MixtureSameFamily(Categorical(torch.ones(7)), parts)
+    value = (loc[:1] + z * log_sigmas[:1].exp()).view(5, 10, 4)
+    torch.testing.assert_close(ours.log_prob(value).double(), theirs.log_prob(value.double()), rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(ours.variance.double(), theirs.variance)

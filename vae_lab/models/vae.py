@@ -24,10 +24,17 @@ from vae_lab.probability.priors import Prior
 
 
 class Inference(NamedTuple):
-    """One pass through the model: the three distributions and the latents drawn on the way."""
+    """One pass through the model: the latents drawn on the way and the three distributions that speak of them.
 
-    posterior: Distribution
-    z: Float[Tensor, "batch nlatent"]
+    Attributes:
+        posterior: what z was drawn from; its log_prob of z is log q(z | x).
+        z: the latents, with the shape of the draw before the batch.
+        generative: p(x | z), with one batch dimension in which all draws of the batch lie flat.
+        prior: its log_prob of z is log p(z).
+    """
+
+    posterior: DiagonalNormal
+    z: Float[Tensor, "*shape batch nlatent"]
     generative: Distribution
     prior: Distribution
 
@@ -78,6 +85,9 @@ class VAE(nn.Module):
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
         """Return the three distributions at one latent drawn for each image."""
-        posterior = self.posterior(image)
-        z = posterior.rsample()
-        return Inference(posterior, z, self.generative(z), self.prior(posterior))
+        return self.infer(self.posterior(image))
+
+    def infer(self, posterior: DiagonalNormal, shape: tuple[int, ...] = ()) -> Inference:
+        """Return the three distributions at `shape` latents drawn for each image, which is encoded already."""
+        z = posterior.rsample(shape)
+        return Inference(posterior, z, self.generative(z.flatten(0, -2)), self.prior(posterior))

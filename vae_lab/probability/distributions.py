@@ -110,6 +110,48 @@ def _kl_normal_standard(q: DiagonalNormal, _: StandardNormal) -> Tensor:
     return -0.5 * (1 + 2 * q.log_sigma - q.loc.square() - (2 * q.log_sigma).exp()).sum(-1)
 
 
+class MixtureOfDiagonalNormals(Distribution):
+    """Equally likely components, each a diagonal normal: batch [], event [n].
+
+    torch's MixtureSameFamily would spread every z over every component and latent; here the squared distances come out
+    of two matrix products, in double precision since large terms cancel in them.
+
+    Args:
+        components: k normals, batch [k].
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
+
+    def __init__(self, components: DiagonalNormal) -> None:
+        self.components = components
+        super().__init__(torch.Size(), components.event_shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, [n]."""
+        return self.components.mean.mean(0)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each latent, [n]: within the components plus between them."""
+        return self.components.variance.mean(0) + self.components.mean.var(0, correction=0)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
+        """Return draws, [sample_shape, n]."""
+        chosen = torch.randint(len(self.components.loc), tuple(sample_shape), device=self.components.loc.device)
+        return DiagonalNormal(self.components.loc[chosen], self.components.log_sigma[chosen]).rsample()
+
+    def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*shape"]:
+        """Return the log-density of `value`, in nats."""
+        z, mean, log_sigma = (t.double() for t in (value, self.components.loc, self.components.log_sigma))
+        precision = (-2 * log_sigma).exp()
+        squares = z.square() @ precision.T - 2 * z @ (precision * mean).T + (precision * mean.square()).sum(1)
+        constant = log_sigma.sum(1) + 0.5 * mean.shape[1] * math.log(2 * math.pi)
+        return ((-0.5 * squares - constant).logsumexp(-1) - math.log(len(mean))).to(value.dtype)
+
+
 class IsotropicNormal(Distribution):
     """Independent normals with one fixed variance over the pixels of an image: batch [...], event [C, H, W]."""
 
@@ -149,7 +191,7 @@ class IsotropicNormal(Distribution):
         return squares / (-2 * self.fixed_variance) - self.log_normalizer
 
 
-def kl(q: Distribution, p: Distribution, z: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+def kl(q: Distribution, p: Distribution, z: Float[Tensor, "*shape n"]) -> Float[Tensor, "*batch"]:
     """Return KL(q || p) in nats, in closed form where there is one, else estimated at `z`, drawn from q."""
     try:
         return kl_divergence(q, p)

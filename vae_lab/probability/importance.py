@@ -9,29 +9,30 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
+
+from vae_lab.probability.distributions import DiagonalNormal
 
 if TYPE_CHECKING:
-    from vae_lab.models.vae import VAE
+    from vae_lab.models.vae import VAE, Inference
 
 
 class Draws(NamedTuple):
-    """Latents and the two logarithms that the generative side gives them, in nats; first dimension: the draws."""
+    """Latents and the three logarithms that a model gives them, in nats; first dimension: the draws."""
 
-    z: Float[Tensor, "nsamples batch nlatent"]
+    inference: "Inference"
     log_likelihood: Float[Tensor, "nsamples batch"]
     log_prior: Float[Tensor, "nsamples batch"]
 
+    def log_weights(self, log_posterior: Float[Tensor, "nsamples batch"]) -> Float[Tensor, "nsamples batch"]:
+        """Return log w of each draw."""
+        return self.log_likelihood + self.log_prior - log_posterior
+
 
 def draw(
-    model: "VAE",
-    posterior: Distribution,
-    prior: Distribution,
-    image: Float[Tensor, "batch channels height width"],
-    nsamples: int,
+    model: "VAE", posterior: DiagonalNormal, image: Float[Tensor, "batch channels height width"], nsamples: int
 ) -> Draws:
     """Return `nsamples` latents of each image's posterior with log p(x | z) and log p(z); decodes them all at once."""
-    z = posterior.rsample((nsamples,))
+    inference = model.infer(posterior, (nsamples,))
     repeated = image.expand(nsamples, *image.shape).flatten(0, 1)
-    log_likelihood = model.generative(z.flatten(0, 1)).log_prob(repeated).unflatten(0, (nsamples, -1))
-    return Draws(z, log_likelihood, prior.log_prob(z))
+    log_likelihood = inference.generative.log_prob(repeated).unflatten(0, (nsamples, -1))
+    return Draws(inference, log_likelihood, inference.prior.log_prob(inference.z))

@@ -114,12 +114,12 @@ class IWAE(Objective):
 
     def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
-        posterior = model.posterior(batch.image)
-        prior = model.prior(posterior)
-        draws = draw(model, posterior, prior, batch.image, self.nsamples)
-        log_weights = draws.log_likelihood + draws.log_prior - self.log_posterior(posterior, draws.z)
-        loss = self.minimised(draws.z, log_weights)
-        return Terms(loss, -draws.log_likelihood[0], kl(posterior, prior, draws.z[0]))
+        draws = draw(model, model.posterior(batch.image), batch.image, self.nsamples)
+        posterior, z, _, prior = draws.inference
+        loss = self.minimised(z, draws.log_weights(self.log_posterior(posterior, z)))
+        with torch.no_grad():
+            rate = kl(posterior, prior, z).expand(z.shape[:-1])[0]
+        return Terms(loss, -draws.log_likelihood[0], rate)
 
     def log_posterior(self, posterior: DiagonalNormal, z: Float[Tensor, "k batch nlatent"]) -> Float[Tensor, "k batch"]:
         """Return log q(z | x) of each draw."""

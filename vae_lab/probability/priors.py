@@ -19,7 +19,7 @@ class Prior(nn.Module, ABC):
         super().__init__()
         self.nlatent = nlatent
 
-    def connect(self, encode: Callable[[Tensor], Distribution]) -> None:
+    def connect(self, encode: Callable[[Tensor], distributions.DiagonalNormal]) -> None:
         """Take note of the model's q(z | x); called once, by the model, for priors that are made of it."""
 
     @abstractmethod
@@ -69,14 +69,13 @@ class VampPrior(Prior):
         noise = torch.randn(ncomponents, channels, image_size, image_size)
         self.logits = nn.Parameter(logit_mean + logit_std * noise)
 
-    def connect(self, encode: Callable[[Tensor], Distribution]) -> None:
+    def connect(self, encode: Callable[[Tensor], distributions.DiagonalNormal]) -> None:
         """Take note of the model's q(z | x), of which the mixture is made."""
         self.encode = encode
 
-    def forward(self, posterior: Distribution | None = None) -> MixtureSameFamily:
+    def forward(self, posterior: Distribution | None = None) -> distributions.MixtureOfDiagonalNormals:
         """Return the mixture, which broadcasts; its KL from a posterior is estimated at a draw."""
-        weights = Categorical(logits=self.logits.new_zeros(len(self.logits)), validate_args=False)
-        return MixtureSameFamily(weights, self.encode(torch.sigmoid(self.logits)), validate_args=False)
+        return distributions.MixtureOfDiagonalNormals(self.encode(torch.sigmoid(self.logits)))
 
 
 def gaussian_mixture(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.distributions import Distribution
 
 from vae_lab.errors import require_counts
 from vae_lab.probability.importance import draw
@@ -63,17 +62,16 @@ def importance_estimate(model: "VAE", images: Images, nsamples: int, chunk: int)
     once, and at most `chunk` latents are decoded at a time; the sums of weights run on from one chunk to the next.
     """
     require_counts(nsamples=nsamples, chunk=chunk)
-    prior = model.prior()
-    parts = [_estimate(model, prior, part, nsamples, max(1, chunk // len(part))) for part in images.split(chunk)]
+    parts = [_estimate(model, part, nsamples, max(1, chunk // len(part))) for part in images.split(chunk)]
     return Estimate(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _estimate(model: "VAE", prior: Distribution, images: Images, nsamples: int, at_once: int) -> Estimate:
+def _estimate(model: "VAE", images: Images, nsamples: int, at_once: int) -> Estimate:
     posterior = model.posterior(images)
     log_sum = log_square_sum = images.new_full((len(images),), -math.inf)
     for start in range(0, nsamples, at_once):
-        draws = draw(model, posterior, prior, images, min(at_once, nsamples - start))
-        log_weights = draws.log_likelihood + draws.log_prior - posterior.log_prob(draws.z)
+        draws = draw(model, posterior, images, min(at_once, nsamples - start))
+        log_weights = draws.log_weights(draws.inference.posterior.log_prob(draws.inference.z))
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
         log_square_sum = torch.logaddexp(log_square_sum, (2 * log_weights).logsumexp(0))
     return Estimate(math.log(nsamples) - log_sum, (2 * log_sum - log_square_sum).exp())
