@@ -1,4 +1,4 @@
-"""`python -m vae_lab.generate run=<run folder> n=64 seed=0 out=<folder or .png>`: decode draws from the prior."""
+"""`python -m vae_lab.generate run=<run folder> n=64 seed=0 sampler=prior out=<folder or .png>`: decode new latents."""
 
 import logging
 from pathlib import Path
@@ -12,8 +12,9 @@ from vae_lab.errors import require_counts
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+    from torch.distributions import Distribution
 
-    from vae_lab.models.vae import VAE
+    from vae_lab.models.vae import LatentModel
 
 log = logging.getLogger(__name__)
 
@@ -22,22 +23,35 @@ log = logging.getLogger(__name__)
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
     from vae_lab.runs import load_model
+    from vae_lab.samplers import load_sampler
 
     run = Path(str(cfg.run)).expanduser()
     folder = run if run.is_dir() else run.parent.parent  # of a checkpoint file
     out = folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
-    images = sample(load_model(run, cfg.checkpoint), cfg.n, cfg.seed, cfg.batch_size)
+    require_counts(n=cfg.n, batch_size=cfg.batch_size)
+    model = load_model(run, cfg.checkpoint)
+    sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)
+    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, None if cfg.sampler == "prior" else sampler)
     save(images, out)
     log.info("%d images from %s in %s", len(images), run, out)
 
 
-def sample(model: "VAE", n: int, seed: int, batch_size: int = 64) -> "Float[Tensor, 'n channels height width']":
-    """Return the mean images of `n` draws from the prior; image i depends on the seed and on i alone.
+def sample(
+    model: "LatentModel", n: int, seed: int, batch_size: int = 64, sampler: "Distribution | None" = None
+) -> "Float[Tensor, 'n channels height width']":
+    """Return the mean images of `n` latents; image i depends on the seed and on i alone.
 
     The decoder runs in double precision: in single precision an image's last bits depend on how many are decoded beside
     it, which shows in about ten pixels of a million after rounding to 8 bits.
+
+    Args:
+        model: decodes; it is left in double precision.
+        n: number of images.
+        seed: of the latents.
+        batch_size: images decoded at once.
+        sampler: what the latents are drawn from; None is the model's prior.
 
     Raises:
         ValueError: if `n` or `batch_size` is below 1.
@@ -50,10 +64,10 @@ def sample(model: "VAE", n: int, seed: int, batch_size: int = 64) -> "Float[Tens
     model = model.double()
     latents = []
     with torch.no_grad():
-        prior = model.prior()
+        density = model.prior() if sampler is None else sampler
         for i in range(n):
             with seeded("generate", seed, i):
-                latents.append(prior.sample())
+                latents.append(density.sample().double())
         return torch.cat([model.generative(z).mean for z in torch.stack(latents).split(batch_size)])
 
 

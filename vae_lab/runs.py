@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from vae_lab.models.vae import VAE
+    from vae_lab.data.module import ImageData
+    from vae_lab.models.vae import LatentModel
+
+PARTS = ("train", "val", "test")
 
 
-def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str] = ()) -> "VAE":
+def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str] = ()) -> "LatentModel":
     """Return the trained model of a run folder, on the CPU and in evaluation mode; the data are not needed.
 
     Args:
@@ -37,7 +40,7 @@ def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str
     config = stored["hyper_parameters"]["model"]
     check_config(config, packaged_targets() | set(allow))
     with seeded("load"):  # fresh weights are drawn and thrown away; whoever calls keeps their random numbers
-        model: VAE = instantiate(config, _convert_="all")
+        model: LatentModel = instantiate(config, _convert_="all")
     prefix = "model."
     weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
     try:
@@ -45,6 +48,37 @@ def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str
     except RuntimeError as error:
         raise DataError(f"the weights in {run} do not fit the model that its config describes.") from error
     return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def load_data(run: str | Path, checkpoint: str = "best", *, root: str | None = None) -> "ImageData":
+    """Return the images that a run was trained on, as its config says.
+
+    Args:
+        run: the run folder, or a checkpoint file.
+        checkpoint: "best" or "last".
+        root: the folder that they lie in now; None looks where they were.
+
+    Raises:
+        DataError: if they are not there, or are not the same images in the same parts.
+        ValueError: if the stored config names a class that is not shipped, or `root` is given and the data have none.
+    """
+    from hydra.utils import instantiate
+
+    stored = load_checkpoint(run, checkpoint)
+    config: dict[str, Any] = stored["hyper_parameters"]["data"]
+    check_config(config, packaged_targets())
+    if root is not None:
+        if "root" not in config:
+            raise ValueError(f"data_root={root}: the images of this run come with a package; leave data_root out.")
+        config["root"] = root
+    data: ImageData = instantiate(config, _convert_="all")
+    if data.fingerprint != stored["data"]:
+        found, expected = (" + ".join(str(f[f"n{part}"]) for part in PARTS) for f in (data.fingerprint, stored["data"]))
+        raise DataError(
+            f"the images ({found}) are not those that {run} was trained on ({expected}), or not in the same parts; name"
+            " the folder that holds those with data_root=."
+        )
+    return data
 
 
 def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]:
@@ -85,7 +119,7 @@ def load_summary(run: str | Path) -> dict[str, Any]:
         raise DataError(f"there is no readable summary at {path.absolute()}.") from error
 
 
-def encode(model: "VAE", images: "Float[Tensor, 'n channels height width']") -> "Float[Tensor, 'n nlatent']":
+def encode(model: "LatentModel", images: "Float[Tensor, 'n channels height width']") -> "Float[Tensor, 'n nlatent']":
     """Return the posterior means of images with pixels in [0, 1]."""
     import torch
 

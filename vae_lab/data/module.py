@@ -62,8 +62,8 @@ class ImageData(LightningDataModule, ABC):
         """
 
     @cached_property
-    def parts(self) -> Parts:
-        """The three parts, loaded on first use.
+    def grey_parts(self) -> Parts:
+        """The three parts as they were decoded, before any binarization; loaded on first use.
 
         Raises:
             ValueError: if one batch is larger than the training part.
@@ -74,8 +74,13 @@ class ImageData(LightningDataModule, ABC):
                 f"data.batch_size={self.batch_size} is larger than the training part of {len(parts.train)} images;"
                 f" choose at most {len(parts.train)}."
             )
-        fixed = {None: (), "static": parts._fields, "dynamic": ("val", "test")}[self.binarize]
-        return static_parts(parts, *fixed, seed=self.split_seed)
+        return parts
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The three parts that the model sees."""
+        fixed = {None: (), "static": Parts._fields, "dynamic": ("val", "test")}[self.binarize]
+        return static_parts(self.grey_parts, *fixed, seed=self.split_seed)
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:

@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lab.models.vae import VAE
+from vae_lab.models.vae import LatentModel
 
 Image = Float[Tensor, "batch channels height width"]
 Grid = UInt8[Tensor, "3 gridheight gridwidth"]
@@ -27,7 +27,7 @@ def grid(images: Image, ncolumns: int) -> Grid:
 
 
 @torch.no_grad()
-def reconstructions(model: VAE, images: Image, ncolumns: int = 8) -> Grid:
+def reconstructions(model: LatentModel, images: Image, ncolumns: int = 8) -> Grid:
     """Return each row of images with the row of their reconstructions from the posterior mean under it."""
     decoded = model.generative(model.posterior(images).mean).mean
     rows = zip(images.split(ncolumns), decoded.split(ncolumns), strict=True)
@@ -35,13 +35,13 @@ def reconstructions(model: VAE, images: Image, ncolumns: int = 8) -> Grid:
 
 
 @torch.no_grad()
-def samples(model: VAE, nsamples: int, ncolumns: int = 8) -> Grid:
+def samples(model: LatentModel, nsamples: int, ncolumns: int = 8) -> Grid:
     """Return the mean images of latents drawn from the prior."""
     return grid(model.generative(model.prior().sample((nsamples,))).mean, ncolumns)
 
 
 @torch.no_grad()
-def traversals(model: VAE, image: Image, ndimensions: int = 12, ncolumns: int = 11, reach: float = 3.0) -> Grid:
+def traversals(model: LatentModel, image: Image, ndimensions: int = 12, ncolumns: int = 11, reach: float = 3.0) -> Grid:
     """Return one row for each latent, moved from -reach to reach while the others stay where the first image is.
 
     If there are more than `ndimensions` latents, those whose posterior means vary most over `image` are shown.

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.models.vae import VAE
+from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal, StandardNormal, kl
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def posterior_statistics(
-    model: VAE, images: Float[Tensor, "n channels height width"]
+    model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
     """Return the posterior means of the images and each latent's mean KL to N(0, 1) in nats, both on the CPU."""
     parts = [model.posterior(part) for part in images.split(250)]

@@ -10,6 +10,7 @@ shape of one pass, nlatent = n:
     generative(z)             p(x | z)        batch [B], event [C, H, W]
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -39,8 +40,46 @@ class Inference(NamedTuple):
     prior: Distribution
 
 
-class VAE(nn.Module):
-    """A prior, a posterior and a generative density.
+class LatentModel(nn.Module, ABC):
+    """The role: a prior, a posterior and a generative density over images.
+
+    Attributes:
+        nlatent: latents of an image, in all.
+        channels: image channels.
+        image_size: image height and width in pixels.
+        likelihood: makes a density of the decoder's output.
+        encoder: the network for images.
+        decoder: the network for latents.
+        prior: returns p(z); see `vae_lab.probability.priors.Prior.forward`.
+    """
+
+    nlatent: int
+    channels: int
+    image_size: int
+    likelihood: Likelihood
+    encoder: nn.Module
+    decoder: nn.Module
+    prior: Callable[..., Distribution]
+
+    @abstractmethod
+    def posterior(self, image: Float[Tensor, "batch channels height width"]) -> Distribution:
+        """Return q(z | x) of each image."""
+
+    @abstractmethod
+    def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
+        """Return p(x | z) of each latent vector."""
+
+    @abstractmethod
+    def infer(self, posterior: Distribution, shape: tuple[int, ...] = ()) -> Inference:
+        """Return the three distributions at `shape` latents drawn for each image, which is encoded already."""
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
+        """Return the three distributions at one latent drawn for each image."""
+        return self.infer(self.posterior(image))
+
+
+class VAE(LatentModel):
+    """Two networks, with one vector of latents between them.
 
     Args:
         encoder: called with (nin, image_size, nout), returns the network for images.
@@ -82,10 +121,6 @@ class VAE(nn.Module):
     def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
         """Return p(x | z) of each latent vector."""
         return self.likelihood(self.decoder(z))
-
-    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
-        """Return the three distributions at one latent drawn for each image."""
-        return self.infer(self.posterior(image))
 
     def infer(self, posterior: DiagonalNormal, shape: tuple[int, ...] = ()) -> Inference:
         """Return the three distributions at `shape` latents drawn for each image, which is encoded already."""

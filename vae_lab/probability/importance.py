@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
-
-from vae_lab.probability.distributions import DiagonalNormal
+from torch.distributions import Distribution
 
 if TYPE_CHECKING:
-    from vae_lab.models.vae import VAE, Inference
+    from vae_lab.models.vae import Inference, LatentModel
 
 
 class Draws(NamedTuple):
@@ -29,7 +28,7 @@ class Draws(NamedTuple):
 
 
 def draw(
-    model: "VAE", posterior: DiagonalNormal, image: Float[Tensor, "batch channels height width"], nsamples: int
+    model: "LatentModel", posterior: Distribution, image: Float[Tensor, "batch channels height width"], nsamples: int
 ) -> Draws:
     """Return `nsamples` latents of each image's posterior with log p(x | z) and log p(z); decodes them all at once."""
     inference = model.infer(posterior, (nsamples,))

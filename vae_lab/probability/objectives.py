@@ -15,7 +15,7 @@ from vae_lab.probability.schedules import Schedule, value_at
 
 if TYPE_CHECKING:
     from vae_lab.data.sample import Sample
-    from vae_lab.models.vae import VAE, Inference
+    from vae_lab.models.vae import Inference, LatentModel
 
 
 class Terms(NamedTuple):
@@ -36,7 +36,7 @@ class Objective(ABC):
     """A bound or loss: a plain object called with the model, the batch and the number of batches seen."""
 
     @abstractmethod
-    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+    def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
 
 
@@ -69,7 +69,7 @@ class ELBO(Objective):
             require_weights(beta=beta)
         self.beta = beta
 
-    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+    def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
         return elbo_terms(model(batch.image), batch.image, value_at(self.beta, step))
 
@@ -85,7 +85,7 @@ class FreeBits(Objective):
         require_weights(free_nats=free_nats)
         self.free_nats = free_nats
 
-    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+    def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch.
 
         Raises:
@@ -112,7 +112,7 @@ class IWAE(Objective):
         require_counts(objective__nsamples=nsamples)
         self.nsamples = nsamples
 
-    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+    def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
         draws = draw(model, model.posterior(batch.image), batch.image, self.nsamples)
         posterior, z, _, prior = draws.inference
@@ -142,7 +142,14 @@ class DReG(IWAE):
     """
 
     def log_posterior(self, posterior: DiagonalNormal, z: Float[Tensor, "k batch nlatent"]) -> Float[Tensor, "k batch"]:
-        """Return log q(z | x) of each draw, which passes no gradient but through z."""
+        """Return log q(z | x) of each draw, which passes no gradient but through z.
+
+        Raises:
+            ValueError: if the posterior has a draw's dimension: then some latents depend on others that were drawn, and
+                holding its parameters would cut that path too.
+        """
+        if posterior.batch_shape == z.shape[:-1]:
+            raise ValueError("objective=dreg needs a model with one vector of latents; choose objective=iwae.")
         return posterior.detached().log_prob(z)
 
     def minimised(
@@ -169,7 +176,7 @@ class RAEL2(Objective):
         self.latent_weight = latent_weight
         self.decoder_weight = decoder_weight
 
-    def __call__(self, model: "VAE", batch: "Sample", step: int) -> Terms:
+    def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch; the rate is reported, not minimised."""
         posterior = model.posterior(batch.image)
         z = posterior.mean

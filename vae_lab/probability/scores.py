@@ -12,7 +12,7 @@ from vae_lab.probability.importance import draw
 from vae_lab.probability.objectives import elbo_terms
 
 if TYPE_CHECKING:
-    from vae_lab.models.vae import VAE
+    from vae_lab.models.vae import LatentModel
 
 Images = Float[Tensor, "batch channels height width"]
 Nats = Float[Tensor, " batch"]
@@ -32,30 +32,30 @@ class Estimate(NamedTuple):
 
 
 @torch.no_grad()
-def neg_elbo(model: "VAE", images: Images) -> Nats:
+def neg_elbo(model: "LatentModel", images: Images) -> Nats:
     """Return the negative evidence lower bound of each image at one posterior sample."""
     return elbo_terms(model(images), images).loss
 
 
 @torch.no_grad()
-def distortion(model: "VAE", images: Images) -> Nats:
+def distortion(model: "LatentModel", images: Images) -> Nats:
     """Return -log p(x | z) of each image at one posterior sample."""
     return elbo_terms(model(images), images).distortion
 
 
 @torch.no_grad()
-def rate(model: "VAE", images: Images) -> Nats:
+def rate(model: "LatentModel", images: Images) -> Nats:
     """Return KL(q(z | x) || p(z)) of each image, estimated at one posterior sample where it has no closed form."""
     return elbo_terms(model(images), images).rate
 
 
-def iwae_nll(model: "VAE", images: Images, nsamples: int, chunk: int) -> Nats:
+def iwae_nll(model: "LatentModel", images: Images, nsamples: int, chunk: int) -> Nats:
     """Return the importance-sampling estimate of -log p(x) of each image; see `importance_estimate`."""
     return importance_estimate(model, images, nsamples, chunk).nll
 
 
 @torch.no_grad()
-def importance_estimate(model: "VAE", images: Images, nsamples: int, chunk: int) -> Estimate:
+def importance_estimate(model: "LatentModel", images: Images, nsamples: int, chunk: int) -> Estimate:
     """Return -log 1/k sum w_i of each image at k = `nsamples` draws, and how many of them count.
 
     Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, who report k = 5,000. Each image is encoded
@@ -66,7 +66,7 @@ def importance_estimate(model: "VAE", images: Images, nsamples: int, chunk: int)
     return Estimate(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _estimate(model: "VAE", images: Images, nsamples: int, at_once: int) -> Estimate:
+def _estimate(model: "LatentModel", images: Images, nsamples: int, at_once: int) -> Estimate:
     posterior = model.posterior(images)
     log_sum = log_square_sum = images.new_full((len(images),), -math.inf)
     for start in range(0, nsamples, at_once):

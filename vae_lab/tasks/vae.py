@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from vae_lab.data.batches import Batches
 from vae_lab.data.sample import Sample
 from vae_lab.errors import DivergedError, require_counts
-from vae_lab.models.vae import VAE, Inference
+from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.objectives import Objective, Terms, elbo_terms
 from vae_lab.randomness import reseed
 
@@ -55,7 +55,7 @@ class VAETask(LightningModule):
     def __init__(
         self,
         *,
-        model: VAE,
+        model: LatentModel,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[[Optimizer], LRScheduler] | None,

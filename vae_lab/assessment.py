@@ -1,0 +1,258 @@
+"""A run evaluated: the numbers of docs/evaluation.md and a page that shows them; what the command calls."""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vae_lab.data.images import Images, Parts
+from vae_lab.errors import require_counts
+from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
+from vae_lab.evaluation.features import Extractor, features_of
+from vae_lab.evaluation.latents import active_units, elbo_surgery
+from vae_lab.evaluation.memorisation import Memorisation, memorisation
+from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, reconstruct
+from vae_lab.evaluation.spectra import band_ratios
+from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
+from vae_lab.extractors import load_extractor
+from vae_lab.files import write_whole
+from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.page import Page, render
+from vae_lab.probability.scores import bits_per_dimension
+from vae_lab.progress import track
+from vae_lab.provenance import device_name, versions
+from vae_lab.runs import PARTS, load_data, load_model
+from vae_lab.samplers import fit_mixture
+
+log = logging.getLogger(__name__)
+
+ACTIVE = 0.01
+"""Variance of its posterior mean from which on a latent counts as active."""
+
+NCODES, NDRAWS = 10_000, 2000
+"""Posteriors in the aggregate one, and draws from it, for the mutual information."""
+
+Pixels = Float[Tensor, "n channels height width"]
+
+
+class Sizes(NamedTuple):
+    """How much is computed where nothing was said."""
+
+    nsamples: int
+    nll_images: int
+    ngenerated: int
+
+
+CPU, GPU = Sizes(200, 500, 2000), Sizes(5000, 10**9, 10_000)
+
+
+def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
+           features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
+           chunk: int, **settings: int) -> dict[str, Any]:  # fmt: skip
+    """Return what docs/evaluation.md lists, and write it to `folder` as evaluation.json and evaluation.html.
+
+    Args:
+        run: a run folder, or a checkpoint file.
+        folder: for the two files.
+        split: the part to evaluate on.
+        checkpoint: "best" or "last".
+        root: where the images lie now, or None.
+        seed: of every draw.
+        device: "auto", or torch's name.
+        features: which extractor; see `load_extractor`.
+        nsamples: latents for each image in the likelihood; None chooses by device, as for the next two.
+        nll_images: images that get so many.
+        ngenerated: images for each sampler.
+        nbound: latents for each image in the bound that carries the likelihood over to the others.
+        chunk: latents decoded at once.
+        settings: of the comparisons, as in conf/evaluate.yaml.
+
+    Raises:
+        ValueError: if a setting is wrong.
+        DataError: if the run or its images cannot be read.
+    """
+    started = time.perf_counter()
+    if split not in PARTS:
+        raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split}.")
+    require_counts(nbound=nbound, chunk=chunk, **settings)
+    where = chosen_device(device)
+    model, data = load_model(run, checkpoint).to(where), load_data(run, checkpoint, root=root)
+    images: Images = getattr(data.parts, split)
+    sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images))
+    extractor = load_extractor(features, data.grey_parts.train).to(where)
+    likelihood = set_likelihood(
+        model, images, nsamples=sizes.nsamples, nimages=sizes.nll_images, nbound=nbound, chunk=chunk, seed=seed,
+        track=track,
+    )  # fmt: skip
+    reconstruction = reconstruct(model, images)
+    reference = every_pixel(getattr(data.grey_parts, split))
+    sets = {"real": real_set(data.grey_parts, split, sizes.ngenerated)}
+    sets |= generated_sets(model, data.parts.train, run, checkpoint, sizes.ngenerated, seed)
+    copies = copied(sets, data.grey_parts.train, seed, settings)
+    protocol = {
+        "run": run.name, "checkpoint": checkpoint, "split": split, "nimages": len(images), "seed": seed,
+        "features": extractor.key, "nbound": nbound, "device": device_name(where), "versions": versions(),
+    }  # fmt: skip
+    result = {
+        "protocol": protocol | sizes._asdict() | settings,
+        "likelihood": likelihood_table(model, likelihood),
+        "latents": latents_table(model, reconstruction, seed),
+        "reconstruction": reconstruction.metrics,
+        "samples": compared(sets, reference, extractor, seed, settings),
+        "memorisation": {name: memorisation_table(found) for name, found in copies.items()},
+        "blur": {
+            name: band_ratios(some, reference)
+            for name, some in ({"reconstructions": reconstruction.decoded} | sets).items()
+        },
+        "seconds": time.perf_counter() - started,
+    }
+    write_whole(folder / "evaluation.json", json.dumps(result, indent=2).encode())
+    page = Page(result, reference, every_pixel(images, 32), reconstruction, sets, copies, data.grey_parts.train, likelihood)
+    write_whole(folder / "evaluation.html", render(page).encode())
+    return result
+
+
+def chosen_device(device: str) -> torch.device:
+    """Return the device asked for; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: if torch knows none of that name.
+    """
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        return torch.empty(0, device=chosen).device
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"device={device} cannot be used here; choose auto or cpu.") from error
+
+
+def chosen_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int) -> Sizes:
+    """Return how much is computed, None standing for the device's usual, and say so."""
+    usual = CPU if where.type == "cpu" else GPU
+    sizes = Sizes(*(default if given is None else given for given, default in zip(asked, usual, strict=True)))
+    sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages))
+    require_counts(**sizes._asdict())
+    line = "%s: -log p(x) of %d of %d images with %d samples each, %d images per sampler"
+    log.info(line, device_name(where), sizes.nll_images, nimages, sizes.nsamples, sizes.ngenerated)
+    if sizes != GPU._replace(nll_images=nimages):
+        log.info("the full protocol is nsamples=5000 nll_images=%d ngenerated=10000", nimages)
+    return sizes
+
+
+def real_set(parts: Parts, split: str, n: int) -> Pixels:
+    """Return up to `n` real images that are not in the split: unseen ones, if it is not the training part."""
+    return every_pixel(parts.val if split != "val" else parts.test, n)
+
+
+def generated_sets(
+    model: LatentModel, training: Images, run: Path, checkpoint: str, n: int, seed: int
+) -> dict[str, Pixels]:
+    """Return images by each sampler: posteriors of training images, the mixture fitted to those, and the prior."""
+    samplers = {"posterior": training}
+    if isinstance(model, VAE):
+        samplers["gmm"] = fit_mixture(run, model, training, checkpoint=checkpoint)
+    samplers["prior"] = model.prior()
+    return {name: generate(model, one, n, name=name, seed=seed) for name, one in track(list(samplers.items()), "samples")}
+
+
+def compared(
+    sets: dict[str, Pixels], reference: Pixels, extractor: Extractor, seed: int, settings: dict[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Return the distances of each set from the reference; keys of those that depend on the extractor name it."""
+    real = vectors(extractor, reference)
+    table: dict[str, dict[str, Any]] = {}
+    for name, images in track(list(sets.items()), "comparisons"):
+        found = vectors(extractor, images)
+        kid = kernel_interval(real, found, nblocks=settings["nblocks"])
+        fid = frechet_interval(real, found, nreplicates=settings["nreplicates"], seed=seed)
+        overlap = manifold(real, found, settings["k"])
+        table[name] = {
+            "nimages": len(found),
+            "nreference": len(real),
+            f"kid_{extractor.key}": kid._asdict(),
+            f"fid_{extractor.key}": fid._asdict(),
+        } | {f"{key}_{extractor.key}": value for key, value in overlap._asdict().items()}
+    return table
+
+
+def vectors(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"]:
+    """Return the extractor's vectors of images on the CPU."""
+    device = next(extractor.parameters()).device
+    return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
+
+
+def copied(
+    sets: dict[str, Pixels], training: Images, seed: int, settings: dict[str, int]
+) -> dict[str, Memorisation]:
+    """Return how near each set comes to the training images."""
+    rule = {key: settings[key] for key in ("nreference", "side")}
+    return {name: memorisation(some, training, seed=seed, **rule) for name, some in track(list(sets.items()), "copies")}
+
+
+def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:
+    """Return the likelihood section; bits only of probabilities."""
+    table: dict[str, Any] = {
+        name: getattr(found, name)._asdict() for name in ("iwae_nll", "neg_elbo", "distortion", "rate")
+    }
+    nlevels = model.likelihood.nlevels
+    bits = None
+    if nlevels:
+        dimensions = model.channels * model.image_size**2
+        bits = {
+            key: bits_per_dimension(torch.tensor(value), dimensions).item() for key, value in table["iwae_nll"].items()
+        }
+    return table | {
+        "likelihood": type(model.likelihood).__name__,
+        "nlevels": nlevels,
+        "bits_per_dimension": bits,
+        "effective_samples": {
+            "median": found.effective.median().item(),
+            "lowest_decile": found.effective.quantile(0.1).item(),
+        },
+    }
+
+
+def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[str, Any]:
+    """Return how the latents are used; the split of the rate needs posteriors that are one vector's."""
+    table: dict[str, Any] = {"nlatent": model.nlatent, "active_units": active_units(found.means, ACTIVE)}
+    if found.log_sigmas is None:
+        return table | {"mutual_information": None, "marginal_kl": None}
+    device = next(model.parameters()).device
+    codes = (values[:NCODES].to(device) for values in (found.means, found.log_sigmas))
+    surgery = elbo_surgery(*codes, model.prior(), ndraws=NDRAWS, seed=seed)
+    cap = torch.tensor(min(len(found.means), NCODES)).log().item()
+    return table | {
+        "mutual_information": surgery.mutual_information._asdict() | {"cap": cap},
+        "marginal_kl": surgery.marginal_kl._asdict(),
+    }
+
+
+def memorisation_table(found: Memorisation) -> dict[str, float]:
+    """Return the numbers of a memorisation check."""
+    return {key: value for key, value in found._asdict().items() if isinstance(value, float)}
+
+
+def headline(result: dict[str, Any]) -> list[str]:
+    """Return the lines that a command ends with."""
+    likelihood, protocol = result["likelihood"], result["protocol"]
+    nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
+    line = f"-log p(x) {nll['value']:.2f} +- {nll['standard_error']:.2f} nats ({protocol['nsamples']} samples)"
+    line += f", ELBO bound {elbo['value']:.2f}"
+    if likelihood["bits_per_dimension"]:
+        line += f", {likelihood['bits_per_dimension']['value']:.3f} bits per dimension"
+    lines = [line]
+    key = protocol["features"]
+    for name, row in result["samples"].items():
+        kid, fid, copies = row[f"kid_{key}"], row[f"fid_{key}"], result["memorisation"][name]
+        lines.append(
+            f"{name:9} {row['nimages']} images: KID_{key} x 1000 {1000 * kid['value']:.2f}"
+            f" ({1000 * kid['low']:.2f} to {1000 * kid['high']:.2f}), FID_{key} {fid['value']:.2f}"
+            f" ({fid['low']:.2f} to {fid['high']:.2f}), near copies {100 * copies['share']:.1f} %"
+        )
+    return lines
+
+

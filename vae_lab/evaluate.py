@@ -1,0 +1,28 @@
+"""`python -m vae_lab.evaluate run=<run folder> [split=test] [nsamples=5000]`: what a trained model is worth."""
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.commands import command
+
+log = logging.getLogger(__name__)
+
+
+@command("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Write evaluation.json and evaluation.html."""
+    from vae_lab.assessment import assess, headline  # torch and Lightning take seconds
+
+    settings: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    run, data, out = Path(str(settings.pop("run"))).expanduser(), settings.pop("data"), settings.pop("out")
+    folder = (run if run.is_dir() else run.parent.parent) if out is None else Path(str(out)).expanduser()
+    result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    for line in headline(result):
+        log.info("%s", line)
+    log.info("%s and %s", folder / "evaluation.json", folder / "evaluation.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Passes of whole sets through a model, a batch at a time, on the model's device; results on the CPU."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributions import Distribution
+
+from vae_lab.data.images import Images
+from vae_lab.evaluation.reconstruction import reconstruction_metrics
+from vae_lab.models.vae import LatentModel
+from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.randomness import seeded
+
+BATCH = 500
+
+Pixels = Float[Tensor, "n channels height width"]
+
+
+class Reconstruction(NamedTuple):
+    """What is left of a set after encoding and decoding.
+
+    Attributes:
+        decoded: mean images of the posterior means.
+        means: posterior means.
+        log_sigmas: posterior log sigmas; None where latents depend on each other.
+        metrics: mse, psnr and ssim; see `reconstruction_metrics`.
+    """
+
+    decoded: Pixels
+    means: Float[Tensor, "n nlatent"]
+    log_sigmas: Float[Tensor, "n nlatent"] | None
+    metrics: dict[str, float]
+
+
+@torch.no_grad()
+def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
+    """Return every image's posterior and its reconstruction."""
+    metrics = reconstruction_metrics(model.image_size)
+    decoded, means, log_sigmas = [], [], []
+    for image in batches(images, device_of(model)):
+        posterior = model.posterior(image)
+        mean = posterior.mean
+        decoded.append(model.generative(mean).mean.cpu())
+        means.append(mean.cpu())
+        if isinstance(posterior, DiagonalNormal):
+            log_sigmas.append(posterior.log_sigma.cpu())
+        metrics.update(decoded[-1], image.cpu())
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    return Reconstruction(torch.cat(decoded), torch.cat(means), torch.cat(log_sigmas) if log_sigmas else None, values)
+
+
+@torch.no_grad()
+def generate(model: LatentModel, sampler: Distribution | Images, n: int, *, name: str, seed: int) -> Pixels:
+    """Return the mean images of `n` latents.
+
+    Args:
+        model: decodes.
+        sampler: a density over latents; or images, for latents of the posteriors of random ones among them.
+        n: number of images.
+        name: of the sampler, which decides the draws together with the seed.
+        seed: of the draws.
+    """
+    parts = []
+    for start in range(0, n, BATCH):
+        with seeded("evaluate", name, seed, start):
+            size = min(BATCH, n - start)
+            if isinstance(sampler, Images):
+                image = sampler.__getitems__(torch.randint(len(sampler), (size,))).image
+                z = model.posterior(image.to(device_of(model))).rsample()
+            else:
+                z = sampler.sample((size,))
+            parts.append(model.generative(z.to(device_of(model))).mean.cpu())
+    return torch.cat(parts)
+
+
+def batches(images: Images, device: torch.device) -> Iterator[Pixels]:
+    """Yield the images of a set as floats, in order."""
+    for rows in torch.arange(len(images)).split(BATCH):
+        yield images.__getitems__(rows).image.to(device)
+
+
+def every_pixel(images: Images, n: int | None = None) -> Pixels:
+    """Return the first `n` images of a set, or all, as floats on the CPU."""
+    return images.__getitems__(slice(n)).image
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Return where a model's parameters are."""
+    return next(model.parameters()).device

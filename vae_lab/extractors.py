@@ -1,0 +1,69 @@
+"""Which network describes images when sets of them are compared, and where a trained one is kept."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+
+from vae_lab.data.images import Images
+from vae_lab.evaluation.features import DigitClassifier, Extractor, RandomVGG, train_classifier
+from vae_lab.evaluation.inception import Inception, inception_weights
+from vae_lab.files import whole
+
+log = logging.getLogger(__name__)
+
+NAMES = ("auto", "digits", "vgg", "inception")
+TRAINING = {"nbatches": 500, "batch_size": 128, "learning_rate": 3e-3, "seed": 0}
+"""Of the classifier; one that was trained otherwise is another extractor."""
+
+
+def load_extractor(name: str, training: Images) -> Extractor:
+    """Return the extractor called `name`, trained on the images where it must be.
+
+    Args:
+        name: "inception", torchmetrics' own, whose weights must be on the disk; "digits", a classifier of the training
+            labels; "vgg", random convolutions; "auto": the first of these three that can be had.
+        training: the training part, grey.
+
+    Raises:
+        ValueError: if there is none of that name, or the images have no labels to classify.
+        DataError: if Inception's weights are asked for and not there.
+    """
+    if name not in NAMES:
+        raise ValueError(f"features={name}: there are {', '.join(NAMES)}.")
+    nchannels = training.pixels(slice(1)).shape[1]
+    if name == "inception" or (name == "auto" and inception_weights() is not None):
+        return Inception()
+    if name == "vgg" or (name == "auto" and int(training.labels.max()) < 1):
+        return RandomVGG(nchannels)
+    return trained_classifier(training)
+
+
+def trained_classifier(training: Images) -> DigitClassifier:
+    """Return the classifier of these images, from the cache if it was trained on exactly them before."""
+    path = cache_folder() / f"digits-{training.digest()}.pt"
+    nchannels, nclasses = training.pixels(slice(1)).shape[1], int(training.labels.max()) + 1
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        if stored["training"] == TRAINING:
+            model = DigitClassifier(nchannels, nclasses)
+            model.load_state_dict(stored["weights"])
+            return model.eval().requires_grad_(requires_grad=False)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # whatever a damaged file raises, training anew is the cure
+        log.warning("%s cannot be read (%s) and is made anew", path, type(error).__name__)
+    log.info("training the classifier whose features compare images: once for these images, kept in %s", path.parent)
+    model = train_classifier(training, **TRAINING)
+    try:
+        with whole(path) as temporary:
+            torch.save({"training": TRAINING, "weights": model.state_dict()}, temporary)
+    except OSError as error:
+        log.warning("the classifier cannot be kept in %s: %s", path.parent, error.strerror)
+    return model
+
+
+def cache_folder() -> Path:
+    """Return where trained extractors are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_lab"

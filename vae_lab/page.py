@@ -1,0 +1,111 @@
+"""An evaluation as one HTML page that needs nothing but itself."""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxtyping import Float, UInt8
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from vae_lab.data.images import Images
+from vae_lab.evaluation.bounds import SetLikelihood
+from vae_lab.evaluation.figures import grid, paired
+from vae_lab.evaluation.memorisation import Memorisation, neighbour_panel
+from vae_lab.evaluation.passes import Reconstruction
+from vae_lab.evaluation.spectra import spectrum_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pixels = Float[Tensor, "n channels height width"]
+
+TITLES = {
+    "real": "real images, unseen",
+    "posterior": "posteriors of training images",
+    "gmm": "mixture fitted to them",
+    "prior": "prior",
+}
+
+
+class Page(NamedTuple):
+    """What a page is made of.
+
+    Attributes:
+        result: the content of evaluation.json.
+        reference: the images of the split, grey.
+        images: the first ones of them as the model sees them.
+        reconstruction: what came back.
+        sets: images by each sampler.
+        copies: how near each set comes to the training images.
+        training: those.
+        likelihood: of the split.
+    """
+
+    result: dict[str, Any]
+    reference: Pixels
+    images: Pixels
+    reconstruction: Reconstruction
+    sets: dict[str, Pixels]
+    copies: dict[str, Memorisation]
+    training: Images
+    likelihood: SetLikelihood
+
+
+def render(page: Page) -> str:
+    """Return the page's HTML."""
+    environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
+    generated = page.sets["prior"]
+    nearest = page.copies["prior"].distances.argsort()[:16]
+    pictures = {
+        "reconstructions": grid_picture(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8),
+        "neighbours": picture(neighbour_panel(generated[nearest], page.training, page.copies["prior"].indices[nearest])),
+        "spectra": plot(spectrum_figure({"held-out data": page.reference} | shown_spectra(page))),
+        "likelihood": plot(likelihood_figure(page.likelihood)),
+    }
+    samples = {name: grid_picture(images[:64], 8) for name, images in page.sets.items()}
+    template = environment.get_template("evaluation.html")
+    return template.render(result=page.result, titles=TITLES, pictures=pictures, samples=samples)
+
+
+def shown_spectra(page: Page) -> dict[str, Pixels]:
+    """Return the sets whose spectra are drawn beside the data's."""
+    return {"reconstructions": page.reconstruction.decoded, "samples from the prior": page.sets["prior"]}
+
+
+def likelihood_figure(likelihood: SetLikelihood) -> "Figure":
+    """Return a histogram of the estimates of single images."""
+    from matplotlib.figure import Figure  # takes half a second
+
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(likelihood.nll.numpy(), bins=min(40, max(5, len(likelihood.nll) // 10)), color="#3b6fb6")
+    axes.axvline(likelihood.nll.mean().item(), color="#c2452d")
+    axes.set(xlabel="-log p(x) [nats]", ylabel="images", title=f"{len(likelihood.nll)} images and their mean")
+    return figure
+
+
+def grid_picture(images: Pixels, ncolumns: int) -> Markup:
+    """Return images in rows as an HTML element."""
+    return picture(grid(images, ncolumns))
+
+
+def picture(image: UInt8[Tensor, "channels height width"]) -> Markup:
+    """Return an image as an HTML element that holds it."""
+    buffer = io.BytesIO()
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", optimize=True)
+    return element(buffer)
+
+
+def plot(figure: "Figure") -> Markup:
+    """Return a figure as an HTML element that holds it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return element(buffer)
+
+
+def element(buffer: io.BytesIO) -> Markup:
+    """Return PNG bytes as an HTML element."""
+    return Markup('<img alt="" src="data:image/png;base64,{}">').format(base64.b64encode(buffer.getvalue()).decode())

@@ -1,0 +1,28 @@
+"""How far long work has come: a bar where there is a terminal, a line now and then where there is none."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.progress import track as rich_track
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+LINE_EVERY = 10.0
+"""Seconds between two lines."""
+
+
+def track(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Yield the items and show how many are done."""
+    if sys.stdout.isatty():
+        yield from rich_track(items, what, transient=True)
+        return
+    next_line = time.monotonic() + LINE_EVERY
+    for done, item in enumerate(items):
+        if time.monotonic() > next_line:
+            log.info("%s: %d of %d", what, done, len(items))
+            next_line = time.monotonic() + LINE_EVERY
+        yield item

@@ -1,0 +1,92 @@
+"""Densities over z to generate from: the prior, or a Gaussian mixture fitted once to a run's posterior means.
+
+The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, so that generating needs the images once only.
+"""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.distributions import Distribution
+
+from vae_lab.data.images import Images
+from vae_lab.errors import DataError
+from vae_lab.evaluation.samplers import fitted_mixture
+from vae_lab.files import whole
+from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.probability.priors import gaussian_mixture
+from vae_lab.runs import encode, load_data
+
+log = logging.getLogger(__name__)
+
+NAMES = ("prior", "gmm")
+NCOMPONENTS = 10
+NFITTED = 20_000
+"""Training images, the first ones, that the mixture is fitted to: their order is a permutation already."""
+
+
+def load_sampler(
+    run: Path, model: LatentModel, name: str, *, checkpoint: str = "best", root: str | None = None
+) -> Distribution:
+    """Return the density over latents called `name`; a mixture is fitted, and kept, if the run has none yet.
+
+    Raises:
+        DataError: if the images are needed and not there.
+        ValueError: if there is no such sampler, or none for this model.
+    """
+    if name not in NAMES:
+        raise ValueError(f"sampler={name}: there are {' and '.join(NAMES)}.")
+    if name == "prior":
+        return model.prior()
+    check_mixture(model)
+    path = mixture_path(run, checkpoint)
+    if path.is_file():
+        return read_mixture(path)
+    log.info("fitting a mixture of %d normals to the training images' latents, kept in %s", NCOMPONENTS, path)
+    return fit_mixture(run, model, load_data(run, checkpoint, root=root).parts.train, checkpoint=checkpoint)
+
+
+def check_mixture(model: LatentModel) -> None:
+    """Raise ValueError if a mixture cannot be fitted to the model's latents."""
+    if not isinstance(model, VAE):
+        raise ValueError(
+            "sampler=gmm is for models with one vector of latents; a ladder has learned the density of its lower"
+            " groups: choose sampler=prior."
+        )
+
+
+def mixture_path(run: Path, checkpoint: str) -> Path:
+    """Return where a run keeps its mixture."""
+    folder = run if run.is_dir() else run.parent.parent
+    return folder / "samplers" / f"gmm-{run.stem if run.is_file() else checkpoint}.pt"
+
+
+def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
+    """Return the mixture fitted to the posterior means of training images, and store it in the run folder."""
+    means = [
+        encode(model, training.__getitems__(slice(i, min(i + 1000, NFITTED))).image)
+        for i in range(0, min(len(training), NFITTED), 1000)
+    ]
+    latents = torch.cat(means)
+    mixture = fitted_mixture(latents, min(NCOMPONENTS, len(latents)), seed=0)
+    parts = {
+        "weights": mixture.mixture_distribution.probs,  # pyright: ignore[reportAttributeAccessIssue]
+        "means": mixture.component_distribution.loc,  # pyright: ignore[reportAttributeAccessIssue]
+        "covariances": mixture.component_distribution.covariance_matrix,  # pyright: ignore[reportAttributeAccessIssue]
+    }
+    with whole(mixture_path(run, checkpoint)) as path:
+        torch.save(parts, path)
+    return mixture
+
+
+def read_mixture(path: Path) -> Distribution:
+    """Return a stored mixture.
+
+    Raises:
+        DataError: if the file is not one.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        return gaussian_mixture(stored["weights"], stored["means"], stored["covariances"])
+    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
+        raise DataError(f"{path.absolute()} is no mixture of vae_lab; delete it to fit a new one.") from error
