@@ -72,12 +72,13 @@ def test_a_set_is_at_no_distance_from_itself() -> None:
         assert frechet_distance(a.double(), moved) == pytest.approx(4 * d, rel=1e-6)
 
 
-@pytest.mark.parametrize("n", [80, 150, 900])
-def test_the_bootstrap_error_is_the_spread_over_fresh_sets(n: int) -> None:
-    """Fewer vectors than groups, groups of one or two, larger groups."""
-    fresh = [frechet_distance(normals(n, 4, 2 * i), normals(n, 4, 2 * i + 1, shift=1.0)) for i in range(120)]
+@pytest.mark.parametrize(("n", "d", "shift"), [(80, 4, 1.0), (150, 4, 1.0), (900, 4, 1.0), (900, 60, 0.2)])
+def test_the_resampled_error_is_the_spread_over_fresh_sets(n: int, d: int, shift: float) -> None:
+    """Fewer vectors than groups, groups of one or two, larger groups; a bias of more than the distance."""
+    fresh = [frechet_distance(normals(n, d, 2 * i), normals(n, d, 2 * i + 1, shift)) for i in range(60)]
     spread = torch.tensor(fresh).std().item()
-    found = [frechet_interval(normals(n, 4, 9000 + i), normals(n, 4, i, 1.0), nreplicates=40, seed=i) for i in range(6)]
+    sets = ((normals(n, d, 9000 + i), normals(n, d, i, shift)) for i in range(4))
+    found = [frechet_interval(a, b, nreplicates=30, seed=i) for i, (a, b) in enumerate(sets)]
     errors = torch.tensor([(interval.high - interval.value) / 1.96 for interval in found])
     assert errors.mean().item() == pytest.approx(spread, rel=0.25)
 
