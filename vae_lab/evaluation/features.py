@@ -120,9 +120,10 @@ class RandomVGG(Extractor):
     64x64 -> [3x3 convolution, ReLU] at 64, 32, 16, 8 with 32 maps each -> 4 * (32 means + 32 deviations)
 
     Naeem et al. 2020, https://arxiv.org/abs/2002.09797, found random embeddings useful far from ImageNet's images. Of
-    the designs tried on Monet's paintings, those with means and deviations of every stage ranked all degrees of blur,
-    noise, blocks, lost colour, repetition and foreign images, and were surest of the foreign ones. Still, content is
-    seen late: photos must be a tenth or more of 536 images before the kernel distance exceeds its error.
+    the designs tried on Monet's paintings, those with means and deviations of every stage and filters that were not
+    centred put all degrees of blur, noise, blocks, lost colour, repetition and foreign images in order. Content is seen
+    dimly: with a fifth of photos among 536 paintings the Frechet distance is four times that of paintings alone, while
+    the kernel distance stays within its error; noise of 0.1 multiplies the former by 70.
 
     Args:
         channels: of the images.
