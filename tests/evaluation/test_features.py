@@ -1,0 +1,172 @@
+"""Extractors on real digits and paintings: the worse the images, the larger the distance."""
+
+from collections.abc import Iterable
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torchvision.datasets import MNIST
+from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
+
+from vae_lab.data.images import Images, scaled
+from vae_lab.evaluation.features import DigitClassifier, Extractor, RandomVGG, features_of, train_classifier
+from vae_lab.evaluation.two_sample import frechet_distance, kernel_distance, kernel_interval
+
+EXTRACTORS = [RandomVGG(1), RandomVGG(3), DigitClassifier(1, 10).eval(), DigitClassifier(3, 4).eval()]
+
+
+def noise(images: Tensor) -> Tensor:
+    return torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+
+
+@cache
+def mnist(root: Path, *, train: bool) -> Images:
+    found = MNIST(root, train=train)
+    return Images(found.data[:, None], found.targets.long())
+
+
+@cache
+def trained(root: Path) -> DigitClassifier:
+    return train_classifier(mnist(root, train=True), nbatches=200, batch_size=64, learning_rate=0.01, seed=0)
+
+
+def small_digits() -> Images:
+    pixels, labels = load_digits(return_X_y=True)
+    return Images(torch.from_numpy(pixels * 15).byte().view(-1, 1, 8, 8), torch.from_numpy(labels).long())
+
+
+def accuracy(model: DigitClassifier, images: Images) -> float:
+    batch = images.__getitems__(slice(None))
+    with torch.no_grad():
+        return model.logits(batch.image).argmax(1).eq(batch.label).double().mean().item()
+
+
+@pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda extractor: extractor.key)
+@pytest.mark.parametrize("size", [8, 11, 28, 64])
+def test_an_extractor_describes_images_of_any_size(extractor: Extractor, size: int) -> None:
+    channels = next(extractor.parameters()).shape[1]
+    images = torch.rand(5, channels, size, size, generator=torch.Generator().manual_seed(0))
+    vectors = features_of(extractor, images, 2)
+    assert vectors.shape == (5, extractor.nfeatures)
+    assert vectors.dtype == torch.float32
+    assert vectors.isfinite().all()
+    assert not vectors.requires_grad
+    torch.testing.assert_close(vectors, features_of(extractor, images, 5), atol=1e-5, rtol=1e-4)
+
+
+def test_features_come_in_order_from_batches_of_any_size() -> None:
+    images = torch.rand(11, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def batches() -> Iterable[Tensor]:
+        yield from images.split([7, 1, 3])
+
+    whole = features_of(RandomVGG(1), images, 100)
+    torch.testing.assert_close(features_of(RandomVGG(1), batches(), 2), whole, atol=1e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="batch_size must be a whole number"):
+        features_of(RandomVGG(1), images, 0)
+
+
+def test_random_weights_are_always_the_same_and_draw_nothing() -> None:
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = RandomVGG(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    assert torch.equal(first(image), RandomVGG(3)(image))
+    assert not any(p.requires_grad for p in first.parameters())
+    assert first(image).mean().item() == pytest.approx(1.0617, abs=1e-3), "published numbers change with the weights"
+
+
+def test_training_depends_on_its_seed_alone() -> None:
+    images = small_digits()
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+
+    def weights(seed: int) -> Tensor:
+        model = train_classifier(images, nbatches=5, batch_size=16, learning_rate=0.01, seed=seed)
+        assert not model.training
+        assert not any(p.requires_grad for p in model.parameters())
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    first = weights(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    with torch.inference_mode():
+        again = weights(0)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, weights(1))
+
+
+def test_a_small_set_is_learnt_by_heart_and_beyond() -> None:
+    images = small_digits()
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    train, held_out = images.subset(rows[:1300]), images.subset(rows[1300:])
+    model = train_classifier(train, nbatches=120, batch_size=64, learning_rate=0.01, seed=0)
+    assert accuracy(model, train) > 0.99
+    assert accuracy(model, held_out) > 0.96
+
+
+def test_images_without_classes_are_refused() -> None:
+    images = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="no classes to tell apart; take RandomVGG"):
+        train_classifier(images, nbatches=1, batch_size=2, learning_rate=0.01, seed=0)
+    with pytest.raises(ValueError, match="nbatches must be a whole number"):
+        train_classifier(images, nbatches=0, batch_size=2, learning_rate=0.01, seed=0)
+
+
+def test_the_classifier_reads_held_out_digits(shared: Path) -> None:
+    assert accuracy(trained(shared), mnist(shared, train=False).subset(torch.arange(5000))) > 0.97
+
+
+def test_worse_digits_are_farther_from_real_ones(shared: Path) -> None:
+    model = trained(shared)
+    real, held_out = (mnist(shared, train=False).__getitems__(slice(s, s + 1000)).image for s in (0, 1000))
+    degrees = {
+        "noisy": [(held_out + sigma * noise(held_out)).clamp(0, 1) for sigma in (0.2, 0.4, 0.8)],
+        "blurred": [gaussian_blur(held_out, [9, 9], [sigma, sigma]) for sigma in (1.0, 2.0, 4.0)],
+        "shifted": [held_out.roll(pixels, 3) for pixels in (2, 4, 7)],
+    }
+    vectors = features_of(model, real, 250)
+    baseline = features_of(model, held_out, 250)
+    interval = kernel_interval(vectors, baseline, nblocks=10)
+    for name, images in degrees.items():
+        found = [baseline, *(features_of(model, worse, 250) for worse in images)]
+        for distance in (frechet_distance, kernel_distance):
+            ranks = [distance(vectors, each) for each in found]
+            assert all(low < high for low, high in pairwise(ranks)), (name, distance.__name__, ranks)
+        assert kernel_distance(vectors, found[1]) > interval.high
+
+
+@cache
+def paintings(folder: Path, pattern: str, n: int) -> Tensor:
+    files = sorted(folder.glob(pattern))[:n]
+    pixels = [pil_to_tensor(Image.open(file).convert("RGB").resize((64, 64))) for file in files]
+    return scaled(torch.stack(pixels)).contiguous()
+
+
+def test_worse_paintings_are_farther_from_real_ones(shared: Path) -> None:
+    extractor = RandomVGG(3)
+    both = paintings(shared / "monet", "*.jpg", 300)
+    real, held_out = both[::2], both[1::2]
+    photos = paintings(shared / "not_monet", "photo_*.jpg", 100)
+    degrees = {
+        "blurred": [gaussian_blur(held_out, [17, 17], [sigma, sigma]) for sigma in (0.5, 1.5, 4.0)],
+        "noisy": [(held_out + sigma * noise(held_out)).clamp(0, 1) for sigma in (0.05, 0.2)],
+        "in blocks": [F.interpolate(F.avg_pool2d(held_out, size), scale_factor=size) for size in (2, 8)],
+        "photos": [torch.cat([photos[:n], held_out[n:]]) for n in (50, 100)],
+    }
+    vectors, baseline = features_of(extractor, real, 50), features_of(extractor, held_out, 50)
+    interval = kernel_interval(vectors, baseline, nblocks=4)
+    assert interval.low < 0 < interval.high
+    for name, images in degrees.items():
+        found = [baseline, *(features_of(extractor, worse, 50) for worse in images)]
+        for distance in (frechet_distance, kernel_distance):
+            ranks = [distance(vectors, each) for each in found]
+            assert all(low < high for low, high in pairwise(ranks)), (name, distance.__name__, ranks)

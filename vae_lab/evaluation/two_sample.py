@@ -1,0 +1,229 @@
+"""Distances between two sets of feature vectors: how far generated images are from real ones, for one extractor.
+
+The vectors come from `features.py`. Everything is computed in float64. None of these numbers can be compared across
+extractors, and the Frechet distance not even across set sizes.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vae_lab.errors import require_counts
+
+Vectors = Float[Tensor, "n d"]
+Others = Float[Tensor, "m d"]
+
+NGROUPS = 100
+CHUNK = 500
+
+
+class Interval(NamedTuple):
+    """An estimate and the 95 % interval around it."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Moments(NamedTuple):
+    """Mean and covariance, the latter divided by n - 1."""
+
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"]
+
+
+def frechet_distance(a: Vectors, b: Others) -> float:
+    """Return the squared Frechet distance of the normals fitted to both sets, the formula of FID; 0 or more.
+
+    |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Sets of
+    finite size make it too large, by O(1/n): compare sets of equal sizes.
+
+    Raises:
+        ValueError: if a set has fewer than 2 vectors.
+    """
+    _check(a, b, 2)
+    return _frechet(_moments(a), _moments(b))
+
+
+def frechet_interval(a: Vectors, b: Others, *, nreplicates: int, seed: int) -> Interval:
+    """Return the Frechet distance with 1.96 resampled standard errors on both sides, cut off at 0.
+
+    The interval is about the mean of this estimate over sets of these sizes, bias included. It is not made of
+    percentiles, as every replicate has the bias a second time, and they may all lie above the value. Where both sets
+    come from one distribution it is too wide: about twice at 900 vectors of 60 numbers.
+
+    A replicate is a random half of `NGROUPS` groups of vectors, counted twice (McCarthy 1969, half-samples), because
+    its moments then take one product with those of the groups. Draws with replacement would not do for groups: the sum
+    of the squared weights, to which the bias is proportional, would vary by a seventh, and the errors with it.
+
+    Args:
+        a: one set.
+        b: the other set.
+        nreplicates: random halves; the standard error has a relative error of about (2 nreplicates)^-1/2.
+        seed: of the replicates, drawn from a generator of their own.
+
+    Raises:
+        ValueError: if there are fewer than 2 replicates, or as `frechet_distance` does.
+    """
+    if nreplicates < 2:
+        raise ValueError(f"nreplicates={nreplicates} give no standard error; choose 2 or more, 100 is usual.")
+    value = frechet_distance(a, b)
+    generator = torch.Generator().manual_seed(seed)
+    pairs = zip(_replicates(a, nreplicates, generator), _replicates(b, nreplicates, generator), strict=True)
+    spread = 1.96 * torch.tensor([_frechet(*pair) for pair in pairs], dtype=torch.float64).std().item()
+    return Interval(value, max(0.0, value - spread), value + spread)
+
+
+def kernel_distance(a: Vectors, b: Others) -> float:
+    """Return the unbiased squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, that is KID.
+
+    Binkowski et al. 2018, https://arxiv.org/abs/1801.01401; the estimator is that of Gretton et al. 2012,
+    https://jmlr.org/papers/v13/gretton12a.html. Its mean is 0 for two sets of one distribution, so it falls below 0.
+
+    Raises:
+        ValueError: if a set has fewer than 2 vectors.
+    """
+    _check(a, b, 2)
+    a, b = a.double(), b.double()
+    n, m = len(a), len(b)
+    within = (_kernel_sum(a, a) - _kernel(a.square().sum(1), a.shape[1]).sum()) / (n * (n - 1))
+    within_b = (_kernel_sum(b, b) - _kernel(b.square().sum(1), b.shape[1]).sum()) / (m * (m - 1))
+    return (within + within_b - 2 * _kernel_sum(a, b) / (n * m)).item()
+
+
+def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
+    """Return the mean kernel distance of `nblocks` disjoint blocks of both sets, with Student's t-interval.
+
+    Blocks share no vector, so their distances are independent and their spread is a standard error. That of the
+    overlapping random subsets which are usual is not: it shrinks with their number while the sets stay what they are.
+    The blocks are interleaved, so that sets in some order, by class for instance, make equal blocks. Their distances
+    are skewed, so that the true value is inside a little less often than said: in 92 of 100 cases where both sets come
+    from one normal in 4 dimensions, with 5 blocks of 40.
+
+    Raises:
+        ValueError: if there are fewer than 2 blocks, or a block has fewer than 2 vectors.
+    """
+    _check(a, b, 2)
+    fewest = min(len(a), len(b)) // max(nblocks, 1)
+    if nblocks < 2 or fewest < 2:
+        raise ValueError(
+            f"nblocks={nblocks} for sets of {len(a)} and {len(b)} vectors; choose at least 2 blocks with at least 2"
+            " vectors of both sets in each."
+        )
+    distances = torch.tensor([kernel_distance(a[i::nblocks], b[i::nblocks]) for i in range(nblocks)]).double()
+    value = distances.mean().item()
+    spread = _student_quantile(nblocks - 1) * distances.std().item() / math.sqrt(nblocks)
+    return Interval(value, value - spread, value + spread)
+
+
+class Manifold(NamedTuple):
+    """How two sets overlap, each set standing for the union of the balls around its vectors.
+
+    Attributes:
+        precision: share of the generated vectors inside a real ball; fidelity.
+        recall: share of the real vectors inside a generated ball; diversity.
+        density: real balls around a generated vector, on average, over k; fidelity that an outlier among the real
+            vectors doesn't raise. 1 for equal distributions, and may be larger.
+        coverage: share of the real balls that hold a generated vector; diversity, that an outlier among the generated
+            vectors doesn't raise. 1 - 2^-k for equal distributions and set sizes.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+
+
+def manifold(real: Vectors, generated: Others, k: int) -> Manifold:
+    """Return precision, recall, density and coverage with balls that reach to the k-th nearest neighbour of their set.
+
+    Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991; Naeem et al. 2020, https://arxiv.org/abs/2002.09797. All
+    depend on k and on the set sizes.
+
+    Raises:
+        ValueError: if a set doesn't have more than k vectors.
+    """
+    require_counts(k=k)
+    _check(real, generated, k + 1)
+    centre = real.double().mean(0)  # distances through inner products lose fewer digits close to the origin
+    real, generated = real.double() - centre, generated.double() - centre
+    generated_radii = _radii(generated, k)
+    nballs = torch.zeros(len(generated), dtype=torch.int64, device=real.device)
+    nrecalled = ncovered = 0
+    for distances, radii in zip(_distances(real, generated), _radii(real, k).split(CHUNK), strict=True):
+        inside = distances <= radii[:, None]
+        nballs += inside.sum(0)
+        ncovered += int(inside.any(1).sum())
+        nrecalled += int((distances <= generated_radii).any(1).sum())
+    precision = (nballs > 0).double().mean().item()
+    density = nballs.double().mean().item() / k
+    return Manifold(precision, nrecalled / len(real), density, ncovered / len(real))
+
+
+def _check(a: Vectors, b: Others, fewest: int) -> None:
+    if min(len(a), len(b)) < fewest:
+        raise ValueError(f"sets of {len(a)} and {len(b)} vectors; at least {fewest} are needed in each.")
+
+
+def _moments(vectors: Vectors) -> Moments:
+    vectors = vectors.double()
+    return Moments(vectors.mean(0), vectors.T.cov().view(vectors.shape[1], -1))
+
+
+def _frechet(a: Moments, b: Moments) -> float:
+    """Return the distance; the eigenvalues of C_a C_b are those of the symmetric C_a^1/2 C_b C_a^1/2."""
+    values, axes = torch.linalg.eigh(a.covariance)
+    root = axes * values.clamp(min=0).sqrt()
+    shared = torch.linalg.eigvalsh(root.T @ b.covariance @ root).clamp(min=0).sqrt().sum()
+    between = (a.mean - b.mean).square().sum()
+    return max(0.0, (between + a.covariance.trace() + b.covariance.trace() - 2 * shared).item())
+
+
+def _replicates(vectors: Vectors, nreplicates: int, generator: torch.Generator) -> Iterator[Moments]:
+    """Yield the moments of random halves of the groups, each counted twice."""
+    centre = vectors.double().mean(0)
+    ngroups = min(NGROUPS, len(vectors) // 2 * 2)
+    groups = [vectors.double()[i::ngroups] - centre for i in range(ngroups)]
+    sizes = torch.tensor([len(group) for group in groups], dtype=torch.float64)
+    sums = torch.stack([group.sum(0) for group in groups])
+    squares = torch.stack([group.T @ group for group in groups]).flatten(1)
+    for _ in range(nreplicates):
+        weights = torch.zeros(len(groups), dtype=torch.float64)
+        weights[torch.randperm(len(groups), generator=generator)[: len(groups) // 2]] = 2
+        n = weights @ sizes
+        mean = (weights.to(sums) @ sums) / n.item()
+        second = (weights.to(squares) @ squares).unflatten(0, (len(mean), -1))
+        yield Moments(mean + centre, (second - n.item() * mean.outer(mean)) / (n.item() - 1))
+
+
+def _kernel(products: Float[Tensor, "*shape"], dimensions: int) -> Float[Tensor, "*shape"]:
+    return (products / dimensions + 1).pow_(3)
+
+
+def _kernel_sum(a: Vectors, b: Others) -> Float[Tensor, ""]:
+    return sum((_kernel(part @ b.T, b.shape[1]).sum() for part in a.split(CHUNK)), a.new_zeros(()))
+
+
+def _distances(a: Vectors, b: Others) -> Iterator[Float[Tensor, "chunk m"]]:
+    """Yield the Euclidean distances of `CHUNK` vectors of `a` at a time from all of `b`: 40 MB for 10,000."""
+    return (torch.cdist(part, b) for part in a.split(CHUNK))
+
+
+def _radii(vectors: Vectors, k: int) -> Float[Tensor, " n"]:
+    """Return the distance of each vector from its k-th nearest neighbour; the nearest of all is the vector itself."""
+    return torch.cat([part.topk(k + 1, largest=False).values[:, -1] for part in _distances(vectors, vectors)])
+
+
+def _student_quantile(freedom: int) -> float:
+    """Return the t that |T| stays below in 95 % of cases.
+
+    With T = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
+    """
+    angles = torch.linspace(0, math.pi / 2, 10_001, dtype=torch.float64)
+    cumulative = torch.cumulative_trapezoid(angles.cos() ** (freedom - 1), angles)
+    i = int(torch.searchsorted(cumulative, 0.95 * cumulative[-1]))
+    return math.sqrt(freedom) * math.tan(angles[i + 1].item())
