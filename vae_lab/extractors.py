@@ -14,7 +14,7 @@ from vae_lab.files import whole
 log = logging.getLogger(__name__)
 
 NAMES = ("auto", "digits", "vgg", "inception")
-TRAINING = {"nbatches": 500, "batch_size": 128, "learning_rate": 3e-3, "seed": 0}
+TRAINING = {"nbatches": 700, "batch_size": 128, "learning_rate": 1e-2, "seed": 0}
 """Of the classifier; one that was trained otherwise is another extractor."""
 
 
