@@ -20,7 +20,7 @@ Track = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
 
 
 class Mean(NamedTuple):
-    """An average over images and its standard error, in nats."""
+    """An average over images or draws, and its standard error, in nats."""
 
     value: float
     standard_error: float

@@ -26,12 +26,18 @@ def grid(images: Image, ncolumns: int) -> Grid:
     return to_uint8(make_grid(large, nrow=ncolumns, padding=2, pad_value=GAP_BRIGHTNESS))
 
 
+def paired(above: Image, below: Image, ncolumns: int) -> Float[Tensor, "both channels height width"]:
+    """Return the images in an order that `grid` lays out as rows of the first with the matching ones under each."""
+    blank = above.new_full((-len(above) % ncolumns, *above.shape[1:]), GAP_BRIGHTNESS)  # else a short row is misaligned
+    rows = zip(torch.cat([above, blank]).split(ncolumns), torch.cat([below, blank]).split(ncolumns), strict=True)
+    return torch.cat([torch.cat(pair) for pair in rows])
+
+
 @torch.no_grad()
 def reconstructions(model: LatentModel, images: Image, ncolumns: int = 8) -> Grid:
     """Return each row of images with the row of their reconstructions from the posterior mean under it."""
     decoded = model.generative(model.posterior(images).mean).mean
-    rows = zip(images.split(ncolumns), decoded.split(ncolumns), strict=True)
-    return grid(torch.cat([torch.cat(pair) for pair in rows]), ncolumns)
+    return grid(paired(images, decoded, ncolumns), ncolumns)
 
 
 @torch.no_grad()

@@ -1,29 +1,52 @@
 """How the latents are used."""
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
+from torch.distributions import Distribution
 
-from vae_lab.models.vae import LatentModel
-from vae_lab.probability.distributions import DiagonalNormal, StandardNormal, kl
+from vae_lab.errors import require_counts
+from vae_lab.evaluation.bounds import Mean, plain_mean
+from vae_lab.models.vae import Inference, LatentModel
+from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class Surgery(NamedTuple):
+    """What the rate is spent on, in nats per image; see `elbo_surgery`.
+
+    Attributes:
+        rate: mean of log q(z | x) - log p(z), the sum of the other two.
+        mutual_information: mean of log q(z | x) - log q_n(z), what a latent tells of which image it came from.
+        marginal_kl: mean of log q_n(z) - log p(z), how far the posteriors together are from the prior.
+    """
+
+    rate: Mean
+    mutual_information: Mean
+    marginal_kl: Mean
 
 
 @torch.no_grad()
 def posterior_statistics(
     model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
-    """Return the posterior means of the images and each latent's mean KL to N(0, 1) in nats, both on the CPU."""
-    parts = [model.posterior(part) for part in images.split(250)]
-    mean = torch.cat([part.mean for part in parts])
-    log_sigma = torch.cat([part.log_sigma for part in parts])
-    alone = DiagonalNormal(mean, log_sigma).each_latent()
-    rates = kl(alone, StandardNormal(mean.new_zeros(1)), alone.mean)
-    return mean.cpu(), rates.mean(0).cpu()
+    """Return the posterior means of the images and each latent's mean KL to the prior in nats, both on the CPU."""
+    parts = [model(part) for part in images.split(250)]
+    means = torch.cat([part.posterior.mean for part in parts])
+    return means.cpu(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu()
+
+
+def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
+    """Return KL(q(z_i | x) || p(z_i)) of each latent; to N(0, 1) under a prior that is no product over latents."""
+    q, p = inference.posterior.each_latent(), inference.prior
+    if not isinstance(p, DiagonalNormal):
+        p = StandardNormal(torch.zeros_like(inference.posterior.mean[0]))
+    return kl(q, p.each_latent(), q.mean)
 
 
 def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> "Figure":
@@ -46,3 +69,68 @@ def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nla
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8 if len(names) <= 32 else 4)
     return figure
+
+
+def active_units(means: Float[Tensor, "n nlatent"], threshold: float) -> int:
+    """Return how many latents' posterior means have a variance over the images above `threshold`.
+
+    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, use 0.01 beside a prior of variance 1.
+    """
+    return int((means.double().var(0, correction=0) > threshold).sum())
+
+
+@torch.no_grad()
+def log_aggregate(
+    z: Float[Tensor, "s nlatent"],
+    means: Float[Tensor, "n nlatent"],
+    log_sigmas: Float[Tensor, "n nlatent"],
+    chunk: int = 256,
+) -> Float64[Tensor, " s"]:
+    """Return log q_n(z), q_n = 1/n sum q(z | x_j) over the images whose posteriors are given, in nats.
+
+    At most `chunk` times n numbers are held at once. With the smallest sigma that a posterior can have, e^-10, about
+    1e-4 nats are lost.
+    """
+    require_counts(chunk=chunk)
+    mixture = MixtureOfDiagonalNormals(DiagonalNormal(means.double(), log_sigmas.double()))
+    return torch.cat([mixture.log_prob(part) for part in z.double().split(chunk)])
+
+
+@torch.no_grad()
+def elbo_surgery(
+    means: Float[Tensor, "n nlatent"],
+    log_sigmas: Float[Tensor, "n nlatent"],
+    prior: Distribution,
+    *,
+    ndraws: int,
+    seed: int,
+    chunk: int = 256,
+) -> Surgery:
+    """Return the rate of n images, split into mutual information and the KL from the aggregate posterior to the prior.
+
+    Hoffman and Johnson 2016, "ELBO surgery", http://approximateinference.org/accepted/HoffmanJohnson2016.pdf. All three
+    are means over the same draws, an image of the n and a latent of its posterior, so the last two add up to the first.
+    The errors are those of drawing. That the images are only n is no error but the definition: the mutual information
+    is that between a latent and an index from 1 to n, and so at most log n. Near that cap it says "at least", and
+    marginal_kl, which then has what is missing, "at most".
+
+    Args:
+        means: posterior means.
+        log_sigmas: logarithms of the posteriors' standard deviations.
+        prior: p(z), batch shape [].
+        ndraws: draws to average over, at least 2.
+        seed: of the draws.
+        chunk: draws looked at at once.
+    """
+    require_counts(ndraws=ndraws, chunk=chunk)
+    if ndraws < 2:
+        raise ValueError(f"ndraws must be at least 2 to tell the error of a mean, not {ndraws}.")
+    generator = torch.Generator(means.device).manual_seed(seed)
+    rows = torch.randint(len(means), (ndraws,), generator=generator, device=means.device)
+    noise = torch.randn(ndraws, means.shape[1], generator=generator, device=means.device, dtype=means.dtype)
+    z = means[rows] + log_sigmas[rows].exp() * noise
+    log_posterior = DiagonalNormal(means[rows].double(), log_sigmas[rows].double()).log_prob(z.double())
+    log_prior = torch.cat([prior.log_prob(part) for part in z.split(chunk)]).double()
+    log_marginal = log_aggregate(z, means, log_sigmas, chunk)
+    return Surgery(*map(plain_mean, (log_posterior - log_prior, log_posterior - log_marginal, log_marginal - log_prior)))
+

@@ -1,0 +1,186 @@
+"""Whether samples are copies of training images: distances between images, and which of them are too small.
+
+Distances are Euclidean over pixels in [0, 1] and channels, on images of at most `side` pixels a side: larger ones are
+first averaged down by areas, which keeps what they show and makes 256-pixel sets affordable.
+
+How small is too small is measured on the training set itself, where an image's nearest other is no copy. Two
+statistics are compared with it, the distance and the *ratio* of the distance to the mean of those to the next few
+images, which asks whether one training image stands out as the source.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from vae_lab.data.images import Images
+from vae_lab.errors import require_counts
+from vae_lab.evaluation.figures import Grid, grid, paired
+
+Image = Float[Tensor, "n channels height width"]
+
+
+NEXT = 5
+"""Neighbours after the nearest that a distance is compared with."""
+
+USUAL = 0.01
+"""Share of the training images that the thresholds would call copies."""
+
+
+CHUNK = 256
+"""Training images in memory as floats: 200 MB of colour pictures of 256 pixels."""
+
+
+class Memorisation(NamedTuple):
+    """How many samples are nearer to a training image than training images are to each other.
+
+    Attributes:
+        share: of the samples whose distance is below `threshold`; about 0.01 where nothing is copied.
+        threshold: 1st percentile of the distances from training images to their nearest others.
+        ratio_share: of the samples whose ratio is below `ratio_threshold`; about 0.01 where nothing is copied.
+        ratio_threshold: 1st percentile of the training images' ratios.
+        distances: of each sample to the nearest training image.
+        ratios: that distance over the mean distance to the next 5 training images, 0 for a copy.
+        indices: where in the training set the nearest images are.
+    """
+
+    share: float
+    threshold: float
+    ratio_share: float
+    ratio_threshold: float
+    distances: Float64[Tensor, " n"]
+    ratios: Float64[Tensor, " n"]
+    indices: Int64[Tensor, " n"]
+
+
+class Neighbours(NamedTuple):
+    """The nearest references of each query, nearest first: their distances, and where they are in their set."""
+
+    distances: Float64[Tensor, "n k"]
+    indices: Int64[Tensor, "n k"]
+
+
+def memorisation(samples: Image, training: Images, *, nreference: int, side: int, seed: int) -> Memorisation:
+    """Return how many samples are too near to a training image, and to which.
+
+    Measured on MNIST: blur does not make a sample look copied. Of held-out digits 0.5 % count by distance, and of those
+    blurred with sigma 1 pixel none, since they are further from every sharp image. What it does is hide copies: blurred
+    with sigma 0.5 all are found, with sigma 1 none by distance and a third by ratio; with noise of 0.1 none and 90 %.
+    The distance also depends on what is drawn: the nearest pairs of MNIST are ones, and of held-out ones 12 % count
+    by distance and 4 % by ratio. Trust the ratio where the two disagree.
+
+    Where nothing is copied both shares have a standard error of about sqrt(0.01 (1/n + 1/nreference)), the second term
+    for the percentile's own error. A set of images that training has never seen shows what to expect: training images
+    that resemble each other, as those by one writer or of one motif do, lower the threshold.
+
+    Training images with an exact duplicate say nothing about how near others come, so the thresholds are those of the
+    rest; a sample that equals a duplicated image is as much of a copy as any.
+
+    Args:
+        samples: images in [0, 1].
+        training: the images that a model was trained on.
+        nreference: training images, drawn at random, whose neighbours set the thresholds; all if there are fewer.
+        side: pixels a side above which images are averaged down.
+        seed: of that draw.
+
+    Raises:
+        ValueError: if there are too few training images, or nearly all are duplicates.
+    """
+    require_counts(nreference=nreference)
+    distances, indices = nearest(samples, training, NEXT + 1, side=side)
+    rows = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:nreference]
+    own = _nearest(_flat_rows(training, rows, side, samples.device), training, NEXT + 1, side=side, exclude=rows)
+    single = own.distances[:, 0] > 0
+    if not single.any():
+        raise ValueError(f"All {len(rows)} training images looked at have exact duplicates; raise nreference.")
+    threshold, ratio_threshold = (
+        values[single].quantile(USUAL).item() for values in (own.distances[:, 0], _ratios(own.distances))
+    )
+    ratios = _ratios(distances)
+    return Memorisation(
+        share=_share(distances[:, 0] < threshold), threshold=threshold,
+        ratio_share=_share(ratios < ratio_threshold), ratio_threshold=ratio_threshold,
+        distances=distances[:, 0], ratios=ratios, indices=indices[:, 0],
+    )  # fmt: skip
+
+
+def _ratios(distances: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
+    """Return the first distance over the mean of the others; 0 where all are 0, which no sample but a copy reaches."""
+    return (distances[:, 0] / distances[:, 1:].mean(1)).nan_to_num(0.0)
+
+
+def _share(flags: Bool[Tensor, " n"]) -> float:
+    return flags.double().mean().item()
+
+
+def neighbour_panel(samples: Image, training: Images, indices: Int64[Tensor, " n"], ncolumns: int = 8) -> Grid:
+    """Return each row of samples with the row of their nearest training images under it."""
+    sources = training.__getitems__(indices.cpu()).image.to(samples)
+    return grid(paired(samples, sources, ncolumns), ncolumns)
+
+
+def nearest(
+    queries: Image,
+    references: Images,
+    k: int,
+    *,
+    side: int,
+    exclude: Int64[Tensor, " n"] | None = None,
+    chunk: int = CHUNK,
+) -> Neighbours:
+    """Return the exact `k` nearest references of each image.
+
+    References are read `chunk` at a time, on the queries' device. Winners are found by |q|^2 - 2 qr + |r|^2 in float64,
+    whose error of about 1e-11 is below any difference of 8-bit pixels (float32 would confuse neighbours), and then
+    measured by their differences, so that the distance of a copy is 0 and not the root of a rounding error.
+
+    Args:
+        queries: images in [0, 1].
+        references: the set to search.
+        k: how many to return.
+        side: pixels a side above which images are averaged down.
+        exclude: for each query one reference that doesn't count, as a rule itself.
+        chunk: references looked at at once.
+    """
+    require_counts(k=k, side=side, chunk=chunk)
+    if k > len(references) - (exclude is not None):
+        raise ValueError(f"There are {len(references)} images, too few for {k} neighbours of each; give more.")
+    return _nearest(_flat(queries, side), references, k, side=side, exclude=exclude, chunk=chunk)
+
+
+@torch.no_grad()
+def _nearest(
+    flat: Float64[Tensor, "n pixels"],
+    references: Images,
+    k: int,
+    *,
+    side: int,
+    exclude: Int64[Tensor, " n"] | None = None,
+    chunk: int = CHUNK,
+) -> Neighbours:
+    best, indices = flat.new_empty(len(flat), 0), torch.empty(len(flat), 0, dtype=torch.int64, device=flat.device)
+    for rows in torch.arange(len(references), device=flat.device).split(chunk):
+        part = _flat_rows(references, rows.cpu(), side, flat.device)
+        squares = part.square().sum(1) - 2 * flat @ part.T
+        if exclude is not None:
+            squares[exclude.to(flat.device)[:, None] == rows] = torch.inf
+        best, columns = torch.cat([best, squares], 1).topk(min(k, best.shape[1] + len(part)), largest=False)
+        indices = torch.cat([indices, rows.expand(len(flat), -1)], 1).gather(1, columns)
+    found = (_flat_rows(references, column, side, flat.device) for column in indices.T.cpu())
+    distances, order = torch.stack([(flat - one).square().sum(1).sqrt() for one in found], 1).sort(dim=1, stable=True)
+    return Neighbours(distances.cpu(), indices.gather(1, order).cpu())
+
+
+def _flat(images: Image, side: int) -> Float64[Tensor, "n pixels"]:
+    """Return images at no more than `side` pixels a side, as rows; equal images give equal rows to the last bit."""
+    height, width = (min(side, n) for n in images.shape[-2:])
+    return adaptive_avg_pool2d(images.float().contiguous(), (height, width)).flatten(1).double()
+
+
+def _flat_rows(
+    images: Images, rows: Int64[Tensor, " n"], side: int, device: torch.device
+) -> Float64[Tensor, "n pixels"]:
+    parts = (images.__getitems__(part).image.to(device) for part in rows.split(CHUNK))
+    return torch.cat([_flat(part, side) for part in parts])
