@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.distributions import Distribution
 
 from vae_lab.data.images import Images, Parts
 from vae_lab.errors import require_counts
@@ -92,7 +93,8 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     reconstruction = reconstruct(model, images)
     reference = every_pixel(getattr(data.grey_parts, split))
     sets = {"real": real_set(data.grey_parts, split, sizes.ngenerated)}
-    sets |= generated_sets(model, data.parts.train, run, checkpoint, sizes.ngenerated, seed)
+    mixture = fit_mixture(run, model, data.parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
+    sets |= generated_sets(model, mixture, data.parts.train, sizes.ngenerated, seed)
     copies = copied(sets, data.grey_parts.train, seed, settings)
     protocol = {
         "run": run.name, "checkpoint": checkpoint, "split": split, "nimages": len(images), "seed": seed,
@@ -112,7 +114,9 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         "seconds": time.perf_counter() - started,
     }
     write_whole(folder / "evaluation.json", json.dumps(result, indent=2).encode())
-    page = Page(result, reference, every_pixel(images, 32), reconstruction, sets, copies, data.grey_parts.train, likelihood)
+    page = Page(
+        result, reference, every_pixel(images, 32), reconstruction, sets, copies, data.grey_parts.train, likelihood
+    )
     write_whole(folder / "evaluation.html", render(page).encode())
     return result
 
@@ -149,14 +153,16 @@ def real_set(parts: Parts, split: str, n: int) -> Pixels:
 
 
 def generated_sets(
-    model: LatentModel, training: Images, run: Path, checkpoint: str, n: int, seed: int
+    model: LatentModel, mixture: Distribution | None, training: Images, n: int, seed: int
 ) -> dict[str, Pixels]:
     """Return images by each sampler: posteriors of training images, the mixture fitted to those, and the prior."""
-    samplers = {"posterior": training}
-    if isinstance(model, VAE):
-        samplers["gmm"] = fit_mixture(run, model, training, checkpoint=checkpoint)
-    samplers["prior"] = model.prior()
-    return {name: generate(model, one, n, name=name, seed=seed) for name, one in track(list(samplers.items()), "samples")}
+    samplers: dict[str, Distribution | Images | None] = {
+        "posterior": training,
+        "gmm": mixture,
+        "prior": model.prior(),
+    }
+    there = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
+    return {name: generate(model, sampler, n, name=name, seed=seed) for name, sampler in track(there, "samples")}
 
 
 def compared(
@@ -185,9 +191,7 @@ def vectors(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"
     return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
 
 
-def copied(
-    sets: dict[str, Pixels], training: Images, seed: int, settings: dict[str, int]
-) -> dict[str, Memorisation]:
+def copied(sets: dict[str, Pixels], training: Images, seed: int, settings: dict[str, int]) -> dict[str, Memorisation]:
     """Return how near each set comes to the training images."""
     rule = {key: settings[key] for key in ("nreference", "side")}
     return {name: memorisation(some, training, seed=seed, **rule) for name, some in track(list(sets.items()), "copies")}
@@ -222,8 +226,8 @@ def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[
     if found.log_sigmas is None:
         return table | {"mutual_information": None, "marginal_kl": None}
     device = next(model.parameters()).device
-    codes = (values[:NCODES].to(device) for values in (found.means, found.log_sigmas))
-    surgery = elbo_surgery(*codes, model.prior(), ndraws=NDRAWS, seed=seed)
+    means, log_sigmas = (values[:NCODES].to(device) for values in (found.means, found.log_sigmas))
+    surgery = elbo_surgery(means, log_sigmas, model.prior(), ndraws=NDRAWS, seed=seed)
     cap = torch.tensor(min(len(found.means), NCODES)).log().item()
     return table | {
         "mutual_information": surgery.mutual_information._asdict() | {"cap": cap},
@@ -254,5 +258,3 @@ def headline(result: dict[str, Any]) -> list[str]:
             f" ({fid['low']:.2f} to {fid['high']:.2f}), near copies {100 * copies['share']:.1f} %"
         )
     return lines
-
-

@@ -57,11 +57,12 @@ class Page(NamedTuple):
 def render(page: Page) -> str:
     """Return the page's HTML."""
     environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
-    generated = page.sets["prior"]
-    nearest = page.copies["prior"].distances.argsort()[:16]
+    copies = page.copies["prior"]
+    nearest = copies.distances.argsort()[:16]
+    panel = neighbour_panel(page.sets["prior"][nearest], page.training, copies.indices[nearest])
     pictures = {
         "reconstructions": grid_picture(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8),
-        "neighbours": picture(neighbour_panel(generated[nearest], page.training, page.copies["prior"].indices[nearest])),
+        "neighbours": picture(panel),
         "spectra": plot(spectrum_figure({"held-out data": page.reference} | shown_spectra(page))),
         "likelihood": plot(likelihood_figure(page.likelihood)),
     }

@@ -105,8 +105,15 @@ def set_likelihood(
     else:
         bound, _ = estimates(everything, nbound, f"bound, {nbound} samples")
         iwae_nll = difference_mean(bound, nll, rows)
-    means = (plain_mean(values) for values in (neg_elbo, distortion, rate))
-    return SetLikelihood(iwae_nll, *means, rows, nll.float(), effective.float())
+    return SetLikelihood(
+        iwae_nll,
+        plain_mean(neg_elbo),
+        plain_mean(distortion),
+        plain_mean(rate),
+        rows,
+        nll.float(),
+        effective.float(),
+    )
 
 
 def plain_mean(values: Float[Tensor, " n"]) -> Mean:

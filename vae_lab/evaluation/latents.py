@@ -1,6 +1,5 @@
 """How the latents are used."""
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -132,5 +131,6 @@ def elbo_surgery(
     log_posterior = DiagonalNormal(means[rows].double(), log_sigmas[rows].double()).log_prob(z.double())
     log_prior = torch.cat([prior.log_prob(part) for part in z.split(chunk)]).double()
     log_marginal = log_aggregate(z, means, log_sigmas, chunk)
-    return Surgery(*map(plain_mean, (log_posterior - log_prior, log_posterior - log_marginal, log_marginal - log_prior)))
-
+    return Surgery(
+        *map(plain_mean, (log_posterior - log_prior, log_posterior - log_marginal, log_marginal - log_prior))
+    )
