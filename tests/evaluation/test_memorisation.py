@@ -124,6 +124,8 @@ def test_an_excluded_image_is_no_neighbour(chunk: int) -> None:
     assert (free.indices[:, 0] == rows).all()
     assert (free.distances[:, 0] == 0).all()
     assert (free.distances[:, 1:] == bound.distances[:, :2]).all()
+    others = nearest(queries, images, 63, side=32, chunk=chunk, exclude=rows).indices
+    assert (others.sum(1) == torch.arange(64).sum() - rows).all()  # all but itself
 
 
 def test_one_level_of_one_pixel_counts() -> None:
@@ -166,6 +168,8 @@ def test_the_same_seed_draws_the_same_reference() -> None:
     images, samples = stored(random_images(300)), random_images(20, seed=1) / 255
     first, again, other = (memorisation(samples, images, nreference=50, side=32, seed=seed) for seed in (0, 0, 1))
     assert first.threshold == again.threshold != other.threshold
+    six = nearest(samples, images, 6, side=32).distances
+    torch.testing.assert_close(first.ratios, six[:, 0] / six[:, 1:].mean(1))
     assert (first.distances == other.distances).all()
 
 
