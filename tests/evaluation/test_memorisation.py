@@ -117,7 +117,7 @@ def test_neighbours_are_those_of_brute_force(k: int, chunk: int) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_an_excluded_image_is_no_neighbour(chunk: int) -> None:
-    images = stored(random_images(64))
+    images = stored((random_images(64) * torch.linspace(0, 1, 64).view(-1, 1, 1, 1)).to(torch.uint8))  # dark to bright
     rows = torch.tensor([0, 6, 7, 8, 40, 63])
     queries = images.__getitems__(rows).image
     free, bound = (nearest(queries, images, 3, side=32, chunk=chunk, exclude=own) for own in (None, rows))
