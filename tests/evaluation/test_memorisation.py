@@ -117,13 +117,15 @@ def test_neighbours_are_those_of_brute_force(k: int, chunk: int) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 1000])
 def test_an_excluded_image_is_no_neighbour(chunk: int) -> None:
-    images = stored(random_images(64))
+    images = stored((random_images(64) * torch.linspace(0, 1, 64).view(-1, 1, 1, 1)).to(torch.uint8))  # dark to bright
     rows = torch.tensor([0, 6, 7, 8, 40, 63])
     queries = images.__getitems__(rows).image
     free, bound = (nearest(queries, images, 3, side=32, chunk=chunk, exclude=own) for own in (None, rows))
     assert (free.indices[:, 0] == rows).all()
     assert (free.distances[:, 0] == 0).all()
     assert (free.distances[:, 1:] == bound.distances[:, :2]).all()
+    others = nearest(queries, images, 63, side=32, chunk=chunk, exclude=rows).indices
+    assert (others.sum(1) == torch.arange(64).sum() - rows).all()  # all but itself
 
 
 def test_one_level_of_one_pixel_counts() -> None:
@@ -166,6 +168,8 @@ def test_the_same_seed_draws_the_same_reference() -> None:
     images, samples = stored(random_images(300)), random_images(20, seed=1) / 255
     first, again, other = (memorisation(samples, images, nreference=50, side=32, seed=seed) for seed in (0, 0, 1))
     assert first.threshold == again.threshold != other.threshold
+    six = nearest(samples, images, 6, side=32).distances
+    torch.testing.assert_close(first.ratios, six[:, 0] / six[:, 1:].mean(1))
     assert (first.distances == other.distances).all()
 
 
