@@ -16,7 +16,7 @@ from vae_lab.errors import require_counts
 from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
 from vae_lab.evaluation.features import Extractor, features_of
 from vae_lab.evaluation.latents import active_units, elbo_surgery
-from vae_lab.evaluation.memorisation import Memorisation, memorisation
+from vae_lab.evaluation.memorisation import Memorisation, memorisation, usual_nearness
 from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, reconstruct
 from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
@@ -193,8 +193,9 @@ def vectors(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"
 
 def copied(sets: dict[str, Pixels], training: Images, seed: int, settings: dict[str, int]) -> dict[str, Memorisation]:
     """Return how near each set comes to the training images."""
-    rule = {key: settings[key] for key in ("nreference", "side")}
-    return {name: memorisation(some, training, seed=seed, **rule) for name, some in track(list(sets.items()), "copies")}
+    side = settings["side"]
+    usual = usual_nearness(training, nreference=settings["nreference"], side=side, seed=seed)
+    return {name: memorisation(some, training, usual, side=side) for name, some in track(list(sets.items()), "copies")}
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:

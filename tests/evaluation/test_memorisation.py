@@ -13,9 +13,14 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import Images
-from vae_lab.evaluation.memorisation import Memorisation, memorisation, nearest, neighbour_panel
+from vae_lab.evaluation.memorisation import Memorisation, memorisation, nearest, neighbour_panel, usual_nearness
 
 NREFERENCE = 1000
+
+
+def check(samples: Tensor, training: Images, *, nreference: int, seed: int) -> Memorisation:
+    usual = usual_nearness(training, nreference=nreference, side=32, seed=seed)
+    return memorisation(samples, training, usual, side=32)
 
 
 def stored(pixels: Tensor) -> Images:
@@ -63,7 +68,7 @@ def parts_of(name: str, shared: Path) -> Halves:
 
 
 def judged(samples: Tensor, training: Images) -> Memorisation:
-    return memorisation(samples, training, nreference=NREFERENCE, side=32, seed=0)
+    return check(samples, training, nreference=NREFERENCE, seed=0)
 
 
 def shares(training: Images, **sets: Tensor) -> dict[str, tuple[float, float]]:
@@ -166,7 +171,7 @@ def test_duplicates_do_not_set_the_thresholds() -> None:
 
 def test_the_same_seed_draws_the_same_reference() -> None:
     images, samples = stored(random_images(300)), random_images(20, seed=1) / 255
-    first, again, other = (memorisation(samples, images, nreference=50, side=32, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (check(samples, images, nreference=50, seed=seed) for seed in (0, 0, 1))
     assert first.threshold == again.threshold != other.threshold
     six = nearest(samples, images, 6, side=32).distances
     torch.testing.assert_close(first.ratios, six[:, 0] / six[:, 1:].mean(1))
@@ -176,7 +181,7 @@ def test_the_same_seed_draws_the_same_reference() -> None:
 def test_a_training_set_of_copies_or_too_few_is_refused() -> None:
     one = random_images(1)
     with pytest.raises(ValueError, match="All 50 training images looked at have exact duplicates"):
-        memorisation(one / 255, stored(one.repeat(60, 1, 1, 1)), nreference=50, side=32, seed=0)
+        check(one / 255, stored(one.repeat(60, 1, 1, 1)), nreference=50, seed=0)
     with pytest.raises(ValueError, match="There are 5 images, too few for 6 neighbours"):
         judged(one / 255, stored(random_images(5)))
 

@@ -29,8 +29,23 @@ USUAL = 0.01
 """Share of the training images that the thresholds would call copies."""
 
 
-CHUNK = 256
-"""Training images in memory as floats: 200 MB of colour pictures of 256 pixels."""
+CHUNK_NUMBERS = 40_000_000
+"""Numbers of training images in memory as floats: 160 MB, or 200 colour pictures of 256 pixels."""
+
+SPARE = 16
+"""Candidates beyond those asked for that float32 hands on to be measured exactly."""
+
+
+class Usual(NamedTuple):
+    """How near training images come to each other.
+
+    Attributes:
+        threshold: 1st percentile of the distances from training images to their nearest others.
+        ratio_threshold: 1st percentile of the training images' ratios.
+    """
+
+    threshold: float
+    ratio_threshold: float
 
 
 class Memorisation(NamedTuple):
@@ -62,7 +77,30 @@ class Neighbours(NamedTuple):
     indices: Int64[Tensor, "n k"]
 
 
-def memorisation(samples: Image, training: Images, *, nreference: int, side: int, seed: int) -> Memorisation:
+def usual_nearness(training: Images, *, nreference: int, side: int, seed: int) -> Usual:
+    """Return what training images that are no copies of each other have at the least.
+
+    Those with an exact duplicate say nothing about how near others come and don't count.
+
+    Args:
+        training: the images that a model was trained on.
+        nreference: training images, drawn at random, whose neighbours are looked at; all if there are fewer.
+        side: pixels a side above which images are averaged down.
+        seed: of that draw.
+
+    Raises:
+        ValueError: if there are too few training images, or nearly all are duplicates.
+    """
+    require_counts(nreference=nreference)
+    rows = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:nreference]
+    distances = nearest(training.__getitems__(rows).image, training, NEXT + 1, side=side, exclude=rows).distances
+    single = distances[:, 0] > 0
+    if not single.any():
+        raise ValueError(f"All {len(rows)} training images looked at have exact duplicates; raise nreference.")
+    return Usual(*(values[single].quantile(USUAL).item() for values in (distances[:, 0], _ratios(distances))))
+
+
+def memorisation(samples: Image, training: Images, usual: Usual, *, side: int) -> Memorisation:
     """Return how many samples are too near to a training image, and to which.
 
     Measured beside 10,000 MNIST digits: blur does not make a sample look copied. Of held-out digits 0.5 % count by
@@ -74,35 +112,20 @@ def memorisation(samples: Image, training: Images, *, nreference: int, side: int
 
     Where nothing is copied both shares have a standard error of about sqrt(0.01 (1/n + 1/nreference)), the second term
     for the percentile's own error. A set of images that training has never seen shows what to expect: training images
-    that resemble each other, as those by one writer or of one motif do, lower the threshold.
-
-    Training images with an exact duplicate say nothing about how near others come, so the thresholds are those of the
-    rest; a sample that equals a duplicated image is as much of a copy as any.
+    that resemble each other, as those by one writer or of one motif do, lower the threshold. A sample that equals a
+    training image which has a duplicate is as much of a copy as any.
 
     Args:
         samples: images in [0, 1].
         training: the images that a model was trained on.
-        nreference: training images, drawn at random, whose neighbours set the thresholds; all if there are fewer.
+        usual: what is usual among them, at the same `side`.
         side: pixels a side above which images are averaged down.
-        seed: of that draw.
-
-    Raises:
-        ValueError: if there are too few training images, or nearly all are duplicates.
     """
-    require_counts(nreference=nreference)
     distances, indices = nearest(samples, training, NEXT + 1, side=side)
-    rows = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:nreference]
-    own = _nearest(_flat_rows(training, rows, side, samples.device), training, NEXT + 1, side=side, exclude=rows)
-    single = own.distances[:, 0] > 0
-    if not single.any():
-        raise ValueError(f"All {len(rows)} training images looked at have exact duplicates; raise nreference.")
-    threshold, ratio_threshold = (
-        values[single].quantile(USUAL).item() for values in (own.distances[:, 0], _ratios(own.distances))
-    )
     ratios = _ratios(distances)
     return Memorisation(
-        share=_share(distances[:, 0] < threshold), threshold=threshold,
-        ratio_share=_share(ratios < ratio_threshold), ratio_threshold=ratio_threshold,
+        share=_share(distances[:, 0] < usual.threshold), threshold=usual.threshold,
+        ratio_share=_share(ratios < usual.ratio_threshold), ratio_threshold=usual.ratio_threshold,
         distances=distances[:, 0], ratios=ratios, indices=indices[:, 0],
     )  # fmt: skip
 
@@ -122,6 +145,7 @@ def neighbour_panel(samples: Image, training: Images, indices: Int64[Tensor, " n
     return grid(paired(samples, sources, ncolumns), ncolumns)
 
 
+@torch.no_grad()
 def nearest(
     queries: Image,
     references: Images,
@@ -129,13 +153,13 @@ def nearest(
     *,
     side: int,
     exclude: Int64[Tensor, " n"] | None = None,
-    chunk: int = CHUNK,
+    chunk: int | None = None,
 ) -> Neighbours:
-    """Return the exact `k` nearest references of each image.
+    """Return the `k` nearest references of each image.
 
-    References are read `chunk` at a time, on the queries' device. Winners are found by |q|^2 - 2 qr + |r|^2 in float64,
-    whose error of about 1e-11 is below any difference of 8-bit pixels (float32 would confuse neighbours), and then
-    measured by their differences, so that the distance of a copy is 0 and not the root of a rounding error.
+    References are read `chunk` at a time, on the queries' device. Candidates are found by |q|^2 - 2 qr + |r|^2 in
+    float32, `SPARE` more than asked for since its rounding confuses neighbours, and then measured in float64 by their
+    differences, so that the distance of a copy is 0.
 
     Args:
         queries: images in [0, 1].
@@ -143,45 +167,38 @@ def nearest(
         k: how many to return.
         side: pixels a side above which images are averaged down.
         exclude: for each query one reference that doesn't count, as a rule itself.
-        chunk: references looked at at once.
+        chunk: references looked at at once; None takes as many as fit 160 MB.
     """
+    available = len(references) - (exclude is not None)
+    chunk = max(1, CHUNK_NUMBERS // queries[:1].numel()) if chunk is None else chunk
     require_counts(k=k, side=side, chunk=chunk)
-    if k > len(references) - (exclude is not None):
+    if k > available:
         raise ValueError(f"There are {len(references)} images, too few for {k} neighbours of each; give more.")
-    return _nearest(_flat(queries, side), references, k, side=side, exclude=exclude, chunk=chunk)
-
-
-@torch.no_grad()
-def _nearest(
-    flat: Float64[Tensor, "n pixels"],
-    references: Images,
-    k: int,
-    *,
-    side: int,
-    exclude: Int64[Tensor, " n"] | None = None,
-    chunk: int = CHUNK,
-) -> Neighbours:
-    best, indices = flat.new_empty(len(flat), 0), torch.empty(len(flat), 0, dtype=torch.int64, device=flat.device)
-    for rows in torch.arange(len(references), device=flat.device).split(chunk):
-        part = _flat_rows(references, rows.cpu(), side, flat.device)
-        squares = part.square().sum(1) - 2 * flat @ part.T
+    flat, device = _flat(queries, side), queries.device
+    centre = flat.mean(0)  # products of what all images share would round away how they differ
+    best, indices = flat.new_empty(len(flat), 0), torch.empty(len(flat), 0, dtype=torch.int64, device=device)
+    for rows in torch.arange(len(references), device=device).split(min(chunk, 4096)):
+        part = _flat_rows(references, rows.cpu(), side, device) - centre
+        squares = part.square().sum(1) - 2 * (flat - centre) @ part.T
         if exclude is not None:
-            squares[exclude.to(flat.device)[:, None] == rows] = torch.inf
-        best, columns = torch.cat([best, squares], 1).topk(min(k, best.shape[1] + len(part)), largest=False)
+            squares[exclude.to(device)[:, None] == rows] = torch.inf
+        ncandidates = min(k + SPARE, available, best.shape[1] + len(part))
+        best, columns = torch.cat([best, squares], 1).topk(ncandidates, largest=False)
         indices = torch.cat([indices, rows.expand(len(flat), -1)], 1).gather(1, columns)
-    found = (_flat_rows(references, column, side, flat.device) for column in indices.T.cpu())
-    distances, order = torch.stack([(flat - one).square().sum(1).sqrt() for one in found], 1).sort(dim=1, stable=True)
-    return Neighbours(distances.cpu(), indices.gather(1, order).cpu())
+    candidates = (_flat_rows(references, column, side, device) for column in indices.T.cpu())
+    exact = torch.stack([(flat.double() - one.double()).square().sum(1).sqrt() for one in candidates], 1)
+    distances, order = exact.sort(dim=1, stable=True)
+    return Neighbours(distances[:, :k].cpu(), indices.gather(1, order)[:, :k].cpu())
 
 
-def _flat(images: Image, side: int) -> Float64[Tensor, "n pixels"]:
+def _flat(images: Image, side: int) -> Float[Tensor, "n pixels"]:
     """Return images at no more than `side` pixels a side, as rows; equal images give equal rows to the last bit."""
+    images = images.float().contiguous()
     height, width = (min(side, n) for n in images.shape[-2:])
-    return adaptive_avg_pool2d(images.float().contiguous(), (height, width)).flatten(1).double()
+    small = images if (height, width) == images.shape[-2:] else adaptive_avg_pool2d(images, (height, width))
+    return small.flatten(1)
 
 
-def _flat_rows(
-    images: Images, rows: Int64[Tensor, " n"], side: int, device: torch.device
-) -> Float64[Tensor, "n pixels"]:
-    parts = (images.__getitems__(part).image.to(device) for part in rows.split(CHUNK))
+def _flat_rows(images: Images, rows: Int64[Tensor, " n"], side: int, device: torch.device) -> Float[Tensor, "n pixels"]:
+    parts = (images.__getitems__(part).image.to(device) for part in rows.split(256))
     return torch.cat([_flat(part, side) for part in parts])

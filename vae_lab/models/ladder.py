@@ -2,28 +2,23 @@
 
     p(z) = p(z_1) p(z_2 | z_1) …        q(z | x) = q(z_1 | x) q(z_2 | z_1, x) …
 
-The posterior goes down the same path as the prior and adds what the encoder saw at that size: Sønderby et al. 2016,
-https://arxiv.org/abs/1602.02282; with residual blocks and latents on grids as in Child 2021,
-https://arxiv.org/abs/2011.10650.
-
-    28x28 -> 14x14 -> 7x7 -> vector          up: what the encoder saw at each size
-    vector z_1 -> 7x7 z_2 z_3 -> 14x14 z_4 -> 28x28
+The posterior goes down the same path as the prior and adds what the encoder saw: Sønderby et al. 2016,
+https://arxiv.org/abs/1602.02282.
 
 Group i is normal given the ones above, so along a path all latents together are one diagonal normal whose numbers
 depend on that path. That is what `infer` returns: the KL of two such normals is the sum over groups of
 KL(q(z_i | z_<i, x) || p(z_i | z_<i)), which estimates the rate with less noise than a difference of log-densities.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from vae_lab.errors import require_counts
-from vae_lab.models.topdown import Choice, Decoder, Encoder, Features, Path, central, drawn, given
+from vae_lab.models.topdown import Choice, Features, Path, TopDownDecoder, central, drawn, given
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.likelihoods import Likelihood
@@ -42,7 +37,7 @@ class TopDown(Distribution):
     support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
-    def __init__(self, decoder: Decoder, seen: Features | None) -> None:
+    def __init__(self, decoder: TopDownDecoder, seen: Features | None) -> None:
         self.decoder = decoder
         self.seen = seen
         batch = torch.Size() if seen is None else seen[-1].shape[:1]
@@ -73,55 +68,37 @@ class TopDown(Distribution):
 
 
 class Ladder(LatentModel):
-    """A vector of latents on top, and groups of latents on grids under it.
+    """Groups of latents, the topmost N(0, I) and every other with a learned density given those above.
 
     Args:
-        widths: channels at a half of the image's size, a quarter, …; the length is the number of halvings.
-        blocks: residual blocks at each of those sizes, on the way up and on the way down.
-        vector: latents of the topmost group.
-        groups: (halvings, channels) of each further group, from the top down.
+        encoder: called with (nin, image_size), returns the network for images: its features, the topmost last.
+        decoder: called with (image_size, nout), returns the way down.
         likelihood: makes a density of the decoder's output.
-        prior: must be the standard normal: it is the topmost group's, and the others' are learned.
+        prior: must be the standard normal: it is the topmost group's.
         channels: image channels.
         image_size: image height and width in pixels.
     """
 
-    encoder: Encoder
-    decoder: Decoder
+    decoder: TopDownDecoder
 
     def __init__(
         self,
         *,
-        widths: Sequence[int],
-        blocks: Sequence[int],
-        vector: int,
-        groups: Sequence[tuple[int, int]],
+        encoder: Callable[..., nn.Module],
+        decoder: Callable[..., TopDownDecoder],
         likelihood: Likelihood,
         prior: Callable[..., Prior],
         channels: int,
         image_size: int,
     ) -> None:
         super().__init__()
-        require_counts(model__vector=vector, **{f"model__widths_{i}": width for i, width in enumerate(widths)})
-        if len(blocks) != len(widths) or min(blocks, default=-1) < 0:
-            raise ValueError(
-                f"model.blocks={[*blocks]} must be a count for each of model.widths={[*widths]}, 0 or more."
-            )
-        check_groups(groups, len(widths), image_size)
         if not isinstance(prior(nlatent=1), StandardNormal):
             raise ValueError("model=ladder learns the prior of its groups itself; choose prior=standard_normal.")
         self.channels = channels
         self.image_size = image_size
         self.likelihood = likelihood
-        self.encoder = Encoder(channels, image_size, widths, blocks)
-        self.decoder = Decoder(
-            image_size,
-            channels * likelihood.params_per_channel,
-            widths=widths,
-            blocks=blocks,
-            vector=vector,
-            groups=groups,
-        )
+        self.encoder = encoder(nin=channels, image_size=image_size)
+        self.decoder = decoder(image_size=image_size, nout=channels * likelihood.params_per_channel)
         self.nlatent = sum(self.decoder.sizes)
 
     def posterior(self, image: Float[Tensor, "batch channels height width"]) -> TopDown:
@@ -146,19 +123,3 @@ class Ladder(LatentModel):
             for d in (path.posterior, path.prior)
         )
         return Inference(q, path.z.unflatten(0, batch), self.likelihood(path.output), p)
-
-
-def check_groups(groups: Sequence[tuple[int, int]], depth: int, image_size: int) -> None:
-    """Raise ValueError unless the groups fit the network, top down, and the network the image."""
-    if image_size % 2**depth or image_size < 2**depth:
-        raise ValueError(
-            f"data.image_size={image_size} cannot be halved {depth} times; choose a multiple of {2**depth}, or another"
-            " number of model.widths."
-        )
-    levels = [halvings for halvings, _ in groups]
-    require_counts(**{f"model__groups_{i}": channels for i, (_, channels) in enumerate(groups)})
-    if levels != sorted(levels, reverse=True) or not all(1 <= level <= depth for level in levels):
-        raise ValueError(
-            f"model.groups={[list(group) for group in groups]} must be (halvings, channels) from the top down, with"
-            f" halvings from {depth} to 1."
-        )

@@ -1,7 +1,7 @@
 """Fully connected networks: the ones that published likelihoods on binarized MNIST are quoted for.
 
-Theirs have tanh as a rule. SiLU learns faster: after 6,000 batches of 128 of `experiment=mnist_binary_vae`, all else being
-equal, the test set's negative ELBO was 95.2 nats against 97.0 with tanh, 96.9 with ReLU and 95.7 with gated layers.
+Theirs have tanh as a rule. SiLU learns faster: with 40 latents on binarized MNIST, after 6,000 batches of 128, the test
+set's negative ELBO was 95.2 nats against 97.0 with tanh, 96.9 with ReLU and 95.7 with gated layers.
 """
 
 from collections.abc import Sequence

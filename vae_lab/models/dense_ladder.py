@@ -1,0 +1,116 @@
+"""A ladder of vectors: fully connected residual blocks, for small images and processors without a GPU.
+
+    image -> f_1 -> f_2 -> f_3                    up: one feature vector for each group, the top one last
+    z_1 -> state, z_2 -> state, z_3 -> image      down
+
+As Sønderby et al. 2016, https://arxiv.org/abs/1602.02282, with residual blocks in place of batch normalization, and a
+posterior that is the prior plus what the encoder adds (Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from vae_lab.errors import require_counts
+from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
+from vae_lab.probability.distributions import full_precision
+
+State = Float[Tensor, "batch width"]
+
+
+class Block(nn.Module):
+    """Two linear maps beside a shortcut: [B, width] -> the same; begins as almost nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        shrink(self.body[-1], 0.1)
+
+    def forward(self, x: State) -> State:
+        """Return the shortcut plus the body."""
+        return x + self.body(x)
+
+
+class DenseEncoder(nn.Module):
+    """The way up: [B, C, k, k] -> one vector for each group."""
+
+    def __init__(self, nin: int, image_size: int, *, width: int, groups: Sequence[int]) -> None:
+        super().__init__()
+        require_counts(model__width=width, model__groups=len(groups))
+        self.stem = nn.Linear(nin * image_size**2, width)
+        self.blocks = nn.ModuleList(Block(width) for _ in groups)
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Features:
+        """Return the feature vectors, the lowest group's first."""
+        features: Features = []
+        state = self.stem(image.flatten(1))
+        for block in self.blocks:
+            state = block(state)
+            features.append(state)
+        return features
+
+
+class Group(nn.Module):
+    """One group of latents: its prior and posterior given the state from above, and what it adds to that."""
+
+    def __init__(self, width: int, nlatent: int) -> None:
+        super().__init__()
+        self.prior = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * nlatent))
+        self.posterior = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 2 * nlatent))
+        self.add = nn.Linear(nlatent, width)
+        self.block = Block(width)
+        shrink(self.prior[-1], 0.1)
+        shrink(self.posterior[-1], 0.1)
+
+    def parameters_of(self, state: State, seen: State | None) -> tuple[Tensor, Tensor | None]:
+        """Return the means and log sigmas of the prior and, if there is something seen, of the posterior."""
+        prior = full_precision(self.prior(state))
+        if seen is None:
+            return prior, None
+        return prior, prior + full_precision(self.posterior(torch.cat([state, seen], 1)))
+
+    def forward(self, state: State, z: Float[Tensor, "batch n"]) -> State:
+        """Return the state with this group's latents worked in."""
+        return self.block(state + self.add(z))
+
+
+class Top(nn.Module):
+    """The topmost group: N(0, I), a posterior from what was seen last, and the first state."""
+
+    def __init__(self, width: int, nlatent: int) -> None:
+        super().__init__()
+        self.posterior = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * nlatent))
+        self.add = nn.Linear(nlatent, width)
+        self.block = Block(width)
+
+    def forward(self, z: Float[Tensor, "batch n"]) -> State:
+        """Return the first state."""
+        return self.block(self.add(z))
+
+
+class DenseDecoder(TopDownDecoder):
+    """The way down through vectors of latents; the topmost is N(0, I)."""
+
+    def __init__(self, image_size: int, nout: int, *, width: int, groups: Sequence[int]) -> None:
+        super().__init__()
+        require_counts(
+            model__width=width, model__ngroups=len(groups), **{f"model__groups_{i}": n for i, n in enumerate(groups)}
+        )
+        self.sizes = list(groups)
+        self.top = Top(width, groups[0])
+        self.groups = nn.ModuleList(Group(width, n) for n in groups[1:])
+        self.paint = nn.Linear(width, nout * image_size**2)
+        self.shape = (nout, image_size, image_size)
+
+    def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
+        """Return the decoder's output."""
+        prior = self.top.add.weight.new_zeros(batch, 2 * self.sizes[0])
+        below = [None] * len(self.groups) if seen is None else seen[-2::-1]
+        state = self.top(draw(prior, None if seen is None else full_precision(self.top.posterior(seen[-1]))))
+        for group, features in zip(self.groups, below, strict=True):
+            assert isinstance(group, Group)
+            state = group(state, draw(*group.parameters_of(state, features)))
+        return self.paint(silu(state)).unflatten(1, self.shape)

@@ -1,0 +1,185 @@
+"""A ladder on grids: residual convolutions, a vector of latents on top and groups of latent maps under it.
+
+    28x28 -> 14x14 -> 7x7 -> vector          up: what is seen at each size
+    vector z_1 -> 7x7 z_2 z_3 -> 14x14 z_4 -> 28x28
+
+Blocks as in Child 2021, https://arxiv.org/abs/2011.10650, at a small scale. The posterior of a group is its prior plus
+what the encoder adds (Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898). There is no normalization: blocks begin
+as almost nothing, which keeps the state tame. Nothing is convolved at the image's own size, where it would cost most.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from vae_lab.errors import require_counts
+from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
+from vae_lab.probability.distributions import full_precision
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: [B, width, h, w] -> the same; begins as almost nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
+        )
+        shrink(self.body[-1], 0.1)
+
+    def forward(self, x: Float[Tensor, "batch width height width2"]) -> Float[Tensor, "batch width height width2"]:
+        """Return the shortcut plus the body."""
+        return x + self.body(x)
+
+
+class GridEncoder(nn.Module):
+    """The way up: [B, C, k, k] -> features at k/2, k/4, … and a vector."""
+
+    def __init__(self, nin: int, image_size: int, *, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+        check_levels(widths, blocks, image_size)
+        self.halve = nn.ModuleList(nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in pairwise([nin, *widths]))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(*(Block(width) for _ in range(n))) for width, n in zip(widths, blocks, strict=True)
+        )
+        smallest = image_size // 2 ** len(widths)
+        self.head = nn.Linear(widths[-1] * smallest**2, widths[-1])
+
+    def forward(self, image: Float[Tensor, "batch channels height width"]) -> Features:
+        """Return what is seen at each size, the largest first, and a vector last."""
+        features: Features = []
+        x = image
+        for halve, blocks in zip(self.halve, self.blocks, strict=True):
+            x = blocks(halve(silu(x) if features else x))
+            features.append(x)
+        return [*features, self.head(silu(x).permute(0, 2, 3, 1).flatten(1))]
+
+
+class Group(nn.Module):
+    """One group of latents on a grid: its prior and posterior given the state from above, and what it adds to it."""
+
+    def __init__(self, width: int, nchannels: int) -> None:
+        super().__init__()
+        self.prior = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 2 * nchannels, 3, padding=1))
+        self.mix = nn.Conv2d(2 * width, width, 1)
+        self.posterior = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 2 * nchannels, 3, padding=1))
+        self.add = nn.Conv2d(nchannels, width, 1)
+        self.block = Block(width)
+        shrink(self.prior[-1], 0.1)
+        shrink(self.posterior[-1], 0.1)
+        self.nchannels = nchannels
+
+    def parameters_of(
+        self, state: Float[Tensor, "batch width height width2"], seen: Float[Tensor, "batch width height width2"] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the flat means and log sigmas of the prior and, if there is something seen, of the posterior."""
+        prior = full_precision(self.prior(state))
+        if seen is None:
+            return prior.flatten(1), None
+        added = full_precision(self.posterior(self.mix(torch.cat([state, seen], 1))))
+        return prior.flatten(1), (prior + added).flatten(1)
+
+    def forward(
+        self, state: Float[Tensor, "batch width height width2"], z: Float[Tensor, "batch n"]
+    ) -> Float[Tensor, "batch width height width2"]:
+        """Return the state with this group's latents worked in."""
+        return self.block(state + self.add(z.unflatten(1, (self.nchannels, *state.shape[2:])).to(state)))
+
+
+class Vector(nn.Module):
+    """The topmost group: N(0, I), a posterior from the encoder's vector, and the first state."""
+
+    def __init__(self, width: int, size: int, nlatent: int, nblocks: int) -> None:
+        super().__init__()
+        self.posterior = nn.Linear(width, 2 * nlatent)
+        self.add = nn.Linear(nlatent, width * size**2)
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(nblocks)))
+        self.shape = (size, size, width)
+        self.nlatent = nlatent
+
+    def forward(self, z: Float[Tensor, "batch n"]) -> Float[Tensor, "batch width height width2"]:
+        """Return the first state."""
+        return self.blocks(self.add(z).unflatten(1, self.shape).permute(0, 3, 1, 2))
+
+
+class Up(nn.Module):
+    """The state at twice the size: [B, a, h, w] -> [B, b, 2h, 2w]."""
+
+    def __init__(self, before: int, after: int, nblocks: int) -> None:
+        super().__init__()
+        self.spread = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
+        self.blocks = nn.Sequential(*(Block(after) for _ in range(nblocks)))
+
+    def forward(self, state: Float[Tensor, "batch a height width"]) -> Float[Tensor, "batch b height2 width2"]:
+        """Return the state spread out and worked over."""
+        return self.blocks(self.spread(silu(state)))
+
+
+class GridDecoder(TopDownDecoder):
+    """The way down, through all groups of latents: one state that grows to the image's size."""
+
+    def __init__(
+        self,
+        image_size: int,
+        nout: int,
+        *,
+        widths: Sequence[int],
+        blocks: Sequence[int],
+        vector: int,
+        groups: Sequence[tuple[int, int]],
+    ) -> None:
+        super().__init__()
+        check_levels(widths, blocks, image_size)
+        check_groups(vector, groups, len(widths))
+        depth = len(widths)
+        self.top = Vector(widths[-1], image_size // 2**depth, vector, blocks[-1])
+        stages: list[tuple[int, nn.Module]] = []
+        for level in range(depth, 0, -1):
+            stages += [(level, Group(widths[level - 1], n)) for halvings, n in groups if halvings == level]
+            if level > 1:
+                stages.append((level, Up(widths[level - 1], widths[level - 2], blocks[level - 2])))
+        self.levels = [level for level, _ in stages]
+        self.stages = nn.ModuleList(stage for _, stage in stages)
+        self.paint = nn.Sequential(nn.SiLU(), nn.ConvTranspose2d(widths[0], nout, 4, stride=2, padding=1))
+        self.sizes = [vector, *(n * (image_size // 2**halvings) ** 2 for halvings, n in groups)]
+
+    def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
+        """Return the decoder's output."""
+        prior = self.top.add.weight.new_zeros(batch, 2 * self.top.nlatent)
+        posterior = None if seen is None else full_precision(self.top.posterior(seen[-1]))
+        state = self.top(draw(prior, posterior))
+        for level, stage in zip(self.levels, self.stages, strict=True):
+            if isinstance(stage, Group):
+                numbers = stage.parameters_of(state, None if seen is None else seen[level - 1])
+                state = stage(state, draw(*numbers))
+            else:
+                state = stage(state)
+        return self.paint(state)
+
+
+def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) -> None:
+    """Raise ValueError unless there is a count of blocks for each width, and the image can be halved so often."""
+    require_counts(**{f"model__widths_{i}": width for i, width in enumerate(widths)})
+    depth = len(widths)
+    if len(blocks) != depth or min(blocks, default=-1) < 0:
+        raise ValueError(f"model.blocks={[*blocks]} must be one count for each of model.widths={[*widths]}.")
+    if image_size % 2**depth or image_size < 2**depth:
+        raise ValueError(
+            f"data.image_size={image_size} cannot be halved {depth} times; choose a multiple of {2**depth}, or another"
+            " number of model.widths."
+        )
+
+
+def check_groups(vector: int, groups: Sequence[tuple[int, int]], depth: int) -> None:
+    """Raise ValueError unless the groups fit the network, from the top down."""
+    require_counts(model__vector=vector, **{f"model__groups_{i}": n for i, (_, n) in enumerate(groups)})
+    levels = [halvings for halvings, _ in groups]
+    if levels != sorted(levels, reverse=True) or not all(1 <= level <= depth for level in levels):
+        raise ValueError(
+            f"model.groups={[list(group) for group in groups]} must be (halvings, channels) from the top down, with"
+            f" halvings from {depth} to 1."
+        )
