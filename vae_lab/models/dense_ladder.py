@@ -97,7 +97,7 @@ class DenseDecoder(TopDownDecoder):
     def __init__(self, image_size: int, nout: int, *, width: int, groups: Sequence[int]) -> None:
         super().__init__()
         require_counts(
-            model__width=width, model__ngroups=len(groups), **{f"model__groups_{i}": n for i, n in enumerate(groups)}
+            model__width=width, model__groups=len(groups), **{f"model__groups_{i}": n for i, n in enumerate(groups)}
         )
         self.sizes = list(groups)
         self.top = Top(width, groups[0])
