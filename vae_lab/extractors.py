@@ -1,5 +1,6 @@
 """Which network describes images when sets of them are compared, and where a trained one is kept."""
 
+import importlib.util
 import logging
 import os
 from pathlib import Path
@@ -7,8 +8,9 @@ from pathlib import Path
 import torch
 
 from vae_lab.data.images import Images
+from vae_lab.errors import DataError
 from vae_lab.evaluation.features import DigitClassifier, Extractor, RandomVGG, train_classifier
-from vae_lab.evaluation.inception import Inception, inception_weights
+from vae_lab.evaluation.inception import Inception
 from vae_lab.files import whole
 
 log = logging.getLogger(__name__)
@@ -33,8 +35,14 @@ def load_extractor(name: str, training: Images) -> Extractor:
     if name not in NAMES:
         raise ValueError(f"features={name}: there are {', '.join(NAMES)}.")
     nchannels = training.pixels(slice(1)).shape[1]
-    if name == "inception" or (name == "auto" and inception_weights() is not None):
-        return Inception()
+    there = inception_weights().is_file() and importlib.util.find_spec("torch_fidelity") is not None
+    if name == "inception" and not there:
+        raise DataError(
+            f"features=inception needs `pip install torch-fidelity` and its weights at {inception_weights()}; choose"
+            " features=auto, which needs neither."
+        )
+    if name == "inception" or (name == "auto" and there):
+        return Inception(inception_weights())
     if name == "vgg" or (name == "auto" and int(training.labels.max()) < 1):
         return RandomVGG(nchannels)
     return trained_classifier(training)
@@ -67,3 +75,9 @@ def trained_classifier(training: Images) -> DigitClassifier:
 def cache_folder() -> Path:
     """Return where trained extractors are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_lab"
+
+
+def inception_weights() -> Path:
+    """Return where torch-fidelity keeps Inception's weights once it has downloaded them."""
+    home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
+    return home / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"

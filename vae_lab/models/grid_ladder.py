@@ -130,7 +130,7 @@ class GridDecoder(TopDownDecoder):
         widths: Sequence[int],
         blocks: Sequence[int],
         vector: int,
-        groups: Sequence[tuple[int, int]],
+        groups: Sequence[Sequence[int]],
     ) -> None:
         super().__init__()
         check_levels(widths, blocks, image_size)
@@ -174,7 +174,7 @@ def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) 
         )
 
 
-def check_groups(vector: int, groups: Sequence[tuple[int, int]], depth: int) -> None:
+def check_groups(vector: int, groups: Sequence[Sequence[int]], depth: int) -> None:
     """Raise ValueError unless the groups fit the network, from the top down."""
     require_counts(model__vector=vector, **{f"model__groups_{i}": n for i, (_, n) in enumerate(groups)})
     levels = [halvings for halvings, _ in groups]
