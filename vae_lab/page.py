@@ -58,7 +58,7 @@ def render(page: Page) -> str:
     """Return the page's HTML."""
     environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
     copies = page.copies["prior"]
-    nearest = copies.distances.argsort()[:16]
+    nearest = copies.ratios.argsort()[:16]
     panel = neighbour_panel(page.sets["prior"][nearest], page.training, copies.indices[nearest])
     pictures = {
         "reconstructions": grid_picture(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8),
