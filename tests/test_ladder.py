@@ -16,7 +16,7 @@ from vae_lab.models.dense_ladder import DenseDecoder, DenseEncoder
 from vae_lab.models.grid_ladder import GridDecoder, GridEncoder
 from vae_lab.models.ladder import Ladder
 from vae_lab.probability import scores
-from vae_lab.probability.distributions import kl
+from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, Logistic
 from vae_lab.probability.objectives import ELBO, IWAE, DReG, FreeBits, Objective
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
@@ -80,6 +80,7 @@ def test_lower_groups_depend_on_those_above(model: Ladder) -> None:
     inference = model.infer(model.posterior(images(1)), (5,))
     first = model.decoder.sizes[0]
     for density, top_moves in ((inference.posterior, False), (inference.prior, False)):
+        assert isinstance(density, DiagonalNormal)
         spread = density.loc.flatten(0, 1).std(0)
         assert (spread[first:] > 1e-4).all()
         assert bool((spread[:first] > 1e-6).any()) == top_moves

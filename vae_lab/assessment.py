@@ -85,6 +85,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     model, data = load_model(run, checkpoint).to(where), load_data(run, checkpoint, root=root)
     images: Images = getattr(data.parts, split)
     sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images))
+    say_sizes(sizes, where, len(images))
     extractor = load_extractor(features, data.grey_parts.train).to(where)
     likelihood = set_likelihood(
         model, images, nsamples=sizes.nsamples, nimages=sizes.nll_images, nbound=nbound, chunk=chunk, seed=seed,
@@ -135,16 +136,19 @@ def chosen_device(device: str) -> torch.device:
 
 
 def chosen_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int) -> Sizes:
-    """Return how much is computed, None standing for the device's usual, and say so."""
+    """Return how much is computed, None standing for the device's usual."""
     usual = CPU if where.type == "cpu" else GPU
     sizes = Sizes(*(default if given is None else given for given, default in zip(asked, usual, strict=True)))
-    sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages))
     require_counts(**sizes._asdict())
+    return sizes._replace(nll_images=min(sizes.nll_images, nimages))
+
+
+def say_sizes(sizes: Sizes, where: torch.device, nimages: int) -> None:
+    """Log how much is computed, and what the full protocol would be."""
     line = "%s: -log p(x) of %d of %d images with %d samples each, %d images per sampler"
     log.info(line, device_name(where), sizes.nll_images, nimages, sizes.nsamples, sizes.ngenerated)
     if sizes != GPU._replace(nll_images=nimages):
         log.info("the full protocol is nsamples=5000 nll_images=%d ngenerated=10000", nimages)
-    return sizes
 
 
 def real_set(parts: Parts, split: str, n: int) -> Pixels:

@@ -69,14 +69,14 @@ def load_data(run: str | Path, checkpoint: str = "best", *, root: str | None = N
     check_config(config, packaged_targets())
     if root is not None:
         if "root" not in config:
-            raise ValueError(f"data_root={root}: the images of this run come with a package; leave data_root out.")
+            raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
         config["root"] = root
     data: ImageData = instantiate(config, _convert_="all")
     if data.fingerprint != stored["data"]:
         found, expected = (" + ".join(str(f[f"n{part}"]) for part in PARTS) for f in (data.fingerprint, stored["data"]))
         raise DataError(
             f"the images ({found}) are not those that {run} was trained on ({expected}), or not in the same parts; name"
-            " the folder that holds those with data_root=."
+            " the folder that holds those with data.root=."
         )
     return data
 
