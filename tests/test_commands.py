@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -175,3 +176,24 @@ def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) ->
     done = vae_lab("train", *TINY, "folder=file/run", cwd=tmp_path)
     assert done.returncode == 5, done.stdout + done.stderr
     assert "cannot be written" in done.stdout
+
+
+def test_a_finished_run_is_generated_from_and_evaluated(
+    trained: tuple[Path, Any], tmp_path: Path
+) -> None:
+    run_folder = f"run={trained[0]}"
+    done = vae_lab("generate", run_folder, "n=4", "sampler=gmm", "out=samples.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 images from" in done.stdout
+    assert (tmp_path / "samples.png").stat().st_size > 500
+    sizes = ("nsamples=10", "nll_images=4", "ngenerated=8", "nblocks=2", "k=2", "features=vgg", "out=evaluated")
+    done = vae_lab("evaluate", run_folder, *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert "the full protocol is nsamples=5000" in done.stdout
+    assert "KID_vgg" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "evaluated").iterdir()) == ["evaluation.html", "evaluation.json"]
+    done = vae_lab("evaluate", "run=nowhere", cwd=tmp_path)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "there is no checkpoint" in done.stdout
+    assert len(done.stdout.splitlines()) == 1

@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no part of vae_lab
 
 
 @command("evaluate")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vae_lab.models.vae import LatentModel
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("vae_lab.generate")  # __main__, as a command, is no part of vae_lab
 
 
 @command("generate")
