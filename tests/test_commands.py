@@ -178,9 +178,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) ->
     assert "cannot be written" in done.stdout
 
 
-def test_a_finished_run_is_generated_from_and_evaluated(
-    trained: tuple[Path, Any], tmp_path: Path
-) -> None:
+def test_a_finished_run_is_generated_from_and_evaluated(trained: tuple[Path, Any], tmp_path: Path) -> None:
     run_folder = f"run={trained[0]}"
     done = vae_lab("generate", run_folder, "n=4", "sampler=gmm", "out=samples.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

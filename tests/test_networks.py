@@ -42,7 +42,7 @@ def test_the_seed_network_is_the_one_described() -> None:
     }
 
 
-RES: dict[str, Any] = {"widths": [8, 16], "groups": 4, "smallest": 4}
+RES: dict[str, Any] = {"widths": [8, 16], "groups": 4, "smallest": 4, "spatial": False}
 PAIRS = {
     "conv": (partial(ConvEncoder, **SMALL), partial(ConvDecoder, output_bias=-2.0, **SMALL), [*range(2, 34), 65, 256]),
     "mlp": (partial(MLPEncoder, widths=[5, 6]), partial(MLPDecoder, widths=[5, 6]), [1, 2, 7, 28, 64]),
@@ -68,6 +68,25 @@ def test_the_residual_network_halves_down_to_a_few_pixels(size: int, depth: int)
 def test_a_size_that_cannot_be_halved_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"data.image_size={size}"):
         ResEncoder(1, size, 6, **RES)
+
+
+@pytest.mark.parametrize("size", [8, 28, 64])
+def test_spatial_latents_see_their_part_of_the_image_and_draw_it(size: int) -> None:
+    torch.manual_seed(0)
+    side = size // 2 ** halvings(size, 4)
+    settings: dict[str, Any] = RES | {"spatial": True}
+    encoder, decoder = ResEncoder(3, size, 2 * 5 * side**2, **settings), ResDecoder(5 * side**2, size, 3, **settings)
+    image = torch.rand(2, 3, size, size)
+    mean = encoder(image).chunk(2, 1)[0].view(2, 5, side, side)
+    z = mean.flatten(1).detach().requires_grad_()
+    assert decoder(z).shape == image.shape
+    if size == 64:  # at smaller sizes the blocks reach from corner to corner
+        decoder(z)[:, :, 0, 0].sum().backward()
+        assert z.grad is not None
+        reach = z.grad.view(2, 5, side, side).abs().sum((0, 1))
+        assert reach[0, 0] > 2 * reach[-1, -1]
+    with pytest.raises(ValueError, match=f"choose a multiple of {side**2}"):
+        ResDecoder(5 * side**2 + 1, size, 3, **settings)
 
 
 def test_parameters_of_the_residual_network_grow_with_the_logarithm_of_the_size() -> None:

@@ -2,6 +2,9 @@
 
     64x64 -> stem -> [block -> half] at 64, 32, 16, 8 -> 4x4 -> linear -> nout, and back by [double -> block]
 
+With `spatial` a 1x1 convolution takes the linear map's place: nout / 16 maps of 4x4, each number of which stands for
+its part of the image. They are handed on flat, [nout], like any latents.
+
 GroupNorm and SiLU before each convolution (He et al. 2016, pre-activation, https://arxiv.org/abs/1603.05027); the way
 up resizes and then convolves, which leaves no checkerboard (Odena et al. 2016,
 https://distill.pub/2016/deconv-checkerboard).
@@ -64,8 +67,22 @@ def activated(nin: int, nout: int, groups: int) -> nn.Sequential:
     return nn.Sequential(nn.GroupNorm(groups, nin), nn.SiLU(), nn.Conv2d(nin, nout, 3, padding=1))
 
 
+def maps(nlatent: int, size: int) -> int:
+    """Return how many maps of `size` x `size` numbers hold `nlatent`.
+
+    Raises:
+        ValueError: if they do not fill whole maps.
+    """
+    if nlatent % size**2:
+        raise ValueError(
+            f"model.nlatent={nlatent} does not fill maps of {size}x{size} numbers; choose a multiple of {size**2}, or"
+            " model.encoder.spatial=false."
+        )
+    return nlatent // size**2
+
+
 class ResEncoder(nn.Module):
-    """Blocks and halvings, then one linear map: [B, nin, k, k] -> [B, nout].
+    """Blocks and halvings, then one linear map or a map for each latent channel: [B, nin, k, k] -> [B, nout].
 
     Args:
         nin: image channels.
@@ -74,10 +91,11 @@ class ResEncoder(nn.Module):
         widths: channels at each size, beginning with the image's own.
         groups: of GroupNorm.
         smallest: size under which nothing is halved.
+        spatial: whether the numbers lie on a grid of that size, or each sees the whole image.
     """
 
     def __init__(
-        self, nin: int, image_size: int, nout: int, *, widths: Sequence[int], groups: int, smallest: int
+        self, nin: int, image_size: int, nout: int, *, widths: Sequence[int], groups: int, smallest: int, spatial: bool
     ) -> None:
         super().__init__()
         levels = level_widths(widths, image_size, smallest)
@@ -86,25 +104,31 @@ class ResEncoder(nn.Module):
         for before, after in pairwise(levels):
             layers += [Block(before, after, groups), nn.AvgPool2d(2)]
         self.features = nn.Sequential(*layers, nn.GroupNorm(groups, levels[-1]), nn.SiLU())
-        self.head = nn.Linear(levels[-1] * size * size, nout)
+        self.spatial = spatial
+        self.head = (
+            nn.Conv2d(levels[-1], 2 * maps(nout // 2, size), 1) if spatial else nn.Linear(levels[-1] * size**2, nout)
+        )
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout"]:
         """Return `nout` numbers for each image."""
-        features = self.features(image).permute(0, 2, 3, 1)  # channels-last in memory, so flattening copies nothing
-        return self.head(features.flatten(1))
+        features = self.features(image)
+        if self.spatial:
+            return self.head(features).flatten(1)
+        return self.head(features.permute(0, 2, 3, 1).flatten(1))  # channels-last in memory: flattening copies nothing
 
 
 class ResDecoder(nn.Module):
-    """The way back: one linear map, then doublings and blocks: [B, nin] -> [B, nout, k, k]."""
+    """The way back: a linear map or a convolution, then doublings and blocks: [B, nin] -> [B, nout, k, k]."""
 
     def __init__(
-        self, nin: int, image_size: int, nout: int, *, widths: Sequence[int], groups: int, smallest: int
+        self, nin: int, image_size: int, nout: int, *, widths: Sequence[int], groups: int, smallest: int, spatial: bool
     ) -> None:
         super().__init__()
         levels = level_widths(widths, image_size, smallest)
         size = image_size // 2 ** (len(levels) - 1)
-        self.shape = (size, size, levels[-1])
-        self.head = nn.Linear(nin, levels[-1] * size * size)
+        self.spatial = spatial
+        self.shape = (maps(nin, size), size, size) if spatial else (size, size, levels[-1])
+        self.head = nn.Conv2d(self.shape[0], levels[-1], 1) if spatial else nn.Linear(nin, levels[-1] * size**2)
         layers: list[nn.Module] = []
         for after, before in reversed(list(pairwise(levels))):
             layers += [nn.Upsample(scale_factor=2, mode="nearest"), Block(before, after, groups)]
@@ -112,4 +136,6 @@ class ResDecoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "batch nin"]) -> Float[Tensor, "batch nout height width"]:
         """Return `nout` numbers for each pixel."""
+        if self.spatial:
+            return self.blocks(self.head(z.unflatten(1, self.shape)))
         return self.blocks(self.head(z).unflatten(1, self.shape).permute(0, 3, 1, 2))
