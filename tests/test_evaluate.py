@@ -49,7 +49,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 4 steps on 64 images of binary pixels."""
     folder = tmp_path_factory.mktemp("evaluated") / "run"
     overrides = [
-        "data=synthetic", "data.binarize=dynamic", "likelihood=bernoulli", "model=mlp", "model.encoder.widths=[16]",
+        "data=synthetic", "data.binarize=dynamic", "likelihood=bernoulli", "model=mlp", "model.encoder.width=16",
         "model.nlatent=3", "trainer.max_steps=4", "trainer.val_every=4", "trainer.precision=32-true", "logger=csv",
         f"folder={folder}",
     ]  # fmt: skip

@@ -45,7 +45,7 @@ def test_the_seed_network_is_the_one_described() -> None:
 RES: dict[str, Any] = {"widths": [8, 16], "groups": 4, "smallest": 4, "spatial": False}
 PAIRS = {
     "conv": (partial(ConvEncoder, **SMALL), partial(ConvDecoder, output_bias=-2.0, **SMALL), [*range(2, 34), 65, 256]),
-    "mlp": (partial(MLPEncoder, widths=[5, 6]), partial(MLPDecoder, widths=[5, 6]), [1, 2, 7, 28, 64]),
+    "mlp": (partial(MLPEncoder, width=5, nblocks=2), partial(MLPDecoder, width=5, nblocks=2), [1, 2, 7, 28, 64]),
     "resnet": (partial(ResEncoder, **RES), partial(ResDecoder, **RES), [8, 10, 12, 28, 32, 64, 128, 256]),
 }  # fmt: skip
 

@@ -15,23 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from vae_lab.errors import require_counts
+from vae_lab.models.mlp import Block, State
 from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
 from vae_lab.probability.distributions import full_precision
-
-State = Float[Tensor, "batch width"]
-
-
-class Block(nn.Module):
-    """Two linear maps beside a shortcut: [B, width] -> the same; begins as almost nothing."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        shrink(self.body[-1], 0.1)
-
-    def forward(self, x: State) -> State:
-        """Return the shortcut plus the body."""
-        return x + self.body(x)
 
 
 class DenseEncoder(nn.Module):

@@ -1,33 +1,54 @@
-"""Fully connected networks: the ones that published likelihoods on binarized MNIST are quoted for.
+"""Fully connected residual networks, for small images and processors without a GPU.
 
-Theirs have tanh as a rule. SiLU learns faster: with 40 latents on binarized MNIST, after 6,000 batches of 128, the test
-set's negative ELBO was 95.2 nats against 97.0 with tanh, 96.9 with ReLU and 95.7 with gated layers.
+    image -> linear -> blocks -> linear -> nout        z -> linear -> blocks -> linear -> image
+
+The networks that published likelihoods on binarized MNIST are quoted for have two layers of 500 units with tanh. With
+40 latents and batches of 128 such a one left the test set's negative ELBO at 91.2 nats after 50,000 batches, one with
+SiLU at 90.3 after 60,000, and one residual block of 512 units each way at 90.4 after 10,000.
 """
 
-from collections.abc import Sequence
-from itertools import pairwise
-
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lab.errors import require_counts
 
+State = Float[Tensor, "batch width"]
 
-def stack(sizes: Sequence[int]) -> nn.Sequential:
-    """Return linear maps through `sizes` with SiLU between them, none after the last."""
-    require_counts(**{f"width{i}": size for i, size in enumerate(sizes)})
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+
+class Block(nn.Module):
+    """Two linear maps beside a shortcut: [B, width] -> the same; begins as almost nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        last = nn.Linear(width, width)
+        self.body = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+
+    def forward(self, x: State) -> State:
+        """Return the shortcut plus the body."""
+        return x + self.body(x)
+
+
+def stack(nin: int, nout: int, width: int, nblocks: int) -> nn.Sequential:
+    """Return a linear map to `width`, blocks, and a linear map from it.
+
+    Raises:
+        ValueError: if a count is below 1.
+    """
+    require_counts(model__width=width, model__nblocks=nblocks, model__nin=nin, model__nout=nout)
+    blocks = [Block(width) for _ in range(nblocks)]
+    return nn.Sequential(nn.Linear(nin, width), *blocks, nn.SiLU(), nn.Linear(width, nout))
 
 
 class MLPEncoder(nn.Module):
-    """Hidden layers of `widths` units: [B, nin, k, k] -> [B, nout]."""
+    """From all pixels to numbers: [B, nin, k, k] -> [B, nout]."""
 
-    def __init__(self, nin: int, image_size: int, nout: int, *, widths: Sequence[int]) -> None:
+    def __init__(self, nin: int, image_size: int, nout: int, *, width: int, nblocks: int) -> None:
         super().__init__()
-        self.layers = stack([nin * image_size**2, *widths, nout])
+        self.layers = stack(nin * image_size**2, nout, width, nblocks)
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout"]:
         """Return `nout` numbers for each image."""
@@ -35,12 +56,12 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """Hidden layers of `widths` units, read backwards: [B, nin] -> [B, nout, k, k]."""
+    """From latents to all pixels: [B, nin] -> [B, nout, k, k]."""
 
-    def __init__(self, nin: int, image_size: int, nout: int, *, widths: Sequence[int]) -> None:
+    def __init__(self, nin: int, image_size: int, nout: int, *, width: int, nblocks: int) -> None:
         super().__init__()
         self.shape = (nout, image_size, image_size)
-        self.layers = stack([nin, *reversed(widths), nout * image_size**2])
+        self.layers = stack(nin, nout * image_size**2, width, nblocks)
 
     def forward(self, z: Float[Tensor, "batch nin"]) -> Float[Tensor, "batch nout height width"]:
         """Return `nout` numbers for each pixel."""
