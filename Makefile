@@ -30,8 +30,9 @@ fix: $(VENV)/done ## Repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/bench ## Measure speed against a plain loop, a naive loop and pythae
+bench: $(VENV)/bench ## Measure training against other loops, and the likelihood against bare decoding
 	$(BIN)/python -m benchmarks.step $(ARGS)
+	$(BIN)/python -m benchmarks.likelihood
 
 clean: ## Remove the environment and the caches; outputs/ and data/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache

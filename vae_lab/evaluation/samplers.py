@@ -11,7 +11,7 @@ from vae_lab.probability.priors import gaussian_mixture
 def fitted_mixture(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> Distribution:
     """Return a mixture of normals with full covariances fitted to latents, as a rule the training posteriors' means.
 
-    Ghosh et al. 2020, section 4, https://arxiv.org/abs/1903.12436, call it ex-post density estimation and use 10.
+    Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, call it ex-post density estimation and use 10.
 
     Raises:
         ValueError: if there are fewer latents than components.

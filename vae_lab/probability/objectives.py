@@ -165,7 +165,7 @@ class DReG(IWAE):
 class RAEL2(Objective):
     """A plain autoencoder's distortion at the posterior mean z, with squared norms added; all weights 0 is plain.
 
-    loss = distortion + latent_weight / 2 |z|^2 + decoder_weight |theta|^2: Ghosh et al. 2020, section 3 (the L2
+    loss = distortion + latent_weight / 2 |z|^2 + decoder_weight |theta|^2: Ghosh et al. 2020 (the L2
     variant), https://arxiv.org/abs/1903.12436. No bound on log p(x): the posterior's sigma is never trained, so the
     rate reported beside it, and whatever samples the posterior, mean little. Sample from a density fitted to the
     latents, as `evaluation.samplers` does.

@@ -49,7 +49,7 @@ class StandardNormal(Prior):
 class VampPrior(Prior):
     """The mean of the posteriors of `ncomponents` images that are learned with the rest.
 
-    p(z) = 1/K sum q(z | u_k): Tomczak and Welling 2018, section 2.2, https://arxiv.org/abs/1705.07120. They keep the
+    p(z) = 1/K sum q(z | u_k): Tomczak and Welling 2018, https://arxiv.org/abs/1705.07120. They keep the
     pseudo-inputs u_k in [0, 1] by clamping; ours are sigmoids, whose gradient doesn't stop at the ends.
 
     Args:

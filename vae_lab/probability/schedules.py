@@ -34,7 +34,7 @@ class Linear(Schedule):
 class Cyclical(Schedule):
     """Again and again from `start` to `end`: linearly for a share `rise` of `nsteps` batches, then constant.
 
-    Fu et al. 2019, section 4, https://arxiv.org/abs/1903.10145, who rise over half of each of 4 cycles.
+    Fu et al. 2019, https://arxiv.org/abs/1903.10145, who rise over half of each of 4 cycles.
     """
 
     def __init__(self, start: float, end: float, nsteps: int, rise: float) -> None:
