@@ -71,7 +71,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         ngenerated: images for each sampler.
         nbound: latents for each image in the bound that carries the likelihood over to the others.
         chunk: latents decoded at once.
-        settings: of the comparisons, as in conf/evaluate.yaml.
+        settings: those of the comparisons.
 
     Raises:
         ValueError: if a setting is wrong.
@@ -87,20 +87,16 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images))
     say_sizes(sizes, where, len(images))
     extractor = load_extractor(features, data.grey_parts.train).to(where)
-    likelihood = set_likelihood(
-        model, images, nsamples=sizes.nsamples, nimages=sizes.nll_images, nbound=nbound, chunk=chunk, seed=seed,
-        track=track,
-    )  # fmt: skip
+    counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
+    likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
     reference = every_pixel(getattr(data.grey_parts, split))
     sets = {"real": real_set(data.grey_parts, split, sizes.ngenerated)}
     mixture = fit_mixture(run, model, data.parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
     sets |= generated_sets(model, mixture, data.parts.train, sizes.ngenerated, seed)
     copies = copied(sets, data.grey_parts.train, seed, settings)
-    protocol = {
-        "run": run.name, "checkpoint": checkpoint, "split": split, "nimages": len(images), "seed": seed,
-        "features": extractor.key, "nbound": nbound, "device": device_name(where), "versions": versions(),
-    }  # fmt: skip
+    protocol = {"run": run.name, "checkpoint": checkpoint, "split": split, "nimages": len(images), "seed": seed}
+    protocol |= {"features": extractor.key, "nbound": nbound, "device": device_name(where), "versions": versions()}
     result = {
         "protocol": protocol | sizes._asdict() | settings,
         "likelihood": likelihood_table(model, likelihood),
@@ -108,16 +104,12 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         "reconstruction": reconstruction.metrics,
         "samples": compared(sets, reference, extractor, seed, settings),
         "memorisation": {name: memorisation_table(found) for name, found in copies.items()},
-        "blur": {
-            name: band_ratios(some, reference)
-            for name, some in ({"reconstructions": reconstruction.decoded} | sets).items()
-        },
+        "blur": blurred({"reconstructions": reconstruction.decoded} | sets, reference),
         "seconds": time.perf_counter() - started,
     }
     write_whole(folder / "evaluation.json", json.dumps(result, indent=2).encode())
-    page = Page(
-        result, reference, every_pixel(images, 32), reconstruction, sets, copies, data.grey_parts.train, likelihood
-    )
+    shown = every_pixel(images, 32)
+    page = Page(result, reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
     write_whole(folder / "evaluation.html", render(page).encode())
     return result
 
@@ -200,6 +192,11 @@ def copied(sets: dict[str, Pixels], training: Images, seed: int, settings: dict[
     side = settings["side"]
     usual = usual_nearness(training, nreference=settings["nreference"], side=side, seed=seed)
     return {name: memorisation(some, training, usual, side=side) for name, some in track(list(sets.items()), "copies")}
+
+
+def blurred(sets: dict[str, Pixels], reference: Pixels) -> dict[str, dict[str, float]]:
+    """Return how much power each set has of the reference's, band by band."""
+    return {name: band_ratios(some, reference) for name, some in sets.items()}
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:

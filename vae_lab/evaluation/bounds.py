@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor, nn
 
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
@@ -76,44 +77,46 @@ def set_likelihood(
         track: shows progress.
     """
     require_counts(nsamples=nsamples, nbound=nbound, nll_images=nimages, chunk=chunk)
-    device = next(model.parameters()).device
     everything = torch.arange(len(images))
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(images), generator=generator)[:nimages].sort().values
-
-    def show(part: Tensor) -> Tensor:
-        return images.__getitems__(part).image.to(device)
-
-    terms: list[Tensor] = []
-    for i, part in enumerate(track(everything.split(min(chunk, 500)), "ELBO")):
-        with seeded("evaluate", "elbo", seed, i):
-            image = show(part)
-            terms.append(torch.stack(elbo_terms(model(image), image)))
-    neg_elbo, distortion, rate = torch.cat(terms, 1).double().cpu()
-
-    def estimates(chosen: Tensor, k: int, what: str) -> tuple[Tensor, Tensor]:
-        found = []
-        for i, part in enumerate(track(chosen.split(max(1, chunk // k)), what)):
-            with seeded("evaluate", what, seed, i):
-                found.append(torch.stack(importance_estimate(model, show(part), k, chunk)))
-        nll, effective = torch.cat(found, 1).double().cpu()
-        return nll, effective
-
-    nll, effective = estimates(rows, nsamples, f"-log p(x), {nsamples} samples")
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:nimages].sort().values
+    neg_elbo, distortion, rate = elbo_pass(model, images, min(chunk, 500), seed, track)
+    estimate = partial(estimate_pass, model, images, chunk=chunk, seed=seed, track=track)
+    nll, effective = estimate(rows, nsamples)
     if len(rows) == len(images):
         iwae_nll = plain_mean(nll)
     else:
-        bound, _ = estimates(everything, nbound, f"bound, {nbound} samples")
+        bound, _ = estimate(everything, nbound)
         iwae_nll = difference_mean(bound, nll, rows)
-    return SetLikelihood(
-        iwae_nll,
-        plain_mean(neg_elbo),
-        plain_mean(distortion),
-        plain_mean(rate),
-        rows,
-        nll.float(),
-        effective.float(),
-    )
+    means = [plain_mean(values) for values in (neg_elbo, distortion, rate)]
+    return SetLikelihood(iwae_nll, *means, rows=rows, nll=nll.float(), effective=effective.float())
+
+
+def elbo_pass(model: LatentModel, images: Images, batch: int, seed: int, track: Track) -> Float64[Tensor, "3 n"]:
+    """Return negative ELBO, distortion and rate of every image at one latent each."""
+    terms = []
+    for i, part in enumerate(track(torch.arange(len(images)).split(batch), "ELBO")):
+        with seeded("evaluate", "elbo", seed, i):
+            image = images.__getitems__(part).image.to(device_of(model))
+            terms.append(torch.stack(elbo_terms(model(image), image)))
+    return torch.cat(terms, 1).double().cpu()
+
+
+def estimate_pass(
+    model: LatentModel, images: Images, rows: Int64[Tensor, " m"], nsamples: int, *, chunk: int, seed: int, track: Track
+) -> Float64[Tensor, "2 m"]:
+    """Return the estimate of -log p(x) and the effective sample size of the images at `rows`."""
+    found = []
+    what = f"-log p(x) with {nsamples} samples"
+    for i, part in enumerate(track(rows.split(max(1, chunk // nsamples)), what)):
+        with seeded("evaluate", what, seed, i):
+            image = images.__getitems__(part).image.to(device_of(model))
+            found.append(torch.stack(importance_estimate(model, image, nsamples, chunk)))
+    return torch.cat(found, 1).double().cpu()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return where a model's parameters are."""
+    return next(model.parameters()).device
 
 
 def plain_mean(values: Float[Tensor, " n"]) -> Mean:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
+from vae_lab.evaluation.bounds import device_of
 from vae_lab.evaluation.reconstruction import reconstruction_metrics
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
@@ -85,8 +86,3 @@ def batches(images: Images, device: torch.device) -> Iterator[Pixels]:
 def every_pixel(images: Images, n: int | None = None) -> Pixels:
     """Return the first `n` images of a set, or all, as floats on the CPU."""
     return images.__getitems__(slice(n)).image
-
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Return where a model's parameters are."""
-    return next(model.parameters()).device
