@@ -1,0 +1,21 @@
+"""`python docs/samplers.py <run folder> <out.png>`: one row each of real images, and of samples by posterior, mixture and prior."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from vae_lab.evaluation.figures import grid
+from vae_lab.evaluation.passes import every_pixel, generate
+from vae_lab.files import write_png
+from vae_lab.runs import load_data, load_model
+from vae_lab.samplers import load_sampler
+
+COLUMNS = 16
+
+run, out = Path(sys.argv[1]), Path(sys.argv[2])
+model, data = load_model(run), load_data(run)
+samplers = {"posterior": data.parts.train, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
+rows = [every_pixel(data.grey_parts.test, COLUMNS)]
+rows += [generate(model, sampler, COLUMNS, name=name, seed=1) for name, sampler in samplers.items()]
+write_png(out, grid(torch.cat(rows), COLUMNS))
