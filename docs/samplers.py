@@ -1,4 +1,4 @@
-"""`python docs/samplers.py <run folder> <out.png>`: one row each of real images, and of samples by posterior, mixture and prior."""
+"""`python docs/samplers.py <run folder> <out.png>`: real images, and samples by each sampler."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ COLUMNS = 16
 
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
 model, data = load_model(run), load_data(run)
-samplers = {"posterior": data.parts.train, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
+samplers = {"posterior": data.fixed_parts.val, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
 rows = [every_pixel(data.grey_parts.test, COLUMNS)]
 rows += [generate(model, sampler, COLUMNS, name=name, seed=1) for name, sampler in samplers.items()]
 write_png(out, grid(torch.cat(rows), COLUMNS))

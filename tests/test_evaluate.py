@@ -15,16 +15,18 @@ from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from omegaconf import DictConfig
 from PIL import Image
 
-from vae_lab import extractors
-from vae_lab.assessment import assess, chosen_sizes, headline
+from vae_lab import assessment, extractors
+from vae_lab.assessment import assess, headline
 from vae_lab.conf_folder import CONF
 from vae_lab.data.images import Images
 from vae_lab.data.synthetic import Blobs
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, DivergedError, StorageError
 from vae_lab.evaluation.bounds import difference_mean, plain_mean, set_likelihood
 from vae_lab.evaluation.features import DigitClassifier, RandomVGG
+from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.generate import sample
-from vae_lab.runs import load_data, load_model
+from vae_lab.protocol import affordable, chosen_chunk, chosen_sizes
+from vae_lab.runs import load_data, load_model, locate
 from vae_lab.samplers import load_sampler, mixture_path
 from vae_lab.training import train
 
@@ -95,7 +97,7 @@ def test_the_numbers_belong_together(result: dict[str, Any]) -> None:
     assert bits == pytest.approx(likelihood["iwae_nll"]["value"] / math.log(2) / 16**2, rel=1e-5)
     assert 0 <= latents["active_units"] <= latents["nlatent"] == 3
     assert 1 <= likelihood["effective_samples"]["lowest_decile"] <= likelihood["effective_samples"]["median"] <= 20
-    assert result["samples"]["prior"]["nimages"] == 12
+    assert {row["nimages"] for row in result["samples"].values()} == {8}
     assert result["blur"]["real"].keys() == {"low", "middle", "high"}
 
 
@@ -134,10 +136,13 @@ WRONG = [
     ({"ngenerated": -1}, "ngenerated must be"),
     ({"chunk": 0}, "chunk must be"),
     ({"device": "quantum"}, "device=quantum cannot be used"),
+    ({"device": "meta"}, "choose auto, cpu or cuda"),
+    ({"seed": "abc"}, "seed must be a whole number"),
+    ({"nll_images": 1}, "at least 4 images"),
+    ({"nblocks": 1}, "nblocks=1 gives no interval"),
     ({"features": "magic"}, "features=magic: there are auto, digits"),
     ({"checkpoint": "worst"}, "checkpoint must be best or last"),
     ({"root": "/nowhere"}, "leave data.root out"),
-    ({"nblocks": 40}, "nblocks=40"),
 ]
 
 
@@ -146,6 +151,66 @@ def test_wrong_settings_are_one_sentence(run: Path, tmp_path: Path, change: dict
     with pytest.raises(ValueError, match=message):
         small(run, tmp_path, change)
     assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_a_checkpoint_file_stands_for_its_run(run: Path, tmp_path: Path) -> None:
+    assert locate(run / "checkpoints" / "last.ckpt", "best") == (run, "last")
+    assert locate(run, "last") == (run, "last")
+    result = small(run / "checkpoints" / "last.ckpt", tmp_path)
+    assert (result["protocol"]["run"], result["protocol"]["checkpoint"]) == (run.name, "last")
+    assert mixture_path(run / "checkpoints" / "last.ckpt", "best") == run / "samplers" / "gmm-last.pt"
+
+
+def test_what_cannot_end_well_ends_before_the_work(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="name another folder with out="):
+        small(run, tmp_path / "file" / "evaluated")
+    stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    stored["state_dict"]["model.encoder.layers.0.bias"][0] = math.nan
+    torch.save(stored, tmp_path / "diverged.ckpt")
+    with pytest.raises(DivergedError, match="not finite"):
+        small(tmp_path / "diverged.ckpt", tmp_path)
+
+
+def test_binary_runs_are_evaluated_on_binary_images_in_every_part(run: Path, tmp_path: Path) -> None:
+    fixed = load_data(run).fixed_parts
+    assert all(set(part.pixels(slice(None)).unique().tolist()) == {0, 255} for part in fixed)
+    assert small(run, tmp_path, {"split": "train"})["protocol"]["nimages"] == 48
+
+
+def test_a_flat_reference_loses_the_spectrum_and_nothing_else(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        assessment, "band_ratios", lambda *_: (_ for _ in ()).throw(ValueError("The reference has no power"))
+    )
+    result = small(run, tmp_path)
+    assert set(result["blur"].values()) == {None}
+    assert "<td>\u2013</td>" in (tmp_path / "evaluation.html").read_text()
+
+
+def test_a_stored_config_fetches_and_writes_nothing(trained: Trained, tmp_path: Path) -> None:
+    """A run folder from a stranger may name an archive, a place for it and a cache."""
+    stored = torch.load(trained[0] / "checkpoints" / "best.ckpt", weights_only=True)
+    victim = tmp_path / "victim"
+    stored["hyper_parameters"]["data"] = {
+        "_target_": "vae_lab.data.folder.Folder", "root": str(victim), "download": True, "cache": str(victim),
+        "archive": {"_target_": "vae_lab.data.archive.ZipArchive", "url": "http://127.0.0.1:9/x.zip"},
+        "channels": 1, "image_size": 16, "batch_size": 8, "eval_batch_size": 8, "seed": 0, "split_seed": 0,
+        "val_fraction": 0.1, "test_fraction": 0.1, "on_bad": "skip", "max_pixels": 10**6, "background": 255,
+        "memory_limit": 0,
+    }  # fmt: skip
+    torch.save(stored, tmp_path / "stranger.ckpt")
+    with pytest.raises(DataError, match="does not exist"):
+        load_data(tmp_path / "stranger.ckpt")
+    assert not victim.exists()
+
+
+def test_mixtures_of_nearly_flat_latents_can_be_drawn_from() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = 30 * torch.randn(2000, 8, generator=generator) @ torch.randn(8, 16, generator=generator)
+    for latents in (flat, 10 * torch.randn(44, 16, generator=generator)):
+        assert fitted_mixture(latents, 10, seed=0).sample((5,)).isfinite().all()
 
 
 def test_inception_without_its_weights_says_where_they_belong(
@@ -166,9 +231,12 @@ def test_other_images_than_the_runs_are_refused(run: Path, monkeypatch: pytest.M
 
 def test_sizes_depend_on_the_device_and_on_what_was_asked() -> None:
     none = (None, None, None)
-    assert chosen_sizes(none, torch.device("cpu"), 10_000) == (200, 500, 2000)
-    assert chosen_sizes(none, torch.device("cuda"), 10_000) == (5000, 10_000, 10_000)
-    assert chosen_sizes((7, 20_000, None), torch.device("cpu"), 10_000) == (7, 10_000, 2000)
+    assert chosen_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2000)
+    assert chosen_sizes(none, torch.device("cuda"), 10_000, 5000) == (5000, 10_000, 5000)
+    assert chosen_sizes((7, 20_000, None), torch.device("cpu"), 10_000, 180) == (7, 10_000, 180)
+    assert affordable({"nblocks": 10, "k": 5}, 8) == {"nblocks": 4, "k": 5}
+    assert chosen_chunk(None, 784) == 2551
+    assert chosen_chunk(None, 256 * 256 * 3) == 10
 
 
 def binary_images(n: int) -> Images:

@@ -2,19 +2,19 @@
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lab.data.images import Images, Parts
-from vae_lab.errors import require_counts
+from vae_lab.data.images import Images
 from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
-from vae_lab.evaluation.features import Extractor, features_of
+from vae_lab.evaluation.features import DigitClassifier, Extractor, features_of
 from vae_lab.evaluation.latents import active_units, elbo_surgery
 from vae_lab.evaluation.memorisation import Memorisation, memorisation, usual_nearness
 from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, reconstruct
@@ -26,8 +26,18 @@ from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.progress import track
+from vae_lab.protocol import (
+    affordable,
+    check,
+    chosen_chunk,
+    chosen_device,
+    chosen_sizes,
+    load_sound,
+    require_writable,
+    say_sizes,
+)
 from vae_lab.provenance import device_name, versions
-from vae_lab.runs import PARTS, load_data, load_model
+from vae_lab.runs import load_data, locate
 from vae_lab.samplers import fit_mixture
 
 log = logging.getLogger(__name__)
@@ -41,20 +51,9 @@ NCODES, NDRAWS = 10_000, 2000
 Pixels = Float[Tensor, "n channels height width"]
 
 
-class Sizes(NamedTuple):
-    """How much is computed where nothing was said."""
-
-    nsamples: int
-    nll_images: int
-    ngenerated: int
-
-
-CPU, GPU = Sizes(200, 500, 2000), Sizes(5000, 10**9, 10_000)
-
-
 def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
            features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
-           chunk: int, **settings: int) -> dict[str, Any]:  # fmt: skip
+           chunk: int | None, **settings: int) -> dict[str, Any]:  # fmt: skip
     """Return what docs/evaluation.md lists, and write it to `folder` as evaluation.json and evaluation.html.
 
     Args:
@@ -70,33 +69,35 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         nll_images: images that get so many.
         ngenerated: images for each sampler.
         nbound: latents for each image in the bound that carries the likelihood over to the others.
-        chunk: latents decoded at once.
+        chunk: latents decoded at once; None takes fewer for larger images.
         settings: those of the comparisons.
 
     Raises:
-        ValueError: if a setting is wrong.
-        DataError: if the run or its images cannot be read.
+        ValueError, DataError, DivergedError, StorageError: before anything takes long.
     """
     started = time.perf_counter()
-    if split not in PARTS:
-        raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split}.")
-    require_counts(nbound=nbound, chunk=chunk, **settings)
+    check(split, seed, nbound=nbound, **settings)
+    require_writable(folder)
     where = chosen_device(device)
-    model, data = load_model(run, checkpoint).to(where), load_data(run, checkpoint, root=root)
-    images: Images = getattr(data.parts, split)
-    sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images))
+    model, data = load_sound(run, checkpoint).to(where), load_data(run, checkpoint, root=root)
+    other_part = "test" if split == "val" else "val"
+    images, other = (getattr(data.fixed_parts, part) for part in (split, other_part))
+    sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images), len(other))
+    settings = affordable(settings, min(len(images), sizes.ncompared))
+    chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())
     say_sizes(sizes, where, len(images))
     extractor = load_extractor(features, data.grey_parts.train).to(where)
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
     reference = every_pixel(getattr(data.grey_parts, split))
-    sets = {"real": real_set(data.grey_parts, split, sizes.ngenerated)}
-    mixture = fit_mixture(run, model, data.parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
-    sets |= generated_sets(model, mixture, data.parts.train, sizes.ngenerated, seed)
+    mixture = fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
+    sets = {"real": every_pixel(getattr(data.grey_parts, other_part), sizes.ncompared)}
+    sets |= generated_sets(model, mixture, other, sizes.ncompared, seed)
     copies = copied(sets, data.grey_parts.train, seed, settings)
-    protocol = {"run": run.name, "checkpoint": checkpoint, "split": split, "nimages": len(images), "seed": seed}
-    protocol |= {"features": extractor.key, "nbound": nbound, "device": device_name(where), "versions": versions()}
+    protocol = locate(run, checkpoint).names() | {"split": split, "nimages": len(images), "seed": seed}
+    protocol |= {"features": extractor.key, "classifier": trained_on(extractor, data.grey_parts.train)}
+    protocol |= {"nbound": nbound, "chunk": chunk, "device": device_name(where), "versions": versions()}
     result = {
         "protocol": protocol | sizes._asdict() | settings,
         "likelihood": likelihood_table(model, likelihood),
@@ -107,53 +108,36 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         "blur": blurred({"reconstructions": reconstruction.decoded} | sets, reference),
         "seconds": time.perf_counter() - started,
     }
-    write_whole(folder / "evaluation.json", json.dumps(result, indent=2).encode())
     shown = every_pixel(images, 32)
-    page = Page(result, reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
+    page = Page(finite(result), reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
+    write(folder, page)
+    return page.result
+
+
+def write(folder: Path, page: Page) -> None:
+    """Write the two files."""
+    write_whole(folder / "evaluation.json", json.dumps(page.result, indent=2, allow_nan=False).encode())
     write_whole(folder / "evaluation.html", render(page).encode())
-    return result
 
 
-def chosen_device(device: str) -> torch.device:
-    """Return the device asked for; "auto" is the GPU where there is one.
-
-    Raises:
-        ValueError: if torch knows none of that name.
-    """
-    try:
-        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        return torch.empty(0, device=chosen).device
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"device={device} cannot be used here; choose auto or cpu.") from error
+def trained_on(extractor: Extractor, training: Images) -> str | None:
+    """Return which images an extractor was trained on, as the first digits of their hash, if it was on any."""
+    return training.digest()[:8] if isinstance(extractor, DigitClassifier) else None
 
 
-def chosen_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int) -> Sizes:
-    """Return how much is computed, None standing for the device's usual."""
-    usual = CPU if where.type == "cpu" else GPU
-    sizes = Sizes(*(default if given is None else given for given, default in zip(asked, usual, strict=True)))
-    require_counts(**sizes._asdict())
-    return sizes._replace(nll_images=min(sizes.nll_images, nimages))
-
-
-def say_sizes(sizes: Sizes, where: torch.device, nimages: int) -> None:
-    """Log how much is computed, and what the full protocol would be."""
-    line = "%s: -log p(x) of %d of %d images with %d samples each, %d images per sampler"
-    log.info(line, device_name(where), sizes.nll_images, nimages, sizes.nsamples, sizes.ngenerated)
-    if sizes != GPU._replace(nll_images=nimages):
-        log.info("the full protocol is nsamples=5000 nll_images=%d ngenerated=10000", nimages)
-
-
-def real_set(parts: Parts, split: str, n: int) -> Pixels:
-    """Return up to `n` real images that are not in the split: unseen ones, if it is not the training part."""
-    return every_pixel(parts.val if split != "val" else parts.test, n)
+def finite(node: Any) -> Any:  # noqa: ANN401
+    """Return the result with null, which JSON has, in the place of infinities and NaN, which it has not."""
+    if isinstance(node, dict):
+        return {key: finite(value) for key, value in node.items()}
+    return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
 def generated_sets(
-    model: LatentModel, mixture: Distribution | None, training: Images, n: int, seed: int
+    model: LatentModel, mixture: Distribution | None, unseen: Images, n: int, seed: int
 ) -> dict[str, Pixels]:
-    """Return images by each sampler: posteriors of training images, the mixture fitted to those, and the prior."""
+    """Return images by each sampler: posteriors of unseen images, the mixture fitted to training's, and the prior."""
     samplers: dict[str, Distribution | Images | None] = {
-        "posterior": training,
+        "posterior": unseen,
         "gmm": mixture,
         "prior": model.prior(),
     }
@@ -194,9 +178,16 @@ def copied(sets: dict[str, Pixels], training: Images, seed: int, settings: dict[
     return {name: memorisation(some, training, usual, side=side) for name, some in track(list(sets.items()), "copies")}
 
 
-def blurred(sets: dict[str, Pixels], reference: Pixels) -> dict[str, dict[str, float]]:
-    """Return how much power each set has of the reference's, band by band."""
-    return {name: band_ratios(some, reference) for name, some in sets.items()}
+def blurred(sets: dict[str, Pixels], reference: Pixels) -> dict[str, dict[str, float] | None]:
+    """Return how much power each set has of the reference's, band by band; None where that says nothing."""
+    table: dict[str, dict[str, float] | None] = {}
+    for name, images in sets.items():
+        try:
+            table[name] = band_ratios(images, reference)
+        except ValueError as error:
+            log.warning("no power spectrum of %s: %s", name, error)
+            table[name] = None
+    return table
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:

@@ -14,10 +14,11 @@ log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no par
 def main(cfg: DictConfig) -> None:
     """Write evaluation.json and evaluation.html."""
     from vae_lab.assessment import assess, headline  # torch and Lightning take seconds
+    from vae_lab.runs import locate
 
     settings: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
     run, data, out = Path(str(settings.pop("run"))).expanduser(), settings.pop("data"), settings.pop("out")
-    folder = (run if run.is_dir() else run.parent.parent) if out is None else Path(str(out)).expanduser()
+    folder = locate(run, cfg.checkpoint).folder if out is None else Path(str(out)).expanduser()
     result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]
     for line in headline(result):
         log.info("%s", line)

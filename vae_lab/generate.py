@@ -22,12 +22,11 @@ log = logging.getLogger("vae_lab.generate")  # __main__, as a command, is no par
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
-    from vae_lab.runs import load_model
+    from vae_lab.runs import load_model, locate
     from vae_lab.samplers import load_sampler
 
     run = Path(str(cfg.run)).expanduser()
-    folder = run if run.is_dir() else run.parent.parent  # of a checkpoint file
-    out = folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
+    out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)

@@ -24,8 +24,8 @@ Pixels = Float[Tensor, "n channels height width"]
 
 TITLES = {
     "real": "real images, unseen",
-    "posterior": "posteriors of training images",
-    "gmm": "mixture fitted to them",
+    "posterior": "posteriors of those images",
+    "gmm": "mixture fitted to training's posteriors",
     "prior": "prior",
 }
 
@@ -60,10 +60,11 @@ def render(page: Page) -> str:
     copies = page.copies["prior"]
     nearest = copies.ratios.argsort()[:16]
     panel = neighbour_panel(page.sets["prior"][nearest], page.training, copies.indices[nearest])
+    sharp = any(page.result["blur"].values())
     pictures = {
         "reconstructions": grid_picture(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8),
         "neighbours": picture(panel),
-        "spectra": plot(spectrum_figure({"held-out data": page.reference} | shown_spectra(page))),
+        "spectra": plot(spectrum_figure({"held-out data": page.reference} | shown_spectra(page))) if sharp else "",
         "likelihood": plot(likelihood_figure(page.likelihood)),
     }
     samples = {name: grid_picture(images[:64], 8) for name, images in page.sets.items()}

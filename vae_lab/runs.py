@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
@@ -71,6 +71,9 @@ def load_data(run: str | Path, checkpoint: str = "best", *, root: str | None = N
         if "root" not in config:
             raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
         config["root"] = root
+    # a run folder may come from anybody: nothing is fetched for it, and nothing written where it says
+    harmless = {"download": False, "archive": None, "cache": "~/.cache/vae_lab"}
+    config |= {key: value for key, value in harmless.items() if key in config}
     data: ImageData = instantiate(config, _convert_="all")
     if data.fingerprint != stored["data"]:
         found, expected = (" + ".join(str(f[f"n{part}"]) for part in PARTS) for f in (data.fingerprint, stored["data"]))
@@ -93,7 +96,9 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
         raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
     path = checkpoint_path(run, checkpoint)
     if not path.is_file():
-        raise DataError(f"there is no checkpoint at {path.absolute()}; run= takes the folder of a finished run.")
+        last = checkpoint_path(run, "last")
+        remedy = "checkpoint=last is there" if last.is_file() else "run= takes the folder of a finished run"
+        raise DataError(f"there is no checkpoint at {path.absolute()}; {remedy}.")
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
         _ = stored["hyper_parameters"]["model"], stored["state_dict"]
@@ -110,6 +115,25 @@ def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
     return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
 
 
+class Located(NamedTuple):
+    """A run folder, and which of its checkpoints is meant."""
+
+    folder: Path
+    checkpoint: str
+
+    def names(self) -> dict[str, str]:
+        """Return both as they are called in what is written."""
+        return {"run": self.folder.name, "checkpoint": self.checkpoint}
+
+
+def locate(run: str | Path, checkpoint: str) -> Located:
+    """Return the folder and the checkpoint of a run given as a folder, or as a checkpoint file in one."""
+    path = Path(run).expanduser().absolute()
+    if not path.is_file():
+        return Located(path, checkpoint)
+    return Located(path.parent.parent if path.parent.name == "checkpoints" else path.parent, path.stem)
+
+
 def load_summary(run: str | Path) -> dict[str, Any]:
     """Return a run's summary.json."""
     path = Path(run).expanduser() / "summary.json"
@@ -120,11 +144,12 @@ def load_summary(run: str | Path) -> dict[str, Any]:
 
 
 def encode(model: "LatentModel", images: "Float[Tensor, 'n channels height width']") -> "Float[Tensor, 'n nlatent']":
-    """Return the posterior means of images with pixels in [0, 1]."""
+    """Return the posterior means of images with pixels in [0, 1], on the CPU."""
     import torch
 
+    device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([model.posterior(part).mean for part in images.split(256)])
+        return torch.cat([model.posterior(part.to(device)).mean.cpu() for part in images.split(256)])
 
 
 @cache

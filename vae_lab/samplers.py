@@ -15,7 +15,7 @@ from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.files import whole
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
-from vae_lab.runs import encode, load_data
+from vae_lab.runs import encode, load_data, locate
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def load_sampler(
     if path.is_file():
         return read_mixture(path)
     log.info("fitting a mixture of %d normals to the training images' latents, kept in %s", NCOMPONENTS, path)
-    return fit_mixture(run, model, load_data(run, checkpoint, root=root).parts.train, checkpoint=checkpoint)
+    return fit_mixture(run, model, load_data(run, checkpoint, root=root).fixed_parts.train, checkpoint=checkpoint)
 
 
 def check_mixture(model: LatentModel) -> None:
@@ -57,12 +57,19 @@ def check_mixture(model: LatentModel) -> None:
 
 def mixture_path(run: Path, checkpoint: str) -> Path:
     """Return where a run keeps its mixture."""
-    folder = run if run.is_dir() else run.parent.parent
-    return folder / "samplers" / f"gmm-{run.stem if run.is_file() else checkpoint}.pt"
+    folder, name = locate(run, checkpoint)
+    return folder / "samplers" / f"gmm-{name}.pt"
 
 
 def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
-    """Return the mixture fitted to the posterior means of training images, and store it in the run folder."""
+    """Return the mixture fitted to the posterior means of training images, and store it in the run folder.
+
+    Args:
+        run: a run folder, or a checkpoint file.
+        model: encodes.
+        training: the training images, as the model sees them.
+        checkpoint: whose mixture it is.
+    """
     means = [
         encode(model, training.__getitems__(slice(i, min(i + 1000, NFITTED))).image)
         for i in range(0, min(len(training), NFITTED), 1000)
@@ -74,8 +81,11 @@ def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: 
         "means": mixture.component_distribution.loc,  # pyright: ignore[reportAttributeAccessIssue]
         "covariances": mixture.component_distribution.covariance_matrix,  # pyright: ignore[reportAttributeAccessIssue]
     }
-    with whole(mixture_path(run, checkpoint)) as path:
-        torch.save(parts, path)
+    try:
+        with whole(mixture_path(run, checkpoint)) as path:
+            torch.save(parts, path)
+    except OSError as error:
+        log.warning("the mixture cannot be kept in %s: %s", mixture_path(run, checkpoint).parent, error.strerror)
     return mixture
 
 

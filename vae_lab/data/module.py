@@ -83,6 +83,12 @@ class ImageData(LightningDataModule, ABC):
         return static_parts(self.grey_parts, *fixed, seed=self.split_seed)
 
     @cached_property
+    def fixed_parts(self) -> Parts:
+        """The three parts to look at a trained model with: binarized once if the model knows zeros and ones only."""
+        names = () if self.binarize is None else Parts._fields
+        return static_parts(self.grey_parts, *names, seed=self.split_seed)
+
+    @cached_property
     def fingerprint(self) -> dict[str, int | str]:
         """The sizes of the parts and a hash of every pixel and label in them."""
         digests = {f"{name}_digest": part.digest() for name, part in self.parts._asdict().items()}

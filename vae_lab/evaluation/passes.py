@@ -15,7 +15,8 @@ from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.randomness import seeded
 
-BATCH = 500
+NUMBERS = 1_000_000
+"""Pixels and channels decoded at once: some hundreds of megabytes of activations."""
 
 Pixels = Float[Tensor, "n channels height width"]
 
@@ -41,7 +42,7 @@ def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
     """Return every image's posterior and its reconstruction."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas = [], [], []
-    for image in batches(images, device_of(model)):
+    for image in batches(images, model):
         posterior = model.posterior(image)
         mean = posterior.mean
         decoded.append(model.generative(mean).mean.cpu())
@@ -59,28 +60,34 @@ def generate(model: LatentModel, sampler: Distribution | Images, n: int, *, name
 
     Args:
         model: decodes.
-        sampler: a density over latents; or images, for latents of the posteriors of random ones among them.
-        n: number of images.
+        sampler: a density over latents; or images, for a latent of the posterior of each of the first `n`.
+        n: number of images, no more than there are in `sampler`.
         name: of the sampler, which decides the draws together with the seed.
         seed: of the draws.
     """
     parts = []
-    for start in range(0, n, BATCH):
+    batch, weight = batch_size(model), next(model.parameters())
+    for start in range(0, n, batch):
         with seeded("evaluate", name, seed, start):
-            size = min(BATCH, n - start)
+            stop = min(start + batch, n)
             if isinstance(sampler, Images):
-                image = sampler.__getitems__(torch.randint(len(sampler), (size,))).image
-                z = model.posterior(image.to(device_of(model))).rsample()
+                image = sampler.__getitems__(slice(start, stop)).image
+                z = model.posterior(image.to(weight.device)).rsample()
             else:
-                z = sampler.sample((size,))
-            parts.append(model.generative(z.to(device_of(model))).mean.cpu())
+                z = sampler.sample((stop - start,))
+            parts.append(model.generative(z.to(weight)).mean.cpu())
     return torch.cat(parts)
 
 
-def batches(images: Images, device: torch.device) -> Iterator[Pixels]:
-    """Yield the images of a set as floats, in order."""
-    for rows in torch.arange(len(images)).split(BATCH):
-        yield images.__getitems__(rows).image.to(device)
+def batches(images: Images, model: LatentModel) -> Iterator[Pixels]:
+    """Yield the images of a set as floats, in order, on the model's device."""
+    for rows in torch.arange(len(images)).split(batch_size(model)):
+        yield images.__getitems__(rows).image.to(device_of(model))
+
+
+def batch_size(model: LatentModel) -> int:
+    """Return how many images a pass takes at once: fewer of larger ones, at most 500."""
+    return max(1, min(500, NUMBERS // (model.channels * model.image_size**2)))
 
 
 def every_pixel(images: Images, n: int | None = None) -> Pixels:

@@ -19,6 +19,8 @@ Others = Float[Tensor, "m d"]
 
 NGROUPS = 100
 CHUNK = 500
+LARGEST = 25_000_000
+"""Numbers held at once, 200 MB."""
 
 
 class Interval(NamedTuple):
@@ -186,7 +188,8 @@ def _frechet(a: Moments, b: Moments) -> float:
 def _replicates(vectors: Vectors, nreplicates: int, generator: torch.Generator) -> Iterator[Moments]:
     """Yield the moments of random halves of the groups, each counted twice."""
     centre = vectors.double().mean(0)
-    ngroups = min(NGROUPS, len(vectors) // 2 * 2)
+    affordable = max(20, LARGEST // vectors.shape[1] ** 2 // 2 * 2)  # their products of features are held at once
+    ngroups = min(NGROUPS, affordable, len(vectors) // 2 * 2)
     groups = [vectors.double()[i::ngroups] - centre for i in range(ngroups)]
     sizes = torch.tensor([len(group) for group in groups], dtype=torch.float64)
     sums = torch.stack([group.sum(0) for group in groups])
