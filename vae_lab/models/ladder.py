@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from vae_lab.models.topdown import Choice, Features, Path, TopDownDecoder, central, drawn, given
+from vae_lab.models.topdown import Choice, Features, Path, TopDownDecoder, central, drawn, given, reparametrized
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.likelihoods import Likelihood
@@ -113,11 +113,17 @@ class Ladder(LatentModel):
         """Return p(x | z) of all groups' latents side by side."""
         return self.likelihood(self.decoder(None, given(z, self.decoder.sizes), len(z)).output)
 
-    def infer(self, posterior: TopDown, shape: tuple[int, ...] = ()) -> Inference:
+    def infer(
+        self, posterior: TopDown, shape: tuple[int, ...] = (), noise: Float[Tensor, "*shape 1 nlatent"] | None = None
+    ) -> Inference:
         """Return the three distributions along one path down for each draw and image."""
-        path = posterior.path(drawn, shape)
-        assert path.posterior is not None
+        assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         batch = torch.Size(shape) + posterior.batch_shape
+        choose = drawn
+        if noise is not None:
+            choose = reparametrized(noise.expand(*batch, -1).reshape(-1, self.nlatent), self.decoder.sizes)
+        path = posterior.path(choose, shape)
+        assert path.posterior is not None
         q, p = (
             DiagonalNormal(d.loc.unflatten(0, batch), d.log_sigma.unflatten(0, batch))
             for d in (path.posterior, path.prior)

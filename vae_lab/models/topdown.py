@@ -80,6 +80,18 @@ def central(prior: Tensor, posterior: Tensor | None) -> Tensor:
     return normal(prior if posterior is None else posterior).mean
 
 
+def reparametrized(noise: Float[Tensor, "batch nlatent"], sizes: Sequence[int], nfree: int = 0) -> Choice:
+    """Choose mean + sigma * noise of the posterior, and of the prior in the lowest `nfree` groups."""
+    parts = iter(enumerate(noise.split(list(sizes), 1)))
+
+    def choose(prior: Tensor, posterior: Tensor | None) -> Tensor:
+        group, part = next(parts)
+        density = normal(prior if posterior is None or group >= len(sizes) - nfree else posterior)
+        return density.mean + density.stddev * part
+
+    return choose
+
+
 def given(z: Float[Tensor, "batch nlatent"], sizes: Sequence[int]) -> Choice:
     """Choose what was given."""
     parts = iter(z.split(list(sizes), 1))

@@ -70,8 +70,20 @@ class LatentModel(nn.Module, ABC):
         """Return p(x | z) of each latent vector."""
 
     @abstractmethod
-    def infer(self, posterior: Distribution, shape: tuple[int, ...] = ()) -> Inference:
-        """Return the three distributions at `shape` latents drawn for each image, which is encoded already."""
+    def infer(
+        self,
+        posterior: Distribution,
+        shape: tuple[int, ...] = (),
+        noise: Float[Tensor, "*shape 1 nlatent"] | None = None,
+    ) -> Inference:
+        """Return the three distributions at `shape` latents drawn for each image, which is encoded already.
+
+        Args:
+            posterior: of the images.
+            shape: of the draws of one image.
+            noise: standard normal numbers that all images share, in place of fresh ones; zeros give the means. With it
+                what comes out for an image does not depend on the images beside it.
+        """
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
         """Return the three distributions at one latent drawn for each image."""
@@ -122,7 +134,13 @@ class VAE(LatentModel):
         """Return p(x | z) of each latent vector."""
         return self.likelihood(self.decoder(z))
 
-    def infer(self, posterior: DiagonalNormal, shape: tuple[int, ...] = ()) -> Inference:
+    def infer(
+        self,
+        posterior: DiagonalNormal,
+        shape: tuple[int, ...] = (),
+        noise: Float[Tensor, "*shape 1 nlatent"] | None = None,
+    ) -> Inference:
         """Return the three distributions at `shape` latents drawn for each image, which is encoded already."""
-        z = posterior.rsample(shape)
+        assert noise is None or noise.shape == (*shape, 1, self.nlatent)
+        z = posterior.rsample(shape) if noise is None else posterior.mean + posterior.stddev * noise
         return Inference(posterior, z, self.generative(z.flatten(0, -2)), self.prior(posterior))

@@ -28,10 +28,17 @@ class Draws(NamedTuple):
 
 
 def draw(
-    model: "LatentModel", posterior: Distribution, image: Float[Tensor, "batch channels height width"], nsamples: int
+    model: "LatentModel",
+    posterior: Distribution,
+    image: Float[Tensor, "batch channels height width"],
+    nsamples: int,
+    noise: Float[Tensor, "nsamples 1 nlatent"] | None = None,
 ) -> Draws:
-    """Return `nsamples` latents of each image's posterior with log p(x | z) and log p(z); decodes them all at once."""
-    inference = model.infer(posterior, (nsamples,))
+    """Return `nsamples` latents of each image's posterior with log p(x | z) and log p(z); decodes them all at once.
+
+    They are made of `noise`, the same for every image, if it is given.
+    """
+    inference = model.infer(posterior, (nsamples,), noise)
     repeated = image.expand(nsamples, *image.shape).flatten(0, 1)
     log_likelihood = inference.generative.log_prob(repeated).unflatten(0, (nsamples, -1))
     return Draws(inference, log_likelihood, inference.prior.log_prob(inference.z))

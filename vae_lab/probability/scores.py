@@ -55,22 +55,32 @@ def iwae_nll(model: "LatentModel", images: Images, nsamples: int, chunk: int) ->
 
 
 @torch.no_grad()
-def importance_estimate(model: "LatentModel", images: Images, nsamples: int, chunk: int) -> Estimate:
+def importance_estimate(
+    model: "LatentModel",
+    images: Images,
+    nsamples: int,
+    chunk: int,
+    noise: Float[Tensor, "nsamples 1 nlatent"] | None = None,
+) -> Estimate:
     """Return -log 1/k sum w_i of each image at k = `nsamples` draws, and how many of them count.
 
     Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, who report k = 5,000. Each image is encoded
     once, and at most `chunk` latents are decoded at a time; the sums of weights run on from one chunk to the next.
+    Every image gets the latents of the same `noise`, if it is given, so that its estimate depends on no other image.
     """
     require_counts(nsamples=nsamples, chunk=chunk)
-    parts = [_estimate(model, part, nsamples, max(1, chunk // len(part))) for part in images.split(chunk)]
+    parts = [_estimate(model, part, nsamples, max(1, chunk // len(part)), noise) for part in images.split(chunk)]
     return Estimate(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _estimate(model: "LatentModel", images: Images, nsamples: int, at_once: int) -> Estimate:
+def _estimate(
+    model: "LatentModel", images: Images, nsamples: int, at_once: int, noise: Float[Tensor, "nsamples 1 n"] | None
+) -> Estimate:
     posterior = model.posterior(images)
     log_sum = log_square_sum = images.new_full((len(images),), -math.inf)
     for start in range(0, nsamples, at_once):
-        draws = draw(model, posterior, images, min(at_once, nsamples - start))
+        at = slice(start, min(start + at_once, nsamples))
+        draws = draw(model, posterior, images, at.stop - start, None if noise is None else noise[at])
         log_weights = draws.log_weights(draws.inference.posterior.log_prob(draws.inference.z))
         log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(0))
         log_square_sum = torch.logaddexp(log_square_sum, (2 * log_weights).logsumexp(0))

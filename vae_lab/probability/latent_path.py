@@ -1,0 +1,137 @@
+"""Where an image's way through the model differs from normal images': latent and reconstruction taken together.
+
+An image's likelihood under a VAE depends on it through the posterior's mean and sigma and the reconstruction. Each can
+look normal in a sum in which two abnormal ones cancel, so they are kept apart, and a density over the three is
+fitted to normal images: Huang, He and Lui 2024, https://arxiv.org/abs/2401.04933.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from vae_lab.errors import require_counts
+from vae_lab.models.vae import LatentModel
+from vae_lab.probability.anomaly import Batches, Score, central_inference, require_fitted, squared_error
+from vae_lab.probability.priors import gaussian_mixture
+from vae_lab.probability.scores import Images, Nats
+
+NSTATISTICS = 3
+
+Statistics = Float64[Tensor, "batch nstatistics"]
+
+
+@torch.no_grad()
+def path_statistics(model: LatentModel, images: Images) -> Statistics:
+    """Return the logarithms of |mean|, |sigma| and the reconstruction's root squared error of each image.
+
+    Logarithms, since all three are positive and skewed. Along a ladder, each group's numbers are those given the means
+    above it.
+    """
+    inference = central_inference(model, images)
+    norms = [inference.posterior.mean.norm(dim=-1), inference.posterior.stddev.norm(dim=-1)]
+    error = squared_error(inference, images).sqrt()
+    return torch.stack([*norms, error], 1).double().clamp(min=1e-6).log()
+
+
+def of_all(model: LatentModel, batches: Batches) -> Float64[Tensor, "n nstatistics"]:
+    """Return the statistics of all normal images."""
+    return torch.cat([path_statistics(model, images) for images in batches])
+
+
+def unfitted(*shape: int) -> Float64[Tensor, "..."]:
+    """Return the place of what is yet to be learned."""
+    return torch.full(shape, math.nan, dtype=torch.float64)
+
+
+class LatentPath(Score):
+    """-log density of an image's path statistics under a Gaussian mixture fitted to normal images', standardised.
+
+    Args:
+        ncomponents: of the mixture.
+        seed: of the mixture's start.
+    """
+
+    location: Float64[Tensor, " nstatistics"]
+    scale: Float64[Tensor, " nstatistics"]
+    weights: Float64[Tensor, " ncomponents"]
+    means: Float64[Tensor, "ncomponents nstatistics"]
+    covariances: Float64[Tensor, "ncomponents nstatistics nstatistics"]
+
+    def __init__(self, ncomponents: int, seed: int) -> None:
+        super().__init__()
+        require_counts(score__ncomponents=ncomponents)
+        self.ncomponents = ncomponents
+        self.seed = seed
+        self.register_buffer("location", unfitted(NSTATISTICS))
+        self.register_buffer("scale", unfitted(NSTATISTICS))
+        self.register_buffer("weights", unfitted(ncomponents))
+        self.register_buffer("means", unfitted(ncomponents, NSTATISTICS))
+        self.register_buffer("covariances", unfitted(ncomponents, NSTATISTICS, NSTATISTICS))
+
+    def fit(self, model: LatentModel, batches: Batches) -> None:
+        """Learn the mixture."""
+        from vae_lab.evaluation.samplers import fitted_mixture  # the room that may import scikit-learn
+
+        found = of_all(model, batches)
+        self.location, self.scale = found.mean(0), found.std(0).clamp(min=1e-6)
+        mixture: Any = fitted_mixture((found - self.location) / self.scale, self.ncomponents, self.seed)
+        self.weights = mixture.mixture_distribution.probs
+        self.means = mixture.component_distribution.loc
+        self.covariances = mixture.component_distribution.covariance_matrix
+
+    @torch.no_grad()
+    def forward(self, model: LatentModel, images: Images) -> Nats:
+        """Return -log density of each image's standardised statistics."""
+        require_fitted(self.means, "latent_path")
+        mixture = gaussian_mixture(self.weights, self.means, self.covariances)
+        standard = (path_statistics(model, images) - self.location) / self.scale
+        return -mixture.log_prob(standard).to(images)
+
+
+class LatentCopula(Score):
+    """COPOD: -log of how far out in the tails of normal images' an image's path statistics lie.
+
+    Li et al. 2020, https://arxiv.org/abs/2009.09463: the largest of three sums over statistics of -log tail
+    probability: of the left tails, of the right ones, and for each statistic of the tail to which it is skewed. There
+    the image itself is among the n it is compared with; here only normal images count, (1 + number beyond) / (1 + n),
+    so that a score depends on one image.
+
+    Args:
+        nquantiles: quantiles of normal images that stand for them all, n.
+    """
+
+    quantiles: Float64[Tensor, "nquantiles nstatistics"]
+    skewness: Float64[Tensor, " nstatistics"]
+
+    def __init__(self, nquantiles: int) -> None:
+        super().__init__()
+        require_counts(score__nquantiles=nquantiles)
+        self.register_buffer("quantiles", unfitted(nquantiles, NSTATISTICS))
+        self.register_buffer("skewness", unfitted(NSTATISTICS))
+
+    def fit(self, model: LatentModel, batches: Batches) -> None:
+        """Learn each statistic's quantiles and skewness."""
+        found = of_all(model, batches)
+        middle = (torch.arange(len(self.quantiles)).to(found) + 0.5) / len(self.quantiles)
+        self.quantiles = found.quantile(middle, 0)
+        centred = found - found.mean(0)
+        self.skewness = centred.pow(3).mean(0) / centred.square().mean(0).clamp(min=1e-12).pow(1.5)
+
+    @torch.no_grad()
+    def forward(self, model: LatentModel, images: Images) -> Nats:
+        """Return the largest of the three sums for each image."""
+        require_fitted(self.quantiles, "latent_copula")
+        statistics = path_statistics(model, images)
+        left = -tail(statistics, self.quantiles).log()
+        right = -tail(-statistics, -self.quantiles).log()
+        skewed = torch.where(self.skewness < 0, left, right)
+        return torch.stack([left.sum(1), right.sum(1), skewed.sum(1)]).amax(0).to(images)
+
+
+def tail(values: Statistics, normal: Float64[Tensor, "n nstatistics"]) -> Statistics:
+    """Return the share of normal values that are at most each value, itself counted: from 1 / (n + 1) to 1."""
+    below = (normal[None] <= values[:, None]).sum(1)
+    return (1 + below).to(values) / (1 + len(normal))

@@ -1,0 +1,82 @@
+"""How much a posterior of its own would help an image."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vae_lab.errors import require_counts
+from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.probability.anomaly import Score, common_noise
+from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.objectives import elbo_terms
+from vae_lab.probability.scores import Images, Nats
+
+
+class LikelihoodRegret(Score):
+    """What the ELBO gains, in nats, when an image's posterior mean and log sigma are fitted to it alone.
+
+    Xiao, Yan and Amit 2020, https://arxiv.org/abs/2003.02977: the encoder does well on what it was trained on, so there
+    is little to gain there. The decoder is held. Every image has numbers of its own, all in one tensor, and Adam
+    treats entries independently, so a batch is fitted at once as each image would be alone.
+
+    Each step has noise of its own, which all images share, and both bounds are measured on noise that no step saw: what
+    is gained on the noise of the fit would be gained on nothing else. A regret can therefore come out a little below 0,
+    and is left so: clamping would tie the most normal images. The learning rate falls to 0 in a straight line.
+
+    Args:
+        nsteps: of Adam.
+        lr: Adam's learning rate at the start, in units of the prior's standard deviation.
+        nsamples: latents on which the gain is measured.
+        seed: of the noise.
+    """
+
+    def __init__(self, nsteps: int, lr: float, nsamples: int, seed: int) -> None:
+        super().__init__()
+        require_counts(score__nsteps=nsteps, score__nsamples=nsamples)
+        if not 0 < lr < math.inf:
+            raise ValueError(f"score.lr must be a positive number, not {lr}.")
+        self.nsteps = nsteps
+        self.lr = lr
+        self.nsamples = nsamples
+        self.seed = seed
+
+    def forward(self, model: LatentModel, images: Images) -> Nats:
+        """Return the regret of each image.
+
+        Raises:
+            ValueError: if the model is a ladder: its lower groups' posteriors depend on the draws above them.
+        """
+        if not isinstance(model, VAE):
+            raise ValueError("score=likelihood_regret fits one vector of latents for each image: use a plain VAE.")
+        noise = common_noise(model, images, self.nsteps + self.nsamples, self.seed)
+        with torch.no_grad():
+            start = model.posterior(images)
+        fitted = self.fitted(model, start, images, noise[: self.nsteps])
+        with torch.no_grad():
+            before, after = (mean_neg_elbo(model, q, images, noise[self.nsteps :]) for q in (start, fitted))
+        return before - after
+
+    @torch.enable_grad()
+    def fitted(
+        self, model: VAE, start: DiagonalNormal, images: Images, noise: Float[Tensor, "nsteps 1 nlatent"]
+    ) -> DiagonalNormal:
+        """Return the posteriors that Adam reaches from `start`; the model's parameters get no gradient."""
+        numbers = [start.loc.clone().requires_grad_(), start.log_sigma.clone().requires_grad_()]
+        optimizer = torch.optim.Adam(numbers, lr=self.lr)
+        for step, one in enumerate(noise):
+            optimizer.param_groups[0]["lr"] = self.lr * (1 - step / len(noise))
+            optimizer.zero_grad()
+            inference = model.infer(DiagonalNormal(*numbers), noise=one)
+            elbo_terms(inference, images).loss.sum().backward(inputs=numbers)
+            optimizer.step()
+        return DiagonalNormal(*numbers).detached()
+
+
+def mean_neg_elbo(
+    model: VAE, posterior: DiagonalNormal, images: Images, noise: Float[Tensor, "nsamples 1 nlatent"]
+) -> Nats:
+    """Return the negative ELBO of each image, with a KL in closed form where there is one."""
+    passes = (model.infer(posterior, noise=one) for one in noise)
+    return torch.stack([elbo_terms(inference, images).loss for inference in passes]).mean(0)
