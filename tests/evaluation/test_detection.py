@@ -11,7 +11,6 @@ from torch import Tensor
 from vae_lab.evaluation import detection as module
 from vae_lab.evaluation.detection import (
     CONSTANTS,
-    Detection,
     auroc,
     constant_images,
     detection,
@@ -122,7 +121,7 @@ def test_intervals_come_from_their_own_seed_and_no_order(monkeypatch: pytest.Mon
 
 def test_perfect_separation_is_a_point() -> None:
     found = detection(normals(30, 1), normals(20, 2, 99.0), nreplicates=50, seed=0)
-    assert found == Detection((1, 1, 1), (1, 1, 1), (0, 0, 0))
+    assert found == ((1, 1, 1), (1, 1, 1), (0, 0, 0))
 
 
 def test_constant_images_are_black_grey_and_white() -> None:
