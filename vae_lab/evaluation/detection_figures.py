@@ -1,0 +1,154 @@
+"""What detection looks like: its trade-off, the strangest images, and where in them the strange part is."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float, Float64
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from vae_lab.evaluation.detection import auroc, roc
+from vae_lab.evaluation.figures import Grid, grid
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Image = Float[Tensor, "n channels height width"]
+Colours = Float[Tensor, "n 3 height width"]
+
+FLAGGED = "#c2452d"
+TILE = 1.25
+"""Inches from one image of a contact sheet to the next, of which the image takes the share `FILLED`."""
+FILLED = 0.88
+CAPTION = 0.42
+"""Height of name, score and p-value, in widths of a tile."""
+LONGEST_NAME = 18
+
+
+def roc_figure(scores: dict[str, tuple[Float[Tensor, " _n"], Float[Tensor, " _m"]]]) -> "Figure":
+    """Return the ROC curves of several scores, each of normal and of anomalous images, best first in the legend.
+
+    The right panel shows the left end of the left one, where alarms are rare enough to be useful, on a log scale.
+    """
+    from matplotlib.figure import Figure  # takes half a second
+
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    whole, rare = figure.subplots(1, 2)
+    areas = {name: auroc(*pair) for name, pair in scores.items()}
+    fewest = 0.5 / max((len(normal) for normal, _ in scores.values()), default=1)
+    for name in sorted(areas, key=lambda name: -areas[name]):
+        false, true = (shares.numpy() for shares in roc(*scores[name]))
+        for axes in (whole, rare):
+            axes.plot(false.clip(fewest), true, label=f"{name}: AUROC {areas[name]:.4f}", linewidth=1.5)
+    diagonal = torch.logspace(-6, 0, 200).numpy()
+    for axes in (whole, rare):
+        axes.plot(diagonal, diagonal, color="grey", linewidth=0.8, linestyle=":")
+        axes.set(xlabel="normal images flagged", ylim=(-0.02, 1.02))
+        axes.grid(alpha=0.25)
+    whole.set(ylabel="anomalous images flagged", xlim=(-0.02, 1.02), title="receiver operating characteristic")
+    rare.set(xscale="log", xlim=(min(fewest, 0.1), 1), title="the same with rare false alarms spread out")
+    if scores:
+        whole.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def contact_sheet(
+    images: Image,
+    scores: Float[Tensor, " n"],
+    p_values: Float64[Tensor, " n"],
+    names: list[str],
+    flagged: Bool[Tensor, " n"],
+    *,
+    ncolumns: int = 8,
+) -> "Figure":
+    """Return the images, strangest first, with name, score and p-value under each; flagged ones are framed in red.
+
+    Equal scores keep the order that they come in. Choose the strangest hundred or so beforehand if there are many.
+    """
+    from matplotlib.figure import Figure  # takes half a second
+
+    if len(names) != len(images) or len(images) == 0:
+        raise ValueError(f"{len(images)} images and {len(names)} names; a sheet needs as many of both, at least 1.")
+    aspect = images.shape[-2] / images.shape[-1]
+    nrows = -(-len(images) // ncolumns)
+    row = aspect + CAPTION  # a tile is one unit wide
+    figure = Figure(figsize=(TILE * ncolumns, TILE * row * nrows))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for place, i in enumerate(scores.sort(descending=True, stable=True).indices.tolist()):
+        left, top = place % ncolumns + (1 - FILLED) / 2, place // ncolumns * row + (1 - FILLED) / 2
+        caption = f"{_printable(names[i])}\n{scores[i]:.4g}   p = {p_values[i]:#.2g}"
+        _tile(axes, images[i], (left, left + FILLED, top + FILLED * aspect, top), caption, bool(flagged[i]))
+    axes.set(xlim=(0, ncolumns), ylim=(row * nrows, 0), aspect="auto")
+    axes.axis("off")
+    return figure
+
+
+def pixel_errors(images: Image, decoded: Image, blur: float = 1.0) -> Float[Tensor, "n height width"]:
+    """Return |image - decoded| averaged over channels, under a Gaussian of `blur` pixels; 0 leaves it as it is.
+
+    The blur keeps single noisy pixels from looking like findings.
+    """
+    errors = (images - decoded).abs().mean(1, keepdim=True)
+    if blur > 0:
+        reach = min(int(3 * blur + 0.5), *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
+        errors = gaussian_blur(errors, [2 * reach + 1] * 2, [blur] * 2)
+    return errors[:, 0]
+
+
+def heat_map(images: Image, decoded: Image, *, full: float | None = None, blur: float = 1.0) -> Colours:
+    """Return the images, grey and dimmed, under colours from dark to bright for small to large errors of their pixels.
+
+    Args:
+        images: pixels in [0, 1].
+        decoded: what the model makes of them.
+        full: the error that gets the brightest colour. A high quantile of `pixel_errors` of normal images makes the
+            colours mean the same on all images: more than normal ones have. By default each image's own largest one,
+            which finds something on every image.
+        blur: of the errors, in pixels.
+    """
+    from matplotlib import colormaps  # takes half a second
+
+    errors = pixel_errors(images, decoded, blur)
+    top = errors.amax((-2, -1), keepdim=True) if full is None else errors.new_tensor(full)
+    heat = (errors / top.clamp(min=1e-6)).clamp(0, 1)
+    table = torch.as_tensor(colormaps["inferno"](torch.linspace(0, 1, 256).numpy()))[:, :3].to(images)
+    colours = table[(heat * 255).round().long()].movedim(-1, 1)
+    opacity = heat[:, None].sqrt()
+    return (1 - opacity) * 0.5 * images.mean(1, keepdim=True) + opacity * colours
+
+
+def heat_sheet(images: Image, decoded: Image, *, npairs: int = 4, full: float | None = None) -> Grid:
+    """Return each image with its heat map to the right of it, `npairs` in a row; `full` as in `heat_map`."""
+    shown = images.expand(-1, 3, -1, -1)
+    return grid(torch.stack([shown, heat_map(images, decoded, full=full)], 1).flatten(0, 1), 2 * npairs)
+
+
+def _tile(axes: "Axes", image: Tensor, extent: tuple[float, float, float, float], caption: str, flagged: bool) -> None:
+    """Draw one image at left, right, bottom, top, with its caption."""
+    from matplotlib.patches import Rectangle
+
+    left, right, bottom, top = extent
+    axes.imshow(image.detach().float().clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).cpu().numpy(), extent=extent)
+    if flagged:
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=FLAGGED, linewidth=3))
+    axes.text(
+        (left + right) / 2,
+        bottom + 0.05,
+        caption,
+        ha="center",
+        va="top",
+        fontsize=7,
+        color=FLAGGED if flagged else "black",
+        parse_math=False,  # a file may be called $.png
+    )
+
+
+def _printable(name: str) -> str:
+    """Return a name that the font has all letters of, the middle of a long one left out."""
+    from matplotlib.font_manager import findfont, get_font
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    name = "".join(letter if letter.isprintable() and ord(letter) in known else "?" for letter in name)
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
