@@ -137,7 +137,6 @@ WRONG = [
     ({"chunk": 0}, "chunk must be"),
     ({"device": "quantum"}, "device=quantum cannot be used"),
     ({"device": "meta"}, "choose auto, cpu or cuda"),
-    ({"seed": "abc"}, "seed must be a whole number"),
     ({"nll_images": 1}, "at least 4 images"),
     ({"nblocks": 1}, "nblocks=1 gives no interval"),
     ({"features": "magic"}, "features=magic: there are auto, digits"),

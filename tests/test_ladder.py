@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from vae_lab.data.images import Images
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.figures import traversals
-from vae_lab.evaluation.latents import posterior_statistics
+from vae_lab.evaluation.latents import active_units, posterior_statistics
+from vae_lab.evaluation.passes import reconstruct
 from vae_lab.models.dense_ladder import DenseDecoder, DenseEncoder
 from vae_lab.models.grid_ladder import GridDecoder, GridEncoder
 from vae_lab.models.ladder import Ladder
@@ -162,6 +164,20 @@ def test_what_looks_at_latents_takes_a_ladder(model: Ladder) -> None:
     assert (rates >= 0).all()
     assert traversals(model, images(5)).shape[0] == 3
     torch.testing.assert_close(model.posterior(images(2)).mean, model.posterior(images(2)).mean)
+
+
+def test_a_group_that_says_nothing_is_not_active(model: Ladder) -> None:
+    """Its posterior mean moves with the groups above, as the prior's does."""
+    for name, parameter in model.named_parameters():
+        if "posterior" in name and "top" not in name:
+            with torch.no_grad():
+                parameter.zero_()
+    pixels = (images(40) * 255).to(torch.uint8)
+    found = reconstruct(model, Images(pixels, torch.zeros(40, dtype=torch.int64)))
+    first = model.decoder.sizes[0]
+    assert found.means[:, first:].var(0).max() > 1e-3
+    assert active_units(found.moves[:, first:], 1e-6) == 0
+    assert active_units(found.moves[:, :first], 1e-6) == first
 
 
 VAMP = partial(VampPrior, channels=1, image_size=8, ncomponents=2, logit_mean=0.0, logit_std=1.0)

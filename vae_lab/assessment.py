@@ -49,6 +49,7 @@ NCODES, NDRAWS = 10_000, 2000
 """Posteriors in the aggregate one, and draws from it, for the mutual information."""
 
 Pixels = Float[Tensor, "n channels height width"]
+Reference = Float[Tensor, "m channels height width"]
 
 
 def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
@@ -146,7 +147,7 @@ def generated_sets(
 
 
 def compared(
-    sets: dict[str, Pixels], reference: Pixels, extractor: Extractor, seed: int, settings: dict[str, int]
+    sets: dict[str, Pixels], reference: Reference, extractor: Extractor, seed: int, settings: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
     """Return the distances of each set from the reference; keys of those that depend on the extractor name it."""
     real = vectors(extractor, reference)
@@ -178,7 +179,7 @@ def copied(sets: dict[str, Pixels], training: Images, seed: int, settings: dict[
     return {name: memorisation(some, training, usual, side=side) for name, some in track(list(sets.items()), "copies")}
 
 
-def blurred(sets: dict[str, Pixels], reference: Pixels) -> dict[str, dict[str, float] | None]:
+def blurred(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str, float] | None]:
     """Return how much power each set has of the reference's, band by band; None where that says nothing."""
     table: dict[str, dict[str, float] | None] = {}
     for name, images in sets.items():
@@ -215,7 +216,7 @@ def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]
 
 def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[str, Any]:
     """Return how the latents are used; the split of the rate needs posteriors that are one vector's."""
-    table: dict[str, Any] = {"nlatent": model.nlatent, "active_units": active_units(found.means, ACTIVE)}
+    table: dict[str, Any] = {"nlatent": model.nlatent, "active_units": active_units(found.moves, ACTIVE)}
     if found.log_sigmas is None:
         return table | {"mutual_information": None, "marginal_kl": None}
     device = next(model.parameters()).device

@@ -28,12 +28,14 @@ class Reconstruction(NamedTuple):
         decoded: mean images of the posterior means.
         means: posterior means.
         log_sigmas: posterior log sigmas; None where latents depend on each other.
+        moves: posterior means less the prior's, which moves with the groups above in a ladder: a latent's own part.
         metrics: mse, psnr and ssim; see `reconstruction_metrics`.
     """
 
     decoded: Pixels
     means: Float[Tensor, "n nlatent"]
     log_sigmas: Float[Tensor, "n nlatent"] | None
+    moves: Float[Tensor, "n nlatent"]
     metrics: dict[str, float]
 
 
@@ -41,17 +43,19 @@ class Reconstruction(NamedTuple):
 def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
     """Return every image's posterior and its reconstruction."""
     metrics = reconstruction_metrics(model.image_size)
-    decoded, means, log_sigmas = [], [], []
+    decoded, means, log_sigmas, moves = [], [], [], []
     for image in batches(images, model):
         posterior = model.posterior(image)
-        mean = posterior.mean
-        decoded.append(model.generative(mean).mean.cpu())
-        means.append(mean.cpu())
+        inference = model.infer(posterior, noise=image.new_zeros(1, model.nlatent))
+        decoded.append(inference.generative.mean.cpu())
+        means.append(inference.z.cpu())
+        moves.append((inference.posterior.mean - inference.prior.mean).cpu())
         if isinstance(posterior, DiagonalNormal):
             log_sigmas.append(posterior.log_sigma.cpu())
         metrics.update(decoded[-1], image.cpu())
     values = {name: float(value) for name, value in metrics.compute().items()}
-    return Reconstruction(torch.cat(decoded), torch.cat(means), torch.cat(log_sigmas) if log_sigmas else None, values)
+    sigmas = torch.cat(log_sigmas) if log_sigmas else None
+    return Reconstruction(torch.cat(decoded), torch.cat(means), sigmas, torch.cat(moves), values)
 
 
 @torch.no_grad()
