@@ -28,7 +28,7 @@ from vae_lab.probability.anomaly import (
     Score,
     Typicality,
 )
-from vae_lab.probability.latent_path import LatentCopula, LatentPath
+from vae_lab.probability.latent_path import LatentCopula, LatentPath, tail
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
@@ -333,3 +333,9 @@ def test_every_file_is_a_score(path: Any) -> None:
     model = ladder() if path.stem == "ladder_llr" else vae()
     score.fit(model, images(64, seed=7).split(32))
     assert score(model, images(3)).isfinite().all()
+
+
+def test_a_tail_is_the_share_of_normal_values_below() -> None:
+    values = torch.tensor([[0.0], [2.5], [9.0]], dtype=torch.float64)
+    normal = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
+    assert tail(values, normal).flatten().tolist() == [0.25, 0.75, 1.0]
