@@ -28,7 +28,7 @@ from vae_lab.probability.anomaly import (
     Score,
     Typicality,
 )
-from vae_lab.probability.latent_path import LatentCopula, LatentPath
+from vae_lab.probability.latent_path import LatentCopula, LatentPath, tail
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
@@ -43,7 +43,7 @@ EVERY: list[Callable[[], Score]] = [
     partial(LatentPath, ncomponents=2, seed=0),
     partial(LatentCopula, nquantiles=20),
 ]
-REGRET = partial(LikelihoodRegret, nsteps=30, lr=0.05, nsamples=4, seed=0)
+REGRET = partial(LikelihoodRegret, nsteps=6, lr=0.05, npairs=2, seed=0)
 VAMP = partial(VampPrior, channels=1, image_size=8, ncomponents=5, logit_mean=0.0, logit_std=2.0)
 
 
@@ -182,14 +182,14 @@ def test_an_inexact_posterior_costs_what_theory_says(exact: tuple[VAE, Tensor, T
         right.encoder.weight.mul_(1.05)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
         q, p = model.posterior(batch), right.posterior(batch)
     gap = torch.distributions.kl_divergence(q, p)
-    torch.testing.assert_close(NegELBO(4000, 0)(model, batch), nll + gap, atol=0.05, rtol=0)
-    score = IwaeNLL(4000, 100_000, 0)
+    torch.testing.assert_close(NegELBO(400, 0)(model, batch), nll + gap, atol=0.05, rtol=0)
+    score = IwaeNLL(1000, 100_000, 0)
     estimate = score.estimate(model, batch)
     torch.testing.assert_close(estimate.nll, nll, atol=0.05, rtol=0)
     standard = (estimate.nll - nll) / score.standard_error(estimate)
     assert standard.abs().max() < 5
-    assert ((estimate.effective > 100) & (estimate.effective < 4000)).all()
-    off = (IwaeNLL(4000, 100_000, seed).estimate(model, batch[:1]).nll for seed in range(40))
+    assert ((estimate.effective > 100) & (estimate.effective < 1000)).all()
+    off = (IwaeNLL(1000, 100_000, seed).estimate(model, batch[:1]).nll for seed in range(40))
     spread = torch.cat(list(off)).std()
     assert spread.item() == pytest.approx(score.standard_error(estimate)[0].item(), rel=0.4)
 
@@ -231,26 +231,27 @@ def test_complexity_finds_a_repeated_row_in_colour() -> None:
 def test_regret_is_nothing_where_the_posterior_is_exact_and_the_gap_where_it_is_not(
     exact: tuple[VAE, Tensor, Tensor],
 ) -> None:
-    model, batch, nll = exact
-    score = LikelihoodRegret(nsteps=200, lr=0.05, nsamples=64, seed=0)
-    assert score(model, batch).abs().max() < 0.1
+    model, batch, _ = exact
+    score = LikelihoodRegret(nsteps=100, lr=0.05, npairs=16, seed=0)
+    assert score(model, batch).abs().max() < 0.05
     with torch.no_grad():
         model.encoder.weight.mul_(0.7)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
-    gap = NegELBO(4000, 0)(model, batch) - nll
+        q, p = model.posterior(batch), linear_gaussian_vae().posterior(batch)
+    gap = torch.distributions.kl_divergence(q, p)
     assert gap.mean() > 0.3
-    torch.testing.assert_close(score(model, batch), gap, atol=0.35, rtol=0.15)
+    torch.testing.assert_close(score(model, batch), gap, atol=0.1, rtol=0.02)
 
 
 def test_regret_loses_to_no_loop(exact: tuple[VAE, Tensor, Tensor]) -> None:
     model, batch, _ = exact
-    score = LikelihoodRegret(nsteps=20, lr=0.05, nsamples=4, seed=0)
+    score = LikelihoodRegret(nsteps=20, lr=0.05, npairs=2, seed=0)
     one_by_one = torch.cat([score(model, one) for one in batch[:5].split(1)])
     torch.testing.assert_close(score(model, batch)[:5], one_by_one, atol=1e-4, rtol=1e-4)
 
 
 def test_latent_path_finds_what_is_out_of_the_way() -> None:
     model = vae()
-    strange = torch.cat([torch.zeros(1, 1, 8, 8), 5 * images(1)])
+    strange = 5 * images(4)
     for make in EVERY[6:]:
         score = fitted(make, model)
         normal = score(model, images(200, seed=11))
@@ -332,3 +333,9 @@ def test_every_file_is_a_score(path: Any) -> None:
     model = ladder() if path.stem == "ladder_llr" else vae()
     score.fit(model, images(64, seed=7).split(32))
     assert score(model, images(3)).isfinite().all()
+
+
+def test_a_tail_is_the_share_of_normal_values_below() -> None:
+    values = torch.tensor([[0.0], [2.5], [9.0]], dtype=torch.float64)
+    normal = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
+    assert tail(values, normal).flatten().tolist() == [0.25, 0.75, 1.0]
