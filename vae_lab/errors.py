@@ -25,6 +25,10 @@ class StorageError(Exception):
     """A folder cannot be written."""
 
 
+class FilesFailed(Exception):  # noqa: N818
+    """Some of the files could not be used; all others were."""
+
+
 class Interrupted(BaseException):
     """A signal ended the work; no `Exception`, so that a sweep does not go on to its next job."""
 
@@ -47,6 +51,7 @@ CODES: dict[type[BaseException], int] = {
     StorageError: 5,
     OSError: 5,
     MemoryError: 6,
+    FilesFailed: 7,
 }
 NAMES = {
     "MisconfigurationException": 2,

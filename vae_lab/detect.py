@@ -1,0 +1,60 @@
+"""`python -m vae_lab.detect run=<run folder> images=<folder or file>`: how strange is each image, with a p-value."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.commands import command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vae_lab.detection import Judged
+
+log = logging.getLogger("vae_lab.detect")  # __main__, as a command, is no part of vae_lab
+
+
+@command("detect")
+def main(cfg: DictConfig) -> None:
+    """Write a table of scores, p-values and verdicts, a contact sheet and heat maps of what is flagged."""
+    from vae_lab.screening import screen  # torch takes seconds
+
+    settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    screen(**{key: value for key, value in settings.items() if key != "data"}, root=settings["data"]["root"])
+
+
+def score_images(
+    run: str | Path,
+    images: "Tensor",
+    score: str = "neg_elbo",
+    alpha: float = 0.05,
+    *,
+    checkpoint: str = "best",
+    root: str | None = None,
+    ncalibration: int = 1000,
+    nfit: int = 5000,
+) -> "Judged":
+    """Return scores, p-values and verdicts of images; the same as the command's.
+
+    Args:
+        run: a run folder, or a checkpoint file.
+        images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's size.
+        score: name of a file in conf/score.
+        alpha: share of normal images that may be flagged.
+        checkpoint: "best" or "last".
+        root: where the run's images lie now, if they have moved; read once for each score.
+        ncalibration: validation images whose scores set the p-values.
+        nfit: training images that a score learns from, if it has to.
+    """
+    from vae_lab.detection import load_detector, score_config, to_pixels
+
+    detector = load_detector(
+        Path(run), score_config(score), checkpoint=checkpoint, root=root, ncalibration=ncalibration, nfit=nfit
+    )
+    return detector.judge(detector.scores(to_pixels(images)), alpha)
+
+
+if __name__ == "__main__":
+    main()
