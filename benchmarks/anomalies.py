@@ -1,6 +1,8 @@
 """How well the scores tell MNIST from Fashion-MNIST and from mirrored digits, for a run trained on MNIST.
 
-python -m benchmarks.anomalies run=outputs/<date>/<time> data_root=data scores=latent_path,neg_elbo n=1000
+    python -m benchmarks.anomalies run=outputs/<date>/<time> data_root=data scores=latent_path,neg_elbo n=1000
+
+Test images of both sets, the first n of each; intervals are over images.
 """
 
 import sys
