@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,7 +180,8 @@ def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) ->
 
 
 def test_a_finished_run_is_generated_from_and_evaluated(trained: tuple[Path, Any], tmp_path: Path) -> None:
-    run_folder = f"run={trained[0]}"
+    shutil.copytree(trained[0], tmp_path / "run")
+    run_folder = "run=run"
     done = vae_lab("generate", run_folder, "n=4", "sampler=gmm", "out=samples.png", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 images from" in done.stdout

@@ -50,7 +50,8 @@ def test_every_experiment_trains_on_images_of_its_size(path: Path, config: Calla
     numbers = [
         f"++{key}={value}" for key, value in flat(values) if not key.startswith(("data.", "trainer.", "defaults"))
     ]
-    assert train(config(*overrides, *numbers, *size, *TINY, "trainer.precision=32-true"))["steps"] == 2
+    needs = [need for choice in overrides for need in NEEDS.get(choice, [])]
+    assert train(config(*overrides, *numbers, *size, *needs, *TINY, "trainer.precision=32-true"))["steps"] == 2
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

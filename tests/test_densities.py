@@ -211,7 +211,7 @@ def test_a_fitted_mixture_is_a_density_where_the_latents_are() -> None:
     centres = torch.tensor([[3.0, 0.0], [-3.0, 1.0]])
     latents = centres.repeat(500, 1) + 0.3 * torch.randn(1000, 2)
     density = fitted_mixture(latents, 2, seed=0)
-    samples = density.sample((4000,))
+    samples = density.sample((4000,)).float()
     torch.testing.assert_close(samples.mean(0), latents.mean(0), atol=0.15, rtol=0)
     assert torch.cdist(samples, centres).min(1).values.max() < 2
     grid = torch.cartesian_prod(torch.linspace(-6, 6, 241), torch.linspace(-6, 6, 241))

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def test_the_same_seed_gives_the_same_numbers(run: Path, result: dict[str, Any],
 
 
 def test_a_density_has_no_bits_and_a_ladder_no_mixture(trained: Trained, tmp_path: Path, config: Any) -> None:
-    assert small(trained[0], tmp_path)["likelihood"]["bits_per_dimension"] is None
+    shutil.copytree(trained[0], tmp_path / "grey")
+    assert small(tmp_path / "grey", tmp_path)["likelihood"]["bits_per_dimension"] is None
     train(config("model=ladder_mlp", "model.decoder.groups=[2,2]", "model.encoder.width=8", folder="ladder"))
     ladder = small(tmp_path / "ladder", tmp_path, {"split": "val"})
     assert list(ladder["samples"]) == ["real", "posterior", "prior"]
