@@ -14,7 +14,7 @@ LIGHTNING = TORCH | {"lightning", "torchmetrics", "rich"}
 ROOMS = {
     "probability": TORCH,
     "models": TORCH,
-    "evaluation": TORCH | {"torchvision", "matplotlib", "sklearn", "torchmetrics"},
+    "evaluation": TORCH | {"torchvision", "matplotlib", "scipy", "sklearn", "torchmetrics"},
     "tasks": LIGHTNING,
     "callbacks": LIGHTNING,
     "loggers": LIGHTNING | {"wandb"},

@@ -13,6 +13,7 @@ from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from torch import Tensor
 
 from vae_lab.conf_folder import CONF
+from vae_lab.evaluation.latent_path import LatentCopula, LatentPath, tail
 from vae_lab.models.dense_ladder import DenseDecoder, DenseEncoder
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
@@ -28,7 +29,6 @@ from vae_lab.probability.anomaly import (
     Score,
     Typicality,
 )
-from vae_lab.probability.latent_path import LatentCopula, LatentPath, tail
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret

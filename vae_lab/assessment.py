@@ -64,7 +64,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         checkpoint: "best" or "last".
         root: where the images lie now, or None.
         seed: of every draw.
-        device: "auto", or torch's name.
+        device: "auto", "cpu" or "cuda".
         features: which extractor; see `load_extractor`.
         nsamples: latents for each image in the likelihood; None chooses by device, as for the next two.
         nll_images: images that get so many.
@@ -98,9 +98,9 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     copies = copied(sets, data.grey_parts.train, seed, settings)
     protocol = locate(run, checkpoint).names() | {"split": split, "nimages": len(images), "seed": seed}
     protocol |= {"features": extractor.key, "classifier": trained_on(extractor, data.grey_parts.train)}
-    protocol |= {"nbound": nbound, "chunk": chunk, "device": device_name(where), "versions": versions()}
+    protocol |= {"nbound": nbound, "chunk": chunk, "device": device_name(where)} | sizes._asdict() | settings
     result = {
-        "protocol": protocol | sizes._asdict() | settings,
+        "protocol": protocol | {"versions": versions()},
         "likelihood": likelihood_table(model, likelihood),
         "latents": latents_table(model, reconstruction, seed),
         "reconstruction": reconstruction.metrics,

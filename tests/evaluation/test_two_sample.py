@@ -153,11 +153,6 @@ def test_blocks_share_no_vector_and_leave_none_out() -> None:
     assert interval.value - interval.low == pytest.approx(half, rel=1e-3)
 
 
-@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (2, 4.3027), (9, 2.2622), (99, 1.9842)])
-def test_students_quantiles_are_those_of_the_tables(freedom: int, quantile: float) -> None:
-    assert two_sample._student_quantile(freedom) == pytest.approx(quantile, rel=1e-3)
-
-
 def by_the_book(real: Tensor, generated: Tensor, k: int) -> Manifold:
     """The four definitions, one pair of vectors at a time."""
     real_rows, generated_rows = real.double().tolist(), generated.double().tolist()

@@ -14,6 +14,7 @@ import math
 
 import torch
 from jaxtyping import Bool, Float, Float64
+from scipy.stats import beta
 from torch import Tensor
 
 from vae_lab.errors import require_counts
@@ -97,11 +98,8 @@ def false_alarms(ncalibration: int, alpha: float) -> Interval:
         ValueError: as `require_level` does.
     """
     k = _nflagged(ncalibration, alpha)
-    shares = torch.linspace(0, 1, 200_001, dtype=torch.float64)[1:-1]
-    log_density = (k - 1) * shares.log() + (ncalibration - k) * (-shares).log1p()
-    cumulative = (log_density - log_density.max()).exp().cumsum(0)
-    ends = torch.searchsorted(cumulative, cumulative[-1] * torch.tensor([0.025, 0.975], dtype=torch.float64))
-    return Interval(k / (ncalibration + 1), *shares[ends].tolist())
+    low, high = (float(beta.ppf(end, k, ncalibration + 1 - k)) for end in (0.025, 0.975))
+    return Interval(k / (ncalibration + 1), low, high)
 
 
 def require_scores(scores: Scores, kind: str, fewest: int = 1) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
+from scipy.stats import t as student
 from torch import Tensor
 
 from vae_lab.errors import require_counts
@@ -118,7 +119,7 @@ def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
         )
     distances = torch.tensor([kernel_distance(a[i::nblocks], b[i::nblocks]) for i in range(nblocks)]).double()
     value = distances.mean().item()
-    spread = _student_quantile(nblocks - 1) * distances.std().item() / math.sqrt(nblocks)
+    spread = float(student.ppf(0.975, nblocks - 1)) * distances.std().item() / math.sqrt(nblocks)
     return Interval(value, value - spread, value + spread)
 
 
@@ -219,14 +220,3 @@ def _distances(a: Vectors, b: Others) -> Iterator[Float[Tensor, "chunk m"]]:
 def _radii(vectors: Vectors, k: int) -> Float[Tensor, " n"]:
     """Return the distance of each vector from its k-th nearest neighbour; the nearest of all is the vector itself."""
     return torch.cat([part.topk(k + 1, largest=False).values[:, -1] for part in _distances(vectors, vectors)])
-
-
-def _student_quantile(freedom: int) -> float:
-    """Return the t that |T| stays below in 95 % of cases.
-
-    With T = sqrt(freedom) tan(angle), the density of the angle is proportional to cos(angle)^(freedom - 1).
-    """
-    angles = torch.linspace(0, math.pi / 2, 10_001, dtype=torch.float64)
-    cumulative = torch.cumulative_trapezoid(angles.cos() ** (freedom - 1), angles)
-    i = int(torch.searchsorted(cumulative, 0.95 * cumulative[-1]))
-    return math.sqrt(freedom) * math.tan(angles[i + 1].item())

@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from vae_lab.errors import require_counts
+from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Batches, Score, central_inference, require_fitted, squared_error
 from vae_lab.probability.priors import gaussian_mixture
@@ -73,8 +74,6 @@ class LatentPath(Score):
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
         """Learn the mixture."""
-        from vae_lab.evaluation.samplers import fitted_mixture  # the room that may import scikit-learn
-
         found = of_all(model, batches)
         self.location, self.scale = found.mean(0), found.std(0).clamp(min=1e-6)
         mixture: Any = fitted_mixture((found - self.location) / self.scale, self.ncomponents, self.seed)
