@@ -264,15 +264,15 @@ def test_a_cheap_bound_carries_a_dear_estimate_over() -> None:
     """Over many draws of the subset: right on average, as uncertain as it says, and less so than the subset alone."""
     generator = torch.Generator().manual_seed(0)
     dear = 80 + 20 * torch.randn(500, generator=generator, dtype=torch.float64)
-    cheap = dear + 3 + torch.randn(500, generator=generator, dtype=torch.float64)
+    cheap = dear + 3 + 5 * torch.randn(500, generator=generator, dtype=torch.float64)
     draws = [torch.randperm(500, generator=generator)[:50] for _ in range(300)]
     means = [difference_mean(cheap, dear[rows], rows) for rows in draws]
     values = torch.tensor([mean.value for mean in means])
     plain = torch.tensor([plain_mean(dear[rows]).value for rows in draws])
     assert values.mean().item() == pytest.approx(dear.mean().item(), abs=4 * values.std().item() / math.sqrt(300))
-    assert values.std() < 0.1 * plain.std()
+    assert values.std() < 0.4 * plain.std()
     claimed = torch.tensor([mean.standard_error for mean in means]).square().mean() - dear.var() / 500
-    assert values.var().item() == pytest.approx(claimed.item(), rel=0.35, abs=0.15)
+    assert values.var().item() == pytest.approx(claimed.item(), rel=0.3)
 
 
 def test_a_mixture_is_fitted_once_and_generated_from(run: Path) -> None:
