@@ -1,41 +1,71 @@
-"""How well the scores tell MNIST from Fashion-MNIST and from mirrored digits, for a run trained on MNIST.
+"""How well the scores tell anomalous images from a run's own test images.
 
-    python -m benchmarks.anomalies run=outputs/<date>/<time> data_root=data scores=latent_path,neg_elbo n=1000
+    python -m benchmarks.anomalies run=outputs/<date>/<time> anomalies=fashion,mirrored data_root=data
+    python -m benchmarks.anomalies run=outputs/<date>/<time> anomalies=<folder>,<folder>
 
-Test images of both sets, the first n of each; intervals are over images.
+anomalies: fashion, mnist (test images of that set in data_root), mirrored (the run's own test images), or folders. n:
+test images of each, at most. scores: all that fit, or some. Intervals are over images.
 """
 
 import sys
-import time
 from pathlib import Path
 
+import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
-from vae_lab.detection import load_detector, score_config
+from vae_lab.calibration import Calibration, load_detector, score_config
+from vae_lab.data.decoded import decode_files
+from vae_lab.detection import Panel, Pixels
 from vae_lab.evaluation.detection import detection
+from vae_lab.runs import load_checkpoint, load_data
+from vae_lab.scorefile import find
+from vae_lab.screening import file_rules
+
+SETS = {"mnist": MNIST, "fashion": FashionMNIST}
+
+
+def strange_images(name: str, root: str, normal: Pixels, run: Path) -> Pixels:
+    """Return the images called `name`: a set's test part, the normal ones mirrored, or those of a folder's glob."""
+    if name == "mirrored":
+        return normal.flip(-1)
+    if name in SETS:
+        return SETS[name](root, train=False).data[:, None]
+    folder, _, prefix = name.partition(":")
+    place = find(Path(folder))
+    files = [file for file in place.files if Path(file.path).name.startswith(prefix)]
+    rules = file_rules(load_checkpoint(run)["hyper_parameters"]["data"])
+    return decode_files(place.root, files, rules, lambda _: None).pixels
 
 
 def main() -> None:
     """Print one row for each score."""
-    settings = {"data_root": "data", "scores": "latent_path,reconstruction_error,neg_elbo,complexity", "n": "1000"}
+    settings = {"data_root": "data", "root": "", "scores": "all", "n": "1000", "anomalies": "fashion,mirrored"}
     settings |= dict(argument.split("=", 1) for argument in sys.argv[1:])
-    n, root = int(settings["n"]), settings["data_root"]
-    digits, clothes = (kind(root, train=False).data[:n, None] for kind in (MNIST, FashionMNIST))
-    strange = {"Fashion-MNIST": clothes, "mirrored": digits.flip(-1)}
-    for name in settings["scores"].split(","):
-        detector = load_detector(
-            Path(settings["run"]), score_config(name), checkpoint="best", root=root, ncalibration=1000, nfit=3000
-        )
-        start = time.perf_counter()
-        normal = detector.scores(digits)
-        speed = n / (time.perf_counter() - start)
-        alarms = detector.judge(normal, 0.05).flagged.double().mean().item()
-        row = f"{name:22} {speed:6.0f} images/s, false alarms {alarms:.3f}"
-        for title, pixels in strange.items():
-            found = detection(normal, detector.scores(pixels), nreplicates=200, seed=0).auroc
-            row += f", {title} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
-        print(row)
+    run, n = Path(settings["run"]), int(settings["n"])
+    root = settings["root"] or None
+    normal = load_data(run, root=root).grey_parts.test.pixels(slice(n))
+    strange = {
+        name: strange_images(name, settings["data_root"], normal, run)[:n] for name in settings["anomalies"].split(",")
+    }
+    print(f"{len(normal)} normal images; " + ", ".join(f"{len(pixels)} {name}" for name, pixels in strange.items()))
+    everything = score_config("all")
+    chosen = (
+        everything if settings["scores"] == "all" else {key: everything[key] for key in settings["scores"].split(",")}
+    )
+    panel = load_detector(run, chosen, Calibration(root=root))
+    assert isinstance(panel, Panel)
+    described = {title: panel.describe(pixels) for title, pixels in ({"": normal} | strange).items()}
+    usual = described.pop("")
+    for name in ("score", *panel.members):
+        judge = panel.members.get(name, panel)
+        alarms = judge.judge({"score": usual[name]}, 0.05).flagged.double().mean().item()
+        row = f"{'combined' if name == 'score' else name:22} false alarms {alarms:.3f}"
+        for title, columns in described.items():
+            found = detection(usual[name], columns[name], nreplicates=1000, seed=0).auroc
+            row += f", {Path(title).name} {found.value:.4f} ({found.low:.4f} to {found.high:.4f})"
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(min(2, torch.get_num_threads()))
     main()

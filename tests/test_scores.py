@@ -29,7 +29,8 @@ from vae_lab.probability.anomaly import (
     Score,
     Typicality,
 )
-from vae_lab.probability.likelihoods import Gaussian
+from vae_lab.probability.ensembles import WAIC, Ensemble, EnsembleMean
+from vae_lab.probability.likelihoods import Bernoulli, Gaussian
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
 
@@ -300,10 +301,18 @@ def _continued(top: Tensor, noise: Tensor) -> Callable[[Tensor, Tensor | None], 
 
 def test_waic_is_mean_plus_variance() -> None:
     nll = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
-    assert anomaly.waic(nll).tolist() == [4.0, 5.0]
-    assert anomaly.ensemble_mean(nll).tolist() == [2.0, 5.0]
-    with pytest.raises(ValueError, match="at least 2"):
-        anomaly.waic(nll[:1])
+    assert WAIC(ReconstructionError())(nll).tolist() == [4.0, 5.0]
+    assert EnsembleMean(ReconstructionError())(nll).tolist() == [2.0, 5.0]
+
+
+def test_an_estimate_comes_with_its_error_and_bits() -> None:
+    model, score = vae(), IwaeNLL(50, 16, 0)
+    found = score.describe(model, images(4))
+    assert list(found) == ["score", "standard_error", "effective"]
+    assert torch.equal(found["score"], score(model, images(4)))
+    model.likelihood = Bernoulli()
+    described = score.describe(model, images(4).round())
+    torch.testing.assert_close(described["bits_per_dimension"], described["score"] / (64 * math.log(2)))
 
 
 @pytest.mark.parametrize(
@@ -326,9 +335,13 @@ def test_settings_are_checked(make: Callable[[], object], match: str) -> None:
         make()
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "score").glob("*.yaml")), ids=lambda path: path.stem)
+FILES = [path for path in sorted((CONF / "score").glob("*.yaml")) if path.stem != "all"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_is_a_score(path: Any) -> None:
-    score = instantiate(yaml.safe_load(path.read_text()))
+    made = instantiate(yaml.safe_load(path.read_text()))
+    score = made.member if isinstance(made, Ensemble) else made
     assert isinstance(score, Score)
     model = ladder() if path.stem == "ladder_llr" else vae()
     score.fit(model, images(64, seed=7).split(32))
@@ -339,3 +352,8 @@ def test_a_tail_is_the_share_of_normal_values_below() -> None:
     values = torch.tensor([[0.0], [2.5], [9.0]], dtype=torch.float64)
     normal = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
     assert tail(values, normal).flatten().tolist() == [0.25, 0.75, 1.0]
+
+
+def test_all_names_every_other_file() -> None:
+    entries = yaml.safe_load((CONF / "score" / "all.yaml").read_text())["defaults"]
+    assert entries == [f"{path.stem}@{path.stem}" for path in FILES]

@@ -26,34 +26,23 @@ def main(cfg: DictConfig) -> None:
 
 
 def score_images(
-    run: str | Path,
-    images: "Tensor",
-    score: str = "neg_elbo",
-    alpha: float = 0.05,
-    *,
-    checkpoint: str = "best",
-    root: str | None = None,
-    ncalibration: int = 1000,
-    nfit: int = 5000,
+    run: str | Path | list[str | Path], images: "Tensor", score: str = "neg_elbo", alpha: float = 0.05, **settings: Any
 ) -> "Judged":
     """Return scores, p-values and verdicts of images; the same as the command's.
 
     Args:
-        run: a run folder, or a checkpoint file.
+        run: a run folder, or a checkpoint file; several for an ensemble.
         images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's size.
         score: name of a file in conf/score.
         alpha: share of normal images that may be flagged.
-        checkpoint: "best" or "last".
-        root: where the run's images lie now, if they have moved; read once for each score.
-        ncalibration: validation images whose scores set the p-values.
-        nfit: training images that a score learns from, if it has to.
+        settings: those of `vae_lab.calibration.Calibration`.
     """
-    from vae_lab.detection import load_detector, score_config, to_pixels
+    from vae_lab.calibration import Calibration, load_detector, score_config
+    from vae_lab.detection import to_pixels
 
-    detector = load_detector(
-        Path(run), score_config(score), checkpoint=checkpoint, root=root, ncalibration=ncalibration, nfit=nfit
-    )
-    return detector.judge(detector.scores(to_pixels(images)), alpha)
+    runs = [Path(one) for one in (run if isinstance(run, list) else [run])]
+    detector = load_detector(runs, score_config(score), Calibration(**settings))
+    return detector.judge(detector.describe(to_pixels(images)), alpha)
 
 
 if __name__ == "__main__":

@@ -1,37 +1,29 @@
-"""How strange images are to a run, with a p-value each: what `detect` calls, and a notebook may.
+"""How strange images are, with a p-value each: what a score says of normal images makes a number of it a probability.
 
-A score is made a p-value by its rank among held-out normal images of the run's own validation part. Those scores, and
-what a score has to learn of normal images, lie in the run folder as calibration/<score>-<digest>.pt once computed.
+A score is made a p-value by its rank among those of held-out normal images, of the run's own validation part.
 """
 
 import hashlib
-import json
-import logging
-from pathlib import Path
-from typing import Any, NamedTuple
+from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
-import yaml
-from hydra.utils import instantiate
 from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
-from vae_lab.conf_folder import CONF
 from vae_lab.data.binarize import binarized
-from vae_lab.data.images import Images, scaled
-from vae_lab.errors import DataError
+from vae_lab.data.images import scaled
 from vae_lab.evaluation.conformal import p_values, require_level, verdicts
 from vae_lab.evaluation.detection import CONSTANTS, constant_images, inverted
-from vae_lab.files import whole
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
+from vae_lab.probability.ensembles import Ensemble
 from vae_lab.progress import track
-from vae_lab.runs import check_config, checkpoint_path, load_checkpoint, load_data, load_model, packaged_targets
-
-log = logging.getLogger(__name__)
 
 BATCH = 250
 Pixels = UInt8[Tensor, "n channels height width"]
+Scores = Float64[Tensor, " n"]
+Columns = dict[str, Scores]
 
 
 class Judged(NamedTuple):
@@ -41,126 +33,156 @@ class Judged(NamedTuple):
         scores: higher is stranger; nats, where the score has a unit.
         p_values: how likely a normal image is to look at least as strange.
         flagged: whether the p-value is at most alpha.
+        details: what else there is to say, by name.
     """
 
-    scores: Float64[Tensor, " n"]
+    scores: Scores
     p_values: Float64[Tensor, " n"]
     flagged: Bool[Tensor, " n"]
+    details: Columns
 
 
-class Detector:
-    """A model with a fitted score and the scores of normal images that training has not seen.
+class Detector(ABC):
+    """The role: describes images and knows how it describes held-out normal ones.
+
+    Attributes:
+        calibration: scores of held-out normal images.
+        key: what the scores depend on.
+        model: in evaluation mode; its reconstructions show where an image is strange.
+        binary: whether the model takes zeros and ones only; an image's are then drawn from its own content.
+    """
+
+    calibration: Scores
+    key: str
+    model: LatentModel
+    binary: bool
+
+    @abstractmethod
+    def describe(self, pixels: Pixels) -> Columns:
+        """Return numbers for each image, which depend on that image alone; the first is "score"."""
+
+    @abstractmethod
+    def preferred(self) -> dict[str, float]:
+        """Return the constant images that a score calls more normal than most normal images; see `inverted`."""
+
+    def scores(self, pixels: Pixels) -> Scores:
+        """Return the score of each image."""
+        return self.describe(pixels)["score"]
+
+    def judge(self, described: Columns, alpha: float) -> Judged:
+        """Return p-values and verdicts of what `describe` returns.
+
+        Raises:
+            ValueError: if alpha is so small that nothing could be flagged.
+        """
+        require_level(len(self.calibration), alpha)
+        details = dict(described)
+        scores = details.pop("score")
+        p = p_values(self.calibration, scores)
+        return Judged(scores, p, verdicts(p, alpha), details)
+
+
+class RunDetector(Detector):
+    """One run and one score.
 
     Args:
         model: in evaluation mode.
         score: fitted.
         calibration: scores of held-out normal images.
-        binary: whether the model takes zeros and ones only; an image's are then drawn from its own content.
+        binary: whether the model takes zeros and ones only.
         key: what the scores depend on.
     """
 
-    def __init__(
-        self, model: LatentModel, score: Score, calibration: Float64[Tensor, " n"], *, binary: bool, key: str
-    ) -> None:
+    def __init__(self, model: LatentModel, score: Score, calibration: Scores, *, binary: bool, key: str) -> None:
         self.model = model
         self.score = score
         self.calibration = calibration
         self.binary = binary
         self.key = key
 
-    def scores(self, pixels: Pixels) -> Float64[Tensor, " n"]:
-        """Return the score of each image; it depends on that image alone."""
-        return score_pixels(self.model, self.score, pixels, binary=self.binary)
-
-    def judge(self, scores: Float64[Tensor, " n"], alpha: float) -> Judged:
-        """Return p-values and verdicts of scores.
-
-        Raises:
-            ValueError: if alpha is so small that nothing could be flagged.
-        """
-        require_level(len(self.calibration), alpha)
-        p = p_values(self.calibration, scores)
-        return Judged(scores, p, verdicts(p, alpha))
+    def describe(self, pixels: Pixels) -> Columns:
+        """Return what the score says of each image."""
+        return describe_pixels(self.model, self.score, pixels, binary=self.binary)
 
     def preferred(self) -> dict[str, float]:
-        """Return the constant images that the score calls more normal than most normal images; see `inverted`."""
-        constants = constant_images(self.model.channels, self.model.image_size, self.model.image_size)
-        found = self.scores((constants * 255).round().to(torch.uint8))
-        return inverted(self.calibration, {name: found[i : i + 1] for i, name in enumerate(CONSTANTS)})
+        """Return the constant images that the score prefers."""
+        return preferred_constants(self)
 
 
-def score_config(name: str) -> dict[str, Any]:
-    """Return the settings of a packaged score.
-
-    Raises:
-        ValueError: if there is none of that name.
-    """
-    names = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
-    if name not in names:
-        raise ValueError(f"score={name}: there are {', '.join(names)}.")
-    return yaml.safe_load((CONF / "score" / f"{name}.yaml").read_text())
-
-
-def load_detector(
-    run: Path, config: dict[str, Any], *, checkpoint: str, root: str | None, ncalibration: int, nfit: int
-) -> Detector:
-    """Return a run's detector; the first time for a score, normal images are scored and the result is kept.
+class EnsembleDetector(Detector):
+    """Several runs on the same images, and one score made of the one that each gives.
 
     Args:
-        run: a run folder, or a checkpoint file.
-        config: of the score, as `score_config` returns it.
-        checkpoint: "best" or "last".
-        root: where the run's images lie now, or None.
-        ncalibration: validation images that set the p-values, at most.
-        nfit: training images that a score learns from, at most.
-
-    Raises:
-        DataError: if the run or, the first time, its images cannot be read.
-        ValueError: if the score is not for this model.
+        members: one for each run.
+        combine: makes one score of theirs.
     """
-    check_config(config, packaged_targets())
-    model = load_model(run, checkpoint)
-    score: Score = instantiate(config, _convert_="all").eval()
-    binary = load_checkpoint(run, checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
-    path = calibration_path(run, config, checkpoint, ncalibration, nfit)
-    if path.is_file():
-        return Detector(model, score, read_calibration(path, score), binary=binary, key=path.stem)
-    parts = load_data(run, checkpoint, root=root).grey_parts
-    log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
-    score.fit(model, [prepared(part, binary=binary) for part in first(parts.train, nfit).split(BATCH)])
-    scores = score_pixels(model, score, first(parts.val, ncalibration), binary=binary)
-    with whole(path) as temporary:
-        torch.save({"scores": scores, "state": score.state_dict()}, temporary)
-    return Detector(model, score, scores, binary=binary, key=path.stem)
+
+    def __init__(self, members: list[RunDetector], combine: Ensemble) -> None:
+        self.members = members
+        self.combine = combine
+        self.model = members[0].model
+        self.binary = members[0].binary
+        self.calibration = combine(torch.stack([member.calibration for member in members]))
+        self.key = " ".join([type(combine).__name__, *(member.key for member in members)])
+
+    def describe(self, pixels: Pixels) -> Columns:
+        """Return the combined score of each image."""
+        return {"score": self.combine(torch.stack([member.scores(pixels) for member in self.members]))}
+
+    def preferred(self) -> dict[str, float]:
+        """Return the constant images that the score prefers."""
+        return preferred_constants(self)
 
 
-def calibration_path(run: Path, config: dict[str, Any], checkpoint: str, ncalibration: int, nfit: int) -> Path:
-    """Return where a run keeps a calibration: another checkpoint or other settings, another file."""
-    file = checkpoint_path(run, checkpoint)
-    weights = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
-    rule = json.dumps([config, weights, ncalibration, nfit], sort_keys=True).encode()
-    folder = run if run.is_dir() else run.parent.parent
-    title = str(config["_target_"]).rpartition(".")[2].lower()
-    return folder / "calibration" / f"{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
+class Panel(Detector):
+    """Several scores side by side, and Fisher's sum of their log p-values, -sum log p, as one more.
 
+    The p-values are not independent, so the sum has not Fisher's distribution; like any score it gets its p-value by
+    its rank among normal images. Those are ranked among themselves; for sums that a new normal image is exchangeable
+    with, it would have to be among them too. Without it their sums are larger, never smaller, so that what is promised
+    of alpha still holds.
 
-def read_calibration(path: Path, score: Score) -> Float64[Tensor, " n"]:
-    """Return the calibration scores of a file, and put what the score had learned into it.
-
-    Raises:
-        DataError: if it is no calibration of this score.
+    Args:
+        members: by name, calibrated on the same images.
     """
-    try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        score.load_state_dict(stored["state"])
-        return stored["scores"].double()
-    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
-        raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
+
+    def __init__(self, members: dict[str, Detector]) -> None:
+        first = next(iter(members.values()))
+        self.members = members
+        self.model = first.model
+        self.binary = first.binary
+        n = len(first.calibration)
+        ranks = [p_values(member.calibration, member.calibration) * (n + 1) - 1 for member in members.values()]
+        self.calibration = sum_of_logs([rank / (n + 1) for rank in ranks])
+        self.key = " ".join(f"{name}:{member.key}" for name, member in members.items())
+
+    def describe(self, pixels: Pixels) -> Columns:
+        """Return the sum, and each score with its p-value and its details, of each image."""
+        columns: Columns = {}
+        for name, member in self.members.items():
+            described = member.describe(pixels)
+            columns[name] = described.pop("score")
+            columns[f"{name}_p_value"] = p_values(member.calibration, columns[name])
+            columns |= {f"{name}_{detail}": values for detail, values in described.items()}
+        return {"score": sum_of_logs([columns[f"{name}_p_value"] for name in self.members])} | columns
+
+    def preferred(self) -> dict[str, float]:
+        """Return the constant images that the members prefer."""
+        found = {name: member.preferred() for name, member in self.members.items()}
+        return {f"{image} ({name})": share for name, images in found.items() for image, share in images.items()}
 
 
-def first(images: Images, n: int) -> Pixels:
-    """Return the first `n` images of a part, whose order is a permutation already."""
-    return images.pixels(slice(n))
+def sum_of_logs(p: list[Float64[Tensor, " n"]]) -> Scores:
+    """Return -sum log p over the p-values of each image."""
+    return -torch.stack(p).log().sum(0)
+
+
+def preferred_constants(detector: Detector) -> dict[str, float]:
+    """Return the constant images that a detector's score calls more normal than most normal images."""
+    model = detector.model
+    constants = constant_images(model.channels, model.image_size, model.image_size)
+    found = detector.scores((constants * 255).round().to(torch.uint8))
+    return inverted(detector.calibration, {name: found[i : i + 1] for i, name in enumerate(CONSTANTS)})
 
 
 def prepared(pixels: Pixels, *, binary: bool) -> Float[Tensor, "n channels height width"]:
@@ -175,13 +197,13 @@ def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
     return hashlib.blake2b(image.contiguous().numpy().data, digest_size=8).hexdigest()
 
 
-def score_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary: bool) -> Float64[Tensor, " n"]:
-    """Return the score of each image."""
+def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary: bool) -> Columns:
+    """Return what a score says of each image."""
     parts = [
-        score(model, prepared(part, binary=binary)).double()
+        score.describe(model, prepared(part, binary=binary))
         for part in track(pixels.split(BATCH), type(score).__name__)
-    ]
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+    ] or [{"score": torch.zeros(0)}]
+    return {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
 
 
 def to_pixels(images: Float[Tensor, "n channels height width"] | Pixels) -> Pixels:

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from vae_lab.data.decoded import Rules, decode_files
 from vae_lab.data.listing import Bad, Found, list_files
-from vae_lab.detection import Detector, Judged
+from vae_lab.detection import Columns, Detector, Judged
 from vae_lab.errors import DataError
 from vae_lab.files import write_whole
 from vae_lab.progress import track
@@ -20,10 +22,10 @@ BLOCK = 256
 
 
 class Row(NamedTuple):
-    """What became of one file: a score, or the reason why there is none."""
+    """What became of one file: numbers by name, the first its "score", or the reason why there are none."""
 
     path: str
-    score: float | None
+    values: dict[str, float]
     reason: str
 
 
@@ -74,7 +76,7 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
         rows = score_block(detector, place.root, block, rules)
         append(journal, rows)
         done |= {row.path: row for row in rows}
-    done |= {bad.path: Row(bad.path, None, bad.reason) for bad in place.unreadable}
+    done |= {bad.path: Row(bad.path, {}, bad.reason) for bad in place.unreadable}
     return [done[path] for path in sorted(done, key=os.fsencode)]
 
 
@@ -83,9 +85,9 @@ def score_block(detector: Detector, root: Path, files: Sequence[Found], rules: R
     decoded = decode_files(root, files, rules, lambda _: None)
     reasons = {bad.path: bad.reason for bad in decoded.bad}
     good = [file.path for file in files if file.path not in reasons]
-    scores = detector.scores(decoded.pixels).tolist()
-    rows = [Row(path, score, "") for path, score in zip(good, scores, strict=True)]
-    return rows + [Row(path, None, reason) for path, reason in reasons.items()]
+    described = {name: values.tolist() for name, values in detector.describe(decoded.pixels).items()}
+    rows = [Row(path, {name: values[i] for name, values in described.items()}, "") for i, path in enumerate(good)]
+    return rows + [Row(path, {}, reason) for path, reason in reasons.items()]
 
 
 def append(journal: Path, rows: list[Row]) -> None:
@@ -112,15 +114,32 @@ def read_journal(journal: Path, key: str) -> Iterator[Row]:
 
 
 def write_table(out: Path, rows: list[Row], judged: Judged) -> None:
-    """Write the rows as CSV: path, score, p_value, flagged, reason; `judged` is of those that have a score."""
+    """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` is of those with a score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "score", "p_value", "flagged", "reason"])
-    verdicts = iter(zip(judged.p_values.tolist(), judged.flagged.tolist(), strict=True))
+    writer.writerow(["path", "score", "p_value", "flagged", *judged.details, "reason"])
+    columns = [judged.scores, judged.p_values, judged.flagged.long(), *judged.details.values()]
+    numbers = zip(*(column.tolist() for column in columns), strict=True)
     for row in rows:
-        if row.score is None:
-            writer.writerow([row.path, "", "", "", row.reason])
-        else:
-            p, flagged = next(verdicts)
-            writer.writerow([row.path, f"{row.score:.6g}", f"{p:.6g}", int(flagged), ""])
+        cells = [f"{number:.6g}" for number in next(numbers)] if row.values else [""] * len(columns)
+        writer.writerow([row.path, *cells, row.reason])
     write_whole(out, text.getvalue().encode())
+
+
+def columns(rows: list[Row]) -> Columns:
+    """Return the numbers of rows that all have them, by name."""
+    names = rows[0].values if rows else ["score"]
+    return {name: torch.tensor([row.values[name] for row in rows], dtype=torch.float64) for name in names}
+
+
+def read_truth(path: Path) -> dict[str, bool]:
+    """Return which images are anomalous, from a CSV with the columns path and anomalous (0 or 1).
+
+    Raises:
+        DataError: if it is no such table.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row["path"]: ("0", "1").index(row["anomalous"].strip()) == 1 for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+        raise DataError(f"truth={path} is no CSV with the columns path and anomalous, which is 0 or 1.") from error

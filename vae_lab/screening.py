@@ -6,17 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from vae_lab.calibration import Calibration, load_detector
 from vae_lab.data.decoded import Rules, decode_files
-from vae_lab.detection import Detector, Judged, Pixels, load_detector, prepared
-from vae_lab.errors import FilesFailed, require_counts
+from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared
+from vae_lab.errors import DataError, FilesFailed, require_counts
 from vae_lab.evaluation.conformal import require_level
-from vae_lab.evaluation.detection import detection
+from vae_lab.evaluation.detection import Detection, detection
 from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors, roc_figure
 from vae_lab.files import whole, write_png, write_whole
 from vae_lab.runs import load_checkpoint
-from vae_lab.scorefile import Place, Row, find, score_files, write_table
+from vae_lab.scorefile import Place, Row, columns, find, read_truth, score_files, write_table
 
 log = logging.getLogger(__name__)
 
@@ -26,73 +26,85 @@ MAX_PIXELS, BACKGROUND = 178_956_970, 255
 
 def screen(
     *,
-    run: str,
+    run: str | list[str],
     images: str,
     score: dict[str, Any],
     truth: str | None,
     alpha: float,
     out: str,
-    checkpoint: str,
-    root: str | None,
-    ncalibration: int,
-    nfit: int,
     nshown: int,
     nreplicates: int,
+    **calibration: Any,
 ) -> list[Row]:
     """Return a row for each file, and write `out` with pictures beside it; the settings are those of conf/detect.yaml.
 
     Raises:
         FilesFailed: at the end, if some files could not be scored.
-        DataError: if the run or the images cannot be found.
-        ValueError: if a setting is wrong, or the score is not for this model.
+        DataError: if a run or the images cannot be found.
+        ValueError: if a setting is wrong, or the score is not for the model.
     """
-    require_counts(ncalibration=ncalibration, nfit=nfit, nshown=nshown, nreplicates=nreplicates)
-    folder, table = Path(run).expanduser(), Path(out).expanduser()
-    places = [find(Path(path).expanduser()) for path in (images, truth) if path is not None]
-    detector = load_detector(folder, score, checkpoint=checkpoint, root=root, ncalibration=ncalibration, nfit=nfit)
+    how = Calibration(**calibration)
+    require_counts(ncalibration=how.ncalibration, nfit=how.nfit, nshown=nshown, nreplicates=nreplicates)
+    runs = [Path(one).expanduser() for one in ([run] if isinstance(run, str) else run)]
+    table = Path(out).expanduser()
+    labels = read_truth(Path(truth).expanduser()) if truth is not None and truth.lower().endswith(".csv") else None
+    folders = [images] if truth is None or labels is not None else [images, truth]
+    places = [find(Path(folder).expanduser()) for folder in folders]
+    detector = load_detector(runs, score, how)
     require_level(len(detector.calibration), alpha)
     warn_if_inverted(detector)
-    rules = file_rules(load_checkpoint(folder, checkpoint)["hyper_parameters"]["data"])
+    rules = file_rules(load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [
         screen_place(detector, place, rules, table if i == 0 else table.with_stem(f"{table.stem}-truth"), alpha, nshown)
         for i, place in enumerate(places)
     ]
+    rows = [row for one in screened for row in one]
     if truth is not None:
-        report_truth(screened[0].judged.scores, screened[1].judged.scores, table, nreplicates)
-    rows = [row for one in screened for row in one.rows]
-    failed = sum(row.score is None for row in rows)
+        known = by_label(screened[0], labels) if labels is not None else Known(*map(scored, screened))
+        report_truth(detector, known, table, nreplicates)
+    failed = len(rows) - len(scored(rows))
     if failed:
         raise FilesFailed(f"{failed} of {len(rows)} files could not be scored; the reasons are in {table}.")
     return rows
 
 
-class Screened(NamedTuple):
-    """What was found in one place: a row for each file, and what is said of those that have a score."""
-
-    rows: list[Row]
-    judged: Judged
+def scored(rows: list[Row]) -> list[Row]:
+    """Return the rows that have numbers."""
+    return [row for row in rows if row.values]
 
 
 def screen_place(  # noqa: PLR0917
     detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, nshown: int
-) -> Screened:
-    """Return what was found, and write the table and the pictures."""
+) -> list[Row]:
+    """Return a row for each file of one place, and write the table and the pictures."""
     journal = table.with_name(f".{table.name}.journal")
-    key = f"{detector.key} {place.root}"
-    rows = score_files(detector, place, rules, journal, key)
-    scored = [row for row in rows if row.score is not None]
-    judged = detector.judge(torch.tensor([row.score for row in scored]).double(), alpha)
+    rows = score_files(detector, place, rules, journal, f"{detector.key} {place.root}")
+    good = scored(rows)
+    described = columns(good)
+    judged = detector.judge(described, alpha)
     write_table(table, rows, judged)
-    strangest = judged.scores.argsort(descending=True)[:nshown]
-    if len(strangest):
+    strangest = judged.scores.argsort(descending=True)[:nshown].tolist()
+    if strangest:
         files = {file.path: file for file in place.files}
-        names = [scored[i].path for i in strangest.tolist()]
+        names = [good[i].path for i in strangest]
         pixels = decode_files(place.root, [files[name] for name in names], rules, lambda _: None).pixels
-        draw(detector, pixels, names, Judged(*(values[strangest] for values in judged)), table)
+        shown = {name: values[strangest] for name, values in described.items()}
+        draw(detector, pixels, names, detector.judge(shown, alpha), table)
     journal.unlink(missing_ok=True)
     line = "%d of %d images flagged at alpha = %g, %d files could not be read; %s"
-    log.info(line, int(judged.flagged.sum()), len(scored), alpha, len(rows) - len(scored), table)
-    return Screened(rows, judged)
+    log.info(line, int(judged.flagged.sum()), len(good), alpha, len(rows) - len(good), table)
+    report_members(detector, described, alpha)
+    return rows
+
+
+def report_members(detector: Detector, described: Columns, alpha: float) -> None:
+    """Log how many images each score of a panel flags."""
+    if not isinstance(detector, Panel) or not len(described["score"]):
+        return
+    log.info("%-22s %8s %12s %12s", "score", "flagged", "median", "highest")
+    for name in detector.members:
+        nflagged, values = int((described[f"{name}_p_value"] <= alpha).sum()), described[name]
+        log.info("%-22s %8d %12.5g %12.5g", name, nflagged, values.median().item(), values.max().item())
 
 
 def file_rules(data: dict[str, Any]) -> Rules:
@@ -104,8 +116,10 @@ def file_rules(data: dict[str, Any]) -> Rules:
 def warn_if_inverted(detector: Detector) -> None:
     """Say so if the score calls a picture of nothing normal."""
     for name, share in detector.preferred().items():
-        line = "beware: this score calls a %s image more normal than %.0f %% of normal images; simple images will pass"
-        log.warning(line, f"plain {name}", 100 * share)
+        line = (
+            "beware: this score calls a plain %s image more normal than %.0f %% of normal images; such ones will pass"
+        )
+        log.warning(line, name, 100 * share)
 
 
 def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Judged, table: Path) -> None:
@@ -122,13 +136,42 @@ def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Judged, t
     write_png(table.with_name(f"{table.stem}-heat.png"), heat_sheet(seen, decoded, full=brightest))
 
 
-def report_truth(normal: Tensor, anomalous: Tensor, table: Path, nreplicates: int) -> None:
-    """Log and write how well the anomalous images are told from the others, with a ROC plot."""
-    found = detection(normal, anomalous, nreplicates=nreplicates, seed=0)
-    for name, interval in found._asdict().items():
-        log.info("%s %.4f (%.4f to %.4f)", name, interval.value, interval.low, interval.high)
-    content = {name: interval._asdict() for name, interval in found._asdict().items()}
-    content |= {"nnormal": len(normal), "nanomalous": len(anomalous)}
+class Known(NamedTuple):
+    """Rows of images of which it is known what they are."""
+
+    normal: list[Row]
+    anomalous: list[Row]
+
+
+def by_label(rows: list[Row], labels: dict[str, bool]) -> Known:
+    """Return the rows with a label, and say how many have none.
+
+    Raises:
+        DataError: if a label is of no row, or one kind has no image.
+    """
+    unknown = sorted(labels.keys() - {row.path for row in rows})
+    if unknown:
+        raise DataError(f"truth= names {unknown[0]!r}, which is not among the images; paths are those of the table.")
+    good = scored(rows)
+    known = Known(*([row for row in good if labels.get(row.path) is kind] for kind in (False, True)))
+    if not known.normal or not known.anomalous:
+        raise DataError("truth= must call at least one image normal (0) and one anomalous (1).")
+    if len(labels) < len(rows):
+        log.info("%d of %d files have no label in truth=", len(rows) - len(labels), len(rows))
+    return known
+
+
+def report_truth(detector: Detector, known: Known, table: Path, nreplicates: int) -> None:
+    """Log and write how well the anomalous images are told from the others by each score, with a ROC plot."""
+    normal, anomalous = columns(known.normal), columns(known.anomalous)
+    names = ["score", *(detector.members if isinstance(detector, Panel) else ())]
+    content: dict[str, Any] = {"nnormal": len(known.normal), "nanomalous": len(known.anomalous)}
+    log.info("%-22s %-27s %-27s %-27s", "", *Detection._fields)
+    for name in names:
+        found = detection(normal[name], anomalous[name], nreplicates=nreplicates, seed=0)
+        cells = (f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in found)
+        log.info("%-22s %-27s %-27s %-27s", name, *cells)
+        content[name] = {metric: interval._asdict() for metric, interval in found._asdict().items()}
     write_whole(table.with_name(f"{table.stem}-truth.json"), json.dumps(content, indent=2).encode())
     with whole(table.with_name(f"{table.stem}-roc.png")) as path:
-        roc_figure({"score": (normal, anomalous)}).savefig(path, format="png", dpi=110)
+        roc_figure({name: (normal[name], anomalous[name]) for name in names}).savefig(path, format="png", dpi=110)

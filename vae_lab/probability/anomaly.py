@@ -20,7 +20,7 @@ from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.importance import draw
 from vae_lab.probability.objectives import elbo_terms
-from vae_lab.probability.scores import Estimate, Images, Nats, importance_estimate
+from vae_lab.probability.scores import Estimate, Images, Nats, bits_per_dimension, importance_estimate
 from vae_lab.randomness import counter_seed
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
@@ -36,6 +36,13 @@ class Score(nn.Module, ABC):
     @abstractmethod
     def forward(self, model: LatentModel, images: Images) -> Nats:
         """Return the score of each image, without a gradient."""
+
+    def require(self, model: LatentModel) -> None:
+        """Raise ValueError if the score is not for this kind of model; most are for all."""
+
+    def describe(self, model: LatentModel, images: Images) -> dict[str, Nats]:
+        """Return the score of each image as "score", and what else there is to say of it."""
+        return {"score": self(model, images)}
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
         """Learn from batches of normal images what the score needs of them; most need nothing."""
@@ -123,6 +130,14 @@ class IwaeNLL(Score):
     def forward(self, model: LatentModel, images: Images) -> Nats:
         """Return the estimate of each image."""
         return self.estimate(model, images).nll
+
+    def describe(self, model: LatentModel, images: Images) -> dict[str, Nats]:
+        """Return the estimate with its standard error, its effective sample size and, of a probability, its bits."""
+        found = self.estimate(model, images)
+        described = {"score": found.nll, "standard_error": self.standard_error(found), "effective": found.effective}
+        if model.likelihood.nlevels:
+            described["bits_per_dimension"] = bits_per_dimension(found.nll, images[0].numel())
+        return described
 
     def estimate(self, model: LatentModel, images: Images) -> Estimate:
         """Return the estimate of each image with its effective sample size."""
@@ -235,17 +250,18 @@ class LadderLLR(Score):
         self.nsamples = nsamples
         self.seed = seed
 
-    @torch.no_grad()
-    def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return L - L^{>k} of each image, averaged over latents.
-
-        Raises:
-            ValueError: if the model is no ladder, or has no group above the lowest k.
-        """
+    def require(self, model: LatentModel) -> None:
+        """Raise ValueError if the model is no ladder, or has no group above the lowest k."""
         if not isinstance(model, Ladder):
             raise ValueError("score=ladder_llr compares groups of latents, of which this model has one: use a ladder.")
         if self.k >= len(model.decoder.sizes):
             raise ValueError(f"score.k must be less than the {len(model.decoder.sizes)} groups, not {self.k}.")
+
+    @torch.no_grad()
+    def forward(self, model: LatentModel, images: Images) -> Nats:
+        """Return L - L^{>k} of each image, averaged over latents."""
+        self.require(model)
+        assert isinstance(model, Ladder)
         total = images.new_zeros(len(images))
         posterior = model.posterior(images)
         for noise in common_noise(model, images, self.nsamples, self.seed):
@@ -262,18 +278,3 @@ def upper_bound_terms(model: Ladder, path: Path, images: Images, k: int) -> Nats
     p, q = (DiagonalNormal(d.loc[:, :n], d.log_sigma[:, :n]) for d in (path.prior, path.posterior))
     z = path.z[:, :n]
     return model.likelihood(path.output).log_prob(images) + p.log_prob(z) - q.log_prob(z)
-
-
-def waic(nll: Float[Tensor, "nmodels batch"]) -> Nats:
-    """Return the mean over models of an image's negative log-likelihood plus its variance over them.
-
-    Choi, Jang and Alemi 2018, https://arxiv.org/abs/1810.01392. The sum has no unit; the paper adds them as they are.
-    """
-    if len(nll) < 2:
-        raise ValueError(f"WAIC is about how far models disagree, and needs at least 2 of them, not {len(nll)}.")
-    return nll.mean(0) + nll.var(0)
-
-
-def ensemble_mean(scores: Float[Tensor, "nmodels batch"]) -> Nats:
-    """Return the mean over models of each image's score."""
-    return scores.mean(0)

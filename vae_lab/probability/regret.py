@@ -44,14 +44,15 @@ class LikelihoodRegret(Score):
         self.npairs = npairs
         self.seed = seed
 
-    def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the regret of each image.
-
-        Raises:
-            ValueError: if the model is a ladder: its lower groups' posteriors depend on the draws above them.
-        """
+    def require(self, model: LatentModel) -> None:
+        """Raise ValueError if the model is a ladder: its lower groups' posteriors depend on the draws above them."""
         if not isinstance(model, VAE):
             raise ValueError("score=likelihood_regret fits one vector of latents for each image: use a plain VAE.")
+
+    def forward(self, model: LatentModel, images: Images) -> Nats:
+        """Return the regret of each image."""
+        self.require(model)
+        assert isinstance(model, VAE)
         noise = common_noise(model, images, self.nsteps + self.npairs, self.seed)
         with torch.no_grad():
             start = model.posterior(images)

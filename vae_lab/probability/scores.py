@@ -69,7 +69,9 @@ def importance_estimate(
     Every image gets the latents of the same `noise`, if it is given, so that its estimate depends on no other image.
     """
     require_counts(nsamples=nsamples, chunk=chunk)
-    parts = [_estimate(model, part, nsamples, max(1, chunk // len(part)), noise) for part in images.split(chunk)]
+    parts = [
+        _estimate(one, part, nsamples, max(1, chunk // len(part)), noise) for one, part in model.split(images, chunk)
+    ]
     return Estimate(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 

@@ -1,0 +1,165 @@
+"""Detectors of trained runs, loaded by name. What was learned of normal images is computed once and kept.
+
+It lies in the run folder as calibration/<score>-<digest>.pt: the scores of held-out normal images, and what the score
+has to learn of normal ones.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import yaml
+from hydra.utils import instantiate
+
+from vae_lab.conf_folder import CONF
+from vae_lab.data.images import Images
+from vae_lab.detection import (
+    BATCH,
+    Detector,
+    EnsembleDetector,
+    Panel,
+    Pixels,
+    RunDetector,
+    Scores,
+    describe_pixels,
+    prepared,
+)
+from vae_lab.errors import DataError
+from vae_lab.files import whole
+from vae_lab.probability.anomaly import Score
+from vae_lab.probability.ensembles import Ensemble
+from vae_lab.runs import check_config, checkpoint_path, load_checkpoint, load_data, load_model, packaged_targets
+
+log = logging.getLogger(__name__)
+
+
+class Calibration(NamedTuple):
+    """How a detector is made of a run.
+
+    Attributes:
+        checkpoint: "best" or "last".
+        root: where the run's images lie now, or None.
+        ncalibration: validation images that set the p-values, at most.
+        nfit: training images that a score learns from, at most.
+    """
+
+    checkpoint: str = "best"
+    root: str | None = None
+    ncalibration: int = 1000
+    nfit: int = 5000
+
+
+def score_config(name: str) -> dict[str, Any]:
+    """Return the settings of a packaged score.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    names = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"score={name}: there are {', '.join(names)}.")
+    config: dict[str, Any] = yaml.safe_load((CONF / "score" / f"{name}.yaml").read_text())
+    members = [str(entry).partition("@")[0] for entry in config.get("defaults", ())]
+    return {member: score_config(member) for member in members} or config
+
+
+def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibration) -> Detector:
+    """Return the detector of a run or of several; the first time for a score, normal images are scored and kept.
+
+    Args:
+        runs: run folders, or checkpoint files; several for an ensemble.
+        config: of the score, or of several by name, as `score_config` returns it.
+        how: it is made.
+
+    Raises:
+        DataError: if a run or, the first time, its images cannot be read.
+        ValueError: if the score is not for these models.
+    """
+    runs = [runs] if isinstance(runs, Path) else runs
+    check_config(config, packaged_targets())
+    if "_target_" in config:
+        return load_one(runs, config, how)
+    members: dict[str, Detector] = {}
+    for name, one in config.items():
+        try:
+            check_fit(runs, instantiate(one, _convert_="all"), how)
+        except ValueError as error:
+            log.info("without %s: %s", name, error)
+        else:
+            members[name] = load_one(runs, one, how)
+    return Panel(members)
+
+
+def load_one(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
+    """Return the detector of one score."""
+    score: Score | Ensemble = instantiate(config, _convert_="all")
+    check_fit(runs, score, how)
+    if isinstance(score, Ensemble):
+        return EnsembleDetector([load_run(run, config["member"], how) for run in runs], score)
+    return load_run(runs[0], config, how)
+
+
+def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> None:
+    """Raise ValueError if a score is not for so many runs, not for these models, or the runs' images differ."""
+    if isinstance(score, Ensemble):
+        if len(runs) < 2:
+            raise ValueError(f"{type(score).__name__} compares several runs: name them as run=[<folder>,<folder>].")
+        seen = {json.dumps(load_checkpoint(run, how.checkpoint)["data"], sort_keys=True) for run in runs}
+        if len(seen) > 1:
+            raise ValueError("the runs were trained on different images, or on different parts of them.")
+    elif len(runs) > 1:
+        raise ValueError(f"{type(score).__name__} is for one run; score=waic and score=ensemble_mean are for several.")
+    for run in runs:
+        model = load_model(run, how.checkpoint)
+        if model.nclasses:
+            raise ValueError(f"{run} is conditional on classes, which images to be judged don't tell: train without.")
+        (score.member if isinstance(score, Ensemble) else score).require(model)
+
+
+def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
+    """Return the detector of one run and one score."""
+    score: Score = instantiate(config, _convert_="all")
+    model = load_model(run, how.checkpoint)
+    binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
+    path = calibration_path(run, config, how)
+    if path.is_file():
+        return RunDetector(model, score, read_calibration(path, score), binary=binary, key=path.stem)
+    parts = load_data(run, how.checkpoint, root=how.root).grey_parts
+    log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
+    score.fit(model, [prepared(part, binary=binary) for part in first(parts.train, how.nfit).split(BATCH)])
+    scores = describe_pixels(model, score, first(parts.val, how.ncalibration), binary=binary)["score"]
+    with whole(path) as temporary:
+        torch.save({"scores": scores, "state": score.state_dict()}, temporary)
+    return RunDetector(model, score, scores, binary=binary, key=path.stem)
+
+
+def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Path:
+    """Return where a run keeps a calibration: another checkpoint or other settings, another file."""
+    file = checkpoint_path(run, how.checkpoint)
+    weights = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
+    rule = json.dumps([config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
+    folder = run if run.is_dir() else run.parent.parent
+    title = str(config["_target_"]).rpartition(".")[2].lower()
+    return folder / "calibration" / f"{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
+
+
+def read_calibration(path: Path, score: Score) -> Scores:
+    """Return the calibration scores of a file, and put what the score had learned into it.
+
+    Raises:
+        DataError: if it is no calibration of this score.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        score.load_state_dict(stored["state"])
+        return stored["scores"].double()
+    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
+        raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
+
+
+def first(images: Images, n: int) -> Pixels:
+    """Return the first `n` images of a part, whose order is a permutation already."""
+    return images.pixels(slice(n))
