@@ -4,23 +4,25 @@ import json
 import logging
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import Images, Parts
 from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
+from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import DigitClassifier, Extractor, features_of
 from vae_lab.evaluation.latents import active_units, elbo_surgery
 from vae_lab.evaluation.memorisation import Memorisation, memorisation, usual_nearness
 from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, reconstruct
 from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
-from vae_lab.extractors import load_extractor
+from vae_lab.extractors import load_extractor, trained_classifier
 from vae_lab.files import write_whole
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.page import Page, render
@@ -47,6 +49,9 @@ ACTIVE = 0.01
 
 NCODES, NDRAWS = 10_000, 2000
 """Posteriors in the aggregate one, and draws from it, for the mutual information."""
+
+NEACH = 200
+"""Images of each class that are put to a classifier."""
 
 Pixels = Float[Tensor, "n channels height width"]
 Reference = Float[Tensor, "m channels height width"]
@@ -94,7 +99,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     reference = every_pixel(getattr(data.grey_parts, split))
     mixture = fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
     sets = {"real": every_pixel(getattr(data.grey_parts, other_part), sizes.ncompared)}
-    sets |= generated_sets(model, mixture, other, sizes.ncompared, seed)
+    sets |= generated_sets(model, mixture, other, labels=images.labels, n=sizes.ncompared, seed=seed)
     copies = copied(sets, data.grey_parts.train, seed, settings)
     protocol = locate(run, checkpoint).names() | {"split": split, "nimages": len(images), "seed": seed}
     protocol |= {"features": extractor.key, "classifier": trained_on(extractor, data.grey_parts.train)}
@@ -107,8 +112,8 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         "samples": compared(sets, reference, extractor, seed, settings),
         "memorisation": {name: memorisation_table(found) for name, found in copies.items()},
         "blur": blurred({"reconstructions": reconstruction.decoded} | sets, reference),
-        "seconds": time.perf_counter() - started,
-    }
+    } | classes_section(model, extractor, data.grey_parts, other_part, seed)
+    result["seconds"] = time.perf_counter() - started
     shown = every_pixel(images, 32)
     page = Page(finite(result), reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
     write(folder, page)
@@ -134,16 +139,26 @@ def finite(node: Any) -> Any:  # noqa: ANN401
 
 
 def generated_sets(
-    model: LatentModel, mixture: Distribution | None, unseen: Images, n: int, seed: int
+    model: LatentModel,
+    mixture: Distribution | None,
+    unseen: Images,
+    *,
+    labels: Int64[Tensor, " m"],
+    n: int,
+    seed: int,
 ) -> dict[str, Pixels]:
-    """Return images by each sampler: posteriors of unseen images, the mixture fitted to training's, and the prior."""
+    """Return images by each sampler: posteriors of unseen images, the mixture fitted to training's, and the prior.
+
+    A conditional model's last two are of classes drawn from `labels`.
+    """
     samplers: dict[str, Distribution | Images | None] = {
         "posterior": unseen,
         "gmm": mixture,
         "prior": model.prior(),
     }
     there = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
-    return {name: generate(model, sampler, n, name=name, seed=seed) for name, sampler in track(there, "samples")}
+    made = partial(generate, model, n=n, labels=labels, seed=seed)
+    return {name: made(sampler, name=name) for name, sampler in track(there, "samples")}
 
 
 def compared(
@@ -234,15 +249,33 @@ def memorisation_table(found: Memorisation) -> dict[str, float]:
     return {key: value for key, value in found._asdict().items() if isinstance(value, float)}
 
 
+def classes_section(
+    model: LatentModel, extractor: Extractor, parts: Parts, other_part: str, seed: int
+) -> dict[str, Any]:
+    """Return, by its name, the section on how often a classifier sees the class that a conditional model was given."""
+    if not model.nclasses:
+        return {}
+    trained = extractor if isinstance(extractor, DigitClassifier) else trained_classifier(parts.train)
+    classifier = trained.to(next(model.parameters()).device)
+    unseen = getattr(parts, other_part)
+    found = class_accuracy(model, classifier, parts.train, unseen, nimages=NEACH, seed=seed)
+    return {"classes": found._asdict()}
+
+
 def headline(result: dict[str, Any]) -> list[str]:
     """Return the lines that a command ends with."""
     likelihood, protocol = result["likelihood"], result["protocol"]
     nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
-    line = f"-log p(x) {nll['value']:.2f} +- {nll['standard_error']:.2f} nats ({protocol['nsamples']} samples)"
+    name = "-log p(x | y)" if "classes" in result else "-log p(x)"
+    line = f"{name} {nll['value']:.2f} +- {nll['standard_error']:.2f} nats ({protocol['nsamples']} samples)"
     line += f", ELBO bound {elbo['value']:.2f}"
     if likelihood["bits_per_dimension"]:
         line += f", {likelihood['bits_per_dimension']['value']:.3f} bits per dimension"
     lines = [line]
+    if "classes" in result:
+        accuracy = {key: 100 * result["classes"][key] for key in ("class_accuracy", "real_accuracy")}
+        shares = "class accuracy {class_accuracy:.2f} % of generated images, {real_accuracy:.2f} % of real ones"
+        lines.append(shares.format(**accuracy))
     key = protocol["features"]
     for name, row in result["samples"].items():
         kid, fid, copies = row[f"kid_{key}"], row[f"fid_{key}"], result["memorisation"][name]

@@ -43,7 +43,7 @@ def load_extractor(name: str, training: Images) -> Extractor:
         )
     if name == "inception" or (name == "auto" and there):
         return Inception(inception_weights())
-    if name == "vgg" or (name == "auto" and int(training.labels.max()) < 1):
+    if name == "vgg" or (name == "auto" and len(training.labels.unique()) < 2):
         return RandomVGG(nchannels)
     return trained_classifier(training)
 

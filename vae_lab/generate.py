@@ -1,4 +1,7 @@
-"""`python -m vae_lab.generate run=<run folder> n=64 seed=0 sampler=prior out=<folder or .png>`: decode new latents."""
+"""`python -m vae_lab.generate run=<run folder> n=64 seed=0 sampler=prior out=<folder or .png>`: decode new latents.
+
+A conditional model draws each image's class too, or is told it: class=3, or class=all for a row of n images each.
+"""
 
 import logging
 from pathlib import Path
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vae_lab.generate")  # __main__, as a command, is no part of vae_lab
 
+EVERY = "all"
+"""The choice of every class."""
+
 
 @command("generate")
 def main(cfg: DictConfig) -> None:
@@ -31,15 +37,23 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
     model = load_model(run, cfg.checkpoint)
+    check_class(model, cfg["class"])
     sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)
-    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, None if cfg.sampler == "prior" else sampler)
-    save(images, out)
+    drawn_from = None if cfg.sampler == "prior" else sampler
+    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=cfg["class"])
+    save(images, out, cfg.n if cfg["class"] == EVERY else None)
     log.info("%d images from %s in %s", len(images), run, out)
 
 
 def sample(
-    model: "LatentModel", n: int, seed: int, batch_size: int = 64, sampler: "Distribution | None" = None
-) -> "Float[Tensor, 'n channels height width']":
+    model: "LatentModel",
+    n: int,
+    seed: int,
+    batch_size: int = 64,
+    sampler: "Distribution | None" = None,
+    *,
+    which: int | str | None = None,
+) -> "Float[Tensor, 'images channels height width']":
     """Return the mean images of `n` latents; image i depends on the seed and on i alone.
 
     The decoder runs in double precision: in single precision an image's last bits depend on how many are decoded beside
@@ -51,37 +65,65 @@ def sample(
         seed: of the latents.
         batch_size: images decoded at once.
         sampler: what the latents are drawn from; None is the model's prior.
+        which: a conditional model's class; None draws one for each image, and "all" returns the same `n` latents in
+            each class, class after class.
 
     Raises:
-        ValueError: if `n` or `batch_size` is below 1.
+        ValueError: if `n` or `batch_size` is below 1, or there is no such class.
     """
     import torch
 
     from vae_lab.randomness import seeded
 
     require_counts(n=n, batch_size=batch_size)
+    check_class(model, which)
     model = model.double()
-    latents = []
+    latents, labels = [], []
     with torch.no_grad():
         density = model.prior() if sampler is None else sampler
         for i in range(n):
             with seeded("generate", seed, i):
                 latents.append(density.sample().double())
-        return torch.cat([model.generative(z).mean for z in torch.stack(latents).split(batch_size)])
+                labels.append(torch.randint(max(model.nclasses, 1), ()))
+        z, label = torch.stack(latents), torch.stack(labels)
+        if which == EVERY:
+            z, label = z.repeat(model.nclasses, 1), torch.arange(model.nclasses).repeat_interleave(n)
+        elif which is not None:
+            label = torch.full_like(label, int(which))
+        batches = zip(z.split(batch_size), label.split(batch_size), strict=True)
+        return torch.cat([model.given(some).generative(part).mean for part, some in batches])
 
 
-def save(images: "Float[Tensor, 'n channels height width']", out: Path) -> None:
-    """Write a grid to `out` if it is a .png, else a grid and single PNGs into it."""
+def check_class(model: "LatentModel", which: object) -> None:
+    """Raise ValueError if the model has no class of that number, nor is it all of them."""
+    if which is None:
+        return
+    if not model.nclasses:
+        raise ValueError(f"class={which}: this run's model knows no classes; leave class out.")
+    number = isinstance(which, int) and not isinstance(which, bool) and 0 <= which < model.nclasses
+    if which != EVERY and not number:
+        raise ValueError(f"class={which}: choose a number from 0 to {model.nclasses - 1}, or all.")
+
+
+def save(images: "Float[Tensor, 'n channels height width']", out: Path, nrow: int | None = None) -> None:
+    """Write a grid to `out` if it is a .png, else a grid and single PNGs into it.
+
+    Args:
+        images: in [0, 1].
+        out: a .png, or a folder.
+        nrow: images of each class, which get a row and a folder of their own; None if there are no such rows.
+    """
     from vae_lab.evaluation.figures import grid, to_uint8
     from vae_lab.files import write_png
 
-    picture = grid(images, max(1, round(len(images) ** 0.5)))
+    picture = grid(images, max(1, round(len(images) ** 0.5)) if nrow is None else nrow)
     if out.suffix.lower() == ".png":
         write_png(out, picture)
         return
     write_png(out / "grid.png", picture)
     for i, image in enumerate(images):
-        write_png(out / f"{i:05d}.png", to_uint8(image))
+        name = f"{i:05d}.png" if nrow is None else f"{i // nrow}/{i % nrow:05d}.png"
+        write_png(out / name, to_uint8(image))
 
 
 if __name__ == "__main__":

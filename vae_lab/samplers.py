@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
 from vae_lab.errors import DataError
+from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.files import whole
 from vae_lab.models.vae import VAE, LatentModel
@@ -64,17 +65,16 @@ def mixture_path(run: Path, checkpoint: str) -> Path:
 def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
     """Return the mixture fitted to the posterior means of training images, and store it in the run folder.
 
+    It is one for all classes of a conditional model, whose prior knows none either.
+
     Args:
         run: a run folder, or a checkpoint file.
         model: encodes.
         training: the training images, as the model sees them.
         checkpoint: whose mixture it is.
     """
-    means = [
-        encode(model, training.__getitems__(slice(i, min(i + 1000, NFITTED))).image)
-        for i in range(0, min(len(training), NFITTED), 1000)
-    ]
-    latents = torch.cat(means)
+    rows = torch.arange(min(len(training), NFITTED)).split(1000)
+    latents = torch.cat([encode(*placed(model, training, some)) for some in rows])
     mixture = fitted_mixture(latents, min(NCOMPONENTS, len(latents)), seed=0)
     parts = {
         "weights": mixture.mixture_distribution.probs,  # pyright: ignore[reportAttributeAccessIssue]

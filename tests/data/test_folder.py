@@ -344,6 +344,42 @@ def test_an_unset_root_is_said(root):
         folder(root).load()
 
 
+def in_classes(root: Path) -> None:
+    """Ten images of each class, with a file that is no image among them and an empty folder beside."""
+    for number, name in enumerate(("b", "a/deep", "B", "é")):
+        fill(root / name, 10, first=10 * number)
+    (root / "a" / "0000.txt").write_text("words")
+    (root / "notes.txt").write_text("words")
+    (root / "nothing").mkdir()
+
+
+@pytest.mark.parametrize("memory_limit", [2**30, 0], ids=["memory", "mapped"])
+def test_sub_folders_are_classes(root, memory_limit):
+    in_classes(root)
+    data = folder(root, labels="subfolders", memory_limit=memory_limit)
+    parts = data.load()
+    assert data.classes == ("B", "a", "b", "é")
+    seen = {
+        bytes(part.pixels(slice(i, i + 1)).numpy()): int(part.labels[i]) for part in parts for i in range(len(part))
+    }
+    assert len(seen) == 40
+    for label, (name, first) in enumerate((("B", 20), ("a", 10), ("b", 0), ("é", 30))):
+        for i in range(first, first + 10):
+            pixels = torch.from_numpy(np.asarray(draw(i)).copy()).permute(2, 0, 1)
+            assert seen[bytes(pixels.contiguous().numpy())] == label, name
+    plain = folder(root)
+    assert set(torch.cat([part.labels for part in plain.load()]).tolist()) == {0}
+    assert plain.classes == ()
+    assert plain.fingerprint != folder(root, labels="subfolders").fingerprint
+
+
+def test_an_image_without_a_class_is_named(root):
+    in_classes(root)
+    draw(99).save(root / "stray.png")
+    with pytest.raises(DataError, match=r"^stray.png lies in no sub-folder.*data\.labels=null"):
+        folder(root, labels="subfolders").load()
+
+
 def test_home_is_expanded(root, monkeypatch):
     fill(root, 5)
     monkeypatch.setenv("HOME", str(root.parent))
@@ -509,6 +545,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(mapped, root):
         ({"cache": ""}, "data.cache must name a folder"),
         ({"download": True}, "data.download=true needs data.archive"),
         ({"channels": 4}, "data.channels must be"),
+        ({"labels": "names"}, "data.labels must be null or subfolders, not names"),
     ],
 )  # fmt: skip
 def test_wrong_settings_are_named_at_construction(root, settings, sentence):

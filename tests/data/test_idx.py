@@ -13,13 +13,21 @@ from torchvision.datasets import MNIST, FashionMNIST
 
 from vae_lab.data.digits import Digits
 from vae_lab.data.idx import IdxImages
+from vae_lab.data.selection import check_only
 from vae_lab.data.synthetic import Blobs
 from vae_lab.errors import DataError
 
-SETTINGS = {"channels": 1, "image_size": 28, "batch_size": 32, "eval_batch_size": 500, "seed": 0, "split_seed": 0}
+SETTINGS: dict[str, Any] = {
+    "channels": 1,
+    "image_size": 28,
+    "batch_size": 32,
+    "eval_batch_size": 500,
+    "seed": 0,
+    "split_seed": 0,
+}
 
 
-def mnist(root: Path, *, dataset: Any = MNIST, download: bool = False, **settings: int) -> IdxImages:
+def mnist(root: Path, *, dataset: Any = MNIST, download: bool = False, **settings: Any) -> IdxImages:
     return IdxImages(dataset=dataset, root=str(root), download=download, nval=5000, **(SETTINGS | settings))
 
 
@@ -104,7 +112,7 @@ def test_digits_need_nothing_and_equal_ones_stay_together() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"channels": 2}, {"image_size": 0}, {"batch_size": 0}, {"eval_batch_size": -1}])
-def test_settings_are_checked(wrong: dict[str, int]) -> None:
+def test_settings_are_checked(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=rf"data\.{next(iter(wrong))}"):
         Digits(nval=180, ntest=180, **(SETTINGS | wrong))
 
@@ -112,3 +120,33 @@ def test_settings_are_checked(wrong: dict[str, int]) -> None:
 def test_a_batch_larger_than_the_set_is_refused() -> None:
     with pytest.raises(ValueError, match="than the training part of 48 images; choose at most 48"):
         _ = Blobs(nimages=64, **(SETTINGS | {"batch_size": 49})).parts
+
+
+@pytest.mark.parametrize("only", [[3], [0, 9]])
+def test_some_classes_of_the_same_parts_are_kept(only: list[int]) -> None:
+    whole, some = (Digits(nval=180, ntest=180, **(SETTINGS | {"only": kept})).parts for kept in (None, only))
+    for before, after in zip(whole, some, strict=True):
+        rows = torch.isin(before.labels, torch.tensor(only))
+        assert torch.equal(after.labels, before.labels[rows])
+        assert torch.equal(after.pixels(slice(None)), before.pixels(slice(None))[rows])
+        assert set(after.labels.tolist()) == set(only)
+
+
+def test_one_class_of_mnist_is_validated_on_its_share_of_the_usual_images(shared: Path) -> None:
+    whole, some = mnist(shared).parts, mnist(shared, only=[3])
+    assert [len(part) for part in some.parts] == [int((part.labels == 3).sum()) for part in whole]
+    assert some.parts.val.labels.unique().tolist() == [3]
+    assert some.classes[3] == "3 - three"
+
+
+@pytest.mark.parametrize("only", [[], 3, "3", [10], [-1], [1.5]], ids=str)
+def test_classes_to_keep_are_checked(only: object) -> None:
+    with pytest.raises(ValueError, match=r"data\.only"):
+        check_only(only, 10)
+
+
+def test_a_part_without_the_class_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"data\.only=\[10\]: the classes go from 0 to 9"):
+        Digits(nval=1, ntest=1, **(SETTINGS | {"only": [10]}))
+    with pytest.raises(DataError, match="the val part has no image of the classes"):
+        Digits(nval=1, ntest=1, **(SETTINGS | {"only": [3]})).load()

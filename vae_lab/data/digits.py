@@ -1,5 +1,6 @@
 """scikit-learn's 1,797 handwritten digits, which need no network."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.datasets import load_digits
 from vae_lab.data.images import Images, Parts
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
+from vae_lab.data.selection import check_only, of_classes
 from vae_lab.data.split import split
 from vae_lab.errors import require_counts
 
@@ -19,12 +21,16 @@ class Digits(ImageData):
     Args:
         nval: validation images.
         ntest: test images.
+        only: classes to keep, or None for all; `nval` and `ntest` count images before the others leave.
         settings: those of `ImageData`.
     """
 
-    def __init__(self, *, nval: int, ntest: int, **settings: Any) -> None:
+    def __init__(self, *, nval: int, ntest: int, only: Sequence[int] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         require_counts(data__nval=nval, data__ntest=ntest)
+        self.classes = tuple(map(str, range(10)))
+        check_only(only, len(self.classes))
+        self.only = only
         self.nval = nval
         self.ntest = ntest
 
@@ -35,4 +41,5 @@ class Digits(ImageData):
         labels = torch.from_numpy(digits.target.astype(np.int64))
         images = Images(resized(pixels, self.channels, self.image_size), labels)
         groups = torch.from_numpy(np.unique(digits.data, axis=0, return_inverse=True)[1].astype(np.int64))
-        return Parts(*(images.subset(part) for part in split(groups, self.nval, self.ntest, self.split_seed)))
+        rows = split(groups, self.nval, self.ntest, self.split_seed)
+        return of_classes(Parts(*(images.subset(part) for part in rows)), self.only)

@@ -21,12 +21,14 @@ from vae_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
+SUBFOLDERS = "subfolders"
+
 NAMED = 20
 """How many bad files are named one by one."""
 
 
 class Folder(ImageData):
-    """The images in a folder and its subfolders, without labels, split by `split_seed`.
+    """The images in a folder and its subfolders, split by `split_seed`.
 
     The content of a file decides whether it is an image; see `decode` for what becomes of it. Exact duplicates, images
     of equal pixels, are kept and always land in the same part. Nothing is ever written into the folder.
@@ -42,6 +44,8 @@ class Folder(ImageData):
         cache: folder for such files; they are used again as long as folder and settings stay the same.
         archive: where to get the images from, or None.
         download: whether to do so if the folder is missing or empty.
+        labels: "subfolders" makes classes of the folders right in the root, in the order of their names; None makes
+            none.
         settings: those of `ImageData`.
     """
 
@@ -58,6 +62,7 @@ class Folder(ImageData):
         cache: str,
         archive: ZipArchive | None = None,
         download: bool = False,
+        labels: str | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -71,6 +76,8 @@ class Folder(ImageData):
             raise ValueError("data.cache must name a folder, not nothing; ~/.cache/vae_lab is the usual one.")
         if download and archive is None:
             raise ValueError("data.download=true needs data.archive; without one, put the images there and say false.")
+        if labels not in (None, SUBFOLDERS):
+            raise ValueError(f"data.labels must be null or {SUBFOLDERS}, not {labels}.")
         self.root = root
         self.val_fraction = val_fraction
         self.test_fraction = test_fraction
@@ -80,6 +87,7 @@ class Folder(ImageData):
         self.cache = _expanded(cache)
         self.archive = archive
         self.download = download
+        self.labels = labels
 
     def load(self) -> Parts:
         """Return the decoded images of the folder, dealt out to the three parts."""
@@ -92,7 +100,7 @@ class Folder(ImageData):
         if nduplicates:
             log.info("%d of %d images are exact duplicates of others; each stays with its twins", nduplicates, nimages)
         nval, ntest = (max(1, round(nimages * share)) for share in (self.val_fraction, self.test_fraction))
-        images = Images(decoded.pixels, torch.zeros(nimages, dtype=torch.int64))
+        images = Images(decoded.pixels, self._labels(listing, decoded))
         return Parts(*(images.subset(part) for part in split(groups, nval, ntest, self.split_seed)))
 
     def _find_root(self) -> Path:
@@ -144,6 +152,28 @@ class Folder(ImageData):
             first = f"{printable(bad[0].path)}: {bad[0].reason}"
             raise self._no_images(root, f"holds {len(bad)} files and no image ({first})")
         return decoded
+
+    def _labels(self, listing: Listing, decoded: Decoded) -> Int64[Tensor, " n"]:
+        """Return the class of each image, and take note of the classes' names; zeros without `labels`.
+
+        Raises:
+            DataError: if an image lies in no class's folder.
+        """
+        if self.labels is None:
+            return torch.zeros(len(decoded.digests), dtype=torch.int64)
+        bad = {file.path for file in decoded.bad}
+        places = [Path(file.path).parts for file in listing.files if file.path not in bad]
+        assert len(places) == len(decoded.digests)
+        stray = [place[0] for place in places if len(place) == 1]
+        if stray:
+            raise DataError(
+                f"{printable(stray[0])} lies in no sub-folder, and data.labels={SUBFOLDERS} takes its class from that;"
+                " move it into one, or choose data.labels=null."
+            )
+        names = sorted({place[0] for place in places}, key=os.fsencode)
+        self.classes = tuple(map(printable, names))
+        numbers = {name: number for number, name in enumerate(names)}
+        return torch.tensor([numbers[place[0]] for place in places], dtype=torch.int64)
 
     def _refuse(self, bad: Bad) -> None:
         """End here if bad files must not be skipped."""

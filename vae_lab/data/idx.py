@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torchvision.datasets import MNIST
 from vae_lab.data.images import Images, Parts
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
+from vae_lab.data.selection import check_only, of_classes
 from vae_lab.data.split import split
 from vae_lab.errors import DataError, require_counts
 
@@ -26,14 +27,28 @@ class IdxImages(ImageData):
         root: folder that holds, or will hold, `<class name>/raw/`.
         download: whether to load what is missing.
         nval: validation images, taken from the publisher's training part.
+        only: classes to keep, or None for all; `nval` counts validation images before the others leave.
         settings: those of `ImageData`; images are resized where `image_size` is not 28.
     """
 
-    def __init__(self, *, dataset: Callable[..., MNIST], root: str, download: bool, nval: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dataset: Callable[..., MNIST],
+        root: str,
+        download: bool,
+        nval: int,
+        only: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         require_counts(data__nval=nval)
         self.dataset = dataset
-        self.title: str = getattr(dataset, "func", dataset).__name__
+        kind: Any = getattr(dataset, "func", dataset)  # the class, whatever it was bound to
+        self.title: str = kind.__name__
+        self.classes = tuple(kind.classes)
+        check_only(only, len(self.classes))
+        self.only = only
         self.root = Path(root).expanduser()
         self.download = download
         self.nval = nval
@@ -44,7 +59,7 @@ class IdxImages(ImageData):
             self._fetch()
         train, test = self._read(train=True), self._read(train=False)
         train_rows, val_rows, _ = split(torch.arange(len(train)), self.nval, 0, self.split_seed)
-        return Parts(train.subset(train_rows), train.subset(val_rows), test)
+        return of_classes(Parts(train.subset(train_rows), train.subset(val_rows), test), self.only)
 
     def _read(self, *, train: bool) -> Images:
         try:

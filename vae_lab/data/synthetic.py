@@ -22,6 +22,7 @@ class Blobs(ImageData):
         if nimages < 8:
             raise ValueError(f"data.nimages must be at least 8, not {nimages}.")
         self.nimages = nimages
+        self.classes = tuple(map(str, range(10)))
 
     def load(self) -> Parts:
         """Return the images, drawn from `split_seed`."""

@@ -63,6 +63,8 @@ def set_likelihood(
 ) -> SetLikelihood:
     """Return the mean estimate of -log p(x) with `nsamples` latents for each of `nimages` images, and the ELBO of all.
 
+    Of a conditional model it is -log p(x | y), y being the image's label; the same goes for the ELBO.
+
     If `nimages` is less than all, `difference_mean` carries the estimate over to all images by way of a cheap bound
     that each of them has.
 
@@ -96,8 +98,8 @@ def elbo_pass(model: LatentModel, images: Images, batch: int, seed: int, track: 
     terms = []
     for i, part in enumerate(track(torch.arange(len(images)).split(batch), "ELBO")):
         with seeded("evaluate", "elbo", seed, i):
-            image = images.__getitems__(part).image.to(device_of(model))
-            terms.append(torch.stack(elbo_terms(model(image), image)))
+            given, image = placed(model, images, part)
+            terms.append(torch.stack(elbo_terms(given(image), image)))
     return torch.cat(terms, 1).double().cpu()
 
 
@@ -109,9 +111,16 @@ def estimate_pass(
     what = f"-log p(x) with {nsamples} samples"
     for i, part in enumerate(track(rows.split(max(1, chunk // nsamples)), what)):
         with seeded("evaluate", what, seed, i):
-            image = images.__getitems__(part).image.to(device_of(model))
-            found.append(torch.stack(importance_estimate(model, image, nsamples, chunk)))
+            found.append(torch.stack(importance_estimate(*placed(model, images, part), nsamples, chunk)))
     return torch.cat(found, 1).double().cpu()
+
+
+def placed(
+    model: LatentModel, images: Images, rows: Int64[Tensor, " some"] | slice
+) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
+    """Return the model of the classes of some images, and those images on its device."""
+    batch = images.__getitems__(rows)
+    return model.given(batch.label), batch.image.to(device_of(model))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -93,7 +93,7 @@ def train_classifier(
     """
     require_counts(nbatches=nbatches, batch_size=batch_size)
     nclasses = int(images.labels.max()) + 1
-    if nclasses < 2:
+    if len(images.labels.unique()) < 2:
         raise ValueError("the images have no classes to tell apart; take RandomVGG for sets without labels.")
     with seeded("classifier", seed), torch.inference_mode(mode=False), torch.enable_grad():
         model = DigitClassifier(images.pixels(slice(1)).shape[1], nclasses)

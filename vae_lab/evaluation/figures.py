@@ -42,8 +42,17 @@ def reconstructions(model: LatentModel, images: Image, ncolumns: int = 8) -> Gri
 
 @torch.no_grad()
 def samples(model: LatentModel, nsamples: int, ncolumns: int = 8) -> Grid:
-    """Return the mean images of latents drawn from the prior."""
-    return grid(model.generative(model.prior().sample((nsamples,))).mean, ncolumns)
+    """Return the mean images of latents drawn from the prior; of a conditional model, a row of them for each class."""
+    if not model.nclasses:
+        return grid(model.generative(model.prior().sample((nsamples,))).mean, ncolumns)
+    ncolumns = max(1, nsamples // model.nclasses)
+    return grid(of_every_class(model, model.prior().sample((ncolumns,))), ncolumns)
+
+
+def of_every_class(model: LatentModel, z: Float[Tensor, "n nlatent"]) -> Float[Tensor, "all channels height width"]:
+    """Return the mean images of the latents in each class of a conditional model, class after class."""
+    labels = torch.arange(model.nclasses).repeat_interleave(len(z))
+    return model.given(labels).generative(z.repeat(model.nclasses, 1)).mean
 
 
 @torch.no_grad()
@@ -56,4 +65,5 @@ def traversals(model: LatentModel, image: Image, ndimensions: int = 12, ncolumns
     chosen = means.var(0, correction=0).topk(min(ndimensions, means.shape[1])).indices.sort().values
     latents = means[:1].repeat(len(chosen) * ncolumns, 1).unflatten(0, (len(chosen), ncolumns))
     latents[torch.arange(len(chosen)), :, chosen] = torch.linspace(-reach, reach, ncolumns).to(latents)
-    return grid(model.generative(latents.flatten(0, 1)).mean, ncolumns)
+    first, _ = next(iter(model.split(image, 1)))
+    return grid(first.generative(latents.flatten(0, 1)).mean, ncolumns)

@@ -35,7 +35,7 @@ def posterior_statistics(
     model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
     """Return the posterior means of the images and each latent's mean KL to the prior in nats, both on the CPU."""
-    parts = [model(part) for part in images.split(250)]
+    parts = [one(part) for one, part in model.split(images, 250)]
     means = torch.cat([part.posterior.mean for part in parts])
     return means.cpu(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu()
 

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
-from vae_lab.evaluation.bounds import device_of
+from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.reconstruction import reconstruction_metrics
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
@@ -19,6 +19,7 @@ NUMBERS = 1_000_000
 """Pixels and channels decoded at once: some hundreds of megabytes of activations."""
 
 Pixels = Float[Tensor, "n channels height width"]
+Labels = Int64[Tensor, " m"]
 
 
 class Reconstruction(NamedTuple):
@@ -44,9 +45,9 @@ def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
     """Return every image's posterior and its reconstruction."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas, moves = [], [], [], []
-    for image in batches(images, model):
-        posterior = model.posterior(image)
-        inference = model.infer(posterior, noise=image.new_zeros(1, model.nlatent))
+    for given, image in batches(images, model):
+        posterior = given.posterior(image)
+        inference = given.infer(posterior, noise=image.new_zeros(1, model.nlatent))
         decoded.append(inference.generative.mean.cpu())
         means.append(inference.z.cpu())
         moves.append((inference.posterior.mean - inference.prior.mean).cpu())
@@ -59,13 +60,16 @@ def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
 
 
 @torch.no_grad()
-def generate(model: LatentModel, sampler: Distribution | Images, n: int, *, name: str, seed: int) -> Pixels:
+def generate(
+    model: LatentModel, sampler: Distribution | Images, n: int, *, labels: Labels, name: str, seed: int
+) -> Pixels:
     """Return the mean images of `n` latents.
 
     Args:
         model: decodes.
         sampler: a density over latents; or images, for a latent of the posterior of each of the first `n`.
         n: number of images, no more than there are in `sampler`.
+        labels: those that a conditional model draws from, for latents that come without an image.
         name: of the sampler, which decides the draws together with the seed.
         seed: of the draws.
     """
@@ -75,18 +79,19 @@ def generate(model: LatentModel, sampler: Distribution | Images, n: int, *, name
         with seeded("evaluate", name, seed, start):
             stop = min(start + batch, n)
             if isinstance(sampler, Images):
-                image = sampler.__getitems__(slice(start, stop)).image
-                z = model.posterior(image.to(weight.device)).rsample()
+                given, image = placed(model, sampler, slice(start, stop))
+                z = given.posterior(image).rsample()
             else:
                 z = sampler.sample((stop - start,))
-            parts.append(model.generative(z.to(weight)).mean.cpu())
+                given = model.given(labels[torch.randint(len(labels), (len(z),))])
+            parts.append(given.generative(z.to(weight)).mean.cpu())
     return torch.cat(parts)
 
 
-def batches(images: Images, model: LatentModel) -> Iterator[Pixels]:
-    """Yield the images of a set as floats, in order, on the model's device."""
+def batches(images: Images, model: LatentModel) -> Iterator[tuple[LatentModel, Pixels]]:
+    """Yield the images of a set as floats, in order, on the model's device, each batch beside the model given it."""
     for rows in torch.arange(len(images)).split(batch_size(model)):
-        yield images.__getitems__(rows).image.to(device_of(model))
+        yield placed(model, images, rows)
 
 
 def batch_size(model: LatentModel) -> int:

@@ -77,6 +77,7 @@ class Ladder(LatentModel):
         prior: must be the standard normal: it is the topmost group's.
         channels: image channels.
         image_size: image height and width in pixels.
+        nclasses: must be 0.
     """
 
     decoder: TopDownDecoder
@@ -90,8 +91,14 @@ class Ladder(LatentModel):
         prior: Callable[..., Prior],
         channels: int,
         image_size: int,
+        nclasses: int = 0,
     ) -> None:
         super().__init__()
+        if nclasses:
+            raise ValueError(
+                f"model.nclasses={nclasses}: a ladder knows no classes; choose model=conv, mlp or resnet, or"
+                " model.nclasses=0."
+            )
         if not isinstance(prior(nlatent=1), StandardNormal):
             raise ValueError("model=ladder learns the prior of its groups itself; choose prior=standard_normal.")
         self.channels = channels

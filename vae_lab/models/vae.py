@@ -8,20 +8,27 @@ shape of one pass, nlatent = n:
     z                         [B, n]
     decoder(z)                [B, P*C, H, W]  P parameters per channel, as the likelihood asks
     generative(z)             p(x | z)        batch [B], event [C, H, W]
+
+A conditional VAE, nclasses = c > 0, is the same after `given(label)`: q(z | x, y), p(x | z, y) and p(z) as before, the
+labelled half of Kingma et al. 2014, https://arxiv.org/abs/1406.5298. The networks see nothing but wider inputs:
+[B, C + c, H, W], a plane of ones among planes of zeros for the class, and [B, n + c].
 """
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.nn.functional import one_hot
 
 from vae_lab.errors import require_counts
 from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma, full_precision
 from vae_lab.probability.likelihoods import Likelihood
-from vae_lab.probability.priors import Prior
+from vae_lab.probability.priors import Prior, VampPrior
 
 
 class Inference(NamedTuple):
@@ -47,12 +54,14 @@ class LatentModel(nn.Module, ABC):
         nlatent: latents of an image, in all.
         channels: image channels.
         image_size: image height and width in pixels.
+        nclasses: classes that posterior and generative density are conditional on; 0 is none.
         likelihood: makes a density of the decoder's output.
         encoder: the network for images.
         decoder: the network for latents.
         prior: returns p(z); see `vae_lab.probability.priors.Prior.forward`.
     """
 
+    nclasses: int = 0
     nlatent: int
     channels: int
     image_size: int
@@ -89,19 +98,40 @@ class LatentModel(nn.Module, ABC):
         """Return the three distributions at one latent drawn for each image."""
         return self.infer(self.posterior(image))
 
+    def given(self, label: Int64[Tensor, " batch"]) -> "LatentModel":
+        """Return the model of images of these classes; itself if it knows no classes.
+
+        What comes back shares the weights. It takes as many images as there are labels, and latents in the order of
+        `z.flatten(0, -2)`: whole batches, one after the other, with the labels repeated for each.
+
+        Raises:
+            ValueError: if there is no such class.
+        """
+        return self
+
+    def split(
+        self, image: Float[Tensor, "batch channels height width"], size: int
+    ) -> Iterable[tuple["LatentModel", Float[Tensor, "part channels height width"]]]:
+        """Return the images in parts of at most `size`, each beside the model of its classes."""
+        return [(self, part) for part in image.split(size)]
+
 
 class VAE(LatentModel):
     """Two networks, with one vector of latents between them.
 
     Args:
-        encoder: called with (nin, image_size, nout), returns the network for images.
+        encoder: called with (nin, image_size, nout), returns the network for images. One whose latents lie on a grid
+            says how many there are to a map, as `cells`.
         decoder: called with (nin, image_size, nout), returns the network for latents.
         likelihood: makes a density of the decoder's output.
         prior: called with nlatent.
         nlatent: length of the latent vector.
         channels: image channels.
         image_size: image height and width in pixels.
+        nclasses: classes that posterior and generative density are conditional on; 0 is none.
     """
+
+    classes: Int64[Tensor, "batch nclasses"] | None = None
 
     def __init__(
         self,
@@ -113,25 +143,78 @@ class VAE(LatentModel):
         nlatent: int,
         channels: int,
         image_size: int,
+        nclasses: int = 0,
     ) -> None:
         super().__init__()
         require_counts(model__nlatent=nlatent, data__image_size=image_size)
+        require_classes(nclasses)
         self.nlatent = nlatent
         self.channels = channels
         self.image_size = image_size
-        self.encoder = encoder(nin=channels, image_size=image_size, nout=2 * nlatent)
-        self.decoder = decoder(nin=nlatent, image_size=image_size, nout=channels * likelihood.params_per_channel)
+        self.nclasses = nclasses
+        self.encoder = encoder(nin=channels + nclasses, image_size=image_size, nout=2 * nlatent)
+        self.cells: int = getattr(self.encoder, "cells", 1)
+        nin = nlatent + nclasses * self.cells
+        self.decoder = decoder(nin=nin, image_size=image_size, nout=channels * likelihood.params_per_channel)
         self.likelihood = likelihood
         self.prior = prior(nlatent=nlatent)
+        if nclasses and isinstance(self.prior, VampPrior):
+            raise ValueError(
+                "prior=vamp is made of posteriors of images without a class; choose prior=standard_normal, or"
+                " model.nclasses=0."
+            )
         self.prior.connect(self.posterior)
+
+    def given(self, label: Int64[Tensor, " batch"]) -> "VAE":
+        """Return the model of images of these classes; itself if it knows no classes."""
+        if not self.nclasses:
+            return self
+        view = copy.copy(self)  # a module of its own with the same parameters
+        try:
+            view.classes = one_hot(label, self.nclasses)
+        except RuntimeError as error:  # one_hot has looked already
+            raise ValueError(
+                f"labels from {label.min()} to {label.max()}: the model's classes go from 0 to {self.nclasses - 1}."
+            ) from error
+        return view
+
+    def split(
+        self, image: Float[Tensor, "batch channels height width"], size: int
+    ) -> Iterable[tuple[LatentModel, Float[Tensor, "part channels height width"]]]:
+        """Return the images in parts of at most `size`, each beside the model of its classes."""
+        if not self.nclasses:
+            return super().split(image, size)
+        labels = self.classes_of(len(image)).argmax(1)
+        return [(self.given(label), part) for label, part in zip(labels.split(size), image.split(size), strict=True)]
+
+    def classes_of(self, n: int) -> Int64[Tensor, "n nclasses"]:
+        """Return the classes of `n` images, or of the latents of whole batches of draws, one-hot.
+
+        Raises:
+            ValueError: if no labels were given, or not as many as asked for.
+        """
+        if self.classes is None:
+            raise ValueError(
+                f"this model is conditional on {self.nclasses} classes: call model.given(label), with the class of each"
+                " image."
+            )
+        if n % len(self.classes):
+            raise ValueError(f"{len(self.classes)} labels were given, which do not go with {n} images or latents.")
+        return self.classes.repeat(n // len(self.classes), 1)
 
     def posterior(self, image: Float[Tensor, "batch channels height width"]) -> DiagonalNormal:
         """Return q(z | x) of each image."""
+        if self.nclasses:
+            classes = self.classes_of(len(image)).to(image)
+            image = torch.cat([image, classes[:, :, None, None].expand(-1, -1, *image.shape[2:])], 1)
         mean, log_variance = full_precision(self.encoder(image)).chunk(2, dim=1)
         return DiagonalNormal(mean, bounded_log_sigma(0.5 * log_variance))
 
     def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
         """Return p(x | z) of each latent vector."""
+        if self.nclasses:
+            classes = self.classes_of(len(z)).to(z)
+            z = torch.cat([z, classes.repeat_interleave(self.cells, 1)], 1)
         return self.likelihood(self.decoder(z))
 
     def infer(
@@ -144,3 +227,9 @@ class VAE(LatentModel):
         assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         z = posterior.rsample(shape) if noise is None else posterior.mean + posterior.stddev * noise
         return Inference(posterior, z, self.generative(z.flatten(0, -2)), self.prior(posterior))
+
+
+def require_classes(nclasses: object) -> None:
+    """Raise ValueError unless the number is whole and at least 0."""
+    if not isinstance(nclasses, int) or isinstance(nclasses, bool) or nclasses < 0:
+        raise ValueError(f"model.nclasses must be a whole number of at least 0, not {nclasses}; 0 is unconditional.")

@@ -1,0 +1,36 @@
+"""Some of a set's classes, for models of what is usual."""
+
+from collections.abc import Sequence
+
+import torch
+
+from vae_lab.data.images import Images, Parts
+from vae_lab.errors import DataError
+
+
+def check_only(only: object, nclasses: int) -> None:
+    """Raise ValueError unless `only` is None or a list of some of the classes from 0 to `nclasses` - 1."""
+    if only is None:
+        return
+    if isinstance(only, str) or not isinstance(only, Sequence) or not only:
+        raise ValueError(f"data.only must be null or a list of at least one class, as [3], not {only}.")
+    if not all(isinstance(label, int) and 0 <= label < nclasses for label in only):
+        raise ValueError(f"data.only={list(only)}: the classes go from 0 to {nclasses - 1}.")
+
+
+def of_classes(parts: Parts, only: Sequence[int] | None) -> Parts:
+    """Return the images of some classes in each part, with the labels that they had; None is all classes.
+
+    Raises:
+        DataError: if a part has none.
+    """
+    if only is None:
+        return parts
+
+    def kept(name: str, images: Images) -> Images:
+        rows = torch.isin(images.labels, torch.tensor(list(only))).nonzero().flatten()
+        if not len(rows):
+            raise DataError(f"the {name} part has no image of the classes {list(only)}; name more with data.only=.")
+        return images.subset(rows)
+
+    return Parts(*(kept(name, images) for name, images in parts._asdict().items()))
