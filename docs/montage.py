@@ -1,4 +1,7 @@
-"""Put a run's pictures side by side, as the README shows them: python docs/montage.py <run folder> docs/mnist.png."""
+"""Put pictures beside each other, as the README shows them.
+
+python docs/montage.py docs/mnist.png <run folder>/figures/{reconstructions,samples,traversals}.png
+"""
 
 import sys
 from pathlib import Path
@@ -8,22 +11,22 @@ from PIL import Image
 HEIGHT, GAP = 470, 16
 
 
-def main(run: Path, out: Path) -> None:
-    """Write reconstructions (the first rows), samples and traversals beside each other on white."""
-    pictures = []
-    for name in ("reconstructions", "samples", "traversals"):
-        with Image.open(run / "figures" / f"{name}.png") as picture:
+def main(out: Path, *pictures: Path) -> None:
+    """Write the upper squares of the pictures side by side on white."""
+    squares = []
+    for path in pictures:
+        with Image.open(path) as picture:
             square = picture.convert("RGB").crop((0, 0, picture.width, min(picture.height, picture.width)))
-            pictures.append(
+            squares.append(
                 square.resize((round(square.width * HEIGHT / square.height), HEIGHT), Image.Resampling.LANCZOS)
             )
-    sheet = Image.new("RGB", (sum(p.width for p in pictures) + GAP * (len(pictures) - 1), HEIGHT), "white")
+    sheet = Image.new("RGB", (sum(p.width for p in squares) + GAP * (len(squares) - 1), HEIGHT), "white")
     left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width + GAP
+    for square in squares:
+        sheet.paste(square, (left, 0))
+        left += square.width + GAP
     sheet.save(out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

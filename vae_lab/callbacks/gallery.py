@@ -8,9 +8,10 @@ from lightning import Callback, Trainer
 
 from vae_lab.errors import require_counts
 from vae_lab.evaluation import figures
+from vae_lab.evaluation.bounds import placed
 from vae_lab.files import write_png
 from vae_lab.randomness import seeded
-from vae_lab.tasks.vae import VAETask
+from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -34,27 +35,27 @@ class Gallery(Callback):
         self.nimages = nimages
         self.next_visit = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Say so if the interval asked for cannot be kept."""
         if self.every < min(pl_module.val_every, pl_module.max_steps):
             line = "pictures come with validations, every %d batches: lower trainer.val_every to have them every %d"
             log.warning(line, pl_module.val_every, self.every)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Make the pictures if their turn has come."""
         due = pl_module.batches_seen >= self.next_visit or trainer.should_stop
         if due and trainer.is_global_zero and not trainer.sanity_checking:
             self.next_visit = pl_module.batches_seen + self.every
             self.show(trainer, pl_module)
 
-    def show(self, trainer: Trainer, task: VAETask) -> None:
+    def show(self, trainer: Trainer, task: Task) -> None:
         """Write the three grids and send them to every logger that takes images."""
-        images = trainer.datamodule.parts.val.__getitems__(slice(self.nimages)).image.to(task.device)  # pyright: ignore[reportAttributeAccessIssue]
+        model, images = placed(task.model, trainer.datamodule.parts.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
         with seeded("gallery", task.seed), torch.no_grad():
             grids = {
-                "reconstructions": figures.reconstructions(task.model, images),
+                "reconstructions": figures.reconstructions(model, images),
                 "samples": figures.samples(task.model, self.nimages),
-                "traversals": figures.traversals(task.model, images),
+                "traversals": figures.traversals(model, images),
             }
         for name, grid in grids.items():
             write_png(self.folder / f"{name}.png", grid)

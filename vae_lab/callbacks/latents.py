@@ -7,9 +7,10 @@ from jaxtyping import Float
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.latents import latents_figure, posterior_statistics
 from vae_lab.files import whole
-from vae_lab.tasks.vae import VAETask
+from vae_lab.tasks.task import Task
 
 
 class Latents(Callback):
@@ -26,12 +27,11 @@ class Latents(Callback):
         self.folder = Path(folder)
         self.nimages = nimages
 
-    def on_validation_end(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Look at the posterior of the first validation images."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        images = trainer.datamodule.parts.val.__getitems__(slice(self.nimages)).image.to(pl_module.device)  # pyright: ignore[reportAttributeAccessIssue]
-        means, rates = posterior_statistics(pl_module.model, images)
+        means, rates = posterior_statistics(*placed(pl_module.model, trainer.datamodule.parts.val, slice(self.nimages)))  # pyright: ignore[reportAttributeAccessIssue]
         for logger in trainer.loggers:
             if hasattr(logger, "log_histograms"):
                 logger.log_histograms(histograms(means, rates), step=pl_module.batches_seen)  # pyright: ignore[reportAttributeAccessIssue]

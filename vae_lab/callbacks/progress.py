@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vae_lab.callbacks.stopwatch import Stopwatch
-from vae_lab.tasks.vae import VAETask
+from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class ProgressLine(Callback):
         self.bar_id = TaskID(0)
         self.next_update = 0.0
 
-    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Open the bar and listen to batches."""
         self.next_update = time.monotonic() + self.interval
         if not trainer.is_global_zero:
@@ -43,14 +43,14 @@ class ProgressLine(Callback):
             self.bar.start()
             self.bar_id = self.bar.add_task("training", total=pl_module.max_steps)
 
-    def on_batch(self, task: VAETask) -> None:
+    def on_batch(self, task: Task) -> None:
         """Show where training stands, if it is time."""
         if task.batches_seen % self.check_every or time.monotonic() < self.next_update:
             return
         self.next_update = time.monotonic() + self.interval
         trainer: Any = task.trainer
         clock = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
-        speed = clock.images_per_second(task, trainer.datamodule.batch_size)
+        speed = clock.images_per_second(task, trainer.datamodule.batch_size * trainer.world_size)
         loss = float("nan") if task.latest is None else task.latest.loss.detach().mean().item()
         if self.bar is None:
             log.info("batch %d of %d: loss %.2f, %.0f images/s", task.batches_seen, task.max_steps, loss, speed)
@@ -58,7 +58,7 @@ class ProgressLine(Callback):
             note = f"loss {loss:.2f}, {speed:.0f} images/s"
             self.bar.update(self.bar_id, completed=task.batches_seen, description=note, refresh=True)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Log the validation."""
         metrics = trainer.callback_metrics
         if trainer.is_global_zero and not trainer.sanity_checking:
@@ -66,11 +66,11 @@ class ProgressLine(Callback):
             line = "batch %d: val/neg_elbo %.2f nats (distortion %.2f + rate %.2f), val/sse_kl %.2f"
             log.info(line, pl_module.batches_seen, *values)
 
-    def on_train_end(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Close the bar."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: VAETask, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Task, exception: BaseException) -> None:
         """Close the bar."""
         self._close()
 

@@ -8,7 +8,7 @@ from types import FrameType
 from lightning import Callback, Trainer
 
 from vae_lab.errors import Interrupted
-from vae_lab.tasks.vae import VAETask
+from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +26,14 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._task: VAETask | None = None
+        self._task: Task | None = None
         self._previous = {number: signal.getsignal(number) for number in SIGNALS}  # before Lightning puts its own
 
-    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Listen, for the sake of a checkpoint."""
         self._listen(pl_module)
 
-    def on_test_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Listen, to stop at once; Lightning has put its own handlers back."""
         self._listen(None)
 
@@ -43,7 +43,7 @@ class GracefulStop(Callback):
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
 
-    def _listen(self, task: VAETask | None) -> None:
+    def _listen(self, task: Task | None) -> None:
         self._task = task
         if threading.current_thread() is threading.main_thread():  # Python lets no other one listen
             for number in SIGNALS:

@@ -1,0 +1,85 @@
+"""What opponents and decoders minimise against each other: scalars, means over images."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+Logits = Float[Tensor, "batch nlogits"]
+Embedding = Float[Tensor, "batch n"]
+
+
+def discriminator_loss(real: Logits, fake: Float[Tensor, "nfake nlogits"]) -> Float[Tensor, ""]:
+    """Return the cross-entropies of real and fake: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def nonsaturating_loss(fake: Logits) -> Float[Tensor, ""]:
+    """Return the cross-entropy of fakes with the label "real", whose gradient stays where fakes are found out."""
+    return F.softplus(-fake).mean()
+
+
+def gradient_penalty(
+    logits: Callable[[Tensor], Logits], image: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, ""]:
+    """Return R1, half the squared norm of the logit's gradient by the image: Mescheder, Geiger and Nowozin 2018.
+
+    https://arxiv.org/abs/1801.04406. In single precision, whatever autocast says: it is a derivative of a derivative.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        image = image.detach().float().requires_grad_()
+        (gradient,) = torch.autograd.grad(logits(image).mean(1).sum(), image, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean() / 2
+
+
+def feature_distance(
+    ours: Float[Tensor, "batch nfeatures height width"], theirs: Float[Tensor, "batch nfeatures height width"]
+) -> Float[Tensor, " batch"]:
+    """Return half the squared distance of two images' features: minus a unit normal's log-density, but for a constant.
+
+    Larsen et al. 2016, https://arxiv.org/abs/1512.09300, and Bao et al. 2017, https://arxiv.org/abs/1703.10155.
+    """
+    return (ours - theirs).square().sum((1, 2, 3)) / 2
+
+
+class MeanMatching(nn.Module):
+    """Half the squared distance between the mean embeddings of real and of generated images, class by class.
+
+    Bao et al. 2017, https://arxiv.org/abs/1703.10155: unlike a cross-entropy it has a gradient also where the opponent
+    is always right. The means of one batch are noise, so distances are taken between moving averages over batches; the
+    gradient is that of this batch's mean.
+
+    Args:
+        nclasses: 1 matches the mean of all images.
+        n: numbers of an embedding.
+        decay: of the averages, per batch.
+    """
+
+    real: Float[Tensor, "nclasses n"]
+    fake: Float[Tensor, "nclasses n"]
+    nbatches: Int64[Tensor, " nclasses"]
+
+    def __init__(self, nclasses: int, n: int, decay: float) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"mean_decay of an opponent must be at least 0 and below 1, not {decay}.")
+        self.decay = decay
+        self.register_buffer("real", torch.zeros(nclasses, n))
+        self.register_buffer("fake", torch.zeros(nclasses, n))
+        self.register_buffer("nbatches", torch.zeros(nclasses, dtype=torch.int64))
+
+    def forward(self, real: Embedding, fake: Embedding, label: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Return the distance, and take the batch into the averages; real and generated have the same labels."""
+        member = F.one_hot(label, len(self.real)).to(real)
+        count = member.sum(0)
+        there = (count > 0)[:, None]
+        means = [member.T @ embedding / count.clamp(min=1)[:, None] for embedding in (real, fake)]
+        with torch.no_grad():
+            self.nbatches += there[:, 0]
+            share = (1 - self.decay) / (1 - self.decay ** self.nbatches.clamp(min=1))[:, None]  # a mean from the start
+            for average, mean in zip((self.real, self.fake), means, strict=True):
+                average.add_(there * share * (mean - average))
+        fake_mean = self.fake.clone() + there * (means[1] - means[1].detach())
+        return (self.real.clone() - fake_mean).square().sum() / 2

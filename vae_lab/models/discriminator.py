@@ -1,0 +1,91 @@
+"""Networks that look at images for an opponent: strided convolutions, with what they see on the way."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from vae_lab.models.conv import check_stack, conv_sizes
+
+
+class Judgement(NamedTuple):
+    """What a network makes of images.
+
+    Attributes:
+        logits: `nout` for each image, or for each patch of it: [B, nout * patches].
+        features: a layer in the middle, which knows where things are.
+        embedding: what the head reads, averaged over places if it reads patches.
+    """
+
+    logits: Float[Tensor, "batch nlogits"]
+    features: Float[Tensor, "batch nfeatures height width"]
+    embedding: Float[Tensor, "batch nembedding"]
+
+    def split(self, size: int) -> list["Judgement"]:
+        """Return the judgements of `size` images at a time."""
+        return [Judgement(*parts) for parts in zip(*(tensor.split(size) for tensor in self), strict=True)]
+
+
+class ConvDiscriminator(nn.Module):
+    """Strided convolutions with leaky ReLUs and no normalisation: [B, nin, k, k] -> `Judgement`.
+
+    Args:
+        nin: image channels.
+        image_size: height and width of the image.
+        nout: logits for each image or patch.
+        widths: channels after each convolution.
+        strides: of each convolution.
+        kernel: kernel size.
+        padding: zero padding on each side.
+        slope: of the leaky ReLU below 0.
+        layer: the convolution, counted from 1, after which `features` are taken.
+        patches: whether every place of the last map is judged by itself (Isola et al. 2017,
+            https://arxiv.org/abs/1611.07004), or the image as a whole.
+        spectral: whether every weight is divided by its largest singular value (Miyato et al. 2018,
+            https://arxiv.org/abs/1802.05957).
+    """
+
+    def __init__(
+        self,
+        nin: int,
+        image_size: int,
+        nout: int,
+        *,
+        widths: Sequence[int],
+        strides: Sequence[int],
+        kernel: int,
+        padding: int,
+        slope: float,
+        layer: int,
+        patches: bool,
+        spectral: bool,
+    ) -> None:
+        super().__init__()
+        check_stack(widths, strides, kernel)
+        if not 1 <= layer <= len(widths):
+            raise ValueError(f"layer={layer} of a discriminator must be one of its {len(widths)} convolutions.")
+        size = conv_sizes(image_size, kernel, padding, strides)[-1]
+        norm = spectral_norm if spectral else nn.Identity()
+        self.layer = layer
+        self.patches = patches
+        self.blocks = nn.ModuleList(
+            nn.Sequential(norm(nn.Conv2d(before, after, kernel, stride, padding)), nn.LeakyReLU(slope))
+            for (before, after), stride in zip(pairwise([nin, *widths]), strides, strict=True)
+        )
+        head = nn.Conv2d(widths[-1], nout, 1) if patches else nn.Linear(widths[-1] * size**2, nout)
+        self.head = norm(head)
+
+    def forward(self, image: Float[Tensor, "batch nin height width"]) -> Judgement:
+        """Return logits and features of images with pixels in [0, 1]."""
+        x = 2 * image - 1
+        features = x
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            features = x if number == self.layer else features
+        if self.patches:
+            return Judgement(self.head(x).flatten(1).float(), features.float(), x.float().mean((2, 3)))
+        embedding = x.permute(0, 2, 3, 1).flatten(1)  # channels-last in memory, so flattening copies nothing
+        return Judgement(self.head(embedding).float(), features.float(), embedding.float())

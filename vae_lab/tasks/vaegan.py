@@ -1,0 +1,276 @@
+"""Training of a VAE against opponents: VAE-GAN, CVAE-GAN and autoencoders with a patch discriminator."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from vae_lab.adversarial.guard import WATCHED, BalanceGuard
+from vae_lab.adversarial.opponents import Opinion, Opponent, Round
+from vae_lab.data.sample import Sample
+from vae_lab.distributed import averaged, share_buffers
+from vae_lab.errors import require_counts
+from vae_lab.models.vae import LatentModel
+from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
+from vae_lab.probability.schedules import value_at
+from vae_lab.tasks.perceptual import Perceptual
+from vae_lab.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class Losses(NamedTuple):
+    """What the model minimises in one batch, each a mean over images and none of them weighed but by its own opponent.
+
+    Attributes:
+        bound: distortion and rate.
+        likeness: distances in opponents' features.
+        perceptual: distance in a trained network's features.
+        pull: to be taken for real; for the decoder alone.
+    """
+
+    bound: Tensor
+    likeness: Tensor
+    perceptual: Tensor
+    pull: Tensor
+
+
+class VAEGANTask(Task):
+    """Fits a VAE to the ELBO and to what opponents see in its reconstructions and samples.
+
+    With a discriminator that is Larsen et al. 2016, https://arxiv.org/abs/1512.09300; with a classifier beside it and
+    mean feature matching, Bao et al. 2017, https://arxiv.org/abs/1703.10155. As in the former all gradients are taken
+    at one pass and then every optimizer steps, and the encoder is not pulled: it has no part in samples.
+
+    `model` is the moving average of the weights in training, which are `learner`. So what is validated, shown,
+    generated from and loaded from a run folder is the average, and both are in the checkpoint.
+
+    The pull on the decoder is scaled so that its gradient has `strength` times the norm of the rest (Esser et al. 2021,
+    https://arxiv.org/abs/2012.09841, do it for the last layer), within `bounds`. Likeness and pull are off for `warmup`
+    batches, in which the opponents learn to see, and grow for as many again.
+
+    Args:
+        model: the three distributions.
+        objective: the ELBO, with or without a schedule of beta.
+        optimizer: called with the model's parameters.
+        schedule: called with that optimizer, stepped after every batch; None keeps the learning rate.
+        opponents: by name.
+        opponent_optimizer: called with the parameters of each.
+        perceptual: a distance between images and reconstructions that is not learned here.
+        guard: watches the opponent called discriminator.
+        distortion: weight of the distortion; Larsen et al. have 0, and likeness in its place.
+        strength: norm of the pull's gradient, as a share of the rest's.
+        bounds: least and largest weight of the pull.
+        warmup: batches in which the opponents learn alone.
+        samples: whether opponents see samples from the prior; else they see reconstructions twice.
+        average_decay: of the average of the weights, per batch, once it has lasted.
+        settings: see `Task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: LatentModel,
+        objective: Objective,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[[Optimizer], LRScheduler] | None,
+        opponents: dict[str, Opponent],
+        opponent_optimizer: Callable[..., Optimizer],
+        perceptual: Perceptual,
+        guard: BalanceGuard,
+        distortion: float,
+        strength: float,
+        bounds: tuple[float, float] | list[float],
+        warmup: int,
+        samples: bool,
+        average_decay: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(model=model, **settings)
+        require_counts(task__warmup=warmup)
+        if not isinstance(objective, ELBO):
+            raise ValueError(
+                f"objective={type(objective).__name__}: a VAE with opponents minimises the ELBO's terms; choose"
+                " objective=elbo, elbo_warmup or elbo_cyclical."
+            )
+        if not 0 <= bounds[0] <= bounds[1] or not strength >= 0 or not 0 <= average_decay < 1 or distortion < 0:
+            raise ValueError(
+                f"task.bounds={list(bounds)} must rise from 0 or more, task.strength={strength} and"
+                f" task.distortion={distortion} be at least 0, task.average_decay={average_decay} in [0, 1)."
+            )
+        self.beta = objective.beta
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.learner = copy.deepcopy(self.model)
+        self.model.requires_grad_(requires_grad=False)
+        self.opponents = nn.ModuleDict(opponents).to(memory_format=torch.channels_last)
+        self.make_opponent_optimizer = opponent_optimizer
+        self.perceptual = perceptual
+        self.guard = guard
+        self.distortion = distortion
+        self.strength = strength
+        self.bounds = bounds
+        self.warmup = warmup
+        self.samples = samples
+        self.average_decay = average_decay
+        self.kept: dict[str, Any] | None = None
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
+        """Return an optimizer for the model and one for each opponent, and the schedule of the first."""
+        optimizer = self.make_optimizer(self.learner.parameters())
+        others = [self.make_opponent_optimizer(opponent.parameters()) for opponent in self.opponents.values()]
+        schedules = [] if self.make_schedule is None else [{"scheduler": self.make_schedule(optimizer)}]
+        return [optimizer, *others], schedules
+
+    def step(self, batch: Sample, *optimizers: Optimizer) -> Terms:
+        """Take one step with every optimizer and return the batch's terms."""
+        if self.kept is None:
+            self.kept = self.state(*optimizers)
+        terms, shown = self.play(batch)
+        opinions = {name: opponent(shown, self.batches_seen) for name, opponent in self.opponents.items()}
+        losses = self.losses(terms, shown, opinions)
+        ramp = min(max(self.batches_seen / self.warmup - 1, 0.0), 1.0)
+        gained = self.pull_model(optimizers[0], losses, ramp)
+        for optimizer, (name, opponent) in zip(optimizers[1:], self.opponents.items(), strict=True):
+            descend(optimizer, list(opponent.parameters()), opinions[name].own)
+        share_buffers(self.opponents)
+        self.follow()
+        self.note(shown, opinions, losses, gained)
+        self.watch(self.batches_seen + 1, *optimizers)
+        self.notes |= {"pull_scale": self.guard.scale.clone(), "ncollapses": self.guard.ncollapses.clone()}
+        total = terms.loss + (ramp * losses.likeness + losses.perceptual).detach()
+        return Terms(total, terms.distortion, terms.rate)
+
+    def play(self, batch: Sample) -> tuple[Terms, Round]:
+        """Return the ELBO's terms, the loss with its weights, and what the opponents are shown."""
+        view = self.learner.given(batch.label)
+        inference = view(batch.image)
+        terms = elbo_terms(inference, batch.image)
+        loss = self.distortion * terms.distortion + value_at(self.beta, self.batches_seen) * terms.rate
+        reconstruction = inference.generative.mean
+        sample = reconstruction
+        if self.samples:
+            sample = view.generative(view.prior().sample((len(batch.image),))).mean
+        return terms._replace(loss=loss), Round(batch.image, reconstruction, sample, batch.label)
+
+    def losses(self, terms: Terms, shown: Round, opinions: dict[str, Opinion]) -> Losses:
+        """Return what the model minimises."""
+        return Losses(
+            bound=terms.loss.mean(),
+            likeness=torch.stack([opinion.likeness.mean() for opinion in opinions.values()]).sum(),
+            perceptual=self.perceptual(shown.image, shown.reconstruction).mean(),
+            pull=torch.stack([opinion.pull for opinion in opinions.values()]).sum(),
+        )
+
+    def pull_model(self, optimizer: Optimizer, losses: Losses, ramp: float) -> dict[str, Tensor]:
+        """Step the model along both gradients; return the pull's weight, and its gradient's norm beside the rest's."""
+        decoder = list(self.learner.decoder.parameters())
+        pulls = torch.autograd.grad(losses.pull, decoder, retain_graph=True, allow_unused=True)
+        rest = losses.bound + ramp * losses.likeness + losses.perceptual
+        parameters = list(self.learner.parameters())
+        gradients = torch.autograd.grad(rest, parameters, retain_graph=True, allow_unused=True)
+        pulls, gradients = averaged_alike(pulls, gradients)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        ours = norm([parameter.grad for parameter in decoder])
+        theirs = norm(pulls)
+        weight = (self.strength * ours / (theirs + 1e-8)).clamp(*self.bounds) * self.guard.scale * ramp
+        for parameter, gradient in zip(decoder, pulls, strict=True):
+            if gradient is not None and parameter.grad is not None:
+                parameter.grad += weight * gradient
+        optimizer.step()
+        optimizer.zero_grad()
+        return {"pull_weight": weight, "gradient_ratio": weight * theirs / (ours + 1e-8)}
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Move the average towards the weights in training; buffers are copied."""
+        decay = min(self.average_decay, (1 + self.batches_seen) / (10 + self.batches_seen))
+        get_ema_multi_avg_fn(decay)(tuple(self.model.parameters()), tuple(self.learner.parameters()), None)
+        for ours, theirs in zip(self.model.buffers(), self.learner.buffers(), strict=True):
+            ours.copy_(theirs)
+
+    def note(self, shown: Round, opinions: dict[str, Opinion], losses: Losses, gained: dict[str, Tensor]) -> None:
+        """Keep the batch's numbers for the log, and show the guard what it watches."""
+        notes = {name: value.detach() for name, value in (losses._asdict() | gained).items()}
+        for name, opinion in opinions.items():
+            notes |= {f"{name}_loss": opinion.own.detach(), **opinion.notes}
+        spreads = [images.detach().float().std(0).mean() for images in (shown.sample, shown.image)]
+        notes["spread"] = spreads[0] / (spreads[1] + 1e-8)
+        self.notes = notes
+        watched = notes | {"loss": losses.bound.detach() + notes["discriminator_loss"]}
+        means = averaged([watched[name] for name in WATCHED])  # all processes must come to the same conclusion
+        self.guard.observe(**dict(zip(WATCHED, means, strict=True)))
+
+    def watch(self, seen: int, *optimizers: Optimizer) -> None:
+        """Let the guard look if it is time: keep the state if all is well, else go back to the one kept and say so."""
+        assert self.kept is not None
+        if seen <= 2 * self.warmup or (seen % self.guard.every and seen % self.log_every):
+            return
+        complaint = self.guard.look() if seen % self.guard.every == 0 else self.guard.lost()
+        if complaint is not None:
+            self.guard.lower()
+            self.restore(self.kept, *optimizers)
+            line = "batch %d: %s; back to the weights of batch %d, with the adversarial weight lowered to %g of its own"
+            log.warning(line, seen, complaint, self.kept["batch"], float(self.guard.scale))
+        elif seen % self.guard.every == 0 and self.guard.well:
+            self.kept = self.state(*optimizers) | {"batch": seen}
+
+    def refuse_nonfinite(self, value: float, what: str) -> None:
+        """Leave a training loss that is no number to the guard, once it watches."""
+        if what != "the training loss" or self.batches_seen <= 2 * self.warmup:
+            super().refuse_nonfinite(value, what)
+
+    def state(self, *optimizers: Optimizer) -> dict[str, Any]:
+        """Return a copy of what training moves, but for counts and the guard's own."""
+        modules = {"model": self.model, "learner": self.learner, "opponents": self.opponents}
+        states = {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
+        return states | {
+            "optimizers": [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in optimizers],
+            "batch": self.batches_seen,
+        }
+
+    def restore(self, kept: dict[str, Any], *optimizers: Optimizer) -> None:
+        """Go back to a state; learning rates stay where their schedules are."""
+        for name in ("model", "learner", "opponents"):
+            getattr(self, name).load_state_dict(kept[name])
+        for optimizer, state in zip(optimizers, kept["optimizers"], strict=True):
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": copy.deepcopy(state)})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Store the state to go back to as well, so that a run that is resumed falls back where it would have."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["kept"] = self.kept
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the state to go back to."""
+        super().on_load_checkpoint(checkpoint)
+        self.kept = checkpoint["kept"]
+
+
+def descend(optimizer: Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
+    """Step along the loss's gradient by these parameters, and leave no gradient anywhere."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for parameter, gradient in zip(parameters, averaged(gradients), strict=True):
+        parameter.grad = gradient
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def averaged_alike(
+    *groups: Sequence[Tensor | None],
+) -> tuple[list[Tensor | None], ...]:
+    """Return the means over all processes of several groups of gradients; those that are None stay so."""
+    means = iter(averaged([gradient for group in groups for gradient in group if gradient is not None]))
+    return tuple([None if gradient is None else next(means) for gradient in group] for group in groups)
+
+
+def norm(gradients: Iterable[Tensor | None]) -> Tensor:
+    """Return the norm of all gradients together; those that are None count nothing."""
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
