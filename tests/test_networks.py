@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vae_lab.models.conv import ConvDecoder, ConvEncoder, conv_sizes
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
@@ -43,10 +44,12 @@ def test_the_seed_network_is_the_one_described() -> None:
 
 
 RES: dict[str, Any] = {"widths": [8, 16], "groups": 4, "smallest": 4, "spatial": False}
+PATCHES: dict[str, Any] = RES | {"patch": 4, "coarse": True}
 PAIRS = {
     "conv": (partial(ConvEncoder, **SMALL), partial(ConvDecoder, output_bias=-2.0, **SMALL), [*range(2, 34), 65, 256]),
     "mlp": (partial(MLPEncoder, width=5, nblocks=2), partial(MLPDecoder, width=5, nblocks=2), [1, 2, 7, 28, 64]),
     "resnet": (partial(ResEncoder, **RES), partial(ResDecoder, **RES), [8, 10, 12, 28, 32, 64, 128, 256]),
+    "patches": (partial(ResEncoder, **PATCHES), partial(ResDecoder, **PATCHES), [32, 40, 48, 64, 96, 256]),
 }  # fmt: skip
 
 
@@ -68,6 +71,21 @@ def test_the_residual_network_halves_down_to_a_few_pixels(size: int, depth: int)
 def test_a_size_that_cannot_be_halved_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"data.image_size={size}"):
         ResEncoder(1, size, 6, **RES)
+
+
+@pytest.mark.parametrize("size", [16, 28, 33, 36])
+def test_a_size_that_patches_do_not_fill_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"data.image_size={size} .* choose a multiple of 8 of at least 32"):
+        ResDecoder(3, size, 3, **PATCHES)
+
+
+def test_patches_and_coarse_blocks_do_a_tenth_of_the_arithmetic() -> None:
+    macs = {}
+    for name, settings in {"res": RES, "patches": PATCHES}.items():
+        with FlopCounterMode(display=False) as counter:
+            ResDecoder(3, 64, 3, **settings)(torch.rand(1, 3))
+        macs[name] = counter.get_total_flops() // 2
+    assert macs["patches"] < macs["res"] / 10
 
 
 @pytest.mark.parametrize("size", [8, 28, 64])
@@ -117,7 +135,7 @@ def vae(nlatent: Any, channels: int, image_size: int, pair: str = "conv") -> VAE
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("size", [28, 64])
+@pytest.mark.parametrize("size", [32, 64])
 def test_every_parameter_receives_a_gradient(size: int, pair: str) -> None:
     torch.manual_seed(0)
     model, image = vae(3, 3, size, pair), torch.rand(4, 3, size, size)

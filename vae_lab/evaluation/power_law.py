@@ -1,0 +1,78 @@
+"""How a cost grows with the image's side k: cost = constant * k^exponent, fitted where that is a straight line."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+
+class PowerLaw(NamedTuple):
+    """A line through the logarithms of sizes and costs.
+
+    Attributes:
+        exponent: its slope.
+        low: lower end of the slope's confidence interval; NaN if the measurements leave no freedom to estimate it.
+        high: upper end.
+        constant: the cost at side 1.
+        misfit: largest distance of a size's cost from the line, as a share of the line's.
+        last: slope between the two largest sizes.
+    """
+
+    exponent: float
+    low: float
+    high: float
+    constant: float
+    misfit: float
+    last: float
+
+    def at(self, size: float) -> float:
+        """Return the fitted cost of a size."""
+        return self.constant * size**self.exponent
+
+
+def fit_power_law(sizes: Sequence[int], costs: Float64[Tensor, "repetitions sizes"], level: float = 0.95) -> PowerLaw:
+    """Return the least-squares power law of costs.
+
+    With several repetitions each has a slope of its own, and Student's interval is that of their mean: a mood of the
+    machine that lasts for a repetition moves the line and not its slope. It tells how well the slope is known, not how
+    straight the line is; `misfit` does. With one repetition, as for what is counted, the interval is the usual one of a
+    regression, from the distances to the line, and so is wide where the growth is no power law.
+
+    Raises:
+        ValueError: if there are fewer than two sizes, or a cost is not positive.
+    """
+    if len(set(sizes)) < 2 or len(set(sizes)) != len(sizes) or costs.shape[1] != len(sizes):
+        raise ValueError(f"an exponent needs a cost at each of two or more different sizes, not {list(sizes)}.")
+    if not bool(((costs > 0) & costs.isfinite()).all()):
+        raise ValueError("a power law needs costs above 0.")
+    x, y = torch.tensor(sizes, dtype=torch.float64).log(), costs.log()
+    centred = x - x.mean()
+    slopes = y @ centred / centred.square().sum()
+    slope, middle = slopes.mean(), y.median(0).values
+    intercept = (middle - slope * x).mean()
+    distances = middle - intercept - slope * x
+    if len(costs) > 1:
+        error, freedom = slopes.std() / len(costs) ** 0.5, len(costs) - 1
+    else:
+        freedom = len(sizes) - 2
+        error = (distances.square().sum() / max(freedom, 1) / centred.square().sum()).sqrt()
+    reach = float(error) * student(level, freedom)
+    order = x.argsort()[-2:]
+    return PowerLaw(
+        exponent=float(slope),
+        low=float(slope) - reach,
+        high=float(slope) + reach,
+        constant=math.exp(float(intercept)),
+        misfit=float(distances.exp().sub(1).abs().max()),
+        last=float(middle[order].diff() / x[order].diff()),
+    )
+
+
+def student(level: float, freedom: int) -> float:
+    """Return how many standard errors a two-sided interval reaches to either side; NaN without degrees of freedom."""
+    from scipy.stats import t  # takes half a second
+
+    return float(t.ppf(0.5 + level / 2, freedom)) if freedom > 0 else math.nan

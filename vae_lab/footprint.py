@@ -1,0 +1,95 @@
+"""The peak memory of generation and of training, measured in a process of its own: `footprint` starts it.
+
+On the CPU that is the resident memory above what the process held after a first small batch, by then with its code
+loaded. The process gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_): otherwise glibc keeps some, 5 to 25 % more
+in our measurements, and which depends on the order of sizes. On a GPU it is what torch's allocator handed out.
+"""
+
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from vae_lab.workload import Setting, Workload, phases
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
+    """Return the measured peak bytes of `generation` and `training`, and of the `process` without them.
+
+    Raises:
+        MemoryError: if the process was ended, or found no memory.
+        RuntimeError: if it failed.
+    """
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    asked = json.dumps({"setting": setting._asdict(), "warm_up": warm_up._asdict()})
+    done = subprocess.run(
+        [sys.executable, "-m", "vae_lab.footprint"],
+        input=asked,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode < 0 or "OutOfMemoryError" in done.stderr or "can't allocate memory" in done.stderr:
+        size = setting.config["model"]["image_size"]
+        raise MemoryError(f"{setting.batch_size} images of {size} pixels found no memory; choose a smaller batch_size.")
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Read two settings from standard input, measure, and write bytes to standard output."""
+    asked: dict[str, Any] = json.load(sys.stdin)
+    sys.stdout.write(json.dumps(measure(Setting(**asked["setting"]), Setting(**asked["warm_up"]))) + "\n")
+
+
+def measure(setting: Setting, warm_up: Setting) -> dict[str, int]:
+    """Return the peaks of this process, above what it holds after the warm-up."""
+    for _ in phases(Workload(warm_up)):
+        pass
+    gc.collect()
+    before = restart(setting.device)
+    peaks = {name: peak(setting.device) - before for name in phases(Workload(setting))}
+    return peaks | {"process": before}
+
+
+def restart(device: str) -> int:
+    """Return the bytes held now, and take the peak from here on where the system lets us."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    if not CLEAR.exists():
+        return peak(device)
+    CLEAR.write_text("5")  # proc(5): resets the high-water mark
+    return _line("VmRSS")
+
+
+def peak(device: str) -> int:
+    """Return the most bytes held."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    if STATUS.exists():
+        return _line("VmHWM")
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def _line(name: str) -> int:
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""What a network costs at several image sizes, and the exponents with which that grows: the command's work."""
+
+import json
+import math
+import statistics
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.counting import multiplications, predicted_peaks, weigh
+from vae_lab.errors import StorageError
+from vae_lab.evaluation.power_law import PowerLaw, fit_power_law
+from vae_lab.evaluation.scaling_figures import scaling_figure
+from vae_lab.files import whole, write_whole
+from vae_lab.footprint import footprint
+from vae_lab.progress import track
+from vae_lab.provenance import device_name, git_commit, versions
+from vae_lab.scaling_settings import device, read_memory, read_sizes
+from vae_lab.timing import TASKS, timed
+from vae_lab.workload import Setting
+
+MANY = (64, 128)
+"""Batches between which one more image is reckoned: in small ones the weights decide when the peak comes."""
+FAR = 64
+"""How many times the largest size the growth of what is counted is looked at too, where constants no longer show."""
+NOCTAVES = 12
+"""How often 32 pixels are doubled in search of a size that no longer fits."""
+
+
+def scaling(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the network of `cfg` costs at each size, with exponents; it also lies in `cfg.out`, with a plot.
+
+    `cfg` is conf/scaling.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless
+    it says batch.
+
+    Raises:
+        ValueError: if a setting is wrong, or the network is not for one of the sizes.
+        MemoryError: if a size does not fit into memory.
+        StorageError: if the folder cannot be written.
+    """
+    out = Path(str(cfg.out)).expanduser()
+    sizes = read_sizes(cfg)
+    check_folder(out)
+    memory = read_memory(cfg.memory, device(cfg))
+    rows = {size: counted(setting, memory) for size, setting in track(list(sizes.settings.items()), "counting")}
+    (smallest, *_), process = sizes.settings, 0
+    for size, setting in track(list(sizes.settings.items()), "measuring memory"):
+        found = footprint(setting, sizes.make(smallest, 2))
+        process = max(process, found.pop("process"))
+        for name, measured in found.items():
+            entry = rows[size]["memory"][name]
+            rows[size]["memory"][name] = entry | {"measured": measured, "ratio": entry["predicted"] / measured}
+    timings = timed(sizes.settings, cfg.nrepeats, cfg.max_seconds)
+    for size, row in rows.items():
+        row["seconds"] = {name: statistics.median(timings[name][size]) for name in TASKS}
+    result = {
+        "sizes": {str(size): row for size, row in rows.items()},
+        "exponents": exponents(rows, timings, cfg.timed_from),
+        "limits": limits(sizes.make, max(rows)),
+        "fits": largest_that_fits(sizes.make, cfg.fits_batch, memory * (1 - cfg.headroom) - process),
+        "memory": {"bytes": memory, "headroom": cfg.headroom, "process": process, "batch": cfg.fits_batch},
+        "timings": {name: {str(size): values for size, values in by.items()} for name, by in timings.items()},
+        **circumstances(cfg),
+    }
+    write(out, result)
+    return result
+
+
+def check_folder(folder: Path) -> None:
+    """Raise StorageError unless files can be written to `folder`."""
+    try:
+        write_whole(folder / ".probe", b"")
+        (folder / ".probe").unlink()
+    except OSError as error:
+        raise StorageError(f"out={folder} cannot be written: {error.strerror}.") from error
+
+
+def counted(setting: Setting, memory: int) -> dict[str, Any]:
+    """Return what can be said of a size without computing anything.
+
+    Raises:
+        ValueError: if the network is not for it.
+        MemoryError: if the batch does not fit into that much memory.
+    """
+    peaks = predicted_peaks(setting)
+    if peaks["training"] > memory:
+        size = setting.config["model"]["image_size"]
+        raise MemoryError(
+            f"{setting.batch_size} images of {size} pixels take {peaks['training'] / 2**20:.0f} MiB, which do not fit;"
+            " choose a smaller batch_size or pixels."
+        )
+    weight = weigh(setting)
+    many, more = (predicted_peaks(setting._replace(batch_size=size)) for size in MANY)
+    return {
+        "batch": setting.batch_size,
+        "parameters": weight.parameters,
+        "linear_share": weight.linear_share,
+        "multiplications": multiplications(setting),
+        "memory": {name: {"predicted": size} for name, size in peaks.items()},
+        "memory_per_image": {name: (more[name] - many[name]) / (MANY[1] - MANY[0]) for name in peaks},
+    }
+
+
+def exponents(
+    rows: dict[int, dict[str, Any]], timings: dict[str, dict[int, list[float]]], timed_from: int
+) -> dict[str, PowerLaw]:
+    """Return the power law of every cost."""
+    costs = {
+        "parameters": lambda row: row["parameters"],
+        **{
+            f"multiplications {name}": lambda row, name=name: row["multiplications"][name]
+            for name in (*TASKS, "inference")
+        },
+        **{f"memory_per_image {name}": lambda row, name=name: row["memory_per_image"][name] for name in TASKS},
+    }
+    laws = {
+        name: fit_power_law(list(rows), torch.tensor([[cost(row) for row in rows.values()]], dtype=torch.float64))
+        for name, cost in costs.items()
+    }
+    large = [size for size in rows if size >= timed_from]
+    fitted = large if len(large) > 1 else list(rows)
+    for name in TASKS:
+        columns = [timings[name][size] for size in fitted]
+        laws[f"seconds {name}"] = fit_power_law(fitted, torch.tensor(columns, dtype=torch.float64).T)
+    return laws
+
+
+def limits(make: Callable[[int, int], Setting], largest: int) -> dict[str, float]:
+    """Return the exponents of what is counted between `FAR` times the largest size and twice that."""
+    near, far = make(FAR * largest, 1), make(2 * FAR * largest, 1)
+    pairs = {"parameters": (weigh(near).parameters, weigh(far).parameters)}
+    before, after = multiplications(near), multiplications(far)
+    pairs |= {f"multiplications {name}": (before[name], after[name]) for name in before}
+    return {name: math.log2(second / first) for name, (first, second) in pairs.items()}
+
+
+def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room: float) -> dict[str, int | None]:
+    """Return the largest size whose predicted peak stays within `room` bytes, for training and for generation.
+
+    Sizes are 4, 5, 6 and 7 times powers of two, from 32 on: those that halve to a few pixels.
+    """
+
+    @cache
+    def peaks(size: int) -> dict[str, int] | None:
+        try:
+            return predicted_peaks(make(size, batch_size))
+        except InstantiationException:
+            return None  # a size that the network is not for
+
+    def largest(task: str) -> int | None:
+        sizes = (32 * 2**octave for octave in range(NOCTAVES))
+        beyond = next((size for size in sizes if (found := peaks(size)) and found[task] > room), 32 * 2**NOCTAVES)
+        below = [beyond * quarters // 8 for quarters in (7, 6, 5, 4)]
+        return next((size for size in below if size >= 32 and (found := peaks(size)) and found[task] <= room), None)
+
+    return {task: largest(task) for task in TASKS}
+
+
+def circumstances(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the figures depend on beside the network."""
+    return {
+        "config": OmegaConf.to_container(OmegaConf.merge(cfg, {"data": {"image_size": 0}}), resolve=True),
+        "device": device_name(torch.device(device(cfg))),
+        "precision": cfg.precision,
+        "versions": versions(),
+        "commit": git_commit(),
+    }
+
+
+def write(folder: Path, result: dict[str, Any]) -> None:
+    """Write scaling.json and scaling.png."""
+    laws = {name: law._asdict() for name, law in result["exponents"].items()}
+    plain = json.loads(json.dumps(result | {"exponents": laws}), parse_constant=lambda _: None)
+    write_whole(folder / "scaling.json", json.dumps(plain, indent=2).encode())
+    with whole(folder / "scaling.png") as path:
+        scaling_figure(result).savefig(path, format="png", dpi=120)

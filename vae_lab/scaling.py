@@ -1,0 +1,72 @@
+"""`python -m vae_lab.scaling model=conv data.image_size=32,64,128,256`: what a network costs, and how that grows."""
+
+import logging
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from vae_lab.commands import command
+
+log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part of vae_lab
+
+
+@command("scaling")
+def main(cfg: DictConfig) -> None:
+    """Write scaling.json and scaling.png, and tell what is in them."""
+    from vae_lab.growth import scaling  # torch takes seconds
+
+    for line in report(scaling(cfg)):
+        log.info("%s", line)
+    out = Path(str(cfg.out)).expanduser()
+    log.info("%s and %s", out / "scaling.json", out / "scaling.png")
+
+
+def report(result: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of a table of sizes, of one of exponents, and of what fits."""
+    yield (
+        "  side  batch     weights  linear   MMAC per image     ms per image      MiB, training   MiB, generation\n"
+        "                                    train generate   train generate    measured   pred.   measured   pred."
+    )
+    for size, row in result["sizes"].items():
+        macs, seconds = row["multiplications"], row["seconds"]
+        yield (
+            f"{size:>6} {row['batch']:>6} {row['parameters']:>11,} {row['linear_share']:>6.1%}"
+            f" {macs['training'] / 1e6:>10,.0f} {macs['generation'] / 1e6:>8,.0f}"
+            f" {1e3 * seconds['training']:>9.2f} {1e3 * seconds['generation']:>7.2f}"
+            f" {_peaks(row['memory']['training'])} {_peaks(row['memory']['generation'])}"
+        )
+    yield "exponent of                       fit  95 % interval   farthest point  last two   far beyond"
+    for name, law in result["exponents"].items():
+        limit = result["limits"].get(name)
+        yield (
+            f"{name.replace('_', ' '):<29} {law.exponent:>7.3f}  {law.low:.3f} to {law.high:.3f}  {law.misfit:>12.1%}"
+            f" {law.last:>12.3f}" + ("" if limit is None else f" {limit:>11.3f}")
+        )
+    yield f"{result['device']}, {result['precision']}"
+    memory, fits = result["memory"], result["fits"]
+    sizes = {task: "no size" if size is None else f"up to {size} pixels a side" for task, size in fits.items()}
+    yield (
+        f"in {memory['bytes'] / 2**30:.1f} GiB, {memory['headroom']:.0%} kept free and"
+        f" {memory['process'] / 2**20:.0f} MiB for the process itself, batches of {memory['batch']} fit"
+        f" {sizes['training']} in training and {sizes['generation']} in generation"
+    )
+
+
+def _peaks(memory: dict[str, float]) -> str:
+    return f"{memory['measured'] / 2**20:>9.1f} {memory['ratio']:>7.1%}"
+
+
+def lists(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with data.image_size=32,64 as the list [32,64], which Hydra would take for a sweep."""
+    if {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    return [re.sub(r"^(data\.image_size=)([^\[\],]+(,[^\[\],]*)+)$", r"\1[\2]", argument) for argument in arguments]
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = lists(sys.argv[1:])
+    main()

@@ -1,0 +1,91 @@
+"""The settings of conf/scaling.yaml, read and checked."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.errors import require_counts
+from vae_lab.workload import Setting
+
+UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+
+
+class Sizes(NamedTuple):
+    """The setting of each size, smallest first."""
+
+    settings: dict[int, Setting]
+    make: Callable[[int, int], Setting]
+
+
+def read_sizes(cfg: DictConfig) -> Sizes:
+    """Return the settings at each size.
+
+    Raises:
+        ValueError: if there are fewer than two different sizes, or a number is out of range.
+    """
+    given = cfg.data.image_size
+    sizes = sorted(given) if OmegaConf.is_list(given) and all(type(size) is int for size in given) else []
+    if len(set(sizes)) < 2 or len(set(sizes)) != len(sizes):
+        raise ValueError(
+            f"data.image_size={given}: an exponent needs two or more different whole numbers, as in 32,64,128,256."
+        )
+    require_counts(data__image_size=sizes[0], data__channels=cfg.data.channels, nrepeats=cfg.nrepeats)
+    require_counts(
+        pixels=cfg.pixels, fits_batch=cfg.fits_batch, batch_size=1 if cfg.batch_size is None else cfg.batch_size
+    )
+    if cfg.precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(f"precision must be 32-true or bf16-mixed, not {cfg.precision}.")
+    if not 0 <= cfg.headroom < 1 or not cfg.max_seconds > 0:
+        raise ValueError(f"headroom={cfg.headroom} must be in [0, 1) and max_seconds={cfg.max_seconds} above 0.")
+
+    def make(size: int, batch_size: int) -> Setting:
+        sized: Any = OmegaConf.merge(cfg, {"data": {"image_size": size}})
+        parts: Any = {
+            key: OmegaConf.to_container(sized[key], resolve=True) for key in ("model", "objective", "optimizer")
+        }
+        return Setting(parts, batch_size, device(cfg), cfg.precision)
+
+    return Sizes({size: make(size, cfg.batch_size or max(1, cfg.pixels // size**2)) for size in sizes}, make)
+
+
+def device(cfg: DictConfig) -> str:
+    """Return cpu or cuda.
+
+    Raises:
+        ValueError: if it is neither, or is not there.
+    """
+    there = torch.cuda.is_available()
+    if cfg.device not in ("auto", "cpu", "cuda") or (cfg.device == "cuda" and not there):
+        raise ValueError(f"device={cfg.device} is not here; choose auto or cpu.")
+    return "cuda" if there and cfg.device != "cpu" else "cpu"
+
+
+def read_memory(text: str | int | float | None, where: str) -> int:
+    """Return a number of bytes, as in 8GiB, 500MiB or 1000000; None is what the device has.
+
+    Raises:
+        ValueError: if it is no such number, or not above 0.
+    """
+    if text is None:
+        return torch.cuda.mem_get_info()[1] if where == "cuda" else machine_memory()
+    written = str(text).strip()
+    unit = written.lstrip("0123456789.")
+    try:
+        size = int(float(written.removesuffix(unit)) * UNITS[unit.strip()])
+    except (KeyError, ValueError, OverflowError):
+        size = 0
+    if size < 1:
+        raise ValueError(f"memory={text} must be a number of bytes above 0, or as in 500MiB or 8GiB.")
+    return size
+
+
+def machine_memory() -> int:
+    """Return the bytes of this machine, or those that a container is allowed."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.exists() else ""
+    return min(machine, int(allowed)) if allowed.isdigit() else machine

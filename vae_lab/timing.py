@@ -1,0 +1,56 @@
+"""Seconds per image at several sizes, in turns."""
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from vae_lab.progress import track
+from vae_lab.randomness import seeded
+from vae_lab.workload import Setting, Workload
+
+TASKS = ("training", "generation")
+SHORTEST = 0.1
+"""Seconds that one timing takes at least: short steps are repeated so often."""
+FEWEST = 3
+"""Turns that are timed in any case."""
+
+
+def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> dict[str, dict[int, list[float]]]:
+    """Return the seconds per image of training and of generation at each size, one for each turn.
+
+    All sizes take turns, so that all meet the machine's moods alike.
+    """
+    with seeded("scaling"):
+        workloads = {size: Workload(setting) for size, setting in settings.items()}
+    tasks = {
+        (name, size): getattr(load, verb)
+        for name, verb in zip(TASKS, ("train", "generate"), strict=True)
+        for size, load in workloads.items()
+    }
+    calls = {key: calls_needed(task) for key, task in tasks.items()}
+    seconds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in settings} for name in TASKS}
+    started = time.monotonic()
+    for turn, (name, size) in track([(turn, key) for turn in range(nrepeats) for key in tasks], "timing"):
+        if turn >= FEWEST and time.monotonic() - started > max_seconds and (name, size) == next(iter(tasks)):
+            break
+        taken = stopwatch(tasks[name, size], calls[name, size])
+        seconds[name][size].append(taken / settings[size].batch_size)
+    return seconds
+
+
+def calls_needed(task: Callable[[], object]) -> int:
+    """Return how many calls take the shortest time that is worth measuring, after a first one that is not."""
+    stopwatch(task, 1)
+    return max(1, min(50, math.ceil(SHORTEST / stopwatch(task, 1))))
+
+
+def stopwatch(task: Callable[[], object], calls: int) -> float:
+    """Return the seconds of one call, averaged over some."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        task()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / calls

@@ -1,0 +1,86 @@
+"""A model with random weights on images of one size, and the two things that are done with it: training, generation."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vae_lab.data.sample import Sample
+from vae_lab.models.vae import LatentModel
+from vae_lab.probability.objectives import Objective
+
+STEPS = 2
+"""Training steps that show the peak: from the second one on the gradients of the last are alive in the forward pass."""
+
+
+class Setting(NamedTuple):
+    """What a workload is made of.
+
+    Attributes:
+        config: of `model`, `objective` and `optimizer`, for images of one size, without interpolations.
+        batch_size: images of a step.
+        device: where it runs.
+        precision: 32-true or bf16-mixed.
+    """
+
+    config: dict[str, Any]
+    batch_size: int
+    device: str
+    precision: str
+
+
+class Workload:
+    """A model, its optimizer and a batch of black and white noise, which every likelihood takes."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        with torch.device(setting.device):
+            self.model: LatentModel = instantiate(setting.config["model"], _convert_="all")
+            shape = (setting.batch_size, self.model.channels, self.model.image_size, self.model.image_size)
+            image = torch.randint(0, 2, shape, dtype=torch.uint8).to(torch.float32, memory_format=torch.channels_last)
+            self.batch = Sample(image, torch.zeros(setting.batch_size, dtype=torch.int64))
+        channels_last(self.model)
+        self.objective: Objective = instantiate(setting.config["objective"], _convert_="all")
+        self.optimizer: Optimizer = instantiate(setting.config["optimizer"], _convert_="all")(self.model.parameters())
+        self.steps = 0
+
+    def train(self) -> None:
+        """Take one step of the optimizer, in the order of `vae_lab.tasks.vae.VAETask.step`."""
+        with self.autocast():
+            loss = self.objective(self.model, self.batch, self.steps).loss.mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.steps += 1
+
+    @torch.no_grad()
+    def generate(self) -> Tensor:
+        """Return the mean images of as many latents as a batch has images."""
+        with self.autocast():
+            return self.model.generative(self.model.prior().sample((self.setting.batch_size,))).mean
+
+    def autocast(self) -> torch.autocast:
+        """Return the context that the precision asks for."""
+        enabled = self.setting.precision == "bf16-mixed"
+        return torch.autocast(torch.device(self.setting.device).type, torch.bfloat16, enabled=enabled)
+
+
+def channels_last(model: nn.Module) -> None:
+    """Lay convolutions' weights out by pixels; `model.to` does the same, but for fake tensors."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if weight.dim() == 4:
+                weight = weight.detach().contiguous(memory_format=torch.channels_last)  # noqa: PLW2901
+                setattr(module, name, nn.Parameter(weight))
+
+
+def phases(workload: Workload) -> Iterator[str]:
+    """Generate, then train; yield the name of each when it is done."""
+    workload.generate()
+    yield "generation"
+    for _ in range(STEPS):
+        workload.train()
+    yield "training"
