@@ -1,6 +1,5 @@
 """The command lines: what they print, and the exit code they end with."""
 
-import logging
 import os
 import shutil
 import signal
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from invoking import invoke
 
-from vae_lab.commands import run
 from vae_lab.train import main
 
 TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "logger=csv")
@@ -42,7 +41,8 @@ BAD = {
     "a wrong argument": ((*TINY, "+model.depth=3"), 2, "depth"),
     "a wrong argument of Lightning's": ((*TINY, "+trainer.depth=3"), 2, "depth"),
     "a precision that would overflow": ((*TINY, "trainer.precision=16"), 2, "bf16-mixed"),
-    "several devices": ((*TINY, "trainer.devices=2"), 2, "trainer.devices=2"),
+    "no device": ((*TINY, "trainer.devices=0"), 2, "trainer.devices=0"),
+    "another strategy": ((*TINY, "trainer.strategy=fsdp"), 2, "trainer.strategy"),
     "no such device": ((*TINY, "trainer.accelerator=gpu"), 2, "gpu"),
     "a learning rate below 0": ((*TINY, "optimizer.lr=-1"), 2, "optimizer: Invalid learning rate: -1"),
     "a learning rate of letters": ((*TINY, "optimizer.lr=abc"), 2, "optimizer:"),
@@ -72,16 +72,7 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "summary.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train", *BAD[name][0]])
-    for variable in ("HYDRA_FULL_ERROR", "VAE_LAB_RUN"):
-        monkeypatch.setenv(variable, "0")
-    handlers = list(logging.getLogger().handlers)
-    try:
-        code = run(main.__wrapped__, "train")  # pyright: ignore[reportFunctionMemberAccess]
-    finally:
-        for handler in set(logging.getLogger().handlers) - set(handlers):
-            handler.close()
-        logging.getLogger().handlers[:] = handlers
+    code = invoke(main, "train", *BAD[name][0], monkeypatch=monkeypatch)
     printed = "".join(capfd.readouterr()) or caplog.text.partition("commands.py:")[2].partition(" ")[2]
     check_bad_input(name, code, printed)
 
@@ -129,16 +120,19 @@ def test_a_sweep_is_one_group_of_runs_in_folders_of_their_own(tmp_path: Path) ->
     done = vae_lab("train", "-m", *arguments, cwd=tmp_path)
     assert done.returncode == 7, done.stdout + done.stderr
     assert "model.nlatent must be" in done.stdout
-    folders = sorted(path.parent for path in tmp_path.glob("outputs/*/*/*/summary.json"))
-    assert [folder.name for folder in folders] == ["0", "2"]
+    folders = [path.parent for path in tmp_path.glob("outputs/sweeps/*/*/summary.json")]
+    assert len(folders) == 3
     files = list(tmp_path.glob("outputs/*/*/*/wandb/offline-run-*/*.wandb"))
     assert len(files) == 2
-    groups = set()
+    groups, names = set(), set()
     for file in files:
         command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
         lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
         groups.add(lines.partition('"run_group":"')[2].partition('"')[0])
-    assert groups == {"/".join(folders[0].parts[-3:-1])}
+        names.add(lines.partition('"display_name":"')[2].partition('"')[0])
+        assert '"tags":["model.nlatent=' in lines
+    assert groups == {folders[0].parent.name}
+    assert names == {"model.nlatent=2", "model.nlatent=8"}
 
 
 def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:

@@ -198,3 +198,24 @@ def test_the_first_steps_of_the_seed_network_give_the_stored_loss(config: Compos
 
 
 GOLDEN = [571.352, 567.992, 562.901, 552.402]
+
+
+def test_a_wandb_run_whose_id_is_still_in_use_gets_another(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+    from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
+
+    opened, init = [], wandb.init
+
+    def in_use(**arguments: Any) -> Any:
+        opened.append(arguments["id"])
+        if arguments["id"] == "taken":
+            raise ServerResponseError("run ID taken is in use")
+        return init(**arguments)
+
+    monkeypatch.setattr(wandb, "init", in_use)
+    summary = train(config("logger=wandb", "logger.wandb.id=taken"))
+    assert opened == ["taken", None]
+    assert summary["status"] == "completed"
+    assert summary["wandb_id"] != "taken"

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, exit_code
+from vae_lab.ranks import ranks
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,17 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
     os.environ["VAE_LAB_RUN"] = secrets.token_hex(3)  # two runs of one second never share a folder
+    if ranks().rank > 0:  # the first process makes the run folder, and writes all that is in it
+        sys.argv += [
+            "hydra.run.dir=.",
+            "hydra.output_subdir=null",
+            "hydra/job_logging=none",
+            "hydra/hydra_logging=none",
+        ]
+    asks_for_help = {"--help", "-h"} & set(sys.argv[1:])
+    if asks_for_help:
+        sys.stdout.write(introduction(config_name))
+        sys.argv[1:] = ["--cfg=job", *(argument for argument in sys.argv[1:] if argument not in asks_for_help)]
     codes: list[int] = []
     multirun = False
 
@@ -67,6 +79,18 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
 
 
+def introduction(config_name: str) -> str:
+    """Return what --help says before the config; Hydra's own takes a second to find the groups."""
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    groups = [f"{path.name}: {', '.join(sorted(file.stem for file in path.glob('*.yaml')))}" for path in folders]
+    return (
+        f"python -m vae_lab.{config_name} [group=choice] [setting=value] ...\n\n"
+        "== Configuration groups ==\n" + "\n".join(groups) + "\n\n"
+        "== Settings ==\n--cfg job shows them alone, --resolve with their references followed; -m a=1,2 b=3,4 runs all"
+        " combinations;\n--hydra-help tells of Hydra.\n\n"
+    )
+
+
 def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
     """Print what went wrong in a sentence, with a traceback where it is our own fault, and return the exit code."""
     cause = error
@@ -77,6 +101,8 @@ def explain(error: BaseException, *, verbose: bool = False, config_name: str = "
     message = sentence(cause, config_name)
     if verbose or code == 1:
         message = "".join(traceback.format_exception(error)) + message
+    if ranks().rank > 0:
+        message = f"process {ranks().rank}: {message}"
     if logging.getLogger().handlers:
         log.error("%s", message)
     else:
@@ -93,6 +119,10 @@ def sentence(error: BaseException, config_name: str) -> str:
         r"(Could not find '[^']+').*Available options in '[^']+':\s*(.*?)(\n\n|\nConfig search|$)", text, re.DOTALL
     )
     if choices:
+        plugin = re.search(r"'hydra/launcher/(submitit|[a-z]+)", choices[1])
+        if plugin:
+            extra = {"submitit": "slurm"}.get(plugin[1], plugin[1])
+            return f"launcher={extra} is not installed: pip install 'vae_lab[{extra}]'."
         return f"{choices[1]}; there are {', '.join(choices[2].split())}."
     key = re.search(r"Could not override '([^']+)'", text)
     if key:

@@ -29,12 +29,34 @@ class FilesFailed(Exception):  # noqa: N818
     """Some of the files could not be used; all others were."""
 
 
+class SweepFailed(Exception):  # noqa: N818
+    """Some trials of a sweep have no result; all others have one."""
+
+
+class RanksLost(Exception):  # noqa: N818
+    """Of the processes that train one model together, one is gone.
+
+    Args:
+        message: what is known of it.
+        code: the exit code of the run.
+    """
+
+    def __init__(self, message: str, code: int = 6) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Interrupted(BaseException):
     """A signal ended the work; no `Exception`, so that a sweep does not go on to its next job."""
 
     def __init__(self, number: int, how: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, {how}.")
         self.number = number
+        self.how = how
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
+        """Return what makes it again in another process, as a launcher's workers send it to their parent."""
+        return Interrupted, (self.number, self.how)
 
 
 def require_counts(**counts: object) -> None:
@@ -52,6 +74,7 @@ CODES: dict[type[BaseException], int] = {
     OSError: 5,
     MemoryError: 6,
     FilesFailed: 7,
+    SweepFailed: 7,
 }
 NAMES = {
     "MisconfigurationException": 2,
@@ -66,6 +89,8 @@ def exit_code(error: BaseException) -> int:
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if isinstance(error, RanksLost):
+        return error.code
     if type(error).__name__ in NAMES:
         return NAMES[type(error).__name__]
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):
@@ -75,6 +100,9 @@ def exit_code(error: BaseException) -> int:
 
 def status(error: BaseException) -> str:
     """Return the word that a run's summary has for its end."""
-    if isinstance(error, Interrupted | KeyboardInterrupt):
+    asked = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+    if asked or type(error).__name__ == "UncompletedJobError":  # a cluster's time limit, raised inside the run
         return "interrupted"
-    return "diverged" if isinstance(error, DivergedError) else "failed"
+    if type(error).__name__ == "TrialPruned":
+        return "pruned"
+    return "diverged" if isinstance(error, DivergedError) or exit_code(error) == CODES[DivergedError] else "failed"

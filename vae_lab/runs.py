@@ -149,15 +149,16 @@ def encode(model: "LatentModel", images: "Float[Tensor, 'n channels height width
 
     device = next(model.parameters()).device
     with torch.no_grad():
-        return torch.cat([model.posterior(part.to(device)).mean.cpu() for part in images.split(256)])
+        return torch.cat([one.posterior(part.to(device)).mean.cpu() for one, part in model.split(images, 256)])
 
 
 @cache
 def packaged_targets() -> frozenset[str]:
-    """Return every `_target_` that occurs in the packaged conf/."""
+    """Return every `_target_` in the packaged conf/ that a run may be made of: no search or sweeper."""
     import yaml
 
-    configs = (yaml.safe_load(path.read_text()) for path in CONF.rglob("*.yaml"))
+    paths = (path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in ("search", "hydra"))
+    configs = (yaml.safe_load(path.read_text()) for path in paths)
     return frozenset(target for config in configs for target in _targets(config))
 
 

@@ -4,27 +4,81 @@ python -m vae_lab.train                                            bundled digit
 python -m vae_lab.train data=mnist data.root=<folder>              MNIST
 python -m vae_lab.train data=monet data.root=<folder> model.nlatent=8
 python -m vae_lab.train -m model.nlatent=2,8,32 optimizer.lr=5e-4,1e-3
+python -m vae_lab.train sweep=latents_by_rate launcher=joblib
 """
 
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
+from vae_lab.launchers import end_with_parent, shares_fate
+from vae_lab.ranks import ranks
+from vae_lab.trial import Trial, run_trial
+from vae_lab.trial import command as command_line
+
+log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
 
 
 @command("train")
 def main(cfg: DictConfig) -> None:
-    """Train one run; the jobs of a sweep share a W&B group."""
+    """Train one run, or one trial of a sweep."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        train_in_sweep(cfg)
+    else:
+        train_checked(cfg)
+
+
+def train_checked(cfg: DictConfig) -> None:
+    """Train one run."""
     check_model(cfg)
+    overrides = list(HydraConfig.get().overrides.task)
+    facts = {"overrides": overrides, "command": command_line(overrides)}
+    ndevices = cfg.trainer.devices
+    if isinstance(ndevices, int) and ndevices > 1 and ranks().size == 1:
+        from vae_lab.launch import launch
+
+        launch(cfg, ndevices, facts)
+        return
     from vae_lab.training import train  # Lightning takes seconds, which --help and wrong settings need not wait for
 
+    train(cfg, facts=facts)
+
+
+def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:
+    """Name a trial in W&B by what is swept, and let it go on with an earlier run of its own."""
+    cfg.group = group
+    if "wandb" in cfg.logger:
+        cfg.logger.wandb.id = wandb_id
+        cfg.logger.wandb.name = cfg.logger.wandb.name or " ".join(swept)
+        cfg.logger.wandb.tags = [*cfg.logger.wandb.tags, *(text[:64] for text in swept)]
+
+
+def train_in_sweep(cfg: DictConfig) -> None:
+    """Train a trial of a sweep unless it has an outcome; the trials share a W&B group, and what is swept names them."""
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and cfg.group is None:
-        cfg.group = "/".join(Path(hydra.sweep.dir).parts[-2:])
-    train(cfg)
+    if shares_fate(hydra):
+        end_with_parent()
+    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder))
+    swept = [text for text in hydra.job.override_dirname.split(",") if text]
+
+    def work(resume: str | None, wandb_id: str | None) -> None:
+        cfg.resume = resume
+        label(cfg, Path(hydra.sweep.dir).name, swept, wandb_id)
+        train_checked(cfg)
+
+    try:
+        run_trial(trial, work, retry_failed=hydra.sweeper.retry_failed)
+    except SystemExit:
+        if "SUBMITIT_EXECUTOR" in os.environ:  # that is how submitit ends a job that goes back to the queue
+            raise
+        log.warning("trial %s left with sys.exit", trial.folder.name)
 
 
 def check_model(cfg: DictConfig) -> None:

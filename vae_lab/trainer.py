@@ -7,6 +7,8 @@ import torch
 from lightning import Callback, Trainer
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
+from vae_lab.ranks import ranks
+from vae_lab.replicas import Replicas
 
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
@@ -17,6 +19,7 @@ def build(
     val_every: int,  # noqa: ARG001
     precision: str | int,
     devices: int | str,
+    strategy: str,
     callbacks: list[Callback],
     **settings: Any,
 ) -> Trainer:
@@ -26,7 +29,9 @@ def build(
         max_steps: batches to train on, for the task.
         val_every: batches between two validations, for the task; there is always one at the end.
         precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
-        devices: 1.
+        devices: 1; several are for `vae_lab.launch`, which starts a process for each, as torchrun and Slurm do: in them
+            it is those that were started.
+        strategy: "auto" or "ddp", which is what several devices mean.
         callbacks: whatever watches.
         settings: any other argument of `lightning.Trainer`.
     """
@@ -35,8 +40,8 @@ def build(
             f"trainer.precision must be one of {', '.join(PRECISIONS)}, not {precision}: float16 would need loss"
             " scaling, and float64 or pure bfloat16 weights are not supported."
         )
-    if str(devices) not in ("1", "auto"):
-        raise ValueError(f"trainer.devices={devices}: vae_lab trains on one device; leave it at 1.")
+    check_devices(devices, strategy)
+    _, size, local_size = ranks()
     if not torch.cuda.is_available():
         # set by Lightning on import; every step of a torch optimizer would then load NVIDIA's library to look for a GPU
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
@@ -47,7 +52,9 @@ def build(
             val_check_interval=1,  # a stretch of batches
             num_sanity_val_steps=0,
             precision=fastest_precision(settings.get("accelerator", "auto")) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
-            devices=1,
+            devices=local_size,
+            num_nodes=size // local_size,
+            strategy="auto" if size == 1 else Replicas(),
             callbacks=callbacks,
             logger=False,
             plugins=[WholeCheckpointIO()],
@@ -58,6 +65,25 @@ def build(
         )
     except TypeError as error:
         raise ValueError(f"trainer: {error}; its settings are those of lightning.Trainer.") from error
+
+
+def check_devices(devices: int | str, strategy: str) -> None:
+    """Raise ValueError unless these are the devices of this process, or of those that were started with it."""
+    if strategy not in ("auto", "ddp"):
+        raise ValueError(f"trainer.strategy must be auto or ddp, which is what several devices mean, not {strategy}.")
+    _, size, local_size = ranks()
+    if "TORCHELASTIC_RUN_ID" not in os.environ and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        raise ValueError(f"srun --ntasks={size}: Lightning wants to be told --ntasks-per-node instead.")
+    if str(devices) in ("1", "auto", str(local_size)):
+        return
+    if size > 1:
+        raise ValueError(
+            f"trainer.devices={devices}, and {local_size} processes were started on this machine; leave it out."
+        )
+    raise ValueError(
+        f"trainer.devices={devices}: it must be a whole number of devices, for each of which the command starts one"
+        " process."
+    )
 
 
 def fastest_precision(accelerator: str) -> str:

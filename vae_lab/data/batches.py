@@ -1,7 +1,6 @@
 """Minibatches whose order follows from counters alone: a resumed run, a run in a sweep and a run alone agree."""
 
 import itertools
-import math
 from collections.abc import Iterator
 
 import torch
@@ -71,15 +70,24 @@ class Batches:
 
 
 class OrderedBatches:
-    """One pass over a set in its own order; the last batch may be smaller."""
+    """One pass over a set in its own order; the last batch may be smaller.
 
-    def __init__(self, images: Images, batch_size: int) -> None:
+    Of several processes each takes every so many-th batch. They are made smaller if there would be none for the last.
+
+    Raises:
+        ValueError: if there are more processes than images.
+    """
+
+    def __init__(self, images: Images, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.images = images
-        self.batch_size = batch_size
+        if len(images) < world_size:
+            raise ValueError(f"{len(images)} images cannot be shared by {world_size} processes; start fewer.")
+        self.batch_size = min(batch_size, len(images) // world_size)
+        self.starts = range(0, len(images), self.batch_size)[rank::world_size]
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.batch_size)
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[Sample]:
-        for start in range(0, len(self.images), self.batch_size):
+        for start in self.starts:
             yield self.images.__getitems__(slice(start, start + self.batch_size))

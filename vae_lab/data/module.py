@@ -23,7 +23,12 @@ class ImageData(LightningDataModule, ABC):
         split_seed: decides which image is in which part; its own key, so that runs with different seeds compare.
         binarize: null keeps grey pixels; `static` makes them zeros and ones once, as `split_seed` says; `dynamic` draws
             the training images anew each time they are seen, as `seed` says, and the other two parts once.
+
+    Attributes:
+        classes: names of the classes that labels count, known once `load` is done; empty where there are none.
     """
+
+    classes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -100,14 +105,18 @@ class ImageData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> Batches:
         """Return the training batches, sliced by rank."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world_size = self._share()
         redraw = self.binarize == "dynamic"
         return Batches(self.parts.train, self.batch_size, self.seed, rank=rank, world_size=world_size, redraw=redraw)
 
     def val_dataloader(self) -> OrderedBatches:
-        """Return one pass over the validation part."""
-        return OrderedBatches(self.parts.val, self.eval_batch_size)
+        """Return one pass over the validation part, or this rank's share of it."""
+        return OrderedBatches(self.parts.val, self.eval_batch_size, *self._share())
 
     def test_dataloader(self) -> OrderedBatches:
-        """Return one pass over the test part."""
-        return OrderedBatches(self.parts.test, self.eval_batch_size)
+        """Return one pass over the test part, or this rank's share of it."""
+        return OrderedBatches(self.parts.test, self.eval_batch_size, *self._share())
+
+    def _share(self) -> tuple[int, int]:
+        """Return the rank of this process and the number of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -12,7 +12,7 @@ class MetricsTable(Logger):
     """Appends a row for each step to a CSV file, and keeps what is there when a run goes on.
 
     Lightning's own CSV logger deletes the file of a run that is resumed. Columns are `step` and whatever was logged; a
-    new one rewrites the file.
+    new one rewrites the file, and so does a run that goes on from a checkpoint behind the last row.
 
     Args:
         path: the file.
@@ -29,6 +29,7 @@ class MetricsTable(Logger):
         if self.path.exists():
             with self.path.open(newline="") as file:
                 self.columns = next(csv.reader(file), self.columns)
+        self.goes_on = self.path.exists()
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing: the config lies beside the table."""
@@ -44,8 +45,11 @@ class MetricsTable(Logger):
         if not self.row:
             return
         new = [name for name in self.row if name not in self.columns]
-        if new or not self.path.exists():
-            self._widen(new)
+        tested = any(name.startswith("test/") for name in self.row)
+        end = float(self.row["step"]) if self.goes_on and not tested else float("inf")
+        if new or not self.path.exists() or self.goes_on:
+            self._rewrite(new, end)
+        self.goes_on = False
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns).writerow(self.row)
         self.row = {}
@@ -54,7 +58,8 @@ class MetricsTable(Logger):
         """Write what is left."""
         self.save()
 
-    def _widen(self, new: list[str]) -> None:
+    def _rewrite(self, new: list[str], end: float) -> None:
+        """Add columns, and leave out what stands at or behind the step `end`."""
         rows: list[dict[str, str]] = []
         if self.path.exists():
             with self.path.open(newline="") as file:
@@ -63,4 +68,4 @@ class MetricsTable(Logger):
         with whole(self.path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(row for row in rows if float(row["step"]) < end)

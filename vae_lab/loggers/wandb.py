@@ -33,6 +33,7 @@ class WeightsAndBiases(WandbLogger):
 
     Args:
         project: W&B project.
+        id: of a run to go on with, or None.
         group: what the runs of one sweep have in common.
         name: of the run.
         tags: of the run.
@@ -45,6 +46,7 @@ class WeightsAndBiases(WandbLogger):
         self,
         *,
         project: str,
+        id: str | None,  # noqa: A002
         group: str | None,
         name: str | None,
         tags: list[str],
@@ -55,7 +57,8 @@ class WeightsAndBiases(WandbLogger):
         if mode not in MODES:
             raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
         name = name or run_name(folder)
-        run = open_run(MODES[mode], timeout, project=project, group=group, name=name, tags=list(tags), dir=folder)
+        named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags)}
+        run = open_run(MODES[mode], timeout, project=project, group=group, dir=folder, **named)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step")
         super().__init__(project=project, save_dir=folder, experiment=run)
@@ -87,6 +90,7 @@ def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
     """Return a new W&B run, offline where the server does not answer in time."""
     import wandb  # takes half a second
     from wandb.errors import AuthenticationError, CommError, UsageError
+    from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
     Path(str(arguments["dir"])).mkdir(parents=True, exist_ok=True)
     settings = wandb.Settings(
@@ -95,6 +99,10 @@ def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
     chosen = ("online" if has_key(settings.base_url) else "offline") if mode == "auto" else mode
     try:
         return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except ServerResponseError as error:  # W&B's own process still has the run of one that was killed
+        log.warning("W&B: %s; this part of the run gets one of its own", str(error).splitlines()[0])
+        anew = arguments | {"id": None, "resume": None}
+        return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **anew)  # pyright: ignore[reportArgumentType, reportCallIssue]
     except (CommError, UsageError, AuthenticationError) as error:
         log.warning("W&B could not be reached (%s); going on offline", str(error).splitlines()[0])
         return wandb.init(mode="offline", settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]

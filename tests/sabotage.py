@@ -1,0 +1,55 @@
+"""Callbacks of tests: trials that go wrong when told to, and a witness of what a process of a run has in its hands."""
+
+import hashlib
+import json
+import os
+import signal
+from pathlib import Path
+
+from lightning import Callback, Trainer
+
+from vae_lab.ranks import ranks
+from vae_lab.tasks.task import Task
+
+
+class Sabotage(Callback):
+    """At a trial of its choice, raises, diverges or kills its process after a batch, as long as a file exists.
+
+    Args:
+        here: this trial.
+        at: the trial that goes wrong.
+        how: "raise", "diverge" or "kill".
+        batch: the batch after which it does.
+        while_exists: the file.
+        rank: the process of the run in which it does.
+    """
+
+    def __init__(self, *, here: object, at: object, how: str, batch: int, while_exists: str, rank: int = 0) -> None:
+        self.active = str(here) == str(at) and Path(while_exists).exists() and rank == ranks().rank
+        self.how = how
+        self.batch = batch
+
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
+        if self.active:
+            pl_module.listeners.append(self.strike)
+
+    def strike(self, task: Task) -> None:
+        if task.batches_seen < self.batch:
+            return
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "diverge":
+            for parameter in task.parameters():
+                parameter.data.fill_(float("nan"))
+            return
+        raise RuntimeError("sabotaged\nin two lines")
+
+
+class Witness(Callback):
+    """Writes what a process has at the end of training to `witness-<rank>.json` in its working directory."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+        state = pl_module.state_dict()
+        digest = hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()
+        seen = {"digest": digest, "loggers": len(trainer.loggers), "batches": pl_module.batches_seen}
+        Path(f"witness-{ranks().rank}.json").write_text(json.dumps(seen))

@@ -1,0 +1,167 @@
+"""One run in two processes: real torch.distributed on this machine's processor, started as a user would."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from sweeping import TINY, finish, sabotaged, start
+
+from vae_lab.data.batches import OrderedBatches
+from vae_lab.data.images import Images
+from vae_lab.ranks import Ranks, ranks
+from vae_lab.runs import load_model
+
+TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")
+
+
+def the_folder(cwd: Path) -> Path:
+    """The only run folder."""
+    (folder,) = (path.parent for path in cwd.glob("outputs/*/*/summary.json"))
+    return folder
+
+
+def summary(folder: Path) -> dict[str, object]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def witnesses(cwd: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(cwd.glob("witness-*.json"))]
+
+
+def process_of(rank: int, cwd: Path, patience: float = 120) -> int:
+    """The number of the process with a rank, once the run in `cwd` logs batches."""
+    deadline = time.monotonic() + patience
+    while not list(cwd.glob("outputs/*/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            env = (path / "environ").read_bytes().split(b"\0")
+            ours = (path / "cwd").readlink() == cwd and b"vae_lab.rank" in (path / "cmdline").read_bytes()
+            if ours and f"RANK={rank}".encode() in env:
+                return int(path.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no process of rank {rank}")
+
+
+def test_two_processes_train_what_one_does_with_batches_twice_as_large(tmp_path: Path) -> None:
+    settings = ("objective=autoencoder", "trainer.max_steps=6", "trainer.val_every=3", "logger=wandb")
+    settings += ("data.eval_batch_size=4", "task.log_every=1")
+    folders = []
+    for name, more in {"one": (*TINY, "data.batch_size=16"), "two": (*TWO, "data.batch_size=8")}.items():
+        (tmp_path / name).mkdir()
+        code, output = finish(start(*more, *settings, cwd=tmp_path / name), tmp_path / name)
+        assert code == 0, output
+        folders.append(the_folder(tmp_path / name))
+    first, second = witnesses(tmp_path / "two")
+    assert first["digest"] == second["digest"]
+    assert (first["loggers"], second["loggers"]) == (2, 0)
+    assert len(list(folders[1].glob("wandb/offline-run-*"))) == 1
+    assert summary(folders[1])["devices"] == 2
+    one, two = (load_model(folder, "last").state_dict() for folder in folders)
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, rtol=1e-4, atol=1e-5)
+    for name in ("val/distortion", "test/distortion", "test/mse"):
+        assert summary(folders[1])[name] == pytest.approx(summary(folders[0])[name], rel=1e-5)
+    tables = [list(csv.DictReader((folder / "metrics.csv").read_text().splitlines())) for folder in folders]
+    for ours, theirs in zip(*tables, strict=True):
+        assert float(ours["train/loss"] or 0) == pytest.approx(float(theirs["train/loss"] or 0), rel=1e-4)
+
+
+def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> None:
+    game = ("task=cvaegan", "data=digits", "data.batch_size=16", "model.nclasses=10", "task.warmup=2")
+    narrow = [f"task.opponents.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
+    settings = (*game, *narrow, "task.guard.every=2", "task.guard.patience=1", "trainer.max_steps=12")
+    code, output = finish(start(*TWO, *settings, "logger=csv", cwd=tmp_path), tmp_path)
+    assert code == 0, output
+    first, second = witnesses(tmp_path)
+    assert first["digest"] == second["digest"], "weights, averages, opponents and guard"
+
+
+def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "bad").touch()
+    how = (*sabotaged("kill", "1", 5, here="1"), "+callbacks.kill.rank=1")
+    started = time.monotonic()
+    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    assert code == 6, output
+    assert "process 1 of this run was killed by SIGKILL" in output
+    assert "Traceback" not in output
+    assert time.monotonic() - started < 60
+    assert summary(the_folder(tmp_path))["status"] == "failed"
+
+
+def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:
+    process = start(
+        *TWO, "logger=csv", "trainer.max_steps=1000000", "trainer.val_every=100000", "task.log_every=1", cwd=tmp_path
+    )
+    os.kill(process_of(1, tmp_path), signal.SIGTERM)
+    code, output = finish(process, tmp_path)
+    assert code == 143, output
+    first, second = witnesses(tmp_path)
+    assert first["batches"] == second["batches"]
+    folder = the_folder(tmp_path)
+    assert summary(folder)["status"] == "interrupted"
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["batches_seen"] == first["batches"]
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_in_one_process_ends_both(tmp_path: Path) -> None:
+    (tmp_path / "bad").touch()
+    how = (*sabotaged("diverge", "1", 3, here="1"), "+callbacks.diverge.rank=1")
+    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=1000", cwd=tmp_path), tmp_path)
+    assert code == 4, output
+    assert summary(the_folder(tmp_path))["status"] == "diverged"
+
+
+@pytest.mark.slow
+def test_trials_of_a_sweep_may_have_two_processes_each(tmp_path: Path) -> None:
+    (tmp_path / "bad").touch()
+    how = (*sabotaged("kill", "4", 3), "+callbacks.kill.rank=1")
+    code, output = finish(start("-m", *TWO, *how, "logger=wandb", "model.nlatent=2,4,8", cwd=tmp_path), tmp_path)
+    assert code == 7, output
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/sweeps/*/*/summary.json")]
+    assert sorted(str(one["status"]) for one in found) == ["completed", "completed", "failed"]
+    (bad,) = (one for one in found if one["status"] == "failed")
+    assert "killed by SIGKILL" in str(bad["reason"])
+    assert len(list(tmp_path.glob("outputs/*/*/*/wandb/offline-run-*"))) == 3
+
+
+@pytest.mark.slow
+def test_torchrun_makes_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "vae_lab.train")
+    settings = (*TINY, "+callbacks.witness._target_=sabotage.Witness", "logger=wandb", "data.batch_size=8")
+    code, output = finish(start(*torchrun[1:], *settings, cwd=tmp_path, module=torchrun[0]), tmp_path)
+    assert code == 0, output
+    folder = the_folder(tmp_path)
+    assert len(list(tmp_path.glob("outputs/*/*"))) == 1
+    assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+    assert len({str(one["digest"]) for one in witnesses(tmp_path)}) == 1
+    code, output = finish(start(*torchrun[1:], "-m", *settings, "seed=0,1", cwd=tmp_path, module=torchrun[0]), tmp_path)
+    assert code != 0
+    assert "one process runs a sweep" in output
+
+
+@pytest.mark.parametrize(("n", "size", "world"), [(10, 4, 1), (10, 4, 2), (5, 4, 4), (7, 100, 3)])
+def test_processes_share_the_images_to_validate_on(n: int, size: int, world: int) -> None:
+    images = Images(torch.arange(n, dtype=torch.uint8)[:, None, None, None], torch.zeros(n, dtype=torch.int64))
+    shares = [OrderedBatches(images, size, rank, world) for rank in range(world)]
+    seen = [round(255 * float(image)) for share in shares for batch in share for image in batch.image]
+    assert sorted(seen) == list(range(n))
+    assert all(len(share) == len(list(share)) > 0 for share in shares)
+    with pytest.raises(ValueError, match="start fewer"):
+        OrderedBatches(images, size, 0, n + 1)
+
+
+def test_who_started_this_process_is_read_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ranks() == Ranks(0, 1, 1)
+    for name, value in {"PROCID": "3", "STEP_NUM_TASKS": "4", "STEP_TASKS_PER_NODE": "2(x2)"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert ranks() == Ranks(3, 4, 2)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "a"}.items():
+        monkeypatch.setenv(name, value)
+    assert ranks() == Ranks(1, 2, 1)

@@ -1,0 +1,260 @@
+"""Sweeps: what is run, what is not run again, and what is told of the rest."""
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.errors import MissingConfigException
+from invoking import invoke
+from sweeping import TINY, finish, sabotaged, start, summaries, times
+
+from vae_lab.commands import sentence
+from vae_lab.errors import SweepFailed
+from vae_lab.launchers import cores, trials_at_once
+from vae_lab.loggers.table import MetricsTable
+from vae_lab.reporting.trials import read_trial
+from vae_lab.sweep import complete, sweep_name
+from vae_lab.train import main
+from vae_lab.trial import State, Trial, digest, hold, holder, record, run_trial, settle
+
+
+def train(*arguments: str, monkeypatch: pytest.MonkeyPatch, cwd: Path) -> int:
+    """The command, in this process."""
+    monkeypatch.chdir(cwd)
+    return invoke(main, "train", *arguments, monkeypatch=monkeypatch)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_trial_is_named_by_what_is_asked_for() -> None:
+    assert digest(["a=1", "b=2"]) == digest(["b=2", "a=1", "group=x", "launcher=joblib"])
+    assert len({digest(["a=1"]), digest(["a=2"]), digest(["a=1", "b=2"]), digest([])}) == 4
+    assert sweep_name(["data=mnist"], ["model.nlatent", "seed"]).startswith("nlatent-seed-")
+    assert sweep_name(["data=mnist"], ["seed"]) != sweep_name(["data=digits"], ["seed"])
+
+
+def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "bad").touch()
+    common = ("-m", *TINY, "logger=csv", "group=mine", *sabotaged("raise", "4", 3))
+    assert train(*common, "model.nlatent=2,0,4", monkeypatch=monkeypatch, cwd=tmp_path) == 7
+    found = summaries(tmp_path)
+    assert {key: one["status"] for key, one in found.items()} == {
+        "model.nlatent=2": "completed",
+        "model.nlatent=0": "failed",
+        "model.nlatent=4": "failed",
+    }
+    assert "must be a whole number" in str(found["model.nlatent=0"]["reason"])
+    assert str(found["model.nlatent=4"]["reason"]).startswith("sabotaged")
+    assert str(found["model.nlatent=2"]["command"]).startswith("python -m vae_lab.train data=synthetic")
+    (tmp_path / "bad").unlink()
+    before = times(tmp_path)
+    assert train(*common, "model.nlatent=2,0,4,5", monkeypatch=monkeypatch, cwd=tmp_path) == 7
+    assert (
+        before.items() <= {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/sweeps/mine/*/*")}.items()
+    )
+    assert len(summaries(tmp_path)) == 4, "a sweep that grew keeps what it had"
+    retry = ("hydra.sweeper.retry_failed=true", "model.nlatent=2,4,5")
+    assert train(*common, *retry, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    assert summaries(tmp_path)["model.nlatent=4"]["status"] == "completed"
+    (attempt,) = tmp_path.glob("outputs/sweeps/mine/*/attempt-1/summary.json")
+    assert json.loads(attempt.read_text())["status"] == "failed"
+
+
+def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = (*TINY, "logger=csv", "optimizer.lr=0.003")
+    assert train("-m", *settings, "seed=0,1,2", monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    assert train(*settings, "seed=2", "folder=alone", monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    (folder,) = [
+        path.parent
+        for path in tmp_path.glob("outputs/sweeps/*/*/summary.json")
+        if "seed=2" in json.loads(path.read_text())["overrides"]
+    ]
+    told = read_trial(tmp_path / "alone", "alone").command
+    assert told == shlex.join(["python", "-m", "vae_lab.train", *settings, "seed=2", "folder=alone"])
+    inside, alone = weights(folder), weights(tmp_path / "alone")
+    assert all(torch.equal(inside[name], alone[name]) for name in alone)
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    (tmp_path / "bad").touch()
+    line = ("-m", *TINY, "trainer.max_steps=6", "task.log_every=1", "model.nlatent=2,4", *sabotaged("kill", "4", 5))
+    assert finish(start(*line, cwd=tmp_path), tmp_path)[0] == -signal.SIGKILL
+    (tmp_path / "bad").unlink()
+    first = times(tmp_path)
+    code, output = finish(start(*line, cwd=tmp_path), tmp_path)
+    assert code == 0, output
+    assert "2 trials, 1 to run" in output
+    assert "2 of 2 trials completed" in output
+    (folder,) = {path.parent for path, when in times(tmp_path).items() if first[path] != when}
+    runs = sorted(folder.glob("wandb/offline-run-*"))
+    assert len(runs) == 2
+    assert len({path.name.rpartition("-")[2] for path in runs}) == 1, "one trial is one W&B run"
+    steps = [line.partition(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    assert list(dict.fromkeys(steps)) == ["1", "2", "3", "4", "5", "6"]
+    assert (
+        finish(start(*TINY, "trainer.max_steps=6", "model.nlatent=4", "folder=alone", cwd=tmp_path), tmp_path)[0] == 0
+    )
+    resumed, whole = weights(folder), weights(tmp_path / "alone")
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    ends = [json.loads((path / "summary.json").read_text()) for path in (folder, tmp_path / "alone")]
+    assert ends[0]["test/neg_elbo"] == ends[1]["test/neg_elbo"]
+
+
+def made(folder: Path, number: int) -> list[Trial]:
+    return [Trial((f"seed={i}",), folder / digest([f"seed={i}"])) for i in range(number)]
+
+
+def end(trial: Trial, status: str) -> None:
+    trial.folder.mkdir(parents=True, exist_ok=True)
+    record(trial.folder, status=status, reason="made up")
+
+
+def test_those_that_died_together_are_tried_one_by_one(tmp_path: Path) -> None:
+    trials, launched = made(tmp_path, 4), []
+
+    def launch(due: Sequence[Trial]) -> None:
+        launched.append(len(due))
+        for trial in due:
+            end(trial, "running" if len(due) > 1 or trial == trials[0] else "completed")
+        raise RuntimeError("a worker died")
+
+    with pytest.raises(SweepFailed, match=r"1 of 4 trials have no result(.|\n)*killed: its process ended"):
+        complete(trials, launch, shared_fate=True)
+    assert launched == [4, 1, 1, 1, 1]
+    assert [settle(trial).status for trial in trials] == ["killed", *["completed"] * 3]
+
+
+def test_what_a_launcher_never_began_is_launched_again(tmp_path: Path) -> None:
+    trials, launched = made(tmp_path, 3), []
+
+    def launch(due: Sequence[Trial]) -> None:
+        launched.append(len(due))
+        end(due[0], "running" if len(due) == 3 else "completed")
+        raise RuntimeError("the first of them died")
+
+    with pytest.raises(SweepFailed, match="1 of 3 trials"):
+        complete(trials, launch, shared_fate=False)
+    assert launched == [3, 2, 1]
+
+
+def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None:
+    trials, launched = made(tmp_path, 3), []
+
+    def launch(due: Sequence[Trial]) -> None:
+        launched.append(len(due))
+        raise RuntimeError("no partition")
+
+    with pytest.raises(SweepFailed, match="missing: never begun"):
+        complete(trials, launch, shared_fate=False)
+    assert launched == [3]
+
+
+def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
+    (trial,) = made(tmp_path, 1)
+    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.trial import hold\n"
+    code += "with hold(Path(sys.argv[1])) as mine:\n print(mine, flush=True)\n time.sleep(float(sys.argv[2]))"
+    line = [sys.executable, "-c", code, str(trial.folder), "60"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        who = holder(trial.folder)
+        assert who is not None
+        assert who.pid == process.pid
+        assert run_trial(trial, lambda *_: pytest.fail("done twice")) == State("running")
+        with hold(trial.folder) as mine:
+            assert not mine
+        process.kill()
+    assert holder(trial.folder) is None
+    assert run_trial(trial, lambda *_: record(trial.folder, status="completed")).status == "completed"
+    assert run_trial(trial, lambda *_: pytest.fail("done twice")).status == "completed"
+
+
+def test_launchers_never_use_more_threads_than_cores() -> None:
+    def hydra(**launcher: object) -> object:
+        from omegaconf import OmegaConf
+
+        parts = {
+            "launcher": launcher,
+            "sweeper": {"max_batch_size": None},
+            "job": {"env_set": {"OMP_NUM_THREADS": "1"}},
+        }
+        return OmegaConf.create(parts)
+
+    joblib = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
+    assert trials_at_once(hydra(_target_=joblib, n_jobs=-1)) == cores()
+    assert trials_at_once(hydra(_target_="a.SlurmLauncher", array_parallelism=1000)) is None
+    with pytest.raises(ValueError, match=f"needs {cores() + 1} cores, and there are {cores()}"):
+        trials_at_once(hydra(_target_=joblib, n_jobs=cores() + 1))
+    with pytest.raises(ValueError, match=f"2 threads each needs {2 * cores()} cores"):
+        trials_at_once(hydra(_target_=joblib, n_jobs=cores()), ndevices=2)
+
+
+def test_a_worker_ends_with_its_parent() -> None:
+    child = "import time\nfrom vae_lab.launchers import end_with_parent\nend_with_parent()\n"
+    child += "print('ready', flush=True)\ntime.sleep(60)"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
+    line = [sys.executable, "-c", parent]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        started = time.monotonic()
+        assert process.stdout.read() == "", "the pipe is closed once the child has ended"
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.parametrize("override", ["folder=a", "resume=a"])
+def test_a_sweep_names_its_folders_itself(override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train("-m", *TINY, override, "seed=0,1", monkeypatch=monkeypatch, cwd=tmp_path) == 2
+
+
+def test_a_wrong_choice_is_told_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert train("-m", *TINY, "model.nlatnt=2,4", monkeypatch=monkeypatch, cwd=tmp_path) == 2
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/summary.json"))
+
+
+def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> None:
+    process = start("-m", *TINY, "trainer.max_steps=1000000", "task.log_every=1", "seed=0,1", cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process, tmp_path)
+    assert code == 143, output
+    (summary,) = tmp_path.glob("outputs/sweeps/*/*/summary.json")
+    assert json.loads(summary.read_text())["status"] == "interrupted"
+    assert (summary.parent / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_a_table_that_goes_on_from_a_checkpoint_has_each_row_once(tmp_path: Path) -> None:
+    def rows(*steps: int) -> list[str]:
+        table = MetricsTable(str(tmp_path / "metrics.csv"))
+        for step in steps:
+            table.log_metrics({"train/loss": step / 2}, step)
+        table.save()
+        return [line.partition(",")[0] for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
+
+    assert rows(1, 2, 3, 4, 5) == ["1", "2", "3", "4", "5"]
+    assert rows(4, 5, 6) == ["1", "2", "3", "4", "5", "6"]
+    table = MetricsTable(str(tmp_path / "metrics.csv"))
+    table.log_metrics({"test/mse": 1.0}, 6)
+    table.save()
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 8, "a test alone takes no row away"
+
+
+@pytest.mark.parametrize(("plugin", "extra"), [("ray", "ray"), ("submitit_slurm", "slurm"), ("joblib", "joblib")])
+def test_a_launcher_that_is_missing_is_named_with_its_remedy(plugin: str, extra: str) -> None:
+    text = f"Could not find 'hydra/launcher/{plugin}'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n"
+    expected = f"launcher={extra} is not installed: pip install 'vae_lab[{extra}]'."
+    assert sentence(MissingConfigException(text, "x"), "train") == expected

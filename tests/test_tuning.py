@@ -1,0 +1,195 @@
+"""The search with Optuna, and W&B's own sweeps."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from invoking import invoke
+from lightning import Callback
+
+from vae_lab.conf_folder import CONF
+from vae_lab.trial import Trial, hold, read_summary, record
+from vae_lab.tune import main
+
+optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'vae_lab[tune]'", minversion="4.9")
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: E402
+from optuna.trial import TrialState  # noqa: E402
+
+from vae_lab.tuning import Search, begun, best_of, run_search  # noqa: E402
+
+
+def search(folder: Path, ntrials: int, **changes: object) -> Search:
+    settings = {
+        "study": "test",
+        "ntrials": ntrials,
+        "storage": None,
+        "space": {"x": FloatDistribution(0.0, 1.0)},
+        "metrics": {"val/loss": "minimize"},
+        "sampler": optuna.samplers.RandomSampler(),
+        "pruner": None,
+        "folder": folder,
+    }
+    return Search(**(settings | changes))  # pyright: ignore[reportArgumentType]
+
+
+def measure(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence[Callback]) -> None:
+    """A training that is over at once."""
+    x = float(trial.overrides[-1].partition("=")[2])
+    record(trial.folder, **{"status": "completed", "val/loss": (x - 0.3) ** 2, "val/rate": x})
+
+
+def test_a_study_goes_on_to_its_number_of_trials_and_names_the_best(tmp_path: Path) -> None:
+    assert len(run_search(search(tmp_path, 3), measure).trials) == 3
+    study = run_search(search(tmp_path, 8), measure)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 8
+    assert len({trial.params["x"] for trial in study.trials}) == 8
+    (best,) = best_of(study)
+    assert best.value == min(trial.values[0] for trial in study.trials)
+    assert read_summary(Path(best.user_attrs["folder"]))["val/loss"] == best.value
+    assert len(run_search(search(tmp_path, 8), measure).trials) == 8
+
+
+@pytest.mark.slow
+def test_workers_share_a_study_and_make_no_trial_too_many(tmp_path: Path) -> None:
+    code = f"import sys\nsys.path[:0] = {sys.path!r}\nfrom pathlib import Path\nfrom test_tuning import *\n"
+    code += "run_search(search(Path(sys.argv[1]), 12), measure)"
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    workers = [subprocess.Popen(line, cwd=Path(__file__).parent) for _ in range(2)]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
+    study = run_search(search(tmp_path, 12), measure)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 12
+
+
+def test_a_killed_trial_is_made_up_for_with_the_same_parameters(tmp_path: Path) -> None:
+    def die(trial: Trial, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_search(search(tmp_path, 2), die)
+    study = run_search(search(tmp_path, 2), measure)
+    states = [trial.state for trial in study.trials]
+    assert states == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert study.trials[0].params == study.trials[1].params
+    assert [trial.number for trial in begun(study)] == [1, 2]
+    assert study.trials[0].user_attrs["folder"] == study.trials[1].user_attrs["folder"]
+
+
+def test_a_trial_under_way_elsewhere_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_search(search(tmp_path, 1), interrupt)
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    with hold(folder):
+        study = run_search(search(tmp_path, 1), measure)
+        assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_failures_are_told_and_the_search_goes_on(tmp_path: Path) -> None:
+    def fail(trial: Trial, *_: object) -> None:
+        raise ValueError("no such thing")
+
+    study = run_search(search(tmp_path, 2), fail)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    assert study.trials[0].user_attrs["reason"] == "no such thing"
+    assert best_of(study) == []
+    assert len(run_search(search(tmp_path, 2), fail).trials) == 2
+
+
+def test_two_metrics_have_a_front(tmp_path: Path) -> None:
+    metrics = {"val/loss": "minimize", "val/rate": "minimize"}
+    study = run_search(search(tmp_path, 10, metrics=metrics), measure)
+    values = [tuple(trial.values) for trial in study.trials]
+    unbeaten = {a for a in values if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in values)}
+    assert {tuple(trial.values) for trial in best_of(study)} == unbeaten
+    with pytest.raises(ValueError, match="other metrics"):
+        run_search(search(tmp_path, 10), measure)
+
+
+def test_the_same_parameters_are_trained_once(tmp_path: Path) -> None:
+    trained = []
+
+    def count(trial: Trial, *rest: object) -> None:
+        trained.append(trial.folder)
+        record(trial.folder, **{"status": "completed", "val/loss": 1.0})
+
+    study = run_search(search(tmp_path, 5, space={"x": CategoricalDistribution(["a", "b"])}), count)
+    assert len(study.trials) == 5
+    assert len(trained) == len(set(trained)) <= 2
+
+
+@pytest.mark.slow
+def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    tiny = ("data=synthetic", "model=mlp", "trainer.max_steps=8", "trainer.val_every=2", "logger=csv")
+    prune = ("search.pruner.n_startup_trials=1", "search.ntrials=6", "search.study=mine")
+    line = [sys.executable, "-m", "vae_lab.tune", *tiny, *prune]
+    first = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    patience = threading.Timer(100, first.kill)
+    patience.start()
+    lines: list[str] = []
+    while not any("trial 1 is" in text for text in lines):
+        lines.append(first.stdout.readline())
+        assert lines[-1], "".join(lines)
+    patience.cancel()
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "6 trials:" in done.stdout
+    best = Path(done.stdout.partition(", in ")[2] and done.stdout.rpartition(", in ")[2].splitlines()[0])
+    assert read_summary(best)["status"] == "completed"
+    summaries = [read_summary(path.parent) for path in tmp_path.glob("outputs/studies/mine/*/summary.json")]
+    states = [one["status"] for one in summaries]
+    assert sorted(set(states)) == ["completed", "pruned"], states
+    assert len(states) == 6
+    pruned = [one for one in summaries if one["status"] == "pruned"]
+    assert all(one["steps"] < 8 and "after" in str(one["reason"]) for one in pruned)
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "search").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_search_composes_and_names_settings_that_exist(path: Path) -> None:
+    from hydra.utils import instantiate
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        described = instantiate(compose("tune", [f"search={path.stem}"]).search, _convert_="all")
+        assert Search(**described, folder=Path()).ntrials > 1
+        values = [f"{key}={getattr(values, 'low', None)}" for key, values in described["space"].items()]
+        compose("train", values)
+
+
+def test_the_agent_of_a_wandb_sweep_gives_commands_that_hydra_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+    stored = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text())
+    proposed = {"model.nlatent": {"value": 4}, "optimizer.lr": {"value": 0.0007}, "seed": {"value": 2}}
+    assert proposed.keys() == stored["parameters"].keys()
+    arguments = create_sweep_command_args({"args": proposed})["args_no_hyphens"]
+    template = create_sweep_command(stored["command"])
+    assert template[:4] == ["${env}", "${interpreter}", "-m", "${program}"]
+    assert template[-1] == "${args_no_hyphens}"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*template[4:-1], *arguments])
+    assert (cfg.model.nlatent, cfg.optimizer.lr, cfg.seed) == (4, 0.0007, 2)
+    assert isinstance(stored["parameters"]["optimizer.lr"]["min"], float)
+
+
+def test_several_devices_are_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke(main, "tune", "data=synthetic", "trainer.devices=2", monkeypatch=monkeypatch) == 2
+    assert "start it several times" in "".join(capfd.readouterr()) + caplog.text
+    assert not list(tmp_path.rglob("study.db"))

@@ -1,0 +1,33 @@
+"""`python -m vae_lab.rank <file>`: one process of a run on several devices; `vae_lab.launch` starts it."""
+
+import json
+import logging.config
+import signal
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from vae_lab.commands import explain
+from vae_lab.errors import Interrupted
+from vae_lab.launchers import end_with_parent
+from vae_lab.ranks import ranks
+
+
+def main(path: str) -> int:
+    """Train as the file says and return the exit code."""
+    end_with_parent(signal.SIGKILL)  # whoever goes on with this run must not meet it at work
+    told = json.loads(Path(path).read_text())
+    if told["logging"] is not None and ranks().rank == 0:
+        logging.config.dictConfig(told["logging"])
+    from vae_lab.training import train
+
+    try:
+        train(DictConfig(told["config"]), facts=told["facts"])
+    except (Exception, KeyboardInterrupt, Interrupted) as error:
+        return explain(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

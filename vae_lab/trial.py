@@ -1,0 +1,208 @@
+"""One trial of a sweep: a folder named by what was asked for, one process at work in it, and an end that is written."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shlex
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vae_lab import errors
+
+log = logging.getLogger(__name__)
+
+NOT_HASHED = ("group", "launcher")
+"""Overrides that say where and how a trial is run: it stays the same trial without them."""
+MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
+HOLES = (MISSING, KILLED, INTERRUPTED)
+"""States that the same command fills; every other one is an outcome, or somebody's work in hand."""
+FAILURES = ("failed", "diverged")
+LEFT_BEHIND = ("summary.json", "metrics.csv", "checkpoints", "figures")
+
+
+class State(NamedTuple):
+    """How far a trial is, and why it went no further."""
+
+    status: str
+    reason: str = ""
+
+
+class Trial(NamedTuple):
+    """What is asked for, as Hydra's overrides, and where its run lies."""
+
+    overrides: tuple[str, ...]
+    folder: Path
+
+    def state(self) -> State:
+        """Return the recorded end; a run that is under way according to its summary alone was killed."""
+        return left(self.folder) if holder(self.folder) is None else State(RUNNING)
+
+    def is_hole(self, *, retry_failed: bool = False) -> bool:
+        """Return whether the trial is to be run."""
+        return self.state().status in (HOLES + FAILURES if retry_failed else HOLES)
+
+
+class Holder(NamedTuple):
+    """The process that works in a folder, and the command that it belongs to."""
+
+    host: str
+    pid: int
+    command: str
+
+
+def digest(overrides: Sequence[str]) -> str:
+    """Return ten hexadecimal digits that name a trial by its overrides, whatever their order."""
+    asked = sorted(text for text in overrides if key(text) not in NOT_HASHED)
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]
+
+
+def key(override: str) -> str:
+    """Return the setting or group that an override names."""
+    return override.partition("=")[0].lstrip("+~")
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return a run's summary; empty if there is none, or none that can be read."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def record(folder: Path, **facts: object) -> None:
+    """Add facts to a run's summary."""
+    from vae_lab.files import write_whole  # which takes torch along
+
+    write_whole(folder / "summary.json", json.dumps(read_summary(folder) | facts, indent=2).encode())
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[bool]:
+    """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(json.dumps(Holder(socket.gethostname(), os.getpid(), os.environ.get("VAE_LAB_RUN", ""))))
+        file.flush()
+        yield True
+
+
+def holder(folder: Path) -> Holder | None:
+    """Return the process that works in `folder`, or None."""
+    try:
+        with (folder / ".lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _parsed(file.read())
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _parsed(text: str) -> Holder:
+    try:
+        return Holder(*json.loads(text))
+    except (ValueError, TypeError):  # it has the lock, and has not yet said who it is
+        return Holder("", 0, "")
+
+
+Work = Callable[[str | None, str | None], object]
+"""Trains and writes the summary; it is given the run to go on from and its W&B id, each None for a new start."""
+
+
+def run_trial(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
+    """Do what is left to do of a trial, and return its state.
+
+    Args:
+        trial: the trial.
+        work: what is to be done.
+        retry_failed: whether a recorded failure is to be tried again.
+
+    Raises:
+        Exception: what `work` raises, once it is recorded.
+    """
+    with hold(trial.folder) as mine:
+        if not mine:
+            log.info("trial %s is run by another process", trial.folder.name)
+            return State(RUNNING)
+        return run_held(trial, work, retry_failed=retry_failed)
+
+
+def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
+    """Do what `run_trial` does, in a folder that this process holds."""
+    state = left(trial.folder)
+    if state.status not in HOLES + (FAILURES if retry_failed else ()):
+        return state
+    log.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
+    wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
+    resume = make_ready(trial.folder, state)
+    asked = {"overrides": list(trial.overrides), "command": command(trial.overrides)}
+    try:
+        work(resume, wandb_id)
+    except BaseException as error:
+        record(trial.folder, **asked, status=errors.status(error), reason=reason(error))
+        raise
+    record(trial.folder, **asked)
+    return left(trial.folder)
+
+
+def left(folder: Path) -> State:
+    """Return the state of a run that nobody works on."""
+    summary = read_summary(folder)
+    if summary.get("status") == RUNNING:
+        return State(KILLED, "its process ended without a word: kill -9, a crash or too little memory")
+    return State(str(summary.get("status", MISSING)), str(summary.get("reason", "")))
+
+
+def settle(trial: Trial) -> State:
+    """Return the state of a trial, and record it if it was killed."""
+    with hold(trial.folder) as mine:
+        state = left(trial.folder) if mine else State(RUNNING)
+        if state.status == KILLED:
+            record(trial.folder, **state._asdict(), overrides=list(trial.overrides), command=command(trial.overrides))
+    return state
+
+
+def make_ready(folder: Path, state: State) -> str | None:
+    """Return the run to go on from, or None once a folder is free for a new start.
+
+    Who was stopped from outside goes on from the last checkpoint, in place; what a failed run left is put aside.
+    """
+    if state.status in HOLES and (folder / "checkpoints" / "last.ckpt").is_file():
+        return str(folder)
+    left = [folder / name for name in LEFT_BEHIND if (folder / name).exists()]
+    if state.status in FAILURES:
+        aside = folder / f"attempt-{len(list(folder.glob('attempt-*'))) + 1}"
+        aside.mkdir()
+        for path in left:
+            path.rename(aside / path.name)
+        return None
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return None
+
+
+def command(overrides: Sequence[str]) -> str:
+    """Return the command line that runs a trial alone."""
+    return shlex.join(["python", "-m", "vae_lab.train", *overrides])
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what went wrong, below what Hydra wraps around it."""
+    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        error = error.__cause__
+    text = f"left with exit code {error.code}" if isinstance(error, SystemExit) else str(error).strip()
+    return " ".join(text.split())[:500] or type(error).__name__

@@ -1,0 +1,101 @@
+"""`python -m vae_lab.tune`: search settings with Optuna, around the training that `python -m vae_lab.train` does.
+
+python -m vae_lab.tune data=mnist data.root=<folder> trainer.max_steps=500
+python -m vae_lab.tune search=rate_against_distortion search.ntrials=40 search.study=mine
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from vae_lab.commands import command
+from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.train import check_model, label
+from vae_lab.trial import Trial, key
+
+if TYPE_CHECKING:
+    import optuna
+    from lightning import Callback
+
+    from vae_lab.tuning import Search
+
+log = logging.getLogger("vae_lab.tune")  # __main__, as a command, is no part of vae_lab
+
+
+@command("tune")
+def main(cfg: DictConfig) -> None:
+    """Search until the study has its trials, and name the best."""
+    require_counts(search__ntrials=cfg.search.ntrials)
+    if cfg.trainer.devices not in (1, "auto"):
+        raise ValueError(
+            f"trainer.devices={cfg.trainer.devices}: a search trains each trial on one device; start it several times."
+        )
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ValueError("vae_lab.tune needs Optuna: pip install 'vae_lab[tune]'.") from error
+    from vae_lab.tuning import run_search
+
+    study = run_search(read_search(cfg), train_trial)
+    conclude(study)
+
+
+def read_search(cfg: DictConfig) -> "Search":
+    """Return the search that a config describes; all overrides but its own are those of every trial."""
+    from hydra.utils import instantiate
+
+    from vae_lab.tuning import Search
+
+    hydra = HydraConfig.get()
+    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    fixed = tuple(str(text) for text in overrides or () if key(str(text)).partition(".")[0] != "search")
+    parts = instantiate(cfg.search, _convert_="all")
+    return Search(**parts, folder=Path(hydra.runtime.output_dir), fixed=fixed)
+
+
+def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence["Callback"]) -> None:
+    """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
+    from vae_lab.training import train
+
+    cfg = compose("train", [*trial.overrides, f"folder='{trial.folder}'"])
+    hidden = trial.folder / ".hydra"
+    hidden.mkdir(exist_ok=True)
+    OmegaConf.save(cfg, hidden / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
+    check_model(cfg)
+    cfg.resume = resume
+    label(cfg, trial.folder.parent.name, list(trial.overrides), wandb_id)
+    train(cfg, watchers)
+
+
+def conclude(study: "optuna.Study") -> None:
+    """Log what was found.
+
+    Raises:
+        SweepFailed: if trials failed.
+    """
+    from vae_lab.tuning import METRICS, begun, best_of
+
+    trials = begun(study)
+    counts = Counter(trial.state.name.lower() for trial in trials)
+    log.info("%d trials: %s", len(trials), ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
+    for trial in best_of(study):
+        values = ", ".join(
+            f"{name} {value:.2f}" for name, value in zip(study.user_attrs[METRICS], trial.values, strict=True)
+        )
+        params = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        log.info("best: %s with %s, in %s", values, params, trial.user_attrs["folder"])
+    failed = [trial for trial in trials if trial.state.name == "FAIL"]
+    if failed:
+        rows = [f"  trial {trial.number}: {trial.user_attrs.get('reason')}" for trial in failed]
+        raise SweepFailed("\n".join([f"{len(failed)} of {len(trials)} trials failed:", *rows]))
+
+
+if __name__ == "__main__":
+    main()

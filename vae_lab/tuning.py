@@ -1,0 +1,185 @@
+"""Optuna's search over training runs: several processes share a study, and one that was killed is made up for."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optuna
+from lightning import Callback, Trainer
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from vae_lab.tasks.task import Task
+from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held
+
+log = logging.getLogger(__name__)
+
+CONTINUES = "continues"
+"""The attribute of a trial that stands in for a killed one: that one's number."""
+METRICS = "metrics"
+"""The attribute of a study that names its metrics."""
+POLL = 0.1  # seconds between two tries to be the one that asks
+
+Train = Callable[[Trial, str | None, str | None, Sequence[Callback]], object]
+"""Trains a trial, from a run to go on from and its W&B id, with callbacks beside those of its config."""
+
+
+class Search(NamedTuple):
+    """What is searched, as conf/search/*.yaml describes it.
+
+    Attributes:
+        study: its name.
+        ntrials: trials in all, those of earlier calls and of other processes included.
+        storage: Optuna's URL; None for a sqlite file in `folder`.
+        space: settings or groups, and the values that they may take.
+        metrics: numbers of a run's summary, "minimize" or "maximize".
+        sampler: proposes.
+        pruner: ends what looks poor, or None.
+        folder: where the runs lie.
+        fixed: overrides that all trials share.
+    """
+
+    study: str
+    ntrials: int
+    storage: str | None
+    space: Mapping[str, BaseDistribution]
+    metrics: Mapping[str, str]
+    sampler: optuna.samplers.BaseSampler
+    pruner: optuna.pruners.BasePruner | None
+    folder: Path
+    fixed: tuple[str, ...] = ()
+
+
+class Pruning(Callback):
+    """Tells Optuna of every validation, and ends the run when Optuna says so.
+
+    Args:
+        asked: Optuna's trial.
+        metric: the number of a validation that is told.
+    """
+
+    def __init__(self, asked: optuna.Trial, metric: str) -> None:
+        self.asked = asked
+        self.metric = metric
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
+        """Tell, and ask."""
+        value = float(trainer.callback_metrics[self.metric])
+        self.asked.report(value, step=pl_module.batches_seen)
+        if self.asked.should_prune() and not trainer.should_stop:
+            raise optuna.TrialPruned(f"{self.metric} was {value:.2f} after {pl_module.batches_seen} batches.")
+
+
+def open_study(search: Search) -> optuna.Study:
+    """Return the study, new or as it was left.
+
+    Raises:
+        ValueError: if it is there and has other metrics.
+    """
+    optuna.logging.disable_default_handler()
+    url = search.storage or f"sqlite:///{search.folder / 'study.db'}"
+    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # seconds to wait for a writer
+    names = list(search.metrics)
+    asked = [StudyDirection[direction.upper()] for direction in search.metrics.values()]
+    with claimed(search.folder):
+        study = optuna.create_study(
+            study_name=search.study,
+            storage=optuna.storages.RDBStorage(url, engine_kwargs=patience),
+            sampler=search.sampler,
+            pruner=search.pruner or optuna.pruners.NopPruner(),
+            directions=asked,
+            load_if_exists=True,
+        )
+        if study.directions != asked or study.user_attrs.get(METRICS, names) != names:
+            raise ValueError(f"search.study={search.study} is there with other metrics; give this search another name.")
+        study.set_user_attr(METRICS, names)
+    return study
+
+
+def run_search(search: Search, train: Train) -> optuna.Study:
+    """Return the study once it has its number of trials, whoever ran them.
+
+    Raises:
+        Interrupted: if a signal ended the work; the same call goes on.
+    """
+    study = open_study(search)
+    while True:
+        with ExitStack() as held:
+            with claimed(search.folder):
+                make_up_for_killed(study)
+                if len(begun(study)) >= search.ntrials:
+                    return study
+                asked = study.ask(dict(search.space))
+                trial = described(asked.params, search)
+                asked.set_user_attr("folder", str(trial.folder))
+                mine = held.enter_context(hold(trial.folder))
+            if mine:
+                answer(study, asked, trial, search, train)
+            else:
+                study.tell(asked, state=TrialState.FAIL)
+
+
+def described(params: Mapping[str, Any], search: Search) -> Trial:
+    """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
+    overrides = (*search.fixed, *(f"{key}={'null' if value is None else value}" for key, value in params.items()))
+    return Trial(overrides, search.folder / digest(overrides))
+
+
+def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> None:
+    """Run a trial and tell the study how it ended."""
+    metrics = list(search.metrics)
+    watchers = [Pruning(asked, metrics[0])] if search.pruner and len(metrics) == 1 else []
+    try:
+        run_held(trial, lambda resume, wandb_id: train(trial, resume, wandb_id, watchers))
+    except Exception as error:  # it is recorded; the search goes on
+        log.warning("trial %d: %s", asked.number, error)
+    summary = read_summary(trial.folder)
+    asked.set_user_attr("reason", str(summary.get("reason", "")))
+    if summary.get("status") == "pruned":
+        study.tell(asked, state=TrialState.PRUNED)
+    elif summary.get("status") == "completed":
+        study.tell(asked, [summary[metric] for metric in metrics])
+    else:
+        study.tell(asked, state=TrialState.FAIL)
+    log.info("trial %d is %s, in %s", asked.number, summary.get("status"), trial.folder)
+
+
+def begun(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that are done or under way, each killed one replaced by the one that stands in for it."""
+    trials = study.get_trials(deepcopy=False)
+    replaced = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    return [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in replaced]
+
+
+def make_up_for_killed(study: optuna.Study) -> None:
+    """Queue the parameters of every trial whose process is gone; it goes on from its checkpoint."""
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+        folder = trial.user_attrs.get("folder")
+        if folder is not None and holder(Path(folder)) is not None:
+            continue
+        if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
+            continue  # told meanwhile: that comes before the folder is let go
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={CONTINUES: trial.number})
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Wait until no other process asks for a trial."""
+    while True:
+        with hold(folder) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(POLL)
+
+
+def best_of(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the best trial, or with several metrics those that no other one beats in each; none is completed: none."""
+    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        return []
+    return study.best_trials
