@@ -1,0 +1,128 @@
+"""Means over seeds, by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from vae_lab.reporting.cells import cautions, decimal, grouped, t_interval, verdict
+from vae_lab.reporting.settings import ABSENT, Settings
+from vae_lab.reporting.tables import csv_table, escaped, literal, markdown
+from vae_lab.reporting.trials import Trial
+
+KEYS = ["model.nlatent"]
+METRIC = "test/neg_elbo"
+
+
+def trial(nlatent: int, seed: int, score: float | None, status: str = "completed", name: str = "") -> Trial:
+    """A run in memory."""
+    metrics = {} if score is None else {METRIC: score}
+    settings: Settings = {"model.nlatent": nlatent}
+    name = name or f"{nlatent}/{seed}"
+    return Trial(name=name, folder=Path(), status=status, settings=settings, seed=str(seed), metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("values", "mean", "reach"),
+    [
+        ([1.0, 2.0, 3.0], 2.0, 4.302652729911275 / 3**0.5),  # t of 2 degrees of freedom; deviation 1
+        ([10.0, 14.0], 12.0, 12.706204736432095 * 2),  # 1 degree; deviation sqrt(8) over sqrt(2)
+        ([5.0, 5.0, 5.0, 5.0], 5.0, 0.0),
+    ],
+)
+def test_the_interval_is_students(values: list[float], mean: float, reach: float) -> None:
+    found = t_interval(values)
+    assert found == pytest.approx((mean, mean - reach, mean + reach))
+
+
+def test_without_two_seeds_there_is_no_interval() -> None:
+    assert t_interval([3.0]) == (3.0, None, None)
+    assert t_interval([]) == (None, None, None)
+
+
+def test_cells_are_of_finished_runs_and_each_seed_counts_once() -> None:
+    trials = [
+        trial(2, 0, 10.0),
+        trial(2, 1, 20.0),
+        trial(2, 1, 30.0, name="the same seed again"),
+        trial(2, 2, 1.0, "diverged"),
+        trial(8, 0, 12.0),
+        trial(4, 0, None, "failed"),
+        Trial(name="unknown", folder=Path(), status="completed", metrics={METRIC: 0.0}),
+    ]
+    cells = grouped(trials, KEYS, METRIC)
+    assert [cell.settings["model.nlatent"] for cell in cells] == [8, 2, 4]
+    assert cells[1].values == [10.0, 25.0]
+    assert cells[1].mean == 17.5
+    assert [len(cell.trials) for cell in cells] == [1, 4, 1]
+    assert [cell.settings["model.nlatent"] for cell in grouped(trials, KEYS, METRIC, lowest=False)] == [2, 8, 4]
+    assert cautions(trials, KEYS) == ["1 of 7 runs are in no cell, because their settings are not known."]
+
+
+VERDICTS = {
+    "do not overlap": [trial(2, 0, 10.0), trial(2, 1, 10.1), trial(8, 0, 20.0), trial(8, 1, 20.1)],
+    "overlap: these seeds do not tell": [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, 11.0), trial(8, 1, 12.0)],
+    "single seed has no interval": [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, 12.0)],
+    "model.nlatent=2: test/neg_elbo 10.00 (one seed).": [trial(2, 0, 10.0)],
+    "No run has finished with test/neg_elbo.": [trial(2, 0, None, "failed")],
+}
+
+
+@pytest.mark.parametrize("sentence", VERDICTS)
+def test_the_verdict_says_what_the_seeds_tell(sentence: str) -> None:
+    text = verdict(grouped(VERDICTS[sentence], KEYS, METRIC), METRIC)
+    assert sentence in text
+    if len(VERDICTS[sentence]) > 1:
+        assert "Best of 2: model.nlatent=2" in text
+
+
+def test_results_that_do_not_compare_are_named() -> None:
+    first, second = trial(2, 0, 1.0), trial(8, 0, 2.0)
+    apart = [first, second._replace(provenance={"test images": "others"})]
+    assert "different images" in cautions(apart, KEYS)[0]
+    assert "likelihoods differ" in cautions([first, second], ["likelihood"])[0]
+    assert cautions([first, second], KEYS) == []
+
+
+def test_the_csv_has_a_row_for_each_run() -> None:
+    failed = trial(8, 1, None, "diverged")._replace(reason="nan, at once", seconds=2.0, command="python -m x")
+    lines = csv_table([trial(2, 0, 10.25), failed], KEYS).splitlines()
+    assert lines == [
+        "trial,status,seed,model.nlatent,test/neg_elbo,seconds,images_per_second,reason,command",
+        "2/0,completed,0,2,10.25,,,,",
+        '8/1,diverged,1,8,,2,,"nan, at once",python -m x',
+    ]
+
+
+def test_the_markdown_has_a_row_for_each_cell() -> None:
+    trials = [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, None, "diverged")._replace(reason="a|b\nc")]
+    lines = markdown(grouped(trials, KEYS, METRIC), trials, METRIC, ["Found."]).splitlines()
+    assert lines == [
+        "Found.",
+        "",
+        r"| model.nlatent | test/neg\_elbo | 95 % interval | seeds | runs |",
+        "| --- | --- | --- | --- | --- |",
+        "| 2 | 11.00 | -1.706 to 23.71 | 2 | 2 |",
+        f"| 8 | {ABSENT} | {ABSENT} | 0 | 1 |",
+        "",
+        "1 of 3 runs have no result:",
+        "",
+        r"- 8/0, diverged: a\|b c",
+    ]
+
+
+def test_texts_stay_texts_in_a_spreadsheet_and_in_markdown() -> None:
+    assert [literal(text) for text in ("=1+1", "@x", "-1", "1e-05", "-x", "a")] == [
+        "'=1+1",
+        "'@x",
+        "-1",
+        "1e-05",
+        "'-x",
+        "a",
+    ]
+    assert escaped("<b>`x`</b>\n[y](z)") == r"&lt;b&gt;\`x\`&lt;/b&gt; \[y\](z)"
+
+
+def test_decimals_are_those_that_tell_something() -> None:
+    assert [decimal(x) for x in (None, 88.6319, -748.886, 0.0076712, 3.0, 1e9)] == [
+        ABSENT, "88.63", "-748.89", "0.007671", "3", "1e+09",
+    ]  # fmt: skip

@@ -1,0 +1,247 @@
+"""The page as a browser has it, and the command."""
+
+import base64
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+import yaml
+from made_runs import IGNORED, make_run, make_sweep
+from PIL import Image
+
+from vae_lab.reporting.comparison import metric_pairs, setting_differences
+from vae_lab.reporting.page import Report, embedded
+from vae_lab.reporting.pictures import encoded, thumbnail
+from vae_lab.reporting.trials import read_trial
+from vae_lab.reporting.writing import write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+PLOTS = ("rate_distortion", "curves", "parallel", "heat_map")
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
+
+
+def report(runs: Path | list[Path], out: Path, metric: str = "test/neg_elbo", mode: str = "min") -> Report:
+    """A report as the command writes it."""
+    folders = runs if isinstance(runs, list) else [runs]
+    return write_report(folders, out, metric=metric, mode=mode, ignored=IGNORED, picture_side=100)
+
+
+def opened(page: Path, script: str = "") -> tuple[str, str]:
+    """The document after its scripts and one more have run in headless Chromium, and what its console said."""
+    if CHROMIUM is None:
+        pytest.skip("chromium is not installed")
+    if script:
+        page.write_text(re.sub("<meta http-equiv[^>]*>", "", page.read_text()) + script)
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", profile]
+    options += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom"]
+    line = [CHROMIUM, *options, page.absolute().as_uri()]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, "\n".join(text for text in done.stderr.splitlines() if "CONSOLE" in text)
+
+
+def drawn(document: str) -> list[str]:
+    """The plots that hold a drawing."""
+    plots = re.split(r'<div id="(\w+)" class="plot', document)[1:]
+    return [name for name, content in zip(plots[::2], plots[1::2], strict=True) if 'class="main-svg"' in content]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep's folder with its report in it."""
+    folder = make_sweep(tmp_path_factory.mktemp("reported") / "sweep")
+    report(folder, folder)
+    return folder
+
+
+def test_the_page_opens_in_a_browser_with_all_plots_and_no_error(sweep: Path) -> None:
+    document, console = opened(sweep / "report.html")
+    assert console == ""
+    assert sorted(drawn(document)) == sorted(PLOTS)
+    assert document.count('class="trace scatter') >= 9 + 9 + 8
+    assert ">90.50</tspan>" in document
+    assert 'data-title="Download plot' in document
+    assert 'data-title="Share' not in document
+    assert "Best of 4: model.nlatent=2, optimizer.lr=0.01 with test/neg_elbo 90.50" in document
+
+
+def test_an_error_on_the_page_would_be_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<p>script-src</p><script>nothing.there()</script>")
+    assert "nothing is not defined" in opened(page)[1]
+
+
+def test_the_policy_lets_no_other_script_run(sweep: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text((sweep / "report.html").read_text() + "<script>document.title='owned'</script>")
+    document, console = opened(page)
+    assert "<title>owned" not in document
+    assert "Content Security Policy" in console
+
+
+CLICKS = """<script>
+const table = document.querySelector("#trials + div table"), place = document.getElementById("parallel");
+const first = () => table.tBodies[0].rows[0].cells[0].textContent;
+const button = [...table.querySelectorAll("button")].find((button) => button.textContent === "test/neg_elbo");
+button.click(); const rising = first(); button.click(); const falling = first();
+pick(place, {points: [{x: 0, curveNumber: 1}, {x: 0, curveNumber: 2}, {x: 1, curveNumber: 2}]});
+document.title = [rising, falling, place.data.filter((line) => line.opacity === 1).length].join(" ");
+</script>"""
+
+
+def test_tables_are_sorted_and_lines_picked(sweep: Path, tmp_path: Path) -> None:
+    shutil.copy(sweep / "report.html", tmp_path / "report.html")
+    document, _ = opened(tmp_path / "report.html", CLICKS)
+    assert "<title>2-0.01-0 8-0.001-1 1</title>" in document
+
+
+def test_nothing_is_fetched(sweep: Path) -> None:
+    text = (sweep / "report.html").read_text()
+    assert "default-src 'none'" in text
+    markup = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
+    assert {target[:5] for target in re.findall(r'(?:src|href|action)="([^"]*)"', markup)} == {"data:", "#run-"}
+
+
+def test_every_run_has_a_row_a_command_and_pictures(sweep: Path) -> None:
+    text = (sweep / "report.html").read_text()
+    for name in ("2-0.001-0", "8-0.01-1", "bad"):
+        assert f">{name}</a></td>" in text
+    assert "python -m vae_lab.train model.nlatent=8 optimizer.lr=1000000.0 seed=0" in text
+    assert "the loss is nan" in text
+    assert text.count("data:image/jpeg") == 18
+    assert 'alt="Samples of bad: model.nlatent=8, optimizer.lr=1e+06"' in text
+
+
+def test_the_tables_lie_beside_the_page(sweep: Path) -> None:
+    rows = (sweep / "report.csv").read_text().splitlines()
+    assert len(rows) == 10
+    assert rows[0].startswith("trial,status,seed,model.nlatent,optimizer.lr,test/distortion,test/neg_elbo,test/rate")
+    assert rows[1].startswith("2-0.01-0,completed,0,2,0.01,80,90,10,12.5,3000,,python -m vae_lab.train")
+    text = (sweep / "report.md").read_text()
+    assert "| 2 | 0.01 | 90.50 | 84.15 to 96.85 | 2 | 2 |" in text
+    assert "- bad, diverged: the loss is nan" in text
+
+
+def test_a_hostile_run_is_shown_letter_by_letter(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    name = HOSTILE.replace("/", "_")
+    make_run(runs / name, 90.0, model__nlatent=HOSTILE, optimizer__lr="<b>%{x}</b>")
+    make_run(runs / "failed", None, HOSTILE, HOSTILE, model__nlatent=2)
+    other = make_run(runs / "other", 91.0, model__nlatent=3)
+    (other / "metrics.csv").write_text(f'step,"val/{HOSTILE.replace(chr(34), chr(39))}"\n1,1\n2,2\n3,3\n')
+    (other / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump([HOSTILE]))
+    report(runs, tmp_path / "report.html")
+    assert "<img src=x" not in (tmp_path / "report.html").read_text()
+    document, console = opened(tmp_path / "report.html")
+    assert "<title>Report of runs</title>" in document
+    assert "<img src" not in document
+    assert not re.search("font-weight: ?bold", re.sub(r"<script.*?</script>", "", document, flags=re.DOTALL))
+    assert console == ""
+    assert sorted(drawn(document)) == sorted(PLOTS)
+
+
+def test_a_plot_cannot_end_the_script_that_holds_it() -> None:
+    text = str(embedded(go.Figure(layout={"title": {"text": HOSTILE}})))
+    assert "<" not in text
+    assert json.loads(text)["layout"]["title"]["text"] == HOSTILE
+
+
+def test_a_report_of_failures_alone_is_made(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", None, "diverged", "nan", model__nlatent=2)
+    make_run(tmp_path / "runs" / "b", None, "failed", "no memory", model__nlatent=4)
+    shutil.rmtree(tmp_path / "runs" / "b" / ".hydra")
+    assert report(tmp_path / "runs", tmp_path).sentences[0] == "No run has finished with test/neg_elbo."
+    document, console = opened(tmp_path / "report.html")
+    assert console == ""
+    assert "no memory" in document
+
+
+def test_two_runs_are_compared(tmp_path: Path) -> None:
+    a = make_run(tmp_path / "a", 90.0, model__nlatent=2, seed=0)
+    b = make_run(tmp_path / "b", 87.5, model__nlatent=8, seed=1)
+    report([b, a], tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert "First: a. Second: b." in text
+    first, second = read_trial(a, "a"), read_trial(b, "b")
+    assert setting_differences(first, second) == [("model.nlatent", "2", "8"), ("seed", "0", "1")]
+    pairs = {pair.key: pair.change for pair in metric_pairs(first, second)}
+    assert pairs == {
+        "test/neg_elbo": -2.5, "test/distortion": -2.5, "test/rate": 0.0, "seconds": 0.0, "images_per_second": 0.0,
+    }  # fmt: skip
+    assert '<td data-value="-2.5">-2.5</td>' in text
+    document, console = opened(tmp_path / "report.html")
+    assert (drawn(document), console) == (["rate_distortion", "curves", "parallel"], "")
+
+
+def test_the_metric_and_its_direction_are_chosen(sweep: Path, tmp_path: Path) -> None:
+    assert report(sweep, tmp_path, "test/distortion", "max").trials[0].name == "8-0.001-1"
+    with pytest.raises(ValueError, match=r"no finished run has metric=test/neg_elb; there are test/neg_elbo"):
+        report(sweep, tmp_path, "test/neg_elb")
+    with pytest.raises(ValueError, match="mode must be min or max, not best"):
+        report(sweep, tmp_path, mode="best")
+
+
+def test_pictures_are_made_small(tmp_path: Path) -> None:
+    picture = str(thumbnail(make_run(tmp_path / "run", 1.0) / "figures" / "samples.png", 100, 'a "b"'))
+    assert picture.startswith('<img alt="a &#34;b&#34;"')
+    content = base64.b64decode(picture.partition("base64,")[2].partition('"')[0])
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (100, 50)
+
+
+def test_a_picture_that_is_none_is_left_out(tmp_path: Path) -> None:
+    whole = make_run(tmp_path / "run", 1.0) / "figures" / "samples.png"
+    assert encoded(whole, 100) is not None
+    (tmp_path / "link.png").symlink_to(whole)
+    (tmp_path / "torn.png").write_bytes(whole.read_bytes()[:100])
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png", format="JPEG")
+    Image.new("1", (10_000, 6_000)).save(tmp_path / "huge.png")
+    for name in ("link", "torn", "other", "huge", "missing"):
+        assert encoded(tmp_path / f"{name}.png", 100) is None, name
+
+
+def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """The command as a user runs it."""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(cwd)}
+    line = [sys.executable, "-m", "vae_lab.report", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False)
+
+
+def test_the_command_writes_three_files_and_says_what_it_found(tmp_path: Path) -> None:
+    make_sweep(tmp_path / "sweep")
+    done = command("runs=sweep", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "Best of 4" in done.stdout
+    assert "9 runs, 1 without a result" in done.stdout
+    assert {"report.html", "report.csv", "report.md"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
+    done = command("runs=[sweep/bad,sweep/2-0.001-0]", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "The two compared" in (tmp_path / "report" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [(["runs=empty"], 3, "holds no run"), ([], 2, "Missing mandatory value: runs")],
+)
+def test_bad_input_has_its_exit_code(arguments: list[str], code: int, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert sentence in done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_summaries_of_any_status_are_taken(tmp_path: Path) -> None:
+    for status in ("failed", "interrupted", "skipped", "timed out"):
+        make_run(tmp_path / "runs" / status, None, status, "because")
+    found = report(tmp_path / "runs", tmp_path)
+    assert {trial.status for trial in found.trials} == {"failed", "interrupted", "skipped", "timed out"}
+    assert json.dumps("because") not in (tmp_path / "report.html").read_text()

@@ -1,0 +1,141 @@
+"""A report as one HTML page that needs nothing but itself.
+
+The page's own policy lets a browser load nothing from elsewhere and run only the two scripts that are written here,
+which it knows by their hashes: what a foreign run folder might smuggle in would not run.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vae_lab.reporting.cells import Cell, cautions, decimal, grouped, result, verdict
+from vae_lab.reporting.comparison import metric_pairs, setting_differences
+from vae_lab.reporting.pictures import thumbnail
+from vae_lab.reporting.settings import labelled, shown, varied_keys
+from vae_lab.reporting.trials import COMPLETED, Trial
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PICTURES = {"samples": "Samples", "reconstructions": "Reconstructions"}
+"""Files of figures/ that are shown of every run."""
+
+
+class Report(NamedTuple):
+    """What is told of some runs.
+
+    Attributes:
+        title: what the report is of.
+        trials: the runs, best first, those without a result last.
+        keys: the settings that vary.
+        cells: the runs grouped by those, best first.
+        metric: what they are ranked by.
+        lowest: whether less of it is better.
+        sentences: what is found, in words.
+    """
+
+    title: str
+    trials: list[Trial]
+    keys: list[str]
+    cells: list[Cell]
+    metric: str
+    lowest: bool
+    sentences: list[str]
+
+
+def summarised(trials: Sequence[Trial], title: str, metric: str, ignored: Sequence[str], *, lowest: bool) -> Report:
+    """Return what is to be told of some runs.
+
+    Args:
+        trials: the runs.
+        title: what they are.
+        metric: what they are ranked by.
+        ignored: settings that tell no cells apart.
+        lowest: whether less of the metric is better.
+    """
+    keys = varied_keys([trial.settings for trial in trials if trial.settings], ignored)
+    cells = grouped(trials, keys, metric, lowest=lowest)
+
+    def rank(trial: Trial) -> tuple[bool, float]:
+        value = result(trial, metric)
+        return value is None, (value or 0.0) * (1 if lowest else -1)
+
+    sentences = [verdict(cells, metric), *cautions(trials, keys)]
+    return Report(title, sorted(trials, key=rank), keys, cells, metric, lowest, sentences)
+
+
+def render(report: Report, picture_side: int) -> str:
+    """Return the page's HTML; pictures are at most `picture_side` pixels wide and high."""
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"decimal": decimal, "shown": shown}
+    scripts = [get_plotlyjs(), template_source(environment, "report.js")]
+    return environment.get_template("report.html").render(
+        report=report,
+        completed=COMPLETED,
+        failed=[trial for trial in report.trials if trial.status != COMPLETED],
+        figures=figures(report),
+        pictures={title: gallery(report, name, title, picture_side) for name, title in PICTURES.items()},
+        pair=compared(report.trials),
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 - plotly's and ours
+        hashes=" ".join(f"'sha256-{digest(script)}'" for script in scripts),
+    )
+
+
+def template_source(environment: Environment, name: str) -> str:
+    """Return a template's text as it is."""
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def digest(script: str) -> str:
+    """Return a script's hash as a content security policy has it."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def figures(report: Report) -> dict[str, Markup | None]:
+    """Return the plots as JSON that can stand in a page; None where there is nothing to draw."""
+    from vae_lab.reporting import lines, planes
+
+    known = [trial for trial in report.trials if trial.settings]
+    drawn: dict[str, go.Figure | None] = {
+        "rate_distortion": planes.rate_distortion(report.cells, report.keys),
+        "curves": lines.curves(report.trials, report.keys, report.metric),
+        "parallel": lines.parallel(known, report.keys, report.metric, lowest=report.lowest),
+        "heat_map": planes.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
+    }
+    return {name: None if figure is None else embedded(figure) for name, figure in drawn.items()}
+
+
+def embedded(figure: "go.Figure") -> Markup:
+    """Return a figure as JSON without a character that could end the script it stands in; plotly escapes those."""
+    return Markup(figure.to_json())  # noqa: S704
+
+
+def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[Trial, str, Markup]]:
+    """Return one picture of each run that has it, with its caption."""
+    found: list[tuple[Trial, str, Markup]] = []
+    for trial in report.trials:
+        caption = labelled(trial.chosen(report.keys)) if report.keys else ""
+        picture = thumbnail(trial.folder / "figures" / f"{name}.png", side, f"{title} of {trial.name}: {caption}")
+        if picture is not None:
+            found.append((trial, caption, picture))
+    return found
+
+
+def compared(trials: Sequence[Trial]) -> dict[str, object] | None:
+    """Return what sets two runs apart, the second by name beside the first; None for any other number of runs."""
+    if len(trials) != 2:
+        return None
+    first, second = sorted(trials, key=lambda trial: trial.name)
+    return {
+        "first": first,
+        "second": second,
+        "settings": setting_differences(first, second),
+        "metrics": metric_pairs(first, second),
+    }

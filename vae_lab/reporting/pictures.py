@@ -1,0 +1,47 @@
+"""A run's pictures, small enough that a page can hold those of a hundred runs."""
+
+import base64
+import io
+import warnings
+from pathlib import Path
+
+from markupsafe import Markup
+from PIL import Image
+
+from vae_lab.reporting.remains import is_there
+
+MAX_PIXELS = 50_000_000
+"""Larger pictures are not decoded."""
+
+
+def thumbnail(path: Path, side: int, alt: str) -> Markup | None:
+    """Return a PNG file as an HTML element that holds it as a JPEG, newly written; None if it cannot be shown.
+
+    Args:
+        path: the file.
+        side: pixels that neither width nor height exceeds.
+        alt: the text for whoever does not see it.
+    """
+    content = encoded(path, side)
+    if content is None:
+        return None
+    source = base64.b64encode(content).decode()
+    return Markup('<img alt="{}" loading="lazy" src="data:image/jpeg;base64,{}">').format(alt, source)
+
+
+def encoded(path: Path, side: int) -> bytes | None:
+    """Return a PNG file as JPEG bytes, or None if it is missing or damaged."""
+    if not is_there(path):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about files that are damaged in ways that do no harm
+            with Image.open(path, formats=["PNG"]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    return None
+                image.thumbnail((side, side))
+                buffer = io.BytesIO()
+                image.convert("L" if image.mode in ("1", "L") else "RGB").save(buffer, "JPEG", quality=80)
+    except Exception:  # what a damaged or hostile file can raise has no common type; a picture less is no fault
+        return None
+    return buffer.getvalue()

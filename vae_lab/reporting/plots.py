@@ -1,0 +1,67 @@
+"""What all plots share: their looks, colours, and how values become texts and places."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.colors import qualitative
+
+from vae_lab.reporting.remains import is_number
+from vae_lab.reporting.settings import Value, shown
+
+COLOURS = ["#2f6db3", "#d1602f", "#2e8b57", "#8d55b4", "#b8860b", "#c23b6b", "#1f8a8a", "#6b7280", *qualitative.Dark24]
+MAX_LEGEND = 14
+"""Entries; more are told by hovering."""
+LONG_NAME = 45
+"""Letters of a legend's entry."""
+
+
+def safe(text: str) -> str:
+    """Return a text as plotly shows it letter by letter; it would read some HTML in it."""
+    return html.escape(text, quote=False)
+
+
+def traces(figure: go.Figure) -> list[Any]:
+    """Return what a figure is made of."""
+    return list(figure.data)
+
+
+def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """Return the figure in the page's looks; a legend of long names stands below."""
+    if max((len(trace.name or "") for trace in traces(figure)), default=0) > LONG_NAME:
+        figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
+        height += 140
+    return figure.update_layout(
+        template="simple_white",
+        height=height,
+        margin={"l": 70, "r": 20, "t": 40, "b": 60},
+        font={"family": "system-ui, sans-serif", "size": 13, "color": "#1c2733"},
+        hoverlabel={"align": "left"},
+        **layout,
+    )
+
+
+def ordered(values: Sequence[Value]) -> list[Value]:
+    """Return the distinct values, numbers by size and before texts."""
+    distinct = {shown(value): value for value in values}.values()
+    return sorted(distinct, key=lambda v: (not is_number(v), v if is_number(v) else 0, shown(v)))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def name_once(figure: go.Figure) -> None:
+    """Leave one legend entry for each name."""
+    seen: set[str] = set()
+    for trace in traces(figure):
+        trace.legendgroup, trace.showlegend = trace.name, trace.name not in seen and len(seen) < MAX_LEGEND
+        seen.add(trace.name)
+
+
+def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+    """Return a range with room at both ends."""
+    room = (max(values) - min(values)) * share or 1.0
+    return min(values) - room, max(values) + room
+
+
+def first_of(keys: Sequence[str], wanted: str) -> str | None:
+    """Return the wanted key, or else the first, or None."""
+    return wanted if wanted in keys else next(iter(keys), None)

@@ -1,0 +1,166 @@
+"""Configs as flat settings, and which of them tell the runs of a sweep apart.
+
+Configs are compared as text. They are not composed or resolved by OmegaConf: a foreign one could have it read our
+environment. Only `${key}` and `${..key}` are followed, inside the same config.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+Value = str | int | float | bool | None
+Settings = dict[str, Value]
+Path = tuple[str, ...]
+Column = tuple[tuple[str, Value], ...]
+
+MAX_SETTINGS = 5000
+MAX_DEPTH = 20
+MAX_LABEL = 6
+REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
+CLASS = re.compile(r"(?:\w+\.)+(\w+)")
+ABSENT = "–"  # noqa: RUF001 - a dash is meant
+REPEATING = ("task",)
+"""Groups that are handed what other groups say."""
+
+
+def flat_settings(config: dict[str, Any]) -> Settings:
+    """Return dotted keys and values; the key of a part that is an object has its class as value.
+
+    Raises:
+        ValueError: if there are too many, or they are nested too deeply.
+    """
+    settings = dict(islice(_leaves(config, config, (), ()), MAX_SETTINGS + 1))
+    if len(settings) > MAX_SETTINGS:
+        raise ValueError(f"the config has more than {MAX_SETTINGS} settings.")
+    folder = settings.get("folder")
+    if isinstance(folder, str) and len(folder) > 1:
+        hidden = {key: value.replace(folder, "${folder}") for key, value in settings.items() if isinstance(value, str)}
+        settings |= hidden | {"folder": folder}
+    return settings
+
+
+def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 0) -> Iterator[tuple[str, Value]]:  # noqa: ANN401
+    """Yield the settings below a node, references followed: `path` is what they are called, `at` where they stand."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"the config is nested more than {MAX_DEPTH} deep.")
+    key = ".".join(path)
+    if isinstance(node, str) and (target := _target(node, at)):
+        found = _select(root, target)
+        yield from [(key, node)] if found is None else _leaves(found, root, path, target, depth + 1)
+    elif isinstance(node, dict) and node:
+        for name, value in node.items():
+            if name == "_target_":
+                yield key or name, str(value)[:200]
+            elif name != "_partial_":
+                yield from _leaves(value, root, (*path, str(name)), (*at, str(name)), depth + 1)
+    elif isinstance(node, list) and any(isinstance(item, dict | list) for item in node):
+        for i, item in enumerate(node):
+            yield from _leaves(item, root, (*path, str(i)), (*at, str(i)), depth + 1)
+    else:
+        yield key, _scalar(node)
+
+
+def _target(text: str, at: Path) -> Path:
+    """Return where a reference that stands at `at` points to; () if the text is none."""
+    reference = REFERENCE.fullmatch(text)
+    if not reference:
+        return ()
+    above = at[: max(0, len(at) - len(reference[1]))] if reference[1] else ()
+    return (*above, *reference[2].split("."))
+
+
+def _select(root: Any, path: Sequence[str]) -> Any:  # noqa: ANN401
+    """Return the node at a path, or None."""
+    for key in path:
+        root = root.get(key) if isinstance(root, dict) else None
+    return root
+
+
+def _scalar(node: object) -> Value:
+    return node if isinstance(node, int | float | bool | None) else str(node)[:200]
+
+
+def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> list[str]:
+    """Return the keys whose values differ, in the configs' order.
+
+    Left out are those that only repeat another one (`schedule.max_lr: ${optimizer.lr}`), and those that the choice of a
+    class brings with it: its parts, and settings that other classes have not.
+
+    Args:
+        configs: of the runs.
+        ignored: keys, or beginnings of keys, that do not count.
+    """
+    keys = dict.fromkeys(key for config in configs for key in config if not _below(key, ignored))
+    columns = {key: tuple(_comparable(config.get(key, ABSENT)) for config in configs) for key in keys}
+    differing = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    kept: list[str] = []
+    for key in sorted(differing, key=lambda key: (_below(key, REPEATING), key.count("."), len(key))):
+        if not _implied(key, differing) and not any(_repeats(key, other, differing) for other in kept):
+            kept.append(key)
+    return [key for key in differing if key in kept]
+
+
+def _repeats(key: str, other: str, columns: dict[str, Column]) -> bool:
+    """Return whether one key says nothing beyond another: equal values, or classes of one group chosen together."""
+    column, reference = columns[key], columns[other]
+    there = [value != _comparable(ABSENT) for value in column]
+    if all(mine == theirs for mine, theirs, is_there in zip(column, reference, there, strict=True) if is_there):
+        return all(there) or any(_determines(columns[parent], there) for parent in _parents(key) if parent in columns)
+    same_group = _group(key) == _group(other) and _classes(column) and _classes(reference)
+    return same_group and _determines(reference, column) and _determines(column, reference)
+
+
+def _group(key: str) -> str:
+    """Return the config group that a key belongs to, also where it is repeated."""
+    parts = key.split(".")
+    return parts[1] if parts[0] in REPEATING and len(parts) > 1 else parts[0]
+
+
+def _classes(column: Column) -> bool:
+    return all(CLASS.fullmatch(str(value)) and kind == "text" for kind, value in column)
+
+
+def _below(key: str, parents: Collection[str]) -> bool:
+    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
+
+
+def _comparable(value: Value) -> tuple[str, Value]:
+    """Return what equals only its like: True is not 1."""
+    return ("bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "text", value)
+
+
+def _implied(key: str, columns: dict[str, Column]) -> bool:
+    """Return whether a key is what it is, there or not, because of a class above it."""
+    column, absent = columns[key], _comparable(ABSENT)
+    optional = absent in column and len(set(column)) == 2
+    return (optional or _classes(column)) and any(
+        _determines(columns[parent], column) for parent in _parents(key) if parent in columns
+    )
+
+
+def _parents(key: str) -> list[str]:
+    """Return the keys above a dotted one."""
+    parts = key.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _determines(parent: Sequence[object], column: Sequence[object]) -> bool:
+    """Return whether equal values of one key always come with equal values of the other."""
+    return len(set(zip(parent, column, strict=True))) == len(set(parent))
+
+
+def shown(value: Value) -> str:
+    """Return a value as it is shown: classes without their modules, numbers short."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower() if isinstance(value, bool) else "null"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    named = CLASS.fullmatch(str(value))
+    return named[1] if named and not str(value)[0].isdigit() else str(value)
+
+
+def labelled(settings: Settings) -> str:
+    """Return settings in one line; of many, the first."""
+    texts = [f"{key}={shown(value)}" for key, value in settings.items()]
+    return ", ".join(texts[:MAX_LABEL]) + (", …" if len(texts) > MAX_LABEL else "")

@@ -1,0 +1,67 @@
+"""A report as tables: CSV of the runs, Markdown of the cells."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+
+from vae_lab.reporting.cells import Cell, decimal
+from vae_lab.reporting.settings import ABSENT, shown
+from vae_lab.reporting.trials import COMPLETED, Trial
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def csv_table(trials: Sequence[Trial], keys: Sequence[str]) -> str:
+    """Return one row for each run: its settings, its results, why it has none, and its command."""
+    metrics = sorted({name for trial in trials for name in trial.metrics})
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    ends = ("seconds", "images_per_second", "reason", "command")
+    writer.writerow([literal(name) for name in ("trial", "status", "seed", *keys, *metrics, *ends)])
+    for trial in trials:
+        settings = [trial.settings.get(key, ABSENT if trial.settings else "") for key in keys]
+        values = [*(trial.metrics.get(name) for name in metrics), trial.seconds, trial.images_per_second]
+        writer.writerow(
+            [literal(text) for text in (trial.name, trial.status, trial.seed, *map(shown, settings))]
+            + ["" if value is None else f"{value:.8g}" for value in values]
+            + [literal(text) for text in (trial.reason, trial.command)]
+        )
+    return text.getvalue()
+
+
+def literal(text: str) -> str:
+    """Return a text that a spreadsheet takes for a text and not for a formula; numbers stay as they are."""
+    if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d[\d.]*(e[+-]?\d+)?", text):
+        return text
+    return f"'{text}"
+
+
+def markdown(cells: Sequence[Cell], trials: Sequence[Trial], metric: str, sentences: Sequence[str]) -> str:
+    """Return what was found, a table of cells, and the runs without a result."""
+    keys = list(cells[0].settings) if cells else []
+    lines = [*(escaped(sentence) for sentence in sentences), ""]
+    if cells:
+        lines += [_row([*keys, metric, "95 % interval", "seeds", "runs"]), _row(["---"] * (len(keys) + 4))]
+        lines += [_row(_cell_row(cell, keys)) for cell in cells]
+    failed = [trial for trial in trials if trial.status != COMPLETED]
+    if failed:
+        lines += ["", f"{len(failed)} of {len(trials)} runs have no result:", ""]
+        lines += [f"- {escaped(trial.name)}, {escaped(trial.status)}: {escaped(trial.reason)}" for trial in failed]
+    return "\n".join(lines) + "\n"
+
+
+def _cell_row(cell: Cell, keys: Sequence[str]) -> list[str]:
+    interval = ABSENT if cell.low is None else f"{decimal(cell.low)} to {decimal(cell.high)}"
+    values = [shown(cell.settings[key]) for key in keys]
+    return [*values, decimal(cell.mean), interval, str(len(cell.values)), str(len(cell.trials))]
+
+
+def _row(entries: Sequence[str]) -> str:
+    return "| " + " | ".join(escaped(entry) if entry != "---" else entry for entry in entries) + " |"
+
+
+def escaped(text: str) -> str:
+    """Return a text in one line that Markdown and HTML take letter by letter."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", plain)

@@ -1,0 +1,196 @@
+"""The runs below a folder, finished or not."""
+
+import os
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vae_lab.errors import DataError
+from vae_lab.progress import track
+from vae_lab.reporting.remains import (
+    Curve,
+    Unreadable,
+    is_number,
+    is_there,
+    last_error,
+    numbers,
+    read_curves,
+    read_json,
+    read_overrides,
+    read_yaml,
+)
+from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
+
+COMPLETED = "completed"
+MARKS = (".hydra", "checkpoints", "metrics.csv", "summary.json")
+"""What makes a folder a run; the first three alone keep us from looking for runs inside it."""
+MAX_DEPTH = 8
+NPOINTS = 20_000
+"""Points of one curve, over all trials; with few trials at most 400 each."""
+
+
+class Trial(NamedTuple):
+    """One run, as far as it can be read.
+
+    Attributes:
+        name: its folder, as it is called in the report.
+        folder: where it lies.
+        status: completed, or what its summary says; "unreadable" or "unfinished" without a usable summary.
+        reason: why it has no result, or what could not be read of it.
+        settings: its config, flat; empty if there is none.
+        seed: as text; "" if unknown.
+        metrics: test/…, val/…, and the numbers of evaluation.json as evaluation/….
+        curves: metrics.csv.
+        command: the command line that repeats it; "" if unknown.
+        seconds: from start to end.
+        images_per_second: while training.
+        provenance: commit, device and the like.
+    """
+
+    name: str
+    folder: Path
+    status: str
+    reason: str = ""
+    settings: Settings = {}  # noqa: RUF012 - never written to
+    seed: str = ""
+    metrics: dict[str, float] = {}  # noqa: RUF012
+    curves: dict[str, Curve] = {}  # noqa: RUF012
+    command: str = ""
+    seconds: float | None = None
+    images_per_second: float | None = None
+    provenance: dict[str, str] = {}  # noqa: RUF012
+
+    def chosen(self, keys: Sequence[str]) -> Settings:
+        """Return some of the settings; those that it has not are a dash."""
+        return {key: self.settings.get(key, ABSENT) for key in keys}
+
+
+def read_trials(roots: Sequence[Path]) -> list[Trial]:
+    """Return the runs below the folders, those in `roots` themselves included.
+
+    Raises:
+        DataError: if a folder is missing or holds no run.
+    """
+    folders: dict[Path, None] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root.absolute()}; runs= takes a run folder or a folder of runs.")
+        found = list(find_runs(root))
+        if not found:
+            raise DataError(f"{root.absolute()} holds no run; runs= takes a run folder or a folder of runs.")
+        folders |= dict.fromkeys(folder.resolve() for folder in found)
+    top = os.path.commonpath(folders) if len(folders) > 1 else str(next(iter(folders)).parent)
+    npoints = max(40, min(400, NPOINTS // len(folders)))
+    return [
+        read_trial(folder, os.path.relpath(folder, top), npoints) for folder in track(sorted(folders), "reading runs")
+    ]
+
+
+def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
+    """Yield the run folders at and below a folder; a summary alone, with runs below it, is a sweep's."""
+    if any((root / mark).exists() for mark in MARKS[:3]):
+        yield root
+        return
+    below: list[Path] = []
+    if depth < MAX_DEPTH:
+        try:
+            children = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
+        except OSError:
+            children = []
+        below = [run for child in children for run in find_runs(child, depth + 1)]
+    if not below and (root / "summary.json").exists():
+        yield root
+    yield from below
+
+
+def read_trial(folder: Path, name: str, npoints: int = 400) -> Trial:
+    """Return a run; what cannot be read of it is told in its reason."""
+    reasons: list[str] = []
+    summary: dict[str, Any] = _tried(reasons, lambda: read_json(folder / "summary.json"), {})
+    status = str(summary.get("status", "unreadable"))[:40]
+    if not is_there(folder / "summary.json"):
+        status, reasons = "unfinished", [last_error(folder / "train.log") or "killed before it wrote a summary"]
+    elif status == "running":
+        reasons.append("no end is written: it still runs, or was killed")
+    elif summary.get("reason"):
+        reasons.append(str(summary["reason"])[:500])
+    settings: Settings = _tried(reasons, lambda: read_settings(folder), {})
+    curves: dict[str, Curve] = _tried(reasons, lambda: read_curves(folder / "metrics.csv", npoints), {})
+    if not curves and status == COMPLETED:
+        reasons.append("no metrics.csv")
+    seconds = summary.get("seconds")
+    return Trial(
+        name=name,
+        folder=folder,
+        status=status,
+        reason="; ".join(dict.fromkeys(reason for reason in reasons if reason)),
+        settings=settings,
+        seed=str(summary.get("seed", settings.get("seed", "")))[:20],
+        metrics=read_metrics(folder, summary),
+        curves=curves,
+        command=command(folder, summary),
+        seconds=_number(seconds.get("total")) if isinstance(seconds, dict) else None,
+        images_per_second=_number(summary.get("images_per_second")),
+        provenance=provenance(summary),
+    )
+
+
+def read_settings(folder: Path) -> Settings:
+    """Return a run's config: Hydra's, or else the one in its checkpoint; empty if it has neither."""
+    try:
+        if is_there(folder / ".hydra" / "config.yaml"):
+            return flat_settings(read_yaml(folder / ".hydra" / "config.yaml"))
+        if is_there(folder / "checkpoints" / "best.ckpt"):
+            from vae_lab.runs import load_checkpoint  # torch takes seconds
+
+            return flat_settings(load_checkpoint(folder)["hyper_parameters"])
+    except (ValueError, RecursionError, DataError) as error:
+        raise Unreadable("its settings cannot be read") from error
+    raise Unreadable("its settings are not known: there is no .hydra/config.yaml")
+
+
+def read_metrics(folder: Path, summary: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a summary whose names have a slash, and those of an evaluation."""
+    metrics = {str(key): float(value) for key, value in summary.items() if "/" in str(key) and is_number(value)}
+    try:
+        found = dict(numbers(read_json(folder / "evaluation.json")))
+    except (Unreadable, RecursionError):
+        return metrics
+    measured = {key: value for key, value in found.items() if not key.startswith(("protocol.", "seconds."))}
+    return metrics | {f"evaluation/{key}": value for key, value in measured.items()}
+
+
+def command(folder: Path, summary: dict[str, Any]) -> str:
+    """Return the command line that trains a run again, quoted for a shell; "" if its overrides are not known."""
+    if isinstance(summary.get("command"), str):
+        return summary["command"]
+    try:
+        overrides = read_overrides(folder / ".hydra" / "overrides.yaml")
+    except Unreadable:
+        return ""
+    return shlex.join(["python", "-m", "vae_lab.train", *overrides])
+
+
+def provenance(summary: dict[str, Any]) -> dict[str, str]:
+    """Return what a run was made of."""
+    versions = summary.get("versions")
+    named = {f"versions.{key}": value for key, value in versions.items()} if isinstance(versions, dict) else {}
+    data = summary.get("data")
+    digest = {"test images": data.get("test_digest")} if isinstance(data, dict) else {}
+    found = {key: summary.get(key) for key in ("commit", "device", "precision", "parameters", "steps")} | digest | named
+    return {key: str(value)[:100] for key, value in found.items() if value is not None}
+
+
+def _tried(reasons: list[str], read: Any, otherwise: Any) -> Any:  # noqa: ANN401
+    """Return what `read` returns, or else note why not."""
+    try:
+        return read()
+    except Unreadable as error:
+        if not str(error).startswith("no "):
+            reasons.append(str(error))
+        return otherwise
+
+
+def _number(value: object) -> float | None:
+    return float(value) if is_number(value) else None  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,57 @@
+"""A report of runs on disk: what the command calls, and a notebook may too."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from vae_lab.errors import require_counts
+from vae_lab.files import write_whole
+from vae_lab.reporting.page import Report, render, summarised
+from vae_lab.reporting.tables import csv_table, markdown
+from vae_lab.reporting.trials import COMPLETED, Trial, read_trials
+
+
+def write_report(
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    metric: str,
+    mode: str,
+    ignored: Sequence[str],
+    picture_side: int,
+) -> Report:
+    """Return what was found of runs, and write it as a page, a CSV and a Markdown file.
+
+    Args:
+        runs: run folders, and folders of such.
+        out: the page, if it ends in .html; else the folder of report.html. The other two files lie beside it.
+        metric: what runs are ranked by: a number of summary.json, or of evaluation.json as evaluation/….
+        mode: min or max, whichever of the metric is better.
+        ignored: settings, or groups of them, that tell no cells apart.
+        picture_side: pixels of a picture's longer side.
+
+    Raises:
+        DataError: if there is no run.
+        ValueError: if a setting is wrong, or no run has the metric.
+    """
+    require_counts(picture_side=picture_side)
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode must be min or max, not {mode}.")
+    trials = read_trials(runs)
+    check_metric(trials, metric)
+    title = ", ".join(run.absolute().name for run in runs)
+    report = summarised(trials, title, metric, ignored, lowest=mode == "min")
+    page = out if out.suffix.lower() == ".html" else out / "report.html"
+    write_whole(page, render(report, picture_side).encode())
+    write_whole(page.with_suffix(".csv"), csv_table(report.trials, report.keys).encode())
+    text = markdown(report.cells, report.trials, metric, report.sentences)
+    write_whole(page.with_suffix(".md"), text.encode())
+    return report
+
+
+def check_metric(trials: Sequence[Trial], metric: str) -> None:
+    """Raise ValueError if runs have finished, but none with the metric."""
+    names = sorted({name for trial in trials if trial.status == COMPLETED for name in trial.metrics})
+    if names and metric not in names:
+        near = difflib.get_close_matches(metric, names, n=3, cutoff=0.0)
+        raise ValueError(f"no finished run has metric={metric}; there are {', '.join(near)} and others like them.")
