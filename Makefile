@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help train test slow lint types fix bench clean
+.PHONY: help train test slow lint types fix bench cluster clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -30,9 +30,14 @@ fix: $(VENV)/done ## Repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/bench ## Measure training against other loops, and the likelihood against bare decoding
+bench: $(VENV)/bench ## Measure training against other loops, the likelihood against bare decoding, and a report of 100 runs
 	$(BIN)/python -m benchmarks.step $(ARGS)
 	$(BIN)/python -m benchmarks.likelihood
+	$(BIN)/python -m benchmarks.detection
+	$(BIN)/python -m benchmarks.report
+
+cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
+	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -m slow tests/cluster $(ARGS)
 
 clean: ## Remove the environment and the caches; outputs/ and data/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache

@@ -34,7 +34,7 @@ from vae_lab.conf_folder import CONF
 from vae_lab.data.images import Images
 from vae_lab.models.vae import VAE
 from vae_lab.provenance import processor_name
-from vae_lab.tasks.vae import VAETask
+from vae_lab.tasks.task import Task
 from vae_lab.trainer import fastest_precision
 from vae_lab.training import train
 
@@ -82,7 +82,7 @@ class Alternate(Callback):
     ours: ClassVar[list[float]] = []
     theirs: ClassVar[list[float]] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: VAETask) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Build the plain loop and listen."""
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.plain = PlainLoop(data.parts.train, data.batch_size, str(trainer.precision))
@@ -90,7 +90,7 @@ class Alternate(Callback):
         pl_module.listeners.append(self.on_batch)
         self.mark = time.perf_counter()
 
-    def on_batch(self, task: VAETask) -> None:
+    def on_batch(self, task: Task) -> None:
         """Time a block of each."""
         if task.batches_seen % BLOCK == 0:
             self.ours.append((time.perf_counter() - self.mark) / BLOCK)

@@ -14,10 +14,12 @@ LIGHTNING = TORCH | {"lightning", "torchmetrics", "rich"}
 ROOMS = {
     "probability": TORCH,
     "models": TORCH,
+    "adversarial": TORCH,
     "evaluation": TORCH | {"torchvision", "matplotlib", "scipy", "sklearn", "torchmetrics"},
     "tasks": LIGHTNING,
     "callbacks": LIGHTNING,
     "loggers": LIGHTNING | {"wandb"},
+    "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
     "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
 }
 NOWHERE = re.compile(
