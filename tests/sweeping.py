@@ -21,7 +21,8 @@ def start(
 ) -> subprocess.Popen[str]:
     """The command, in a process of its own, behind the words of another command."""
     root = Path(__file__).parents[1]
-    env = {key: value for key, value in os.environ.items() if "WANDB" not in key}  # nor the W&B service of this process
+    ours = ("WANDB", "HYDRA", "VAE_LAB")  # the W&B service of this process, and what commands run in it have set
+    env = {key: value for key, value in os.environ.items() if not any(word in key for word in ours)}
     env |= {"PYTHONPATH": f"{root}:{root}/tests", "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"}
     line = [*before, sys.executable, "-m", module, *arguments]
     with (cwd / "output.txt").open("w") as output:  # a pipe would stay open as long as a worker that nobody stops

@@ -18,6 +18,7 @@ from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.objectives import Terms, elbo_terms
 from vae_lab.randomness import reseed
+from vae_lab.ranks import ranks
 
 METRICS = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")
 AGREE_EVERY = 10  # batches between two moments at which several processes agree whether to stop
@@ -155,7 +156,7 @@ class Task(LightningModule, ABC):
         self.batches_seen = int(str(checkpoint["batches_seen"]))
 
     def _evaluate(self, batch: Sample, phase: str, batch_idx: int) -> None:
-        number = batch_idx * self.trainer.world_size + self.global_rank
+        number = batch_idx * ranks().size + ranks().rank
         reseed(self.device, phase, self.seed, number, 0)  # as the one process of a run draws it
         inference = self.model.given(batch.label)(batch.image)
         for name, values in evaluation_metrics(inference, batch.image).items():
