@@ -35,6 +35,7 @@ bench: $(VENV)/bench ## Measure training against other loops, the likelihood aga
 	$(BIN)/python -m benchmarks.likelihood
 	$(BIN)/python -m benchmarks.detection
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.transposed
 
 cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
 	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -m slow tests/cluster $(ARGS)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vae_lab.models.conv import ConvDecoder, ConvEncoder, conv_sizes
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder, halvings
+from vae_lab.models.transposed import TransposedConv2d
 from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.priors import StandardNormal
@@ -143,6 +144,19 @@ def test_every_parameter_receives_a_gradient(size: int, pair: str) -> None:
     (inference.generative.log_prob(image).mean() + inference.posterior.mean.mean()).backward()
     missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert missing == []
+
+
+@pytest.mark.parametrize(("stride", "missing"), [(1, 0), (2, 0), (2, 1)])
+def test_a_bias_added_apart_changes_nothing(stride: int, missing: int) -> None:
+    ours, theirs = TransposedConv2d(3, 5, 4, stride, 2, missing), nn.ConvTranspose2d(3, 5, 4, stride, 2, missing)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 7, 7)
+    weight = torch.randn_like(theirs(x))
+    results = []
+    for layer in (ours, theirs):
+        y = layer(x)
+        results.append([y, *torch.autograd.grad((y * weight).sum(), list(layer.parameters()))])
+    torch.testing.assert_close(*results)
 
 
 def test_the_last_bias_starts_where_it_is_told() -> None:

@@ -12,6 +12,8 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vae_lab.models.transposed import TransposedConv2d
+
 
 def conv_sizes(image_size: int, kernel: int, padding: int, strides: Sequence[int]) -> list[int]:
     """Return the spatial size before and after each convolution: [image_size, …].
@@ -105,7 +107,7 @@ class ConvDecoder(nn.Module):
             zip(reversed(strides), reversed(sizes[1:]), reversed(sizes[:-1]), strict=True)
         ):
             missing = size_out - ((size_in - 1) * stride - 2 * padding + kernel)
-            layers.append(nn.ConvTranspose2d(channels[i], channels[i + 1], kernel, stride, padding, missing))
+            layers.append(TransposedConv2d(channels[i], channels[i + 1], kernel, stride, padding, missing))
             layers.append(nn.LeakyReLU(slope, inplace=True))
         self.convolutions = nn.Sequential(*layers[:-1])
         if output_bias is not None:

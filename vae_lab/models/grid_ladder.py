@@ -18,6 +18,7 @@ from torch.nn.functional import silu
 
 from vae_lab.errors import require_counts
 from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
+from vae_lab.models.transposed import TransposedConv2d
 from vae_lab.probability.distributions import full_precision
 
 
@@ -111,7 +112,7 @@ class Up(nn.Module):
 
     def __init__(self, before: int, after: int, nblocks: int) -> None:
         super().__init__()
-        self.spread = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1)
+        self.spread = TransposedConv2d(before, after, 4, stride=2, padding=1)
         self.blocks = nn.Sequential(*(Block(after) for _ in range(nblocks)))
 
     def forward(self, state: Float[Tensor, "batch a height width"]) -> Float[Tensor, "batch b height2 width2"]:
@@ -144,7 +145,7 @@ class GridDecoder(TopDownDecoder):
                 stages.append((level, Up(widths[level - 1], widths[level - 2], blocks[level - 2])))
         self.levels = [level for level, _ in stages]
         self.stages = nn.ModuleList(stage for _, stage in stages)
-        self.paint = nn.Sequential(nn.SiLU(), nn.ConvTranspose2d(widths[0], nout, 4, stride=2, padding=1))
+        self.paint = nn.Sequential(nn.SiLU(), TransposedConv2d(widths[0], nout, 4, stride=2, padding=1))
         self.sizes = [vector, *(n * (image_size // 2**halvings) ** 2 for halvings, n in groups)]
 
     def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
