@@ -37,7 +37,7 @@ def main() -> None:
     for dtype in (torch.bfloat16, torch.float32):
         for title, (settings, shape) in CASES.items():
             layers = [
-                kind(*settings).to(dtype, memory_format=torch.channels_last)
+                kind(*settings).to(dtype).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
                 for kind in (TransposedConv2d, nn.ConvTranspose2d)
             ]
             x = torch.randn(shape, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
