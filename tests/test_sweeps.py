@@ -258,3 +258,50 @@ def test_a_launcher_that_is_missing_is_named_with_its_remedy(plugin: str, extra:
     text = f"Could not find 'hydra/launcher/{plugin}'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n"
     expected = f"launcher={extra} is not installed: pip install 'vae_lab[{extra}]'."
     assert sentence(MissingConfigException(text, "x"), "train") == expected
+
+
+SWEEP = """# @package _global_
+group: mine
+model:
+  nlatent: 3
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      seed: 0,1
+"""
+
+
+def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text(SWEEP)
+    added = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    assert train(*TINY, "logger=csv", "sweep=mine", added, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    for path in tmp_path.glob("outputs/sweeps/mine/*/summary.json"):
+        told = shlex.split(json.loads(path.read_text())["command"])[3:]
+        alone = f"alone-{path.parent.name}"
+        assert train(*told, added, f"folder={alone}", monkeypatch=monkeypatch, cwd=tmp_path) == 0
+        first, second = weights(path.parent), weights(tmp_path / alone)
+        assert all(torch.equal(second[name], first[name]) for name in first)
+        again = json.loads((tmp_path / alone / "summary.json").read_text())["command"]
+        assert "hydra.mode=RUN" in again, "which Hydra does not count among the overrides of a run"
+    assert len(list(tmp_path.glob("alone-*/checkpoints"))) == 2
+
+
+def test_who_merely_looks_at_a_trial_keeps_nobody_from_it(tmp_path: Path) -> None:
+    code = "import sys\nfrom pathlib import Path\nfrom vae_lab.trial import holder\nprint(flush=True)\n"
+    code += "while True: holder(Path(sys.argv[1]))"
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    with hold(tmp_path):
+        pass
+    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        refused = 0
+        for _ in range(2000):
+            with hold(tmp_path) as mine:
+                refused += not mine
+        process.kill()
+    assert refused == 0

@@ -1,7 +1,6 @@
 """The runs below a folder, finished or not."""
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from vae_lab.reporting.remains import (
     read_yaml,
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
+from vae_lab.trial import command as command_line
 
 COMPLETED = "completed"
 MARKS = (".hydra", "checkpoints", "metrics.csv", "summary.json")
@@ -163,13 +163,13 @@ def read_metrics(folder: Path, summary: dict[str, Any]) -> dict[str, float]:
 
 def command(folder: Path, summary: dict[str, Any]) -> str:
     """Return the command line that trains a run again, quoted for a shell; "" if its overrides are not known."""
-    if isinstance(summary.get("command"), str):
-        return summary["command"]
+    told = summary.get("command")
+    if isinstance(told, str):
+        return told if told.isprintable() else ""
     try:
-        overrides = read_overrides(folder / ".hydra" / "overrides.yaml")
+        return command_line(read_overrides(folder / ".hydra" / "overrides.yaml"))
     except Unreadable:
         return ""
-    return shlex.join(["python", "-m", "vae_lab.train", *overrides])
 
 
 def provenance(summary: dict[str, Any]) -> dict[str, str]:
