@@ -101,9 +101,10 @@ def hold(folder: Path) -> Iterator[bool]:
 
 
 def _locked(file: TextIO) -> bool:
-    """Return whether the lock is ours now. Who merely looks at it, as `holder` does, has it for a moment, and shares it.
+    """Return whether the lock is ours now.
 
-    So a lock that can be shared with us is nobody's at work, and we ask again, at moments of chance, as others may too.
+    Who merely looks at it, as `holder` does, shares it for a moment. So a lock that can be shared with us is held by
+    nobody at work, and we ask again, at moments of chance, as others may do the same.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
