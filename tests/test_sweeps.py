@@ -1,8 +1,10 @@
 """Sweeps: what is run, what is not run again, and what is told of the rest."""
 
 import json
+import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,11 +18,11 @@ from invoking import invoke
 from sweeping import TINY, finish, sabotaged, start, summaries, times
 
 from vae_lab.commands import sentence
-from vae_lab.errors import SweepFailed
+from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.launchers import cores, trials_at_once
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
-from vae_lab.sweep import complete, sweep_name
+from vae_lab.sweep import complete, passed_on, sweep_name
 from vae_lab.train import main
 from vae_lab.trial import State, Trial, digest, hold, holder, record, run_trial, settle
 
@@ -305,3 +307,29 @@ def test_who_merely_looks_at_a_trial_keeps_nobody_from_it(tmp_path: Path) -> Non
                 refused += not mine
         process.kill()
     assert refused == 0
+
+
+def test_a_swept_list_is_one_name_and_one_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [text for text in TINY if not text.startswith("model=")]
+    settings += ["model=conv", "logger=wandb", "logger.wandb.mode=disabled", "model.encoder.widths=[8,8,8],[8,8,16]"]
+    assert train("-m", *settings, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    labels = set()
+    for path in tmp_path.glob("outputs/sweeps/*/*/checkpoints/last.ckpt"):
+        named = torch.load(path, weights_only=True)["hyper_parameters"]["logger"]["wandb"]
+        labels.add((named["name"], *named["tags"]))
+    (stored,) = tmp_path.glob("outputs/sweeps/*/multirun.yaml")
+    assert f"dir: {stored.parent}\n" in stored.read_text(), "whole, for workers with other working directories"
+    assert labels == {(f"model.encoder.widths={widths}",) * 2 for widths in ("[8,8,8]", "[8,8,16]")}
+
+
+def test_a_signal_is_passed_on_although_a_trials_process_has_just_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    monkeypatch.setenv("VAE_LAB_RUN", "mine")
+    monkeypatch.setattr("vae_lab.sweep.PATIENCE", 0.0)
+    (trial,) = made(tmp_path, 1)
+    with hold(trial.folder), pytest.raises(Interrupted), passed_on([trial]):
+        (trial.folder / ".lock").write_text(json.dumps([socket.gethostname(), ended.pid, "mine"]))
+        os.kill(os.getpid(), signal.SIGTERM)
