@@ -330,6 +330,7 @@ def test_a_signal_is_passed_on_although_a_trials_process_has_just_ended(
     monkeypatch.setenv("VAE_LAB_RUN", "mine")
     monkeypatch.setattr("vae_lab.sweep.PATIENCE", 0.0)
     (trial,) = made(tmp_path, 1)
-    with hold(trial.folder), pytest.raises(Interrupted), passed_on([trial]):
+    with hold(trial.folder):
         (trial.folder / ".lock").write_text(json.dumps([socket.gethostname(), ended.pid, "mine"]))
-        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted), passed_on([trial]):
+            os.kill(os.getpid(), signal.SIGTERM)

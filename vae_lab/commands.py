@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
-from vae_lab.errors import PARTLY_FAILED, Interrupted, exit_code
+from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
 from vae_lab.ranks import ranks
 
 log = logging.getLogger(__name__)
@@ -92,22 +92,28 @@ def introduction(config_name: str) -> str:
 
 
 def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
-    """Print what went wrong in a sentence, with a traceback where it is our own fault, and return the exit code."""
-    cause = error
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
-    code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
-    message = sentence(cause, config_name)
-    if verbose or code == 1:
-        message = "".join(traceback.format_exception(error)) + message
-    if ranks().rank > 0:
-        message = f"process {ranks().rank}: {message}"
+    """Print what went wrong, and return the exit code."""
+    code, message = account(error, verbose=verbose, config_name=config_name)
     if logging.getLogger().handlers:
         log.error("%s", message)
     else:
         sys.stderr.write(f"{message}\n")
     return code
+
+
+def account(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
+    """Return the exit code, and what went wrong in a sentence, with a traceback where it is our own fault."""
+    cause = error
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
+    code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
+    message = cause.account if isinstance(cause, RanksLost) else sentence(cause, config_name)
+    if verbose or (code == 1 and not isinstance(cause, RanksLost)):
+        message = "".join(traceback.format_exception(error)) + message
+    if ranks().rank > 0:
+        message = f"process {ranks().rank}: {message}"
+    return code, message
 
 
 def sentence(error: BaseException, config_name: str) -> str:
