@@ -141,6 +141,11 @@ def test_the_run_ends_for_the_reason_of_the_process_that_began(name: str) -> Non
     assert account(end) == (code, end.account), "without a traceback of the launcher's"
 
 
+def test_what_all_processes_say_is_told_by_the_first_of_them() -> None:
+    first, second = said(2)._replace(reason="no images"), said(1)._replace(reason="no images")
+    assert what_happened({1: 2}, {0: first, 1: second}).account == first.account
+
+
 def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
     assert leave(tmp_path, 1, RuntimeError("a\nb")) == 1
     assert leave(tmp_path, 1, RanksLost("gone")) == 6

@@ -93,4 +93,5 @@ def what_happened(codes: Mapping[int, int], words: Mapping[int, LastWords]) -> R
     if not words:
         return RanksLost("the processes of this run were ended by SIGTERM.")
     first = min(words.values(), key=lambda one: (one.echo, one.when))
+    first = next(words[rank] for rank in sorted(words) if words[rank].reason == first.reason)
     return RanksLost(first.reason, first.code, first.status, first.account)
