@@ -1,10 +1,8 @@
 """Sweeps: what is run, what is not run again, and what is told of the rest."""
 
 import json
-import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +13,16 @@ import pytest
 import torch
 from hydra.errors import MissingConfigException
 from invoking import invoke
-from sweeping import TINY, finish, sabotaged, start, summaries, times
+from sweeping import TINY, finish, made, sabotaged, start, summaries, times
 
 from vae_lab.commands import sentence
-from vae_lab.errors import Interrupted, SweepFailed
+from vae_lab.errors import SweepFailed
 from vae_lab.launchers import cores, trials_at_once
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
-from vae_lab.sweep import complete, passed_on, sweep_name
+from vae_lab.sweep import complete, sweep_name
 from vae_lab.train import main
-from vae_lab.trial import State, Trial, digest, hold, holder, record, run_trial, settle
+from vae_lab.trial import Trial, digest, record, settle
 
 
 def train(*arguments: str, monkeypatch: pytest.MonkeyPatch, cwd: Path) -> int:
@@ -113,10 +111,6 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert ends[0]["test/neg_elbo"] == ends[1]["test/neg_elbo"]
 
 
-def made(folder: Path, number: int) -> list[Trial]:
-    return [Trial((f"seed={i}",), folder / digest([f"seed={i}"])) for i in range(number)]
-
-
 def end(trial: Trial, status: str) -> None:
     trial.folder.mkdir(parents=True, exist_ok=True)
     record(trial.folder, status=status, reason="made up")
@@ -160,26 +154,6 @@ def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None
     with pytest.raises(SweepFailed, match="missing: never begun"):
         complete(trials, launch, shared_fate=False)
     assert launched == [3]
-
-
-def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
-    (trial,) = made(tmp_path, 1)
-    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.trial import hold\n"
-    code += "with hold(Path(sys.argv[1])) as mine:\n print(mine, flush=True)\n time.sleep(float(sys.argv[2]))"
-    line = [sys.executable, "-c", code, str(trial.folder), "60"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-        who = holder(trial.folder)
-        assert who is not None
-        assert who.pid == process.pid
-        assert run_trial(trial, lambda *_: pytest.fail("done twice")) == State("running")
-        with hold(trial.folder) as mine:
-            assert not mine
-        process.kill()
-    assert holder(trial.folder) is None
-    assert run_trial(trial, lambda *_: record(trial.folder, status="completed")).status == "completed"
-    assert run_trial(trial, lambda *_: pytest.fail("done twice")).status == "completed"
 
 
 def test_launchers_never_use_more_threads_than_cores() -> None:
@@ -292,23 +266,6 @@ def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
     assert len(list(tmp_path.glob("alone-*/checkpoints"))) == 2
 
 
-def test_who_merely_looks_at_a_trial_keeps_nobody_from_it(tmp_path: Path) -> None:
-    code = "import sys\nfrom pathlib import Path\nfrom vae_lab.trial import holder\nprint(flush=True)\n"
-    code += "while True: holder(Path(sys.argv[1]))"
-    line = [sys.executable, "-c", code, str(tmp_path)]
-    with hold(tmp_path):
-        pass
-    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        refused = 0
-        for _ in range(2000):
-            with hold(tmp_path) as mine:
-                refused += not mine
-        process.kill()
-    assert refused == 0
-
-
 def test_a_swept_list_is_one_name_and_one_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = [text for text in TINY if not text.startswith("model=")]
     settings += ["model=conv", "logger=wandb", "logger.wandb.mode=disabled", "model.encoder.widths=[8,8,8],[8,8,16]"]
@@ -320,17 +277,3 @@ def test_a_swept_list_is_one_name_and_one_tag(tmp_path: Path, monkeypatch: pytes
     (stored,) = tmp_path.glob("outputs/sweeps/*/multirun.yaml")
     assert f"dir: {stored.parent}\n" in stored.read_text(), "whole, for workers with other working directories"
     assert labels == {(f"model.encoder.widths={widths}",) * 2 for widths in ("[8,8,8]", "[8,8,16]")}
-
-
-def test_a_signal_is_passed_on_although_a_trials_process_has_just_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
-        ended.wait()
-    monkeypatch.setenv("VAE_LAB_RUN", "mine")
-    monkeypatch.setattr("vae_lab.sweep.PATIENCE", 0.0)
-    (trial,) = made(tmp_path, 1)
-    with hold(trial.folder):
-        (trial.folder / ".lock").write_text(json.dumps([socket.gethostname(), ended.pid, "mine"]))
-        with pytest.raises(Interrupted), passed_on([trial]):
-            os.kill(os.getpid(), signal.SIGTERM)

@@ -156,8 +156,8 @@ def known_keys(config_name: str) -> list[str]:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(config_name, return_hydra_config=True)
     groups = [group for group in config.hydra.runtime.choices if "/" not in group]
-    settings = {name: node for name, node in OmegaConf.to_container(config, resolve=False).items() if name != "hydra"}  # pyright: ignore[reportAttributeAccessIssue]
-    return [*_dotted(settings), *groups]
+    settings = [name for name in _dotted(OmegaConf.to_container(config, resolve=False)) if name != "hydra"]
+    return [*(name for name in settings if not name.startswith("hydra.")), *groups]
 
 
 def _dotted(config: object, prefix: str = "") -> Iterator[str]:

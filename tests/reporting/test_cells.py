@@ -114,6 +114,7 @@ def test_seeds_tell_what_overlapping_intervals_do_not() -> None:
         best, second = grouped(trials, KEYS, METRIC, lowest=lowest)
         assert best.low is not None
         assert best.high is not None
+        assert second.mean is not None
         assert best.low < second.mean < best.high
         assert "the seeds tell the two apart" in verdict([best, second], METRIC)
 

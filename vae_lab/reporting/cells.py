@@ -146,7 +146,7 @@ def verdict(cells: Sequence[Cell], metric: str) -> str:
         return text + "A single seed has no interval: more seeds would tell whether the difference is one."
     how = f"in pairs over {ncommon} seeds that both have" if ncommon > 1 else "of seeds that they do not share"
     text += f"The next minus the best is {decimal(mean)} (95 % interval {decimal(low)} to {decimal(high)}, {how}): "
-    side = low if second.mean > best.mean else -high  # pyright: ignore[reportOptionalOperand]
+    side = low if (second.mean or 0.0) > (best.mean or 0.0) else -high  # the end that is nearer to no difference
     return text + ("the seeds tell the two apart." if side > 0 else "these seeds do not tell which is better.")
 
 
