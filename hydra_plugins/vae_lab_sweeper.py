@@ -31,9 +31,18 @@ class TrialSweeper(BasicSweeper):
         self.retry_failed = retry_failed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Prepare the launcher, for no more trials at once than there are cores."""
+        """Prepare the launcher, for no more trials at once than there are cores.
+
+        Raises:
+            ValueError: if what is to be swept is a search.
+        """
         from vae_lab.launchers import adapt
 
+        if "search" in config:
+            raise ValueError(
+                "vae_lab.tune takes neither -m nor sweep=: search.space says what is tried; start it several times for"
+                " several trials at once."
+            )
         with read_write(config):
             ndevices = config.trainer.devices
             adapt(config.hydra, ndevices if isinstance(ndevices, int) else 1)
@@ -67,7 +76,8 @@ class TrialSweeper(BasicSweeper):
         fixed = [text for text in grid[0] if text.partition("=")[0] not in swept and key(text) != "launcher"]
         group = self.config.get("group") or sweep_name(fixed, sorted(swept))
         with read_write(self.config):
-            self.config.hydra.sweep.dir = str(Path(self.config.hydra.sweep.dir) / re.sub(r"[^\w.,=-]+", "_", group))
+            place = Path(self.config.hydra.sweep.dir).absolute()  # workers may have another working directory
+            self.config.hydra.sweep.dir = str(place / re.sub(r"[^\w.,=-]+", "_", group))
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")

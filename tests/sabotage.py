@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 from lightning import Callback, Trainer
@@ -36,6 +37,7 @@ class Sabotage(Callback):
     def strike(self, task: Task) -> None:
         if task.batches_seen < self.batch:
             return
+        Path("struck").write_text(str(time.time()))
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "diverge":

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vae_lab.trial import Trial, digest
+
 TINY = ("data=synthetic", "model=mlp", "trainer.max_steps=4", "trainer.val_every=2", "trainer.precision=32-true")
 
 
@@ -47,3 +49,8 @@ def summaries(cwd: Path) -> dict[str, dict[str, object]]:
 def times(cwd: Path) -> dict[Path, int]:
     """When each trial's summary was written last."""
     return {path: path.stat().st_mtime_ns for path in cwd.glob("outputs/sweeps/*/*/summary.json")}
+
+
+def made(folder: Path, number: int) -> list[Trial]:
+    """Trials that differ in their seed."""
+    return [Trial((f"seed={i}",), folder / digest([f"seed={i}"])) for i in range(number)]

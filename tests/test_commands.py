@@ -30,6 +30,12 @@ BAD = {
     "no latents": (("model.nlatent=0",), 2, "model.nlatent must be a whole number of at least 1, not 0"),
     "half a latent": (("model.nlatent=1.5",), 2, "model.nlatent"),
     "a misspelt key": (("model.nlatnt=2",), 2, "There is no setting model.nlatnt; did you mean model.nlatent?"),
+    "a key of another choice": (
+        ("model=ladder_mlp", "model.encoder.widths=[1]"),
+        2,
+        "There is no setting model.encoder.widths beside the other choices; --cfg job with these lists all there are.",
+    ),
+    "a part of a key": (("optimizer={rl: 1}",), 2, "There is no setting optimizer.rl; +optimizer.rl=… adds it"),
     "an unknown data set": (("data=mnits",), 2, "Could not find 'data/mnits'; there are digits, fashion_mnist, folder"),
     "no steps": (("trainer.max_steps=0",), 2, "trainer.max_steps must be a whole number of at least 1, not 0"),
     "a batch larger than the set": (("data=synthetic", "data.batch_size=65"), 2, "than the training part of 48 images"),
@@ -75,6 +81,17 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
     code = invoke(main, "train", *BAD[name][0], monkeypatch=monkeypatch)
     printed = "".join(capfd.readouterr()) or caplog.text.partition("commands.py:")[2].partition(" ")[2]
     check_bad_input(name, code, printed)
+
+
+def test_a_group_of_another_command_is_not_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    from vae_lab.scaling import main as scaling
+
+    monkeypatch.chdir(tmp_path)
+    assert invoke(scaling, "scaling", "task=vaegan", monkeypatch=monkeypatch) == 2
+    printed = capfd.readouterr().out or caplog.text
+    assert printed.endswith("There is no setting task; --cfg job lists all of them.\n")
 
 
 @pytest.mark.parametrize("name", ["half a latent", "a misspelt key", "no such folder"])

@@ -11,8 +11,12 @@ import pytest
 import torch
 from sweeping import TINY, finish, sabotaged, start
 
+from vae_lab.commands import account
 from vae_lab.data.batches import OrderedBatches
 from vae_lab.data.images import Images
+from vae_lab.errors import RanksLost, exit_code, status
+from vae_lab.last_words import LastWords, leave, left
+from vae_lab.launch import what_happened
 from vae_lab.ranks import Ranks, ranks
 from vae_lab.runs import load_model
 
@@ -86,13 +90,68 @@ def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> Non
 def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("kill", "1", 5, here="1"), "+callbacks.kill.rank=1")
-    started = time.monotonic()
     code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    assert time.time() - float((tmp_path / "struck").read_text()) < 60
     assert code == 6, output
     assert "process 1 of this run was killed by SIGKILL" in output
     assert "Traceback" not in output
-    assert time.monotonic() - started < 60
-    assert summary(the_folder(tmp_path))["status"] == "failed"
+    end = summary(the_folder(tmp_path))
+    assert end["status"] == "failed"
+    assert end["reason"] == "process 1 of this run was killed by SIGKILL; the others were ended."
+
+
+def test_if_one_process_fails_its_reason_is_that_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "bad").touch()
+    how = (*sabotaged("raise", "1", 5, here="1"), "+callbacks.raise.rank=1")
+    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    assert code == 1, output
+    assert "process 1: Traceback" in output
+    assert output.count("Traceback") == 1, output
+    end = summary(the_folder(tmp_path))
+    assert (end["status"], end["reason"]) == ("failed", "sabotaged in two lines")
+
+
+def said(when: float, code: int = 2, *, echo: bool = False) -> LastWords:
+    return LastWords(when, code, "diverged" if code == 4 else "failed", f"said at {when}", f"account {when}", echo)
+
+
+ENDS: dict[str, tuple[dict[int, int], dict[int, LastWords], str, int]] = {
+    "killed": ({0: 6, 1: -9}, {0: said(1)}, "process 1 of this run was killed by SIGKILL; the others were ended.", 6),
+    "killed, and its launcher ended the other": (
+        {0: -15, 1: -11},
+        {},
+        "process 1 of this run was killed by SIGSEGV",
+        6,
+    ),
+    "left without a word": ({0: 6, 1: 3}, {0: said(1)}, "process 1 of this run ended with exit code 3", 6),
+    "the first to fail": ({0: 1}, {0: said(2, 1), 1: said(1, 4)}, "said at 1", 4),
+    "an echo comes last": ({0: 6}, {0: said(1, 6, echo=True), 1: said(2)}, "said at 2", 2),
+    "echoes alone": ({0: 6, 1: 6}, {0: said(2, 6, echo=True), 1: said(1, 6, echo=True)}, "said at 1", 6),
+    "ended by somebody": ({0: -15, 1: -15}, {}, "ended by SIGTERM", 6),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_the_run_ends_for_the_reason_of_the_process_that_began(name: str) -> None:
+    codes, words, reason, code = ENDS[name]
+    end = what_happened(codes, words)
+    assert reason in str(end)
+    assert exit_code(end) == code
+    assert status(end) == ("diverged" if code == 4 else "failed")
+    assert account(end) == (code, end.account), "without a traceback of the launcher's"
+
+
+def test_what_all_processes_say_is_told_by_the_first_of_them() -> None:
+    first, second = said(2)._replace(reason="no images"), said(1)._replace(reason="no images")
+    assert what_happened({1: 2}, {0: first, 1: second}).account == first.account
+
+
+def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
+    assert leave(tmp_path, 1, RuntimeError("a\nb")) == 1
+    assert leave(tmp_path, 1, RanksLost("gone")) == 6
+    (words,) = left(tmp_path).values()
+    assert (words.code, words.reason, words.echo) == (1, "a b", False)
+    assert "RuntimeError: a" in words.account
 
 
 def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:

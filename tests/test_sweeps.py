@@ -13,7 +13,7 @@ import pytest
 import torch
 from hydra.errors import MissingConfigException
 from invoking import invoke
-from sweeping import TINY, finish, sabotaged, start, summaries, times
+from sweeping import TINY, finish, made, sabotaged, start, summaries, times
 
 from vae_lab.commands import sentence
 from vae_lab.errors import SweepFailed
@@ -22,7 +22,7 @@ from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
 from vae_lab.sweep import complete, sweep_name
 from vae_lab.train import main
-from vae_lab.trial import State, Trial, digest, hold, holder, record, run_trial, settle
+from vae_lab.trial import Trial, digest, record, settle
 
 
 def train(*arguments: str, monkeypatch: pytest.MonkeyPatch, cwd: Path) -> int:
@@ -111,10 +111,6 @@ def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert ends[0]["test/neg_elbo"] == ends[1]["test/neg_elbo"]
 
 
-def made(folder: Path, number: int) -> list[Trial]:
-    return [Trial((f"seed={i}",), folder / digest([f"seed={i}"])) for i in range(number)]
-
-
 def end(trial: Trial, status: str) -> None:
     trial.folder.mkdir(parents=True, exist_ok=True)
     record(trial.folder, status=status, reason="made up")
@@ -158,26 +154,6 @@ def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None
     with pytest.raises(SweepFailed, match="missing: never begun"):
         complete(trials, launch, shared_fate=False)
     assert launched == [3]
-
-
-def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
-    (trial,) = made(tmp_path, 1)
-    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.trial import hold\n"
-    code += "with hold(Path(sys.argv[1])) as mine:\n print(mine, flush=True)\n time.sleep(float(sys.argv[2]))"
-    line = [sys.executable, "-c", code, str(trial.folder), "60"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "True\n"
-        who = holder(trial.folder)
-        assert who is not None
-        assert who.pid == process.pid
-        assert run_trial(trial, lambda *_: pytest.fail("done twice")) == State("running")
-        with hold(trial.folder) as mine:
-            assert not mine
-        process.kill()
-    assert holder(trial.folder) is None
-    assert run_trial(trial, lambda *_: record(trial.folder, status="completed")).status == "completed"
-    assert run_trial(trial, lambda *_: pytest.fail("done twice")).status == "completed"
 
 
 def test_launchers_never_use_more_threads_than_cores() -> None:
@@ -258,3 +234,46 @@ def test_a_launcher_that_is_missing_is_named_with_its_remedy(plugin: str, extra:
     text = f"Could not find 'hydra/launcher/{plugin}'\n\nAvailable options in 'hydra/launcher':\n\tbasic\n"
     expected = f"launcher={extra} is not installed: pip install 'vae_lab[{extra}]'."
     assert sentence(MissingConfigException(text, "x"), "train") == expected
+
+
+SWEEP = """# @package _global_
+group: mine
+model:
+  nlatent: 3
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      seed: 0,1
+"""
+
+
+def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "sweep").mkdir(parents=True)
+    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text(SWEEP)
+    added = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    assert train(*TINY, "logger=csv", "sweep=mine", added, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    for path in tmp_path.glob("outputs/sweeps/mine/*/summary.json"):
+        told = shlex.split(json.loads(path.read_text())["command"])[3:]
+        alone = f"alone-{path.parent.name}"
+        assert train(*told, added, f"folder={alone}", monkeypatch=monkeypatch, cwd=tmp_path) == 0
+        first, second = weights(path.parent), weights(tmp_path / alone)
+        assert all(torch.equal(second[name], first[name]) for name in first)
+        again = json.loads((tmp_path / alone / "summary.json").read_text())["command"]
+        assert "hydra.mode=RUN" in again, "which Hydra does not count among the overrides of a run"
+    assert len(list(tmp_path.glob("alone-*/checkpoints"))) == 2
+
+
+def test_a_swept_list_is_one_name_and_one_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = [text for text in TINY if not text.startswith("model=")]
+    settings += ["model=conv", "logger=wandb", "logger.wandb.mode=disabled", "model.encoder.widths=[8,8,8],[8,8,16]"]
+    assert train("-m", *settings, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    labels = set()
+    for path in tmp_path.glob("outputs/sweeps/*/*/checkpoints/last.ckpt"):
+        named = torch.load(path, weights_only=True)["hyper_parameters"]["logger"]["wandb"]
+        labels.add((named["name"], *named["tags"]))
+    (stored,) = tmp_path.glob("outputs/sweeps/*/multirun.yaml")
+    assert f"dir: {stored.parent}\n" in stored.read_text(), "whole, for workers with other working directories"
+    assert labels == {(f"model.encoder.widths={widths}",) * 2 for widths in ("[8,8,8]", "[8,8,16]")}

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -23,7 +25,7 @@ optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip inst
 from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from vae_lab.tuning import Search, begun, best_of, run_search  # noqa: E402
+from vae_lab.tuning import Pruning, Search, begun, best_of, described, run_search  # noqa: E402
 
 
 def search(folder: Path, ntrials: int, **changes: object) -> Search:
@@ -128,6 +130,59 @@ def test_the_same_parameters_are_trained_once(tmp_path: Path) -> None:
     assert len(trained) == len(set(trained)) <= 2
 
 
+def test_equal_proposals_of_two_workers_are_answered_from_one_folder(tmp_path: Path) -> None:
+    trained = []
+    one = search(tmp_path, 3, space={"x": CategoricalDistribution(["a"])})
+    taken, done = threading.Event(), described({"x": "a"}, one)
+
+    def work() -> None:
+        with hold(done.folder):
+            taken.set()
+            time.sleep(1)
+            record(done.folder, **{"status": "completed", "val/loss": 2.0})
+
+    other = threading.Thread(target=work)
+    other.start()
+    taken.wait()
+    study = run_search(one, lambda trial, *_: trained.append(trial))
+    other.join()
+    assert [(trial.state, trial.values) for trial in begun(study)] == [(TrialState.COMPLETE, [2.0])] * 3
+    assert trained == []
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_metric_that_a_run_has_not_is_a_failure_that_says_so(value: float | None, tmp_path: Path) -> None:
+    def run(trial: Trial, *_: object) -> None:
+        record(trial.folder, **{"status": "completed", "val/loss": value, "val/rate": 1.0, "seed": 3})
+
+    study = run_search(search(tmp_path, 2), run)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    expected = "search.metrics: there is no finite val/loss, but val/rate in its summary.json."
+    assert [trial.user_attrs["reason"] for trial in study.trials] == [expected] * 2
+    assert len(run_search(search(tmp_path, 2), run).trials) == 2
+
+
+def test_pruning_by_what_no_validation_has_says_what_there_is(tmp_path: Path, config: Any) -> None:
+    from vae_lab.training import train
+
+    study = optuna.create_study()
+    with pytest.raises(ValueError, match=r"there is no finite val/los, but val/mse, .* in a validation"):
+        train(config("model=mlp"), [Pruning(study.ask(), "val/los")])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"metrics": {"val/loss": "low"}}, "val/loss is low; it must be minimize or maximize"),
+        ({"metrics": {}}, "need an entry each"),
+        ({"space": {}}, "need an entry each"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(changes: dict[str, object], sentence: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        run_search(search(tmp_path, 1, **changes), measure)
+
+
 @pytest.mark.slow
 def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
@@ -186,10 +241,38 @@ def test_the_agent_of_a_wandb_sweep_gives_commands_that_hydra_takes(monkeypatch:
     assert isinstance(stored["parameters"]["optimizer.lr"]["min"], float)
 
 
-def test_several_devices_are_refused_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+REFUSED = {
+    "several devices": (("trainer.devices=2",), 2, "start it several times"),
+    "a sweep": (("-m", "seed=0,1"), 2, "vae_lab.tune takes neither -m nor sweep="),
+    "a sweep's file": (("sweep=latents_by_rate",), 2, "vae_lab.tune takes neither -m nor sweep="),
+    "a folder": (("folder=mine",), 2, "folder=mine: a search names its folders itself"),
+    "a run to go on from": (("resume=mine",), 2, "resume=mine: a search goes on by itself"),
+    "a group": (("group=mine",), 2, "group=mine: the trials of a search are grouped by its name"),
+    "a launcher": (("launcher=basic",), 2, "launcher=basic: a search trains one trial at a time"),
+    "no driver": (("search.storage='firebird://me:secret@x/y'",), 2, "search.storage is no URL of a database"),
+    "no module": (("search.storage='oracle+oracledb://me:secret@x/y'",), 2, "search.storage needs a driver"),
+    "no URL": (("search.storage=mine",), 2, "search.storage is no URL of a database"),
+    "no folder": (("search.storage=sqlite:////nowhere/x.db",), 5, "search.storage (sqlite): unable to open"),
+    "a value for a range": (("search.space={model.nlatent:3}",), 2, "search.space: model.nlatent is 3"),
+    "a new metric": (("search.metrics={a:minimize}",), 2, "There is no setting search.metrics.a; +search.metrics.a="),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_search_cannot_do_is_refused_at_once(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    arguments, code, sentence = REFUSED[name]
     monkeypatch.chdir(tmp_path)
-    assert invoke(main, "tune", "data=synthetic", "trainer.devices=2", monkeypatch=monkeypatch) == 2
-    assert "start it several times" in "".join(capfd.readouterr()) + caplog.text
-    assert not list(tmp_path.rglob("study.db"))
+    order = sorted(("data=synthetic", *arguments), key=lambda argument: argument != "-m")
+    assert invoke(main, "tune", *order, monkeypatch=monkeypatch) == code
+    printed = "".join(capfd.readouterr()) or caplog.text
+    assert sentence in printed
+    assert "Traceback" not in printed
+    assert "secret" not in printed
+    assert len(printed.splitlines()) == 1
+    assert not list(tmp_path.rglob("summary.json"))

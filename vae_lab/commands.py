@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
-from vae_lab.errors import PARTLY_FAILED, Interrupted, exit_code
+from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
 from vae_lab.ranks import ranks
 
 log = logging.getLogger(__name__)
@@ -92,22 +92,28 @@ def introduction(config_name: str) -> str:
 
 
 def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
-    """Print what went wrong in a sentence, with a traceback where it is our own fault, and return the exit code."""
-    cause = error
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
-        cause = cause.__cause__
-    from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
-    code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
-    message = sentence(cause, config_name)
-    if verbose or code == 1:
-        message = "".join(traceback.format_exception(error)) + message
-    if ranks().rank > 0:
-        message = f"process {ranks().rank}: {message}"
+    """Print what went wrong, and return the exit code."""
+    code, message = account(error, verbose=verbose, config_name=config_name)
     if logging.getLogger().handlers:
         log.error("%s", message)
     else:
         sys.stderr.write(f"{message}\n")
     return code
+
+
+def account(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
+    """Return the exit code, and what went wrong in a sentence, with a traceback where it is our own fault."""
+    cause = error
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
+    code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
+    message = cause.account if isinstance(cause, RanksLost) else sentence(cause, config_name)
+    if verbose or (code == 1 and not isinstance(cause, RanksLost)):
+        message = "".join(traceback.format_exception(error)) + message
+    if ranks().rank > 0:
+        message = f"process {ranks().rank}: {message}"
+    return code, message
 
 
 def sentence(error: BaseException, config_name: str) -> str:
@@ -126,21 +132,32 @@ def sentence(error: BaseException, config_name: str) -> str:
         return f"{choices[1]}; there are {', '.join(choices[2].split())}."
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
-        near = difflib.get_close_matches(key[1], known_keys(config_name), n=1)
-        return f"There is no setting {key[1]}" + (
-            f"; did you mean {near[0]}?" if near else "; --cfg job lists all of them."
-        )
+        inside = re.search(r"full_key: (\S+)", str(error.__cause__))
+        return missing(key[1], inside[1] if inside else "", config_name)
     if isinstance(error, OverrideParseException):
         return f"{text.splitlines()[0]}: quote a value with blanks or signs, as in 'data.root=\"/my (1) pictures\"'."
     return text.splitlines()[0]
 
 
+def missing(name: str, inside: str, config_name: str) -> str:
+    """Return the sentence on a setting or group that is not there; `inside` is what exactly a value for it lacks."""
+    if inside.startswith(f"{name}."):
+        return f"There is no setting {inside}; +{inside}=… adds it, and a ~ before a setting takes that one out."
+    known = known_keys(config_name)
+    if name in known:
+        return f"There is no setting {name} beside the other choices; --cfg job with these lists all there are."
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"There is no setting {name}" + (f"; did you mean {near[0]}?" if near else "; --cfg job lists all of them.")
+
+
 def known_keys(config_name: str) -> list[str]:
-    """Return the dotted names of every setting and config group."""
+    """Return the dotted names of every setting and config group that a command has."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_container(hydra.compose(config_name), resolve=False)
-    return [*_dotted(config), *(path.name for path in CONF.iterdir() if path.is_dir())]
+        config = hydra.compose(config_name, return_hydra_config=True)
+    groups = [group for group in config.hydra.runtime.choices if "/" not in group]
+    settings = [name for name in _dotted(OmegaConf.to_container(config, resolve=False)) if name != "hydra"]
+    return [*(name for name in settings if not name.startswith("hydra.")), *groups]
 
 
 def _dotted(config: object, prefix: str = "") -> Iterator[str]:

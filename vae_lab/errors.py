@@ -39,11 +39,15 @@ class RanksLost(Exception):  # noqa: N818
     Args:
         message: what is known of it.
         code: the exit code of the run.
+        status: the word that the run's summary has for its end.
+        account: what the user is told, with the traceback that the process left; None if the message is all.
     """
 
-    def __init__(self, message: str, code: int = 6) -> None:
+    def __init__(self, message: str, code: int = 6, status: str = "failed", account: str | None = None) -> None:
         super().__init__(message)
         self.code = code
+        self.status = status
+        self.account = message if account is None else account
 
 
 class Interrupted(BaseException):
@@ -100,6 +104,8 @@ def exit_code(error: BaseException) -> int:
 
 def status(error: BaseException) -> str:
     """Return the word that a run's summary has for its end."""
+    if isinstance(error, RanksLost):
+        return error.status
     asked = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
     if asked or type(error).__name__ == "UncompletedJobError":  # a cluster's time limit, raised inside the run
         return "interrupted"

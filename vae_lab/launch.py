@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vae_lab.callbacks.signals import SIGNALS
 from vae_lab.errors import Interrupted, RanksLost
-from vae_lab.trial import read_summary
+from vae_lab.last_words import LastWords, left
+from vae_lab.trial import read_summary, record
 
 POLL = 0.1  # seconds between two looks at the processes
 
@@ -25,9 +27,11 @@ POLL = 0.1  # seconds between two looks at the processes
 def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
     """Train in `ndevices` processes, each of which is told config, logging and facts for the summary by a file.
 
+    The first of the processes writes the summary; if it knows less of the run's end than we do, we put it right.
+
     Raises:
         Interrupted: if a signal ended it; the processes were asked to save, and had 30 s.
-        RanksLost: if one of them ended otherwise; it has said why.
+        RanksLost: if one of them ended otherwise.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would print its own account of an error
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -41,13 +45,18 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
         max_restarts=0,
         monitor_interval=POLL,
     )
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(told(cfg) | {"facts": facts}, file)
-        file.flush()
+    folder = Path(cfg.folder)
+    before = read_summary(folder)
+    with tempfile.TemporaryDirectory(prefix="vae_lab-") as shared:
+        (Path(shared) / "told.json").write_text(json.dumps(told(cfg) | {"facts": facts}))
         try:
-            elastic_launch(config, sys.executable)("-m", "vae_lab.rank", file.name)
+            elastic_launch(config, sys.executable)("-m", "vae_lab.rank", shared)
         except ChildFailedError as error:
-            raise what_happened(error, Path(cfg.folder)) from None
+            codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            end = what_happened(codes, left(Path(shared)))
+            if read_summary(folder) != before:  # else it is not of this run, which never got so far
+                record(folder, status=end.status, reason=str(end))
+            raise end from None
         except SignalException as error:
             raise Interrupted(error.sigval, "after a validation and a checkpoint, if there was time") from None
         finally:
@@ -64,14 +73,25 @@ def told(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def what_happened(error: ChildFailedError, folder: Path) -> RanksLost:
-    """Return what is known of the process that ended first: its own reason, or the signal that killed it."""
-    codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+def what_happened(codes: Mapping[int, int], words: Mapping[int, LastWords]) -> RanksLost:
+    """Return what is known of the process that ended first, and took the others with it.
+
+    Who was killed, or left without a word, comes before those that had time to tell of something, and these before
+    those that only tell that another one is gone.
+
+    Args:
+        codes: exit codes by rank, a signal's number negative, of those that had ended when the launcher looked.
+        words: what the processes have left.
+    """
     ended_by_launcher = -signal.SIGTERM  # because of another one
-    rank = min(codes, key=lambda rank: (codes[rank] == ended_by_launcher, codes[rank] > 0, rank))
-    if codes[rank] < 0:
-        name = signal.Signals(-codes[rank]).name
-        return RanksLost(f"process {rank} of this run was killed by {name}; the others were ended.")
-    summary = read_summary(folder)
-    reason = summary.get("reason") or f"process {rank} ended with exit code {codes[rank]}; see above."
-    return RanksLost(str(reason), codes[rank])
+    silent = [rank for rank, code in sorted(codes.items()) if rank not in words and code != ended_by_launcher]
+    for rank in sorted(silent, key=lambda rank: codes[rank] > 0):
+        if codes[rank] < 0:
+            name = signal.Signals(-codes[rank]).name
+            return RanksLost(f"process {rank} of this run was killed by {name}; the others were ended.")
+        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and without a word.")
+    if not words:
+        return RanksLost("the processes of this run were ended by SIGTERM.")
+    first = min(words.values(), key=lambda one: (one.echo, one.when))
+    first = next(words[rank] for rank in sorted(words) if words[rank].reason == first.reason)
+    return RanksLost(first.reason, first.code, first.status, first.account)

@@ -1,4 +1,4 @@
-"""`python -m vae_lab.rank <file>`: one process of a run on several devices; `vae_lab.launch` starts it."""
+"""`python -m vae_lab.rank <folder>`: one process of a run on several devices; `vae_lab.launch` starts it."""
 
 import json
 import logging.config
@@ -8,24 +8,28 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vae_lab.commands import explain
+from vae_lab import last_words
 from vae_lab.errors import Interrupted
 from vae_lab.launchers import end_with_parent
 from vae_lab.ranks import ranks
 
 
 def main(path: str) -> int:
-    """Train as the file says and return the exit code."""
+    """Train as the folder's file says and return the exit code; why it failed, if it did, lies in the folder then."""
     end_with_parent(signal.SIGKILL)  # whoever goes on with this run must not meet it at work
-    told = json.loads(Path(path).read_text())
+    told = json.loads((Path(path) / "told.json").read_text())
     if told["logging"] is not None and ranks().rank == 0:
         logging.config.dictConfig(told["logging"])
-    from vae_lab.training import train
+    from vae_lab.callbacks.last_words import TellError
+    from vae_lab.training import lost, train
+
+    def leave(error: BaseException) -> int:
+        return last_words.leave(Path(path), ranks().rank, lost(error))
 
     try:
-        train(DictConfig(told["config"]), facts=told["facts"])
+        train(DictConfig(told["config"]), [TellError(leave)], told["facts"])
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        return explain(error)
+        return leave(error)
     return 0
 
 

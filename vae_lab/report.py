@@ -14,18 +14,27 @@ log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part 
 @command("report")
 def main(cfg: DictConfig) -> None:
     """Write report.html, report.csv and report.md."""
-    from vae_lab.reporting.writing import write_report
+    from vae_lab.reporting.writing import encodable, write_report
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    named, out = settings.pop("runs"), settings.pop("out")
-    runs = [Path(str(run)).expanduser() for run in (named if isinstance(named, list) else [named])]
+    runs = [Path(run).expanduser() for run in listed(settings.pop("runs"))]
+    out = settings.pop("out")
+    settings["ignored"] = listed(settings["ignored"])
     if out is None:
         out = runs[0] if len(runs) == 1 else "report"
     report = write_report(runs, Path(str(out)).expanduser(), **settings)
     failed = sum(trial.status != "completed" for trial in report.trials)
     for sentence in report.sentences:
-        log.info("%s", sentence)
-    log.info("%d runs, %d without a result: %s", len(report.trials), failed, Path(str(out)).absolute())
+        log.info("%s", encodable(sentence))
+    where = encodable(str(Path(str(out)).absolute()))
+    log.info("%d runs, %d without a result: %s", len(report.trials), failed, where)
+
+
+def listed(setting: object) -> list[str]:
+    """Return a setting that may be one text, or a list of them, or null, as a list."""
+    if setting is None:
+        return []
+    return [str(text) for text in setting] if isinstance(setting, list) else [str(setting)]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from vae_lab.errors import Interrupted, SweepFailed
@@ -106,7 +106,8 @@ def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
 
     def pass_on(number: int, _: FrameType | None) -> None:
         for pid in own_processes(trials):
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + PATIENCE
         while own_processes(trials) and time.monotonic() < deadline:
             time.sleep(POLL)

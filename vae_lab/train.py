@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.commands import command
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
-from vae_lab.trial import Trial, run_trial
+from vae_lab.trial import Trial, key, run_trial
 from vae_lab.trial import command as command_line
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
@@ -66,7 +66,8 @@ def train_in_sweep(cfg: DictConfig) -> None:
         end_with_parent()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder))
-    swept = [text for text in hydra.job.override_dirname.split(",") if text]
+    fixed = set(hydra.job.config.override_dirname.exclude_keys)  # as the sweeper has put it
+    swept = [text for text in trial.overrides if key(text) not in fixed]
 
     def work(resume: str | None, wandb_id: str | None) -> None:
         cfg.resume = resume

@@ -179,7 +179,7 @@ def lost(error: BaseException) -> BaseException:
     """Return the error, or what it means if it tells that another process of this run is gone."""
     if distributed.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
-        if isinstance(error, torch.distributed.DistError) or "gloo" in text or "closed by peer" in text:
+        if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:
             return errors.RanksLost("another process of this run has ended or does not answer; its own words tell why.")
     return error
 

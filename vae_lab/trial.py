@@ -5,13 +5,15 @@ import hashlib
 import json
 import logging
 import os
+import random
 import shlex
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
 
@@ -23,6 +25,7 @@ MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interru
 HOLES = (MISSING, KILLED, INTERRUPTED)
 """States that the same command fills; every other one is an outcome, or somebody's work in hand."""
 FAILURES = ("failed", "diverged")
+PATIENCE = 5.0  # seconds in which those who merely look at a lock should have gone
 LEFT_BEHIND = ("summary.json", "metrics.csv", "checkpoints", "figures")
 
 
@@ -88,15 +91,36 @@ def hold(folder: Path) -> Iterator[bool]:
     """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(file):
             yield False
             return
         file.truncate(0)
         file.write(json.dumps(Holder(socket.gethostname(), os.getpid(), os.environ.get("VAE_LAB_RUN", ""))))
         file.flush()
         yield True
+
+
+def _locked(file: TextIO) -> bool:
+    """Return whether the lock is ours now.
+
+    Who merely looks at it, as `holder` does, shares it for a moment. So a lock that can be shared with us is held by
+    nobody at work, and we ask again, at moments of chance, as others may do the same.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            fcntl.flock(file, fcntl.LOCK_UN)
+            if time.monotonic() > deadline:  # a process that was stopped while it looked
+                return False
+            time.sleep(random.uniform(0, 1e-3))  # noqa: S311
+        else:
+            return True
 
 
 def holder(folder: Path) -> Holder | None:
@@ -196,8 +220,9 @@ def make_ready(folder: Path, state: State) -> str | None:
 
 
 def command(overrides: Sequence[str]) -> str:
-    """Return the command line that runs a trial alone."""
-    return shlex.join(["python", "-m", "vae_lab.train", *overrides])
+    """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again."""
+    alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
+    return shlex.join(["python", "-m", "vae_lab.train", *overrides, *alone])
 
 
 def reason(error: BaseException) -> str:

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vae_lab.tune")  # __main__, as a command, is no part of vae_lab
 
+REFUSED = {
+    "folder": "a search names its folders itself; search.study= names the search",
+    "group": "the trials of a search are grouped by its name, search.study=",
+    "resume": "a search goes on by itself if its command is given again",
+    "launcher": "a search trains one trial at a time; start it several times for several at once",
+}
+"""Settings of a run that a search would have to ignore, and what is meant instead."""
+
 
 @command("tune")
 def main(cfg: DictConfig) -> None:
@@ -40,14 +48,19 @@ def main(cfg: DictConfig) -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ValueError("vae_lab.tune needs Optuna: pip install 'vae_lab[tune]'.") from error
-    from vae_lab.tuning import run_search
+    from vae_lab.tuning import run_search, storage_told
 
-    study = run_search(read_search(cfg), train_trial)
-    conclude(study)
+    search = read_search(cfg)
+    with storage_told(search):
+        conclude(run_search(search, train_trial))
 
 
 def read_search(cfg: DictConfig) -> "Search":
-    """Return the search that a config describes; all overrides but its own are those of every trial."""
+    """Return the search that a config describes; all overrides but its own are those of every trial.
+
+    Raises:
+        ValueError: if one of them means nothing in a search.
+    """
     from hydra.utils import instantiate
 
     from vae_lab.tuning import Search
@@ -55,6 +68,9 @@ def read_search(cfg: DictConfig) -> "Search":
     hydra = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     fixed = tuple(str(text) for text in overrides or () if key(str(text)).partition(".")[0] != "search")
+    for text in fixed:
+        if key(text) in REFUSED:
+            raise ValueError(f"{text}: {REFUSED[key(text)]}.")
     parts = instantiate(cfg.search, _convert_="all")
     return Search(**parts, folder=Path(hydra.runtime.output_dir), fixed=fixed)
 

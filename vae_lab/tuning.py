@@ -1,5 +1,6 @@
 """Optuna's search over training runs: several processes share a study, and one that was killed is made up for."""
 
+import difflib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,9 +11,12 @@ from typing import Any, NamedTuple
 import optuna
 from lightning import Callback, Trainer
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from vae_lab.errors import StorageError
+from vae_lab.reporting.remains import is_number
 from vae_lab.tasks.task import Task
 from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held
 
@@ -68,18 +72,62 @@ class Pruning(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Tell, and ask."""
-        value = float(trainer.callback_metrics[self.metric])
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        if self.metric not in seen:
+            raise ValueError(f"search.metrics: {missing(self.metric, seen)} in a validation.")
+        value = seen[self.metric]
         self.asked.report(value, step=pl_module.batches_seen)
         if self.asked.should_prune() and not trainer.should_stop:
             raise optuna.TrialPruned(f"{self.metric} was {value:.2f} after {pl_module.batches_seen} batches.")
+
+
+def missing(metric: str, there: Mapping[str, object]) -> str:
+    """Return in words that there is no such number, and the nearest of those that there are."""
+    near = difflib.get_close_matches(metric, [name for name, value in there.items() if is_number(value)], 5, cutoff=0.0)
+    return f"there is no finite {metric}, but {', '.join(near) or 'nothing'}"
+
+
+def check(search: Search) -> None:
+    """Raise ValueError if what is searched, or for what, cannot be."""
+    if not search.space or not search.metrics:
+        raise ValueError("search.space and search.metrics need an entry each, as in conf/search/latents_by_rate.yaml.")
+    for key, values in search.space.items():
+        if not isinstance(values, BaseDistribution):
+            raise ValueError(f"search.space: {key} is {values}; it must be one of optuna.distributions.")
+    for metric, direction in search.metrics.items():
+        if str(direction).upper() not in ("MINIMIZE", "MAXIMIZE"):
+            raise ValueError(f"search.metrics: {metric} is {direction}; it must be minimize or maximize.")
+
+
+@contextmanager
+def storage_told(search: Search) -> Iterator[None]:
+    """Say in a sentence what is wrong with the storage.
+
+    Raises:
+        ValueError: if its URL is none, or needs a driver that is not installed.
+        StorageError: if it cannot be reached or written.
+    """
+    import sqlalchemy.exc  # optuna's
+
+    try:
+        yield
+    except sqlalchemy.exc.ArgumentError as error:  # which does not repeat the URL: it may hold a password
+        raise ValueError(f"search.storage is no URL of a database, such as sqlite:///study.db: {error}.") from error
+    except ImportError as error:
+        raise ValueError(f"search.storage needs a driver: {error.__cause__ or error}.") from error
+    except (sqlalchemy.exc.DBAPIError, StorageInternalError) as error:
+        at = search.storage.partition("://")[0] if search.storage else "sqlite"
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        raise StorageError(f"search.storage ({at}): {getattr(cause, 'orig', None) or error}.") from error
 
 
 def open_study(search: Search) -> optuna.Study:
     """Return the study, new or as it was left.
 
     Raises:
-        ValueError: if it is there and has other metrics.
+        ValueError: if it is there and has other metrics, or cannot be searched.
     """
+    check(search)
     optuna.logging.disable_default_handler()
     url = search.storage or f"sqlite:///{search.folder / 'study.db'}"
     patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # seconds to wait for a writer
@@ -119,8 +167,10 @@ def run_search(search: Search, train: Train) -> optuna.Study:
                 mine = held.enter_context(hold(trial.folder))
             if mine:
                 answer(study, asked, trial, search, train)
-            else:
-                study.tell(asked, state=TrialState.FAIL)
+                continue
+        log.info("trial %d waits for %s, which another process trains", asked.number, trial.folder.name)
+        while holder(trial.folder) is not None:  # then it is made up for, from what lies there
+            time.sleep(POLL)
 
 
 def described(params: Mapping[str, Any], search: Search) -> Trial:
@@ -138,14 +188,17 @@ def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Searc
     except Exception as error:  # it is recorded; the search goes on
         log.warning("trial %d: %s", asked.number, error)
     summary = read_summary(trial.folder)
-    asked.set_user_attr("reason", str(summary.get("reason", "")))
-    if summary.get("status") == "pruned":
-        study.tell(asked, state=TrialState.PRUNED)
-    elif summary.get("status") == "completed":
+    status, reason = summary.get("status"), str(summary.get("reason", ""))
+    lacking = [metric for metric in metrics if not is_number(summary.get(metric))] if status == "completed" else []
+    if lacking:
+        numbers = {name: value for name, value in summary.items() if "/" in name}
+        status, reason = "without a result", f"search.metrics: {missing(lacking[0], numbers)} in its summary.json."
+    asked.set_user_attr("reason", reason)
+    if status == "completed":
         study.tell(asked, [summary[metric] for metric in metrics])
     else:
-        study.tell(asked, state=TrialState.FAIL)
-    log.info("trial %d is %s, in %s", asked.number, summary.get("status"), trial.folder)
+        study.tell(asked, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+    log.info("trial %d is %s, in %s", asked.number, status, trial.folder)
 
 
 def begun(study: optuna.Study) -> list[FrozenTrial]:

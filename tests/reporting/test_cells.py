@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vae_lab.reporting.cells import cautions, decimal, grouped, t_interval, verdict
+from vae_lab.reporting.cells import cautions, decimal, difference, grouped, t_interval, verdict
 from vae_lab.reporting.settings import ABSENT, Settings
 from vae_lab.reporting.tables import csv_table, escaped, literal, markdown
 from vae_lab.reporting.trials import Trial
@@ -59,8 +59,22 @@ def test_cells_are_of_finished_runs_and_each_seed_counts_once() -> None:
 
 
 VERDICTS = {
-    "do not overlap": [trial(2, 0, 10.0), trial(2, 1, 10.1), trial(8, 0, 20.0), trial(8, 1, 20.1)],
-    "overlap: these seeds do not tell": [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, 11.0), trial(8, 1, 12.0)],
+    "over 2 seeds that both have): the seeds tell the two apart": [
+        *(trial(2, seed, score) for seed, score in enumerate((10.0, 14.0))),
+        *(trial(8, seed, score) for seed, score in enumerate((11.0, 15.01))),
+    ],
+    "over 2 seeds that both have): these seeds do not tell": [
+        *(trial(2, seed, score) for seed, score in enumerate((10.0, 12.0))),
+        *(trial(8, seed, score) for seed, score in enumerate((11.0, 12.0))),
+    ],
+    "of seeds that they do not share): the seeds tell the two apart": [
+        *(trial(2, seed, score) for seed, score in enumerate((10.0, 10.5, 11.0))),
+        *(trial(8, seed, score) for seed, score in enumerate((11.5, 12.0, 12.5), 3)),
+    ],
+    "of seeds that they do not share): these seeds do not tell": [
+        *(trial(2, seed, score) for seed, score in enumerate((10.0, 10.5))),
+        *(trial(8, seed, score) for seed, score in enumerate((10.25, 11.0), 3)),
+    ],
     "single seed has no interval": [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, 12.0)],
     "model.nlatent=2: test/neg_elbo 10.00 (one seed).": [trial(2, 0, 10.0)],
     "No run has finished with test/neg_elbo.": [trial(2, 0, None, "failed")],
@@ -75,9 +89,47 @@ def test_the_verdict_says_what_the_seeds_tell(sentence: str) -> None:
         assert "Best of 2: model.nlatent=2" in text
 
 
+@pytest.mark.parametrize(("first", "shift"), [(0, 0), (0, 1), (0, 2), (0, 9), (1, 9)])
+def test_a_difference_has_the_interval_that_scipy_has(first: int, shift: int) -> None:
+    from scipy import stats
+
+    mine, others = [10.0, 11.5, 9.0, 10.25, 12.0][first:], [11.0, 11.75, 10.5, 11.5, 14.0]
+    trials = [trial(2, seed, score) for seed, score in enumerate(mine)]
+    trials += [trial(8, seed + shift, score) for seed, score in enumerate(others)]
+    (mean, low, high), ncommon = difference(*grouped(trials, KEYS, METRIC))
+    assert ncommon == max(0, 5 - shift)
+    if ncommon:
+        test = stats.ttest_rel(others[: 5 - shift], mine[shift:])
+        assert mean == pytest.approx(sum(others[: 5 - shift]) / ncommon - sum(mine[shift:]) / ncommon)
+    else:
+        test = stats.ttest_ind(others, mine, equal_var=False)
+    assert (low, high) == pytest.approx(tuple(test.confidence_interval()))
+
+
+def test_seeds_tell_what_overlapping_intervals_do_not() -> None:
+    noise = (0.0, 3.0, -2.0, 5.0)
+    trials = [trial(2, seed, 10.0 + noise[seed]) for seed in range(4)]
+    trials += [trial(8, seed, 11.0 + noise[seed] + 0.1 * (seed % 2)) for seed in range(4)]
+    for lowest in (True, False):
+        best, second = grouped(trials, KEYS, METRIC, lowest=lowest)
+        assert best.low is not None
+        assert best.high is not None
+        assert second.mean is not None
+        assert best.low < second.mean < best.high
+        assert "the seeds tell the two apart" in verdict([best, second], METRIC)
+
+
+def test_equal_values_have_no_interval_that_is_no_number() -> None:
+    trials = [trial(nlatent, seed + nlatent, 1.0) for nlatent in (2, 8) for seed in range(2)]
+    assert difference(*grouped(trials, KEYS, METRIC)) == ((0.0, 0.0, 0.0), 0)
+    assert "do not tell" in verdict(grouped(trials, KEYS, METRIC), METRIC)
+
+
 def test_results_that_do_not_compare_are_named() -> None:
     first, second = trial(2, 0, 1.0), trial(8, 0, 2.0)
     apart = [first, second._replace(provenance={"test images": "others"})]
+    assert "different images" not in " ".join(cautions(apart, KEYS)), "of the first it is not known"
+    apart[0] = first._replace(provenance={"test images": "ours"})
     assert "different images" in cautions(apart, KEYS)[0]
     assert "likelihoods differ" in cautions([first, second], ["likelihood"])[0]
     assert cautions([first, second], KEYS) == []

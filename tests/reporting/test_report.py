@@ -13,9 +13,11 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 import yaml
+from invoking import invoke
 from made_runs import IGNORED, make_run, make_sweep
 from PIL import Image
 
+from vae_lab.report import main
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
 from vae_lab.reporting.page import Report, embedded
 from vae_lab.reporting.pictures import encoded, thumbnail
@@ -168,7 +170,9 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     b = make_run(tmp_path / "b", 87.5, model__nlatent=8, seed=1)
     report([b, a], tmp_path)
     text = (tmp_path / "report.html").read_text()
-    assert "First: a. Second: b." in text
+    assert "First: b. Second: a." in text, "as it was asked for"
+    report([a, b], tmp_path)
+    text = (tmp_path / "report.html").read_text()
     first, second = read_trial(a, "a"), read_trial(b, "b")
     assert setting_differences(first, second) == [("model.nlatent", "2", "8"), ("seed", "0", "1")]
     pairs = {pair.key: pair.change for pair in metric_pairs(first, second)}
@@ -227,16 +231,63 @@ def test_the_command_writes_three_files_and_says_what_it_found(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "sentence"),
-    [(["runs=empty"], 3, "holds no run"), ([], 2, "Missing mandatory value: runs")],
+    "case",
+    [
+        (["runs=empty"], 3, "holds no run"),
+        ([], 2, "Missing mandatory value: runs"),
+        (["runs=[]"], 2, "runs= names no folder"),
+        (["runs=null"], 2, "runs= names no folder"),
+    ],
 )
-def test_bad_input_has_its_exit_code(arguments: list[str], code: int, sentence: str, tmp_path: Path) -> None:
+def test_bad_input_has_its_exit_code(
+    case: tuple[list[str], int, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    arguments, code, sentence = case
     (tmp_path / "empty").mkdir()
-    done = command(*arguments, cwd=tmp_path)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert sentence in done.stdout
-    assert len(done.stdout.splitlines()) == 1
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert invoke(main, "report", *arguments, monkeypatch=monkeypatch) == code
+    printed = "".join(capfd.readouterr()) or caplog.text
+    assert sentence in printed
+    assert "Traceback" not in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_nothing_is_ignored_where_null_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed in (0, 1):
+        make_run(tmp_path / str(seed), 1.0, seed=seed)
+    monkeypatch.chdir(tmp_path)
+    assert invoke(main, "report", "runs=.", "ignored=null", monkeypatch=monkeypatch) == 0
+    assert "| seed |" in (tmp_path / "report.md").read_text()
+    assert invoke(main, "report", "runs=.", "ignored=seed", monkeypatch=monkeypatch) == 0
+    assert "| seed |" not in (tmp_path / "report.md").read_text()
+
+
+def test_where_the_images_lie_tells_no_runs_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i, root in enumerate(("/a", "/b")):
+        make_run(tmp_path / str(i), 1.0, data={"root": root}, seed=i)
+    monkeypatch.chdir(tmp_path)
+    assert invoke(main, "report", "runs=.", monkeypatch=monkeypatch) == 0
+    assert "data.root" not in (tmp_path / "report.md").read_text()
+
+
+def test_what_utf8_has_no_bytes_for_is_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs = Path(os.fsdecode(bytes(tmp_path) + b"/runs \xff"))
+    make_run(runs / "a", None, "failed", "half \ud800 a sign", model__nlatent=2)
+    make_run(runs / os.fsdecode(b"b\xfe"), 91.0, model__nlatent=3)
+    report(runs, tmp_path)
+    assert "half \\ud800 a sign" in (tmp_path / "report.html").read_text()
+    assert "half \\ud800 a sign" in (tmp_path / "report.csv").read_text()
+    assert "half" in (tmp_path / "report.md").read_text()
+    assert ">b\\udcfe</a>" in (tmp_path / "report.html").read_text()
+    monkeypatch.chdir(runs)
+    assert invoke(main, "report", "runs=.", monkeypatch=monkeypatch) == 0
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_summaries_of_any_status_are_taken(tmp_path: Path) -> None:

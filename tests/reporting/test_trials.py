@@ -4,7 +4,9 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,11 @@ def test_a_command_that_is_no_plain_text_is_not_shown(overrides: Any, tmp_path: 
     run = make_run(tmp_path / "run", 90.0)
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     assert read_trial(run, "run").command == ""
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"command": "python \x1b]0;owned\x07"}))
+    assert read_trial(run, "run").command == ""
+    (run / "summary.json").write_text(json.dumps(summary | {"command": "python -m x"}))
+    assert read_trial(run, "run").command == "python -m x"
 
 
 def write(name: str, content: bytes) -> Callable[[Path], object]:
@@ -183,3 +190,42 @@ def test_no_run_is_an_error(name: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "empty" / "inside").mkdir(parents=True)
     with pytest.raises(DataError, match=sentence):
         read_trials([tmp_path / name])
+
+
+def test_no_folder_is_an_error() -> None:
+    with pytest.raises(ValueError, match="runs= names no folder"):
+        read_trials([])
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Work as a user who, unlike root, may be kept from reading."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_what_may_not_be_read_is_left_out_or_a_row(caplog: pytest.LogCaptureFixture) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own is root's alone
+        folder = Path(name)
+        folder.chmod(0o755)
+        for run in ("closed", "half", "open"):
+            make_run(folder / run, 1.0)
+        (folder / "closed").chmod(0)
+        (folder / "half" / ".hydra").chmod(0)
+        with as_nobody():
+            trials = read_trials([folder])
+    assert [trial.name for trial in trials] == ["half", "open"]
+    assert "its settings are not known" in trials[0].reason
+    assert "closed: Permission denied; the report is without it" in caplog.text
+
+
+def test_runs_keep_the_order_in_which_they_are_asked_for(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, 1.0) for name in ("z", "a")]
+    assert [trial.name for trial in read_trials(runs)] == ["z", "a"]
+    assert [trial.name for trial in read_trials([tmp_path])] == ["a", "z"]

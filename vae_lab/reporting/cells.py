@@ -13,7 +13,7 @@ class Cell(NamedTuple):
     Attributes:
         settings: those that vary between cells.
         trials: all of them, also those without a result.
-        values: the metric, one value for each seed.
+        by_seed: the metric of each seed.
         mean: over seeds.
         low: of the 95 % interval of the mean; None with fewer than two seeds.
         high: of that.
@@ -21,7 +21,7 @@ class Cell(NamedTuple):
 
     settings: Settings
     trials: list[Trial]
-    values: list[float]
+    by_seed: dict[str, float]
     mean: float | None
     low: float | None
     high: float | None
@@ -30,6 +30,11 @@ class Cell(NamedTuple):
     def label(self) -> str:
         """The settings in one line."""
         return labelled(self.settings) or "all runs"
+
+    @property
+    def values(self) -> list[float]:
+        """The metric, one value for each seed."""
+        return [*self.by_seed.values()]
 
 
 class Interval(NamedTuple):
@@ -45,16 +50,47 @@ def t_interval(values: Sequence[float]) -> Interval:
 
     Student 1908, The probable error of a mean, https://doi.org/10.1093/biomet/6.1.1
     """
-    from scipy.special import stdtrit  # takes a fifth of a second
-
     n = len(values)
     if n == 0:
         return Interval(None, None, None)
     mean = sum(values) / n
     if n == 1:
         return Interval(mean, None, None)
-    error = (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5
-    reach = float(stdtrit(n - 1, 0.975)) * error
+    return _around(mean, _error(values), float(n - 1))
+
+
+def difference(first: Cell, second: Cell) -> tuple[Interval, int]:
+    """Return by how much the second cell's mean is above the first's, with its 95 % interval, and the seeds in common.
+
+    Two seeds or more that both have are taken in pairs, by Student's t of their differences; otherwise both cells are
+    samples of their own: Welch 1947, The generalization of Student's problem, https://doi.org/10.1093/biomet/34.1-2.28
+    """
+    common = [seed for seed in first.by_seed if seed in second.by_seed]
+    if len(common) > 1:
+        return t_interval([second.by_seed[seed] - first.by_seed[seed] for seed in common]), len(common)
+    assert first.mean is not None
+    assert second.mean is not None
+    mean, sizes = second.mean - first.mean, [len(first.values), len(second.values)]
+    if min(sizes) < 2:
+        return Interval(mean, None, None), len(common)
+    squares = [_error(cell.values) ** 2 for cell in (first, second)]
+    if not any(squares):
+        return Interval(mean, mean, mean), len(common)
+    freedom = sum(squares) ** 2 / sum(square**2 / (n - 1) for square, n in zip(squares, sizes, strict=True))
+    return _around(mean, sum(squares) ** 0.5, freedom), len(common)
+
+
+def _error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean of two values or more."""
+    n, mean = len(values), sum(values) / len(values)
+    return (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5
+
+
+def _around(mean: float, error: float, freedom: float) -> Interval:
+    """Return the 95 % interval of a mean by Student's t of some degrees of freedom."""
+    from scipy.special import stdtrit  # takes a fifth of a second
+
+    reach = float(stdtrit(freedom, 0.975)) * error
     return Interval(mean, mean - reach, mean + reach)
 
 
@@ -72,21 +108,21 @@ def grouped(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest
         if trial.settings:
             groups.setdefault(tuple(trial.chosen(keys).values()), []).append(trial)
     cells = [
-        Cell(some[0].chosen(keys), some, values, *t_interval(values))
+        Cell(some[0].chosen(keys), some, by_seed, *t_interval([*by_seed.values()]))
         for some in groups.values()
-        for values in [per_seed(some, metric)]
+        for by_seed in [per_seed(some, metric)]
     ]
     return sorted(cells, key=lambda cell: (cell.mean is None, (cell.mean or 0.0) * (1 if lowest else -1)))
 
 
-def per_seed(trials: Sequence[Trial], metric: str) -> list[float]:
+def per_seed(trials: Sequence[Trial], metric: str) -> dict[str, float]:
     """Return the metric of each seed; a seed that was run twice counts once, as training repeats itself bit for bit."""
     seeds: dict[str, list[float]] = {}
     for trial in trials:
         value = result(trial, metric)
         if value is not None:
             seeds.setdefault(trial.seed or trial.name, []).append(value)
-    return [sum(values) / len(values) for values in seeds.values()]
+    return {seed: sum(values) / len(values) for seed, values in seeds.items()}
 
 
 def result(trial: Trial, metric: str) -> float | None:
@@ -105,12 +141,13 @@ def verdict(cells: Sequence[Cell], metric: str) -> str:
     second = ranked[1]
     text = f"Best of {len(ranked)}: {best.label} with {metric} {spoken(best)}. "
     text += f"Next: {second.label} with {spoken(second)}. "
-    if None in (best.low, second.low):
+    (mean, low, high), ncommon = difference(best, second)
+    if low is None or high is None:
         return text + "A single seed has no interval: more seeds would tell whether the difference is one."
-    apart = max(best.low, second.low) > min(best.high, second.high)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    if apart:
-        return text + "The two intervals do not overlap."
-    return text + "The two intervals overlap: these seeds do not tell which is better."
+    how = f"in pairs over {ncommon} seeds that both have" if ncommon > 1 else "of seeds that they do not share"
+    text += f"The next minus the best is {decimal(mean)} (95 % interval {decimal(low)} to {decimal(high)}, {how}): "
+    side = low if (second.mean or 0.0) > (best.mean or 0.0) else -high  # the end that is nearer to no difference
+    return text + ("the seeds tell the two apart." if side > 0 else "these seeds do not tell which is better.")
 
 
 def spoken(cell: Cell) -> str:
@@ -131,7 +168,7 @@ def cautions(trials: Sequence[Trial], keys: Sequence[str]) -> list[str]:
     """Return sentences on what keeps the runs' results from being compared."""
     done = [trial for trial in trials if trial.status == COMPLETED]
     found: list[str] = []
-    if len({trial.provenance.get("test images") for trial in done}) > 1:
+    if len({trial.provenance["test images"] for trial in done if "test images" in trial.provenance}) > 1:
         found.append("The runs were tested on different images: compare only those of the same data.")
     if "likelihood" in keys:
         found.append("The likelihoods differ: nats of a density over real numbers compare with none but its own.")

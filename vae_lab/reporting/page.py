@@ -31,6 +31,7 @@ class Report(NamedTuple):
     Attributes:
         title: what the report is of.
         trials: the runs, best first, those without a result last.
+        named: the runs in the order in which they were asked for.
         keys: the settings that vary.
         cells: the runs grouped by those, best first.
         metric: what they are ranked by.
@@ -40,6 +41,7 @@ class Report(NamedTuple):
 
     title: str
     trials: list[Trial]
+    named: list[Trial]
     keys: list[str]
     cells: list[Cell]
     metric: str
@@ -65,7 +67,7 @@ def summarised(trials: Sequence[Trial], title: str, metric: str, ignored: Sequen
         return value is None, (value or 0.0) * (1 if lowest else -1)
 
     sentences = [verdict(cells, metric), *cautions(trials, keys)]
-    return Report(title, sorted(trials, key=rank), keys, cells, metric, lowest, sentences)
+    return Report(title, sorted(trials, key=rank), list(trials), keys, cells, metric, lowest, sentences)
 
 
 def render(report: Report, picture_side: int) -> str:
@@ -81,7 +83,7 @@ def render(report: Report, picture_side: int) -> str:
         failed=[trial for trial in report.trials if trial.status != COMPLETED],
         figures=figures(report),
         pictures={title: gallery(report, name, title, picture_side) for name, title in PICTURES.items()},
-        pair=compared(report.trials),
+        pair=compared(report.named),
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - plotly's and ours
         hashes=" ".join(f"'sha256-{digest(script)}'" for script in scripts),
     )
@@ -129,10 +131,10 @@ def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[Tria
 
 
 def compared(trials: Sequence[Trial]) -> dict[str, object] | None:
-    """Return what sets two runs apart, the second by name beside the first; None for any other number of runs."""
+    """Return what sets two runs apart; None for any other number of runs."""
     if len(trials) != 2:
         return None
-    first, second = sorted(trials, key=lambda trial: trial.name)
+    first, second = trials
     return {
         "first": first,
         "second": second,

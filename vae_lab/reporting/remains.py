@@ -29,7 +29,10 @@ class Unreadable(Exception):  # noqa: N818
 
 def is_there(path: Path) -> bool:
     """Return whether a path is a regular file, and no link."""
-    return path.is_file() and not path.is_symlink()
+    try:
+        return path.is_file() and not path.is_symlink()
+    except OSError:  # its folder cannot be searched
+        return False
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:

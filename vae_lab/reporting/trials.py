@@ -1,7 +1,7 @@
 """The runs below a folder, finished or not."""
 
+import logging
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,9 @@ from vae_lab.reporting.remains import (
     read_yaml,
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
+from vae_lab.trial import command as command_line
+
+log = logging.getLogger(__name__)
 
 COMPLETED = "completed"
 MARKS = (".hydra", "checkpoints", "metrics.csv", "summary.json")
@@ -67,11 +70,14 @@ class Trial(NamedTuple):
 
 
 def read_trials(roots: Sequence[Path]) -> list[Trial]:
-    """Return the runs below the folders, those in `roots` themselves included.
+    """Return the runs below the folders, those in `roots` themselves included, in the order of `roots`.
 
     Raises:
         DataError: if a folder is missing or holds no run.
+        ValueError: if there is no folder.
     """
+    if not roots:
+        raise ValueError("runs= names no folder; it takes a run folder, a folder of runs, or a list of such.")
     folders: dict[Path, None] = {}
     for root in roots:
         if not root.is_dir():
@@ -83,23 +89,22 @@ def read_trials(roots: Sequence[Path]) -> list[Trial]:
     top = os.path.commonpath(folders) if len(folders) > 1 else str(next(iter(folders)).parent)
     npoints = max(40, min(400, NPOINTS // len(folders)))
     return [
-        read_trial(folder, os.path.relpath(folder, top), npoints) for folder in track(sorted(folders), "reading runs")
+        read_trial(folder, os.path.relpath(folder, top), npoints) for folder in track(list(folders), "reading runs")
     ]
 
 
 def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
     """Yield the run folders at and below a folder; a summary alone, with runs below it, is a sweep's."""
-    if any((root / mark).exists() for mark in MARKS[:3]):
-        yield root
+    try:
+        is_run = any((root / mark).exists() for mark in MARKS[:3])
+        has_summary = (root / "summary.json").exists()
+        inside = [] if is_run or depth == MAX_DEPTH else root.iterdir()
+        children = sorted(path for path in inside if path.is_dir() and not path.is_symlink())
+    except OSError as error:
+        log.warning("%s: %s; the report is without it", root, error.strerror)
         return
-    below: list[Path] = []
-    if depth < MAX_DEPTH:
-        try:
-            children = sorted(path for path in root.iterdir() if path.is_dir() and not path.is_symlink())
-        except OSError:
-            children = []
-        below = [run for child in children for run in find_runs(child, depth + 1)]
-    if not below and (root / "summary.json").exists():
+    below = [run for child in children for run in find_runs(child, depth + 1)]
+    if is_run or (not below and has_summary):
         yield root
     yield from below
 
@@ -163,13 +168,13 @@ def read_metrics(folder: Path, summary: dict[str, Any]) -> dict[str, float]:
 
 def command(folder: Path, summary: dict[str, Any]) -> str:
     """Return the command line that trains a run again, quoted for a shell; "" if its overrides are not known."""
-    if isinstance(summary.get("command"), str):
-        return summary["command"]
+    told = summary.get("command")
+    if isinstance(told, str):
+        return told if told.isprintable() else ""
     try:
-        overrides = read_overrides(folder / ".hydra" / "overrides.yaml")
+        return command_line(read_overrides(folder / ".hydra" / "overrides.yaml"))
     except Unreadable:
         return ""
-    return shlex.join(["python", "-m", "vae_lab.train", *overrides])
 
 
 def provenance(summary: dict[str, Any]) -> dict[str, str]:

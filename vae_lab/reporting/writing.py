@@ -42,11 +42,19 @@ def write_report(
     title = ", ".join(run.absolute().name for run in runs)
     report = summarised(trials, title, metric, ignored, lowest=mode == "min")
     page = out if out.suffix.lower() == ".html" else out / "report.html"
-    write_whole(page, render(report, picture_side).encode())
-    write_whole(page.with_suffix(".csv"), csv_table(report.trials, report.keys).encode())
-    text = markdown(report.cells, report.trials, metric, report.sentences)
-    write_whole(page.with_suffix(".md"), text.encode())
+    texts = {
+        page: render(report, picture_side),
+        page.with_suffix(".csv"): csv_table(report.trials, report.keys),
+        page.with_suffix(".md"): markdown(report.cells, report.trials, metric, report.sentences),
+    }
+    for path, text in texts.items():
+        write_whole(path, encodable(text).encode())
     return report
+
+
+def encodable(text: str) -> str:
+    """Return a text with what UTF-8 has no bytes for written out, as in names of files that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def check_metric(trials: Sequence[Trial], metric: str) -> None:

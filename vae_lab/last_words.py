@@ -1,0 +1,47 @@
+"""What each process of a run on several devices leaves to its launcher, should it fail."""
+
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+
+class LastWords(NamedTuple):
+    """Why a process failed.
+
+    Attributes:
+        when: seconds since 1970; the first to fail takes the others with it.
+        code: the exit code.
+        status: the word for the run's summary.
+        reason: in one line, for the summary.
+        account: for the user, with a traceback where it is our own fault.
+        echo: whether it failed because another one was gone.
+    """
+
+    when: float
+    code: int
+    status: str
+    reason: str
+    account: str
+    echo: bool
+
+
+def leave(folder: Path, rank: int, error: BaseException) -> int:
+    """Leave the last words of a process, unless it has said some already, and return its exit code."""
+    from vae_lab.commands import account
+    from vae_lab.errors import RanksLost, status
+    from vae_lab.files import write_whole
+    from vae_lab.trial import reason
+
+    code, text = account(error)
+    words = LastWords(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))
+    path = folder / f"rank-{rank}.json"
+    if not path.exists():
+        write_whole(path, json.dumps(words._asdict()).encode())
+    return code
+
+
+def left(folder: Path) -> dict[int, LastWords]:
+    """Return the last words by the processes' ranks."""
+    found = {path: json.loads(path.read_text()) for path in folder.glob("rank-*.json")}
+    return {int(path.stem.removeprefix("rank-")): LastWords(**words) for path, words in found.items()}
