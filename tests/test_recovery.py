@@ -1,4 +1,4 @@
-"""What a game against opponents goes back to, and when it ends: gradients that are no numbers, and endless collapses."""
+"""What a game against opponents goes back to, and when it ends."""
 
 import logging
 import math
