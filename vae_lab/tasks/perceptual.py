@@ -60,8 +60,8 @@ class LPIPS(Perceptual):
             self(blank, blank)
         except RuntimeError as error:  # a pooling that nothing is left for
             raise ValueError(
-                f"task.perceptual.backbone={backbone} cannot look at data.image_size={image_size}; choose larger images,"
-                " another backbone or task/perceptual=none."
+                f"task.perceptual.backbone={backbone} cannot look at data.image_size={image_size}; choose larger"
+                " images, another backbone or task/perceptual=none."
             ) from error
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
