@@ -150,7 +150,7 @@ def test_the_layer_of_a_discriminator_is_checked() -> None:
 
 
 def guard(patience: int = 1) -> BalanceGuard:
-    return BalanceGuard(every=10, sure=0.99, blind=0.02, worst=5.0, spread=0.2, factor=0.5, patience=patience)
+    return BalanceGuard(every=10, sure=0.99, blind=0.02, worst=5.0, spread=0.2, factor=0.5, patience=patience, most=5)
 
 
 def observed(watch: BalanceGuard, **numbers: float) -> BalanceGuard:
@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_is_told_at_once() -> None:
 @pytest.mark.parametrize("setting", [{"sure": 1.5}, {"factor": -0.5}, {"every": 0}, {"patience": 0}], ids=str)
 def test_the_settings_of_a_guard_are_checked(setting: dict[str, float]) -> None:
     good: dict[str, float] = {"every": 10, "sure": 0.99, "blind": 0.02, "worst": 5.0, "spread": 0.2, "factor": 0.5}
-    good["patience"] = 1
+    good |= {"patience": 1, "most": 5}
     with pytest.raises(ValueError, match=rf"task\.guard\.{next(iter(setting))}"):
         BalanceGuard(**good | setting)  # pyright: ignore[reportArgumentType]
 

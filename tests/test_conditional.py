@@ -287,6 +287,26 @@ def test_a_class_that_is_none_is_refused(run: Path, which: object) -> None:
         sample(load_model(run), 2, 0, which=10)
 
 
+def test_a_class_of_a_sub_folder_goes_by_its_name(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(20):
+        path = tmp_path / "images" / ("dark", "light")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (16, 16), 10 * number).save(path)
+    folder = ("data=folder", f"data.root={tmp_path / 'images'}", "data.labels=subfolders", "data.image_size=16")
+    some = ("data.batch_size=4", "data.channels=1", "model=mlp", "model.encoder.width=16", "model.nclasses=2")
+    train(config(*folder, *some))
+    run = tmp_path / "run"
+    assert json.loads((run / "summary.json").read_text())["classes"] == ["dark", "light"]
+    for which in ("light", 1):
+        assert generated(monkeypatch, f"run={run}", f"class={which}", "n=2", f"out={tmp_path / f'{which}.png'}") == 0
+    assert (tmp_path / "light.png").read_bytes() == (tmp_path / "1.png").read_bytes()
+    capfd.readouterr()
+    assert generated(monkeypatch, f"run={run}", "class=lihgt", "n=2", "out=x.png") == 2
+    assert "class=lihgt: choose a number from 0 to 1, or all, or one of dark, light." in "".join(capfd.readouterr())
+
+
 def test_a_conditional_run_is_evaluated_given_the_labels(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -150,6 +150,17 @@ def test_predicted_memory_is_that_of_every_tensor() -> None:
     )
 
 
+def test_a_conditional_network_costs_what_its_wider_inputs_do() -> None:
+    plain, conditional = maker()(32, 2), maker("model.nclasses=10")(32, 2)
+    a, _, c = sides(32)
+    counts = [multiplications(setting) for setting in (plain, conditional)]
+    more = {name: counts[1][name] - counts[0][name] for name in counts[0]}
+    assert more["generation"] == 10 * 64 * c * c
+    assert more["inference"] == 10 * 64 * 16 * a * a + more["generation"]
+    assert more["training"] > more["inference"]
+    assert predicted_peaks(conditional)["training"] > predicted_peaks(plain)["training"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
 @pytest.mark.parametrize("model", ["conv", "resnet_fast"])
 def test_predicted_memory_is_the_measured_within_15_percent(model: str) -> None:

@@ -40,7 +40,7 @@ def multiplications(setting: Setting) -> dict[str, int]:
         workload = Workload(setting._replace(batch_size=1))
         image = workload.batch.image
         tasks: dict[str, Callable[[], object]] = {
-            "inference": lambda: workload.model(image),
+            "inference": lambda: workload.given(image),
             "generation": workload.generate,
             "training": workload.train,
         }

@@ -1,9 +1,11 @@
 """`python -m vae_lab.generate run=<run folder> n=64 seed=0 sampler=prior out=<folder or .png>`: decode new latents.
 
-A conditional model draws each image's class too, or is told it: class=3, or class=all for a row of n images each.
+A conditional model draws each image's class too, or is told it: class=3, class=<its name>, or class=all for a row of n
+images each.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,11 +39,11 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
     model = load_model(run, cfg.checkpoint)
-    check_class(model, cfg["class"])
+    which = class_number(model, cfg["class"], class_names(run, cfg.checkpoint))
     sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)
     drawn_from = None if cfg.sampler == "prior" else sampler
-    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=cfg["class"])
-    save(images, out, cfg.n if cfg["class"] == EVERY else None)
+    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=which)
+    save(images, out, cfg.n if which == EVERY else None)
     log.info("%d images from %s in %s", len(images), run, out)
 
 
@@ -94,7 +96,30 @@ def sample(
         return torch.cat([model.given(some).generative(part).mean for part, some in batches])
 
 
-def check_class(model: "LatentModel", which: object) -> None:
+def class_names(run: Path, checkpoint: str) -> list[str]:
+    """Return what the classes of a run's images are called; nothing if its summary is gone or does not say."""
+    from vae_lab.errors import DataError
+    from vae_lab.runs import load_summary, locate
+
+    try:
+        return [str(name) for name in load_summary(locate(run, checkpoint).folder).get("classes", [])]
+    except DataError:
+        return []
+
+
+def class_number(model: "LatentModel", which: object, names: Sequence[str]) -> int | str | None:
+    """Return a class given by its name as a number; numbers, "all" and None as they are.
+
+    Raises:
+        ValueError: if there is no such class.
+    """
+    if model.nclasses and which != EVERY and isinstance(which, str) and which in names:
+        return names.index(which)
+    check_class(model, which, names)
+    return which  # pyright: ignore[reportReturnType]
+
+
+def check_class(model: "LatentModel", which: object, names: Sequence[str] = ()) -> None:
     """Raise ValueError if the model has no class of that number, nor is it all of them."""
     if which is None:
         return
@@ -102,7 +127,8 @@ def check_class(model: "LatentModel", which: object) -> None:
         raise ValueError(f"class={which}: this run's model knows no classes; leave class out.")
     number = isinstance(which, int) and not isinstance(which, bool) and 0 <= which < model.nclasses
     if which != EVERY and not number:
-        raise ValueError(f"class={which}: choose a number from 0 to {model.nclasses - 1}, or all.")
+        called = f", or one of {', '.join(names)}" if names else ""
+        raise ValueError(f"class={which}: choose a number from 0 to {model.nclasses - 1}, or all{called}.")
 
 
 def save(images: "Float[Tensor, 'n channels height width']", out: Path, nrow: int | None = None) -> None:

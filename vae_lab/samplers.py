@@ -1,21 +1,26 @@
 """Densities over z to generate from: the prior, or a Gaussian mixture fitted once to a run's posterior means.
 
-The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, so that generating needs the images once only.
+The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, so that generating needs the images once only. Where
+there are too many latents for so few images, as in a 256-pixel autoencoder, it is one in their principal directions.
 """
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
 from vae_lab.errors import DataError
 from vae_lab.evaluation.bounds import placed
-from vae_lab.evaluation.samplers import fitted_mixture
+from vae_lab.evaluation.passes import batch_size
+from vae_lab.evaluation.samplers import fitted_density
 from vae_lab.files import whole
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
+from vae_lab.probability.subspace import SubspaceMixture
 from vae_lab.runs import encode, load_data, locate
 
 log = logging.getLogger(__name__)
@@ -73,20 +78,30 @@ def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: 
         training: the training images, as the model sees them.
         checkpoint: whose mixture it is.
     """
-    rows = torch.arange(min(len(training), NFITTED)).split(1000)
+    rows = torch.arange(min(len(training), NFITTED)).split(2 * batch_size(model))
     latents = torch.cat([encode(*placed(model, training, some)) for some in rows])
-    mixture = fitted_mixture(latents, min(NCOMPONENTS, len(latents)), seed=0)
-    parts = {
-        "weights": mixture.mixture_distribution.probs,  # pyright: ignore[reportAttributeAccessIssue]
-        "means": mixture.component_distribution.loc,  # pyright: ignore[reportAttributeAccessIssue]
-        "covariances": mixture.component_distribution.covariance_matrix,  # pyright: ignore[reportAttributeAccessIssue]
-    }
+    mixture = fitted_density(latents, NCOMPONENTS, seed=0)
+    if isinstance(mixture, SubspaceMixture):
+        line = "%d latents are too many for full covariances of %d images: it is a mixture in %d principal directions"
+        log.info(line, model.nlatent, len(latents), mixture.directions.shape[1])
     try:
         with whole(mixture_path(run, checkpoint)) as path:
-            torch.save(parts, path)
+            torch.save(parts_of(mixture), path)
     except OSError as error:
         log.warning("the mixture cannot be kept in %s: %s", mixture_path(run, checkpoint).parent, error.strerror)
     return mixture
+
+
+def parts_of(mixture: Any) -> dict[str, Tensor]:  # noqa: ANN401 (torch's mixtures don't say what they are made of)
+    """Return the tensors that a mixture is made of."""
+    if isinstance(mixture, SubspaceMixture):
+        own = {"location": mixture.location, "directions": mixture.directions.clone(), "variance": mixture.rest}
+        return parts_of(mixture.inner) | own
+    return {
+        "weights": mixture.mixture_distribution.probs,
+        "means": mixture.component_distribution.loc,
+        "covariances": mixture.component_distribution.covariance_matrix,
+    }
 
 
 def read_mixture(path: Path) -> Distribution:
@@ -97,6 +112,9 @@ def read_mixture(path: Path) -> Distribution:
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        return gaussian_mixture(stored["weights"], stored["means"], stored["covariances"])
+        mixture = gaussian_mixture(stored["weights"], stored["means"], stored["covariances"])
+        if "directions" not in stored:
+            return mixture
+        return SubspaceMixture(stored["location"], stored["directions"], mixture, stored["variance"])
     except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
         raise DataError(f"{path.absolute()} is no mixture of vae_lab; delete it to fit a new one.") from error

@@ -125,6 +125,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
         "status": "running",
         "seed": cfg.seed,
         "data": data.fingerprint,
+        "classes": list(data.classes),
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "versions": versions(),
         "commit": git_commit(),

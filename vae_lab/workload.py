@@ -47,10 +47,15 @@ class Workload:
         self.optimizer: Optimizer = instantiate(setting.config["optimizer"], _convert_="all")(self.model.parameters())
         self.steps = 0
 
+    @property
+    def given(self) -> LatentModel:
+        """The model of the batch's classes; itself if it knows none."""
+        return self.model.given(self.batch.label)
+
     def train(self) -> None:
         """Take one step of the optimizer, in the order of `vae_lab.tasks.vae.VAETask.step`."""
         with self.autocast():
-            loss = self.objective(self.model, self.batch, self.steps).loss.mean()
+            loss = self.objective(self.given, self.batch, self.steps).loss.mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -60,7 +65,7 @@ class Workload:
     def generate(self) -> Tensor:
         """Return the mean images of as many latents as a batch has images."""
         with self.autocast():
-            return self.model.generative(self.model.prior().sample((self.setting.batch_size,))).mean
+            return self.given.generative(self.model.prior().sample((self.setting.batch_size,))).mean
 
     def autocast(self) -> torch.autocast:
         """Return the context that the precision asks for."""

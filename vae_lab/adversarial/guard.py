@@ -16,8 +16,8 @@ class BalanceGuard(nn.Module):
     right, so that nothing can be learnt from it any more; or when it calls everything real or everything made, or is
     far worse than a coin, and has learnt nothing itself. All of it must last: the running means reach back about
     `every` batches, and are looked at as often. What was never good has not collapsed, so a game has `patience` looks
-    to become good. After each collapse the guard waits twice as long before it looks again, so that a game that cannot
-    be won is not begun anew for ever.
+    to become good. After each collapse the guard waits twice as long before it looks again, and one more than `most`
+    ends the run, so that a game that cannot be won is not begun anew for ever.
 
     Args:
         every: batches between two looks.
@@ -28,6 +28,7 @@ class BalanceGuard(nn.Module):
             are alike.
         patience: looks after which a game that was never good counts as collapsed.
         factor: by which each collapse lowers the adversarial weight.
+        most: collapses after which one more ends the run.
 
     Attributes:
         scale: the product of those factors.
@@ -43,13 +44,24 @@ class BalanceGuard(nn.Module):
     ncollapses: Int64[Tensor, ""]
 
     def __init__(
-        self, *, every: int, sure: float, blind: float, worst: float, spread: float, factor: float, patience: int
+        self,
+        *,
+        every: int,
+        sure: float,
+        blind: float,
+        worst: float,
+        spread: float,
+        factor: float,
+        patience: int,
+        most: int,
     ) -> None:
         super().__init__()
-        require_counts(task__guard__every=every, task__guard__patience=patience)
+        require_counts(task__guard__every=every, task__guard__patience=patience, task__guard__most=most)
         for name, value in (("sure", sure), ("blind", blind), ("spread", spread), ("factor", factor)):
             if not 0 <= value <= 1:
                 raise ValueError(f"task.guard.{name} must be between 0 and 1, not {value}.")
+        if not worst > 0:
+            raise ValueError(f"task.guard.worst must be a positive number, not {worst}; a coin has 1.39.")
         self.every = every
         self.sure = sure
         self.blind = blind
@@ -57,6 +69,7 @@ class BalanceGuard(nn.Module):
         self.spread = spread
         self.factor = factor
         self.patience = patience
+        self.most = most
         self.well = False
         self.register_buffer("means", torch.zeros(len(WATCHED)))
         self.register_buffer("scale", torch.ones(()))

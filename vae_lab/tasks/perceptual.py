@@ -1,9 +1,11 @@
 """Distances between images in the features of a network trained elsewhere."""
 
+import math
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -38,32 +40,57 @@ class LPIPS(Perceptual):
     Args:
         weight: of the distance, which is about 0.5 for unlike images; so beside nats it is large.
         backbone: alex, vgg or squeeze.
+        image_size: image height and width in pixels.
 
     Raises:
         DataError: if the backbone's weights are not on the disk; nothing is downloaded in the middle of a run.
     """
 
-    def __init__(self, *, weight: float, backbone: str) -> None:
+    def __init__(self, *, weight: float, backbone: str, image_size: int) -> None:
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"task.perceptual.backbone={backbone}: there are {', '.join(BACKBONES)}.")
-        file = backbone_weights(backbone)
-        if not file.is_file():
-            raise DataError(
-                f"task/perceptual=lpips needs torchvision's weights at {file}, from"
-                f" https://download.pytorch.org/models/{file.name}; or choose task/perceptual=none."
-            )
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        network = LearnedPerceptualImagePatchSimilarity(backbone, normalize=True).net  # pyright: ignore[reportArgumentType]
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"task.perceptual.weight must be 0 or a positive number, not {weight}.")
         self.weight = weight
+        network = load_network(backbone, backbone_weights(backbone))
         self.network = [network.requires_grad_(requires_grad=False)]  # in a list, so that no checkpoint holds it
+        blank = torch.zeros(1, 3, image_size, image_size)
+        try:
+            self(blank, blank)
+        except RuntimeError as error:  # a pooling that nothing is left for
+            raise ValueError(
+                f"task.perceptual.backbone={backbone} cannot look at data.image_size={image_size}; choose larger"
+                " images, another backbone or task/perceptual=none."
+            ) from error
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
-        """Return the weighed distance of each reconstruction from its image; grey is shown in three equal channels."""
+        """Return the weighed distance of each reconstruction from its image; grey is shown in three equal channels.
+
+        In single precision, whatever autocast says: it is a sum of small differences.
+        """
         network = self.network[0].to(image.device)
-        pairs = [x.expand(-1, 3, -1, -1) for x in (reconstruction, image)]
-        return self.weight * network(*pairs, normalize=True).flatten()
+        with torch.autocast(image.device.type, enabled=False):
+            pairs = [x.float().expand(-1, 3, -1, -1) for x in (reconstruction, image)]
+            return self.weight * network(*pairs, normalize=True).flatten()
+
+
+def load_network(backbone: str, file: Path) -> nn.Module:
+    """Return LPIPS's network.
+
+    Raises:
+        DataError: if the file is not there or holds no such weights.
+    """
+    remedy = f"from https://download.pytorch.org/models/{file.name}; or choose task/perceptual=none."
+    if not file.is_file():
+        raise DataError(f"task/perceptual=lpips needs torchvision's weights at {file}, {remedy}")
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        torch.load(file, map_location="cpu", weights_only=True)  # torchvision trusts the file with more than tensors
+        return LearnedPerceptualImagePatchSimilarity(backbone, normalize=True).net  # pyright: ignore[reportArgumentType]
+    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
+        raise DataError(f"{file} does not hold torchvision's weights; delete it and get them anew, {remedy}") from error
 
 
 def backbone_weights(backbone: str) -> Path:

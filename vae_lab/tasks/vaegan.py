@@ -2,7 +2,8 @@
 
 import copy
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,12 +16,14 @@ from vae_lab.adversarial.guard import WATCHED, BalanceGuard
 from vae_lab.adversarial.opponents import Opinion, Opponent, Round
 from vae_lab.data.sample import Sample
 from vae_lab.distributed import averaged, share_buffers
-from vae_lab.errors import require_counts
+from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
+from vae_lab.tasks.gradients import averaged_alike, finite, norm, take
 from vae_lab.tasks.perceptual import Perceptual
 from vae_lab.tasks.task import Task
+from vae_lab.tasks.vaegan_settings import opponent_optimizers, read_bounds, require_settings
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +89,7 @@ class VAEGANTask(Task):
         guard: BalanceGuard,
         distortion: float,
         strength: float,
-        bounds: tuple[float, float] | list[float],
+        bounds: object,
         warmup: int,
         samples: bool,
         average_decay: float,
@@ -99,11 +102,7 @@ class VAEGANTask(Task):
                 f"objective={type(objective).__name__}: a VAE with opponents minimises the ELBO's terms; choose"
                 " objective=elbo, elbo_warmup or elbo_cyclical."
             )
-        if not 0 <= bounds[0] <= bounds[1] or not strength >= 0 or not 0 <= average_decay < 1 or distortion < 0:
-            raise ValueError(
-                f"task.bounds={list(bounds)} must rise from 0 or more, task.strength={strength} and"
-                f" task.distortion={distortion} be at least 0, task.average_decay={average_decay} in [0, 1)."
-            )
+        require_settings(list(opponents), strength=strength, distortion=distortion, average_decay=average_decay)
         self.beta = objective.beta
         self.make_optimizer = optimizer
         self.make_schedule = schedule
@@ -115,7 +114,7 @@ class VAEGANTask(Task):
         self.guard = guard
         self.distortion = distortion
         self.strength = strength
-        self.bounds = bounds
+        self.bounds = read_bounds(bounds)
         self.warmup = warmup
         self.samples = samples
         self.average_decay = average_decay
@@ -124,28 +123,51 @@ class VAEGANTask(Task):
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
         """Return an optimizer for the model and one for each opponent, and the schedule of the first."""
         optimizer = self.make_optimizer(self.learner.parameters())
-        others = [self.make_opponent_optimizer(opponent.parameters()) for opponent in self.opponents.values()]
+        others = opponent_optimizers(self.make_opponent_optimizer, self.opponents.values())
         schedules = [] if self.make_schedule is None else [{"scheduler": self.make_schedule(optimizer)}]
         return [optimizer, *others], schedules
 
     def step(self, batch: Sample, *optimizers: Optimizer) -> Terms:
         """Take one step with every optimizer and return the batch's terms."""
-        if self.kept is None:
+        if len(batch.image) < 2:
+            raise ValueError("data.batch_size=1 shows no spread of samples, which the guard watches; choose 2 or more.")
+        if self.kept is None and self.batches_seen >= 2 * self.warmup:  # what to go back to is always warmed up
+            if not finite(self.learner, self.opponents):
+                super().refuse_nonfinite(math.nan, "a weight")
             self.kept = self.state(*optimizers)
         terms, shown = self.play(batch)
         opinions = {name: opponent(shown, self.batches_seen) for name, opponent in self.opponents.items()}
         losses = self.losses(terms, shown, opinions)
         ramp = min(max(self.batches_seen / self.warmup - 1, 0.0), 1.0)
-        gained = self.pull_model(optimizers[0], losses, ramp)
-        for optimizer, (name, opponent) in zip(optimizers[1:], self.opponents.items(), strict=True):
-            descend(optimizer, list(opponent.parameters()), opinions[name].own)
+        gained = self.pull_model(losses, ramp)
+        for name, opponent in self.opponents.items():
+            take(list(opponent.parameters()), opinions[name].own)
+        sound = self.move(*optimizers)
         share_buffers(self.opponents)
         self.follow()
         self.note(shown, opinions, losses, gained)
-        self.watch(self.batches_seen + 1, *optimizers)
+        self.watch(self.batches_seen + 1, *optimizers, sound=sound)
         self.notes |= {"pull_scale": self.guard.scale.clone(), "ncollapses": self.guard.ncollapses.clone()}
-        total = terms.loss + (ramp * losses.likeness + losses.perceptual).detach()
+        total = terms.loss + (self.liking(ramp) * losses.likeness + losses.perceptual).detach()
         return Terms(total, terms.distortion, terms.rate)
+
+    def liking(self, ramp: float) -> float:
+        """Return the weight of likeness: all of it from the start where nothing else asks for reconstructions."""
+        return ramp if self.distortion else 1.0
+
+    def move(self, *optimizers: Optimizer) -> bool:
+        """Step every optimizer, unless a gradient is no number, and return whether they did; no gradient is left.
+
+        A step along one would leave weights that are no numbers beside a loss that still is one, for the guard to keep.
+        """
+        parts = (self.learner, *self.opponents.values())
+        norms = [norm([parameter.grad for parameter in part.parameters()]) for part in parts]
+        sound = bool(torch.stack(norms).isfinite().all())
+        for optimizer in optimizers:
+            if sound:
+                optimizer.step()
+            optimizer.zero_grad()
+        return sound
 
     def play(self, batch: Sample) -> tuple[Terms, Round]:
         """Return the ELBO's terms, the loss with its weights, and what the opponents are shown."""
@@ -168,11 +190,11 @@ class VAEGANTask(Task):
             pull=torch.stack([opinion.pull for opinion in opinions.values()]).sum(),
         )
 
-    def pull_model(self, optimizer: Optimizer, losses: Losses, ramp: float) -> dict[str, Tensor]:
-        """Step the model along both gradients; return the pull's weight, and its gradient's norm beside the rest's."""
+    def pull_model(self, losses: Losses, ramp: float) -> dict[str, Tensor]:
+        """Give the model both gradients; return the pull's weight, and its gradient's norm beside the rest's."""
         decoder = list(self.learner.decoder.parameters())
         pulls = torch.autograd.grad(losses.pull, decoder, retain_graph=True, allow_unused=True)
-        rest = losses.bound + ramp * losses.likeness + losses.perceptual
+        rest = losses.bound + self.liking(ramp) * losses.likeness + losses.perceptual
         parameters = list(self.learner.parameters())
         gradients = torch.autograd.grad(rest, parameters, retain_graph=True, allow_unused=True)
         pulls, gradients = averaged_alike(pulls, gradients)
@@ -184,8 +206,6 @@ class VAEGANTask(Task):
         for parameter, gradient in zip(decoder, pulls, strict=True):
             if gradient is not None and parameter.grad is not None:
                 parameter.grad += weight * gradient
-        optimizer.step()
-        optimizer.zero_grad()
         return {"pull_weight": weight, "gradient_ratio": weight * theirs / (ours + 1e-8)}
 
     @torch.no_grad()
@@ -208,19 +228,45 @@ class VAEGANTask(Task):
         means = averaged([watched[name] for name in WATCHED])  # all processes must come to the same conclusion
         self.guard.observe(**dict(zip(WATCHED, means, strict=True)))
 
-    def watch(self, seen: int, *optimizers: Optimizer) -> None:
-        """Let the guard look if it is time: keep the state if all is well, else go back to the one kept and say so."""
+    def watch(self, seen: int, *optimizers: Optimizer, sound: bool) -> None:
+        """Let the guard look if it is time: keep the state if all is well, else go back to the one kept and say so.
+
+        Args:
+            seen: batches, with the one in hand.
+            optimizers: all.
+            sound: whether every gradient of the batch was finite; one that was not is a collapse at once.
+        """
+        looks = seen % self.guard.every == 0
+        if not sound:
+            self.go_back(seen, self.guard.lost() or "a gradient is no number", *optimizers)
+        elif seen > 2 * self.warmup and (looks or seen % self.log_every == 0):
+            complaint = self.guard.look() if looks else self.guard.lost()
+            well = looks and self.guard.well
+            if complaint is None and well and not finite(self.learner, self.opponents):
+                complaint = "a weight is no number"
+            if complaint is not None:
+                self.go_back(seen, complaint, *optimizers)
+            elif well:
+                self.kept = self.state(*optimizers) | {"batch": seen}
+
+    def go_back(self, seen: int, complaint: str, *optimizers: Optimizer) -> None:
+        """Lower the adversarial weight and return to the state kept.
+
+        Raises:
+            DivergedError: if there is none yet, or it was gone back to too often.
+        """
+        if self.kept is None:
+            super().refuse_nonfinite(math.nan, "a gradient")
         assert self.kept is not None
-        if seen <= 2 * self.warmup or (seen % self.guard.every and seen % self.log_every):
-            return
-        complaint = self.guard.look() if seen % self.guard.every == 0 else self.guard.lost()
-        if complaint is not None:
-            self.guard.lower()
-            self.restore(self.kept, *optimizers)
-            line = "batch %d: %s; back to the weights of batch %d, with the adversarial weight lowered to %g of its own"
-            log.warning(line, seen, complaint, self.kept["batch"], float(self.guard.scale))
-        elif seen % self.guard.every == 0 and self.guard.well:
-            self.kept = self.state(*optimizers) | {"batch": seen}
+        if self.guard.ncollapses >= self.guard.most:
+            raise DivergedError(
+                f"batch {seen}: {complaint}, after {self.guard.most} collapses before; the checkpoints keep what was"
+                " validated last; try a smaller task.opponent_optimizer.lr, optimizer.lr or task.strength."
+            )
+        self.guard.lower()
+        self.restore(self.kept, *optimizers)
+        line = "batch %d: %s; back to the weights of batch %d, with the adversarial weight lowered to %g of its own"
+        log.warning(line, seen, complaint, self.kept["batch"], float(self.guard.scale))
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
         """Leave a training loss that is no number to the guard, once it watches."""
@@ -252,25 +298,3 @@ class VAEGANTask(Task):
         """Take up the state to go back to."""
         super().on_load_checkpoint(checkpoint)
         self.kept = checkpoint["kept"]
-
-
-def descend(optimizer: Optimizer, parameters: list[nn.Parameter], loss: Tensor) -> None:
-    """Step along the loss's gradient by these parameters, and leave no gradient anywhere."""
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
-    for parameter, gradient in zip(parameters, averaged(gradients), strict=True):
-        parameter.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad()
-
-
-def averaged_alike(
-    *groups: Sequence[Tensor | None],
-) -> tuple[list[Tensor | None], ...]:
-    """Return the means over all processes of several groups of gradients; those that are None stay so."""
-    means = iter(averaged([gradient for group in groups for gradient in group if gradient is not None]))
-    return tuple([None if gradient is None else next(means) for gradient in group] for group in groups)
-
-
-def norm(gradients: Iterable[Tensor | None]) -> Tensor:
-    """Return the norm of all gradients together; those that are None count nothing."""
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])

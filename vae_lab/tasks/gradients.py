@@ -1,0 +1,32 @@
+"""Gradients of several losses at once: taken, averaged over processes, and looked at before anything moves."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vae_lab.distributed import averaged
+
+
+def take(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -> None:
+    """Give these parameters the loss's gradient, and leave none anywhere else."""
+    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+    for parameter, gradient in zip(parameters, averaged(gradients), strict=True):
+        parameter.grad = gradient
+
+
+def averaged_alike(*groups: Sequence[Tensor | None]) -> tuple[list[Tensor | None], ...]:
+    """Return the means over all processes of several groups of gradients; those that are None stay so."""
+    means = iter(averaged([gradient for group in groups for gradient in group if gradient is not None]))
+    return tuple([None if gradient is None else next(means) for gradient in group] for group in groups)
+
+
+def norm(gradients: Iterable[Tensor | None]) -> Float[Tensor, ""]:
+    """Return the norm of all gradients together; those that are None count nothing."""
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+
+
+def finite(*modules: nn.Module) -> bool:
+    """Return whether every weight and buffer of the modules is a finite number."""
+    return all(bool(tensor.isfinite().all()) for module in modules for tensor in module.state_dict().values())
