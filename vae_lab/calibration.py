@@ -31,9 +31,13 @@ from vae_lab.errors import DataError
 from vae_lab.files import whole
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
+from vae_lab.randomness import counter_seed
 from vae_lab.runs import check_config, checkpoint_path, load_checkpoint, load_data, load_model, packaged_targets
 
 log = logging.getLogger(__name__)
+
+RULE = "drawn from the whole part"
+"""How images are chosen and scored; what was kept under another rule is not used again."""
 
 
 class Calibration(NamedTuple):
@@ -129,8 +133,8 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
         return RunDetector(model, score, read_calibration(path, score), binary=binary, key=path.stem)
     parts = load_data(run, how.checkpoint, root=how.root).grey_parts
     log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
-    score.fit(model, [prepared(part, binary=binary) for part in first(parts.train, how.nfit).split(BATCH)])
-    scores = describe_pixels(model, score, first(parts.val, how.ncalibration), binary=binary)["score"]
+    score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
+    scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]
     with whole(path) as temporary:
         torch.save({"scores": scores, "state": score.state_dict()}, temporary)
     return RunDetector(model, score, scores, binary=binary, key=path.stem)
@@ -140,7 +144,7 @@ def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Pat
     """Return where a run keeps a calibration: another checkpoint or other settings, another file."""
     file = checkpoint_path(run, how.checkpoint)
     weights = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
-    rule = json.dumps([config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
+    rule = json.dumps([RULE, config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
     folder = run if run.is_dir() else run.parent.parent
     title = str(config["_target_"]).rpartition(".")[2].lower()
     return folder / "calibration" / f"{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
@@ -160,6 +164,11 @@ def read_calibration(path: Path, score: Score) -> Scores:
         raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
 
 
-def first(images: Images, n: int) -> Pixels:
-    """Return the first `n` images of a part, whose order is a permutation already."""
-    return images.pixels(slice(n))
+def drawn(images: Images, n: int, part: str) -> Pixels:
+    """Return `n` images of a part, or all if it has no more, drawn without replacement and the same every time.
+
+    A part keeps the order of its files, so its first images would be those of the first folders alone, and a p-value
+    among them no p-value.
+    """
+    generator = torch.Generator().manual_seed(counter_seed("calibration", part))
+    return images.pixels(torch.randperm(len(images), generator=generator)[:n].sort().values)
