@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from detecting import HOW, small, trained_run
 from linear_gaussian import linear_gaussian_vae, marginal
 from PIL import Image
 from scipy.stats import binom, kstest
 
 from vae_lab.calibration import Calibration, calibration_path, drawn, load_detector, score_config
 from vae_lab.data.images import Images, scaled
-from vae_lab.detection import RunDetector
+from vae_lab.detection import Panel, RunDetector
 from vae_lab.probability.anomaly import IwaeNLL, NegELBO, Score, Typicality
 from vae_lab.runs import load_data, load_model
 from vae_lab.training import train
@@ -98,3 +99,14 @@ def test_p_values_of_a_linear_gaussian_model_are_uniform(score: Score) -> None:
     assert low <= int(judged.flagged.sum()) <= high
     anomalous = detector.judge({"score": score(model, 3 * fresh).double()}, 0.05)
     assert anomalous.flagged.double().mean() > 0.5
+
+
+def test_a_fixed_variance_has_no_complexity(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    fixed = trained_run(tmp_path / "fixed", "trainer.max_steps=1", "likelihood=mse")
+    with pytest.raises(ValueError, match=r"learns its scale, such as sigma_vae"):
+        load_detector(fixed, score_config("complexity"), HOW)
+    panel = load_detector(fixed, {name: small(name) for name in ("complexity", "rate")}, HOW)
+    assert isinstance(panel, Panel)
+    assert panel.members.keys() == {"rate"}
+    assert "without complexity: score=complexity compares nats" in caplog.text

@@ -101,17 +101,6 @@ def test_weights_that_are_no_numbers_are_named(run: Path, tmp_path: Path) -> Non
     assert not (tmp_path / "calibration").exists()
 
 
-def test_a_fixed_variance_has_no_complexity(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-    fixed = trained_run(tmp_path / "fixed", "trainer.max_steps=1", "likelihood=mse")
-    with pytest.raises(ValueError, match=r"learns its scale, such as sigma_vae"):
-        load_detector(fixed, score_config("complexity"), HOW)
-    panel = load_detector(fixed, {name: small(name) for name in ("complexity", "rate")}, HOW)
-    assert isinstance(panel, Panel)
-    assert panel.members.keys() == {"rate"}
-    assert "without complexity: score=complexity compares nats" in caplog.text
-
-
 def test_every_file_is_a_row(run: Path, pictures: Path, tmp_path: Path) -> None:
     shutil.copytree(pictures / "normal", tmp_path / "mixed")
     for name, content in {
