@@ -83,6 +83,13 @@ def test_a_table_of_excel_is_read(run: Path, mixed: Path, tmp_path: Path) -> Non
     assert json.loads((tmp_path / "t-truth.json").read_text())["nanomalous"] == 1
 
 
+def test_a_table_named_as_ours_would_be_is_read_and_kept(run: Path, mixed: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "t-truth.csv"
+    labels.write_text("path,anomalous\n00.png,0\ns0.png,1")
+    judge(run, mixed, tmp_path / "t.csv", {"truth": str(labels)})
+    assert labels.read_text() == "path,anomalous\n00.png,0\ns0.png,1"
+
+
 def test_a_pipe_is_no_truth(run: Path, mixed: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "truth.csv")
     with pytest.raises(DataError, match="is no CSV"):

@@ -130,8 +130,8 @@ def columns(rows: list[Row]) -> Columns:
     return {name: torch.tensor([row.values[name] for row in rows], dtype=torch.float64) for name in names}
 
 
-def table_path(out: object, *, force: bool) -> Path:
-    """Return where the table is to lie; a table of another command is not written over unless by `force`.
+def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
+    """Return where one table is to lie, or two; what is no such table is not written over unless by `force`.
 
     Raises:
         ValueError: if `out` is no .csv, or something else lies there.
@@ -139,12 +139,13 @@ def table_path(out: object, *, force: bool) -> Path:
     path = Path(os.path.expanduser(str(out)))  # noqa: PTH111 (Path.expanduser raises for a ~name that it does not know)
     if path.suffix.lower() != ".csv":
         raise ValueError(f"out={'' if out is None else out} must name a .csv; pictures of that name lie beside it.")
-    for one in (path, path.with_name(f"{path.stem}-truth{path.suffix}")):
+    tables = [path, path.with_name(f"{path.stem}-truth{path.suffix}")][:ntables]
+    for one in tables:
         if one.exists() and not one.is_file():
             raise ValueError(f"out={one} is there already and no file; choose another name.")
         if not force and one.is_file() and not is_ours(one):
             raise ValueError(f"{one} is no table of detect's; choose another out=, or force=true to write over it.")
-    return path
+    return tables
 
 
 def is_ours(path: Path) -> bool:

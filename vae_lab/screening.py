@@ -25,7 +25,7 @@ from vae_lab.scorefile import (
     real,
     score_files,
     scored,
-    table_path,
+    table_paths,
     without,
     write_table,
     written,
@@ -65,7 +65,8 @@ def screen(
     if not isinstance(alpha, int | float):
         raise ValueError(f"alpha must lie between 0 and 1, not {alpha}; 0.05 flags one normal image in twenty.")
     require_level(how.ncalibration, alpha)
-    runs, table = paths(run, "run"), table_path(out, force=force)
+    tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
+    runs, table = paths(run, "run"), tables[0]
     entries = read_truth(paths(truth, "truth")[0]) if is_table(truth) else None
     places = find_places(images, truth, table)
     labels = None if entries is None else labels_of(entries, places[0])
@@ -73,7 +74,6 @@ def screen(
     require_level(len(detector.calibration), alpha)
     warn_if_inverted(detector)
     rules = file_rules(load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
-    tables = [table, table.with_name(f"{table.stem}-truth{table.suffix}")][: len(places)]
     screened = [
         screen_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
     ]
@@ -97,7 +97,7 @@ def paths(value: object, setting: str) -> list[Path]:
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(isinstance(one, str | Path | int) and str(one) for one in values):
         raise ValueError(f"{setting}={value} names no path; name a folder, a file, or several as [<path>,<path>].")
-    return [Path(os.path.expanduser(str(one))) for one in values]  # noqa: PTH111 (as for table_path)
+    return [Path(os.path.expanduser(str(one))) for one in values]  # noqa: PTH111 (as for table_paths)
 
 
 def find_places(images: object, truth: object, table: Path) -> list[Place]:
