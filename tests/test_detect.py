@@ -1,6 +1,5 @@
 """Images judged by a run: the same whichever way they come, with every file accounted for."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -8,75 +7,37 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from detecting import HOW, QUICK, SETTINGS, judge, save_pictures, small, table, trained_run
 from PIL import Image
+from torch import Tensor
 
-from vae_lab import screening
-from vae_lab.calibration import Calibration, calibration_path, load_detector, score_config
+from vae_lab.calibration import calibration_path, load_detector, score_config
 from vae_lab.conf_folder import CONF
 from vae_lab.detect import score_images
 from vae_lab.detection import Panel, RunDetector, to_pixels
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.evaluation.conformal import p_values
-from vae_lab.runs import load_data
-from vae_lab.scorefile import BLOCK, Row, append, find, read_journal, score_files
-from vae_lab.screening import screen
+from vae_lab.models.vae import LatentModel
+from vae_lab.probability.anomaly import Score
+from vae_lab.runs import load_data, load_model
+from vae_lab.scorefile import find, score_block
+from vae_lab.screening import file_rules, screen
 from vae_lab.training import train
 
 SCORES = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
 SINGLE = [name for name in SCORES if name not in {"all", "waic", "ensemble_mean", "ladder_llr"}]
-HOW = Calibration(ncalibration=40, nfit=60)
-QUICK: dict[str, Any] = {"checkpoint": "best", "root": None, "ncalibration": 40, "nfit": 60}
-SETTINGS: dict[str, Any] = QUICK | {"truth": None, "alpha": 0.1, "nshown": 12, "nreplicates": 50}
-
-OVERRIDES = [
-    "data=synthetic", "data.nimages=400", "model=mlp", "model.encoder.width=32", "model.nlatent=4",
-    "trainer.max_steps=100", "trainer.val_every=100", "trainer.precision=32-true", "logger=none", "optimizer.lr=3e-3",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 100 steps on 400 images of blobs."""
-    folder = tmp_path_factory.mktemp("detected") / "run"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*OVERRIDES, f"folder={folder}"]))
-    return folder
+    """A run on blobs."""
+    return trained_run(tmp_path_factory.mktemp("detected") / "run")
 
 
 @pytest.fixture(scope="module")
 def pictures(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Normal images and noise as PNGs, and files that are no images."""
-    root = tmp_path_factory.mktemp("pictures")
-    for name in ("normal", "strange"):
-        (root / name).mkdir()
-    for i, pixels in enumerate(load_data(run).parts.test.pixels(slice(20))):
-        Image.fromarray(pixels[0].numpy()).save(root / "normal" / f"{i:02}.png")
-    generator = torch.Generator().manual_seed(0)
-    for i in range(8):
-        noise = torch.randint(0, 256, (16, 16), generator=generator).to(torch.uint8)
-        Image.fromarray(noise.numpy()).save(root / "strange" / f"{i}.png")
-    return root
-
-
-def small(score: str) -> dict[str, Any]:
-    """A score that takes no time."""
-    config = score_config(score)
-    if "_target_" not in config:
-        return {name: small(name) for name in config}
-    quick = {"nsteps": 3, "npairs": 2, "ncomponents": 2, "nquantiles": 60, "nsamples": 3}
-    return config | {key: value for key, value in quick.items() if key in config}
-
-
-def judge(run: Path, images: Path, out: Path, change: dict[str, Any] | None = None) -> list[Row]:
-    """A folder judged by negative ELBO, or as `change` says."""
-    settings = SETTINGS | {"run": str(run), "images": str(images), "out": str(out), "score": small("neg_elbo")}
-    return screen(**settings | (change or {}))
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
+    """Normal images and noise."""
+    return save_pictures(run, tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.mark.parametrize("score", SINGLE)
@@ -120,6 +81,26 @@ def test_a_calibration_is_made_once_and_for_its_checkpoint(run: Path, tmp_path: 
         load_detector(copy, config, HOW)
 
 
+def test_a_calibration_lies_beside_its_checkpoint(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    alone = Path(shutil.copy(run / "checkpoints" / "best.ckpt", tmp_path / "elsewhere" / "my.ckpt"))
+    load_detector(alone, score_config("neg_elbo"), HOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+    assert len(list((tmp_path / "elsewhere" / "calibration").iterdir())) == 1
+    inside = calibration_path(run / "checkpoints" / "best.ckpt", score_config("neg_elbo"), HOW)
+    assert inside == calibration_path(run, score_config("neg_elbo"), HOW)
+
+
+def test_weights_that_are_no_numbers_are_named(run: Path, tmp_path: Path) -> None:
+    stored = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    next(iter(stored["state_dict"].values())).fill_(torch.nan)
+    torch.save(stored, tmp_path / "nan.ckpt")
+    for score in ("neg_elbo", "latent_path"):
+        with pytest.raises(DataError, match=r"some weights of .*nan\.ckpt are not finite"):
+            load_detector(tmp_path / "nan.ckpt", small(score), HOW)
+    assert not (tmp_path / "calibration").exists()
+
+
 def test_every_file_is_a_row(run: Path, pictures: Path, tmp_path: Path) -> None:
     shutil.copytree(pictures / "normal", tmp_path / "mixed")
     for name, content in {
@@ -147,45 +128,10 @@ def test_every_file_is_a_row(run: Path, pictures: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*journal"))
 
 
-def test_the_truth_gives_numbers_and_a_plot(run: Path, pictures: Path, tmp_path: Path) -> None:
-    change = {"score": small("reconstruction_error"), "truth": str(pictures / "strange")}
-    judge(run, pictures / "normal", tmp_path / "t.csv", change)
-    found = json.loads((tmp_path / "t-truth.json").read_text())
-    area = found["score"]["auroc"]
-    assert 0.9 < area["low"] <= area["value"] <= area["high"]
-    assert (found["nnormal"], found["nanomalous"]) == (20, 8)
-    assert [row["flagged"] for row in table(tmp_path / "t-truth.csv")] == ["1"] * 8
-    for name in ("t-roc.png", "t-truth-heat.png", "t-truth-strangest.png"):
-        assert (tmp_path / name).stat().st_size > 2000
-
-
-def test_an_interrupted_job_goes_on_where_it_stopped(run: Path, pictures: Path, tmp_path: Path) -> None:
-    detector = load_detector(run, score_config("neg_elbo"), HOW)
-    place, rules = find(pictures / "normal"), screening.file_rules({"channels": 1, "image_size": 16})
-    journal = tmp_path / "journal"
-    whole = score_files(detector, place, rules, journal, "key")
-    assert len(whole) == 20 < BLOCK
-    lines = journal.read_text().splitlines()
-    journal.write_text("\n".join(lines[:11]) + "\n" + lines[11][:7])  # ten rows, and one that a kill cut short
-    seen: list[int] = []
-    describe = detector.describe
-    detector.describe = lambda pixels: seen.append(len(pixels)) or describe(pixels)  # type: ignore[method-assign, func-returns-value]
-    for key, nscored in (("key", 10), ("another key", 20)):
-        again = score_files(detector, place, rules, journal, key)
-        assert [row.path for row in again] == [row.path for row in whole]
-        assert [row.values["score"] for row in again] == pytest.approx([row.values["score"] for row in whole], rel=1e-5)
-        assert seen.pop() == nscored
-    append(journal, [Row("later.png", {"score": 1.0}, "")])
-    assert list(read_journal(journal, "key")) == []
-
-
 @pytest.fixture(scope="module")
 def second(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run with another seed."""
-    folder = tmp_path_factory.mktemp("detected") / "second"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*OVERRIDES, "seed=1", f"folder={folder}"]))
-    return folder
+    return trained_run(tmp_path_factory.mktemp("detected") / "second", "seed=1")
 
 
 def test_several_runs_make_one_score(run: Path, second: Path) -> None:
@@ -194,7 +140,7 @@ def test_several_runs_make_one_score(run: Path, second: Path) -> None:
     assert (each[0] - each[1]).abs().max() > 0.01
     mean, variance = load_detector([run, second], score_config("ensemble_mean"), HOW), each.var(0)
     torch.testing.assert_close(mean.scores(pixels), each.mean(0))
-    waic = score_images([run, second], pixels, "waic", 0.1, **QUICK)
+    waic = score_images((run, second), pixels, "waic", 0.1, **QUICK)
     torch.testing.assert_close(waic.scores, each.mean(0) + variance)
     learned = score_config("ensemble_mean") | {"member": small("latent_path")}  # each run learns for itself
     members = [load_detector(one, small("latent_path"), HOW) for one in (run, second)]
@@ -203,9 +149,15 @@ def test_several_runs_make_one_score(run: Path, second: Path) -> None:
     torch.testing.assert_close(both.scores(pixels), (members[0].scores(pixels) + members[1].scores(pixels)) / 2)
 
 
+def test_a_run_is_no_ensemble_with_itself(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "copy")
+    for other in (run, run / "checkpoints" / "best.ckpt", tmp_path / "copy"):
+        with pytest.raises(ValueError, match="names one checkpoint twice"):
+            load_detector([run, other], score_config("waic"), HOW)
+
+
 def test_runs_on_other_images_make_no_ensemble(run: Path, tmp_path: Path) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*OVERRIDES, "trainer.max_steps=1", "data.nimages=390", f"folder={tmp_path / 'other'}"]))
+    trained_run(tmp_path / "other", "trainer.max_steps=1", "data.nimages=390")
     with pytest.raises(ValueError, match="different images"):
         load_detector([run, tmp_path / "other"], score_config("waic"), HOW)
 
@@ -214,6 +166,8 @@ def test_a_conditional_run_is_refused(tmp_path: Path, config: Any) -> None:
     train(config("data=digits", "model=mlp", "model.encoder.width=8", "model.nclasses=10", folder="classes"))
     with pytest.raises(ValueError, match="is conditional on classes"):
         load_detector(tmp_path / "classes", score_config("neg_elbo"), HOW)
+    with pytest.raises(ValueError, match=r"none of these scores fits .*, rate.*: .* is conditional on classes"):
+        load_detector(tmp_path / "classes", score_config("all"), HOW)
 
 
 def test_all_scores_make_one_table(run: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -249,28 +203,6 @@ def test_a_panel_keeps_its_level(run: Path) -> None:
     assert 0.06 < rate.mean() <= 0.1 + 2 * rate.std() / 20
 
 
-def test_the_truth_may_be_a_table(run: Path, pictures: Path, tmp_path: Path) -> None:
-    shutil.copytree(pictures / "normal", tmp_path / "mixed")
-    for path in (pictures / "strange").iterdir():
-        shutil.copy(path, tmp_path / "mixed" / f"s{path.name}")
-    lines = [f"{path.name},{int(path.name[0] == 's')}" for path in sorted((tmp_path / "mixed").iterdir())]
-    change = {"score": small("reconstruction_error"), "truth": str(tmp_path / "truth.csv")}
-    (tmp_path / "truth.csv").write_text("path,anomalous\n" + "\n".join(lines[1:]))
-    judge(run, tmp_path / "mixed", tmp_path / "t.csv", change)
-    found = json.loads((tmp_path / "t-truth.json").read_text())
-    assert (found["nnormal"], found["nanomalous"]) == (19, 8)
-    assert found["score"]["auroc"]["value"] > 0.9
-    for content, message in {
-        "path,anomalous\n00.png,0": "at least one image normal",
-        "path,anomalous\nno.png,0": "'no.png', which is not among the images",
-        "path,anomalous\n00.png,2": "no CSV with the columns",
-        "name\n00.png": "no CSV with the columns",
-    }.items():
-        (tmp_path / "truth.csv").write_text(content)
-        with pytest.raises(DataError, match=message):
-            judge(run, tmp_path / "mixed", tmp_path / "t.csv", change)
-
-
 WRONG = [
     ({"alpha": 0.01}, ValueError, "alpha=0.01 would flag nothing"),
     ({"alpha": 2.0}, ValueError, "alpha"),
@@ -280,6 +212,12 @@ WRONG = [
     ({"score": {"_target_": "os.system"}}, ValueError, "does not ship"),
     ({"score": score_config("waic")}, ValueError, "compares several runs"),
     ({"run": ["a", "b"]}, ValueError, "NegELBO is for one run"),
+    ({"alpha": "abc"}, ValueError, "alpha must lie between 0 and 1, not abc"),
+    ({"alpha": None}, ValueError, "alpha must lie between 0 and 1, not None"),
+    ({"run": []}, ValueError, r"run=\[\] names no path"),
+    ({"images": None}, ValueError, "images=None names no path"),
+    ({"truth": ""}, ValueError, "truth= names no path"),
+    ({"nfit": 0}, ValueError, "nfit"),
 ]
 
 
@@ -299,8 +237,51 @@ def test_an_unknown_score_names_those_there_are() -> None:
 def test_pixels_are_read_in_either_way() -> None:
     images = torch.rand(3, 1, 4, 4)
     assert torch.equal(to_pixels(to_pixels(images)), to_pixels(images))
-    with pytest.raises(ValueError, match=r"pixels must lie in \[0, 1\]"):
-        to_pixels(images * 255)
+    for wrong, message in (
+        (images * 255, r"pixels must lie in \[0, 1\]"),
+        (images[0], r"must be \[n, channels, height, width\], not \[1, 4, 4\]"),
+        ((images * 255).long(), "floats in .* or uint8, not torch.int64"),
+        (images.log().masked_fill(images > 0, torch.nan), "48 pixels are not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            to_pixels(wrong)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 16, 16)], ids=str)
+def test_images_of_another_size_are_refused(run: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"images must be \[1, 16, 16\] each"):
+        score_images(run, torch.zeros(shape), **QUICK)
+
+
+@pytest.mark.parametrize("score", [*SINGLE, "all"])
+def test_no_images_get_no_scores(run: Path, score: str) -> None:
+    config = small(score) if score != "all" else {name: small(name) for name in SINGLE}
+    detector = load_detector(run, config, HOW)
+    none, one = (detector.describe(torch.zeros(n, 1, 16, 16, dtype=torch.uint8)) for n in (0, 1))
+    assert none.keys() == one.keys()
+    judged = detector.judge(none, 0.1)
+    assert len(judged.scores) == len(judged.p_values) == len(judged.flagged) == 0
+
+
+class RootOfBrightness(Score):
+    """A score that black images have none of."""
+
+    def forward(self, model: LatentModel, images: Tensor) -> Tensor:
+        return (images.mean((1, 2, 3)) - 0.1).sqrt()
+
+
+def test_one_image_without_a_number_costs_no_other(run: Path, tmp_path: Path) -> None:
+    calibration = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
+    one = RunDetector(load_model(run), RootOfBrightness(), calibration, binary=False, key="")
+    pixels = torch.tensor([0, 128], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 16, 16)
+    assert Panel({"a": one}).describe(pixels)["score"].isnan().tolist() == [True, False]
+    for i in range(2):
+        Image.new("L", (16, 16), 128 * i).save(tmp_path / f"{i}.png")
+    rules = file_rules({"channels": 1, "image_size": 16})
+    for detector in (one, Panel({"a": one})):
+        rows = score_block(detector, tmp_path, find(tmp_path).files, rules)
+        assert rows["0.png"].reason == "the model gives it no finite score"
+        assert rows["1.png"].values["score"] > 0
 
 
 def test_binary_runs_take_grey_files(tmp_path: Path, config: Any, pictures: Path) -> None:

@@ -30,7 +30,7 @@ from vae_lab.probability.anomaly import (
     Typicality,
 )
 from vae_lab.probability.ensembles import WAIC, Ensemble, EnsembleMean
-from vae_lab.probability.likelihoods import Bernoulli, Gaussian
+from vae_lab.probability.likelihoods import Bernoulli, Gaussian, SigmaVAE
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
 
@@ -357,3 +357,23 @@ def test_a_tail_is_the_share_of_normal_values_below() -> None:
 def test_all_names_every_other_file() -> None:
     entries = yaml.safe_load((CONF / "score" / "all.yaml").read_text())["defaults"]
     assert entries == [f"{path.stem}@{path.stem}" for path in FILES]
+
+
+def test_one_draw_tells_nothing_of_its_error() -> None:
+    found = IwaeNLL(1, 10, 0).describe(vae(), images(3))
+    assert found["standard_error"].isnan().all()
+    assert found["score"].isfinite().all()
+
+
+@pytest.mark.parametrize("make", [Complexity, Typicality, lambda nll: Typicality(Complexity(nll))], ids=named)
+def test_a_score_made_of_another_asks_for_what_that_one_needs(make: Callable[[Score], Score]) -> None:
+    with pytest.raises(ValueError, match=r"learns its scale|use a plain VAE"):
+        make(REGRET()).require(ladder())
+
+
+def test_complexity_needs_a_scale() -> None:
+    model = vae()
+    with pytest.raises(ValueError, match="a fixed variance makes them of any size"):
+        Complexity(NegELBO(1, 0)).require(model)
+    model.likelihood = SigmaVAE(0.0, 10.0)
+    Complexity(NegELBO(1, 0)).require(model)

@@ -27,13 +27,26 @@ from vae_lab.detection import (
     describe_pixels,
     prepared,
 )
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_counts
 from vae_lab.files import whole
+from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
-from vae_lab.runs import check_config, checkpoint_path, load_checkpoint, load_data, load_model, packaged_targets
+from vae_lab.randomness import counter_seed
+from vae_lab.runs import (
+    check_config,
+    checkpoint_path,
+    load_checkpoint,
+    load_data,
+    load_model,
+    locate,
+    packaged_targets,
+)
 
 log = logging.getLogger(__name__)
+
+RULE = "drawn from the whole part"
+"""How images are chosen and scored; what was kept under another rule is not used again."""
 
 
 class Calibration(NamedTuple):
@@ -79,17 +92,25 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
         ValueError: if the score is not for these models.
     """
     runs = [runs] if isinstance(runs, Path) else runs
+    if not runs:
+        raise ValueError("run= names no run; name the folder of a finished one.")
+    require_counts(ncalibration=how.ncalibration, nfit=how.nfit)
     check_config(config, packaged_targets())
     if "_target_" in config:
         return load_one(runs, config, how)
     members: dict[str, Detector] = {}
+    refused: dict[str, list[str]] = {}
     for name, one in config.items():
         try:
             check_fit(runs, instantiate(one, _convert_="all"), how)
         except ValueError as error:
             log.info("without %s: %s", name, error)
+            refused.setdefault(str(error).rstrip("."), []).append(name)
         else:
             members[name] = load_one(runs, one, how)
+    if not members:
+        reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in refused.items())
+        raise ValueError(f"none of these scores fits ({reasons}).")
     return Panel(members)
 
 
@@ -107,6 +128,8 @@ def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> No
     if isinstance(score, Ensemble):
         if len(runs) < 2:
             raise ValueError(f"{type(score).__name__} compares several runs: name them as run=[<folder>,<folder>].")
+        if len({weights_digest(run, how) for run in runs}) < len(runs):
+            raise ValueError("run= names one checkpoint twice, which agrees with itself; name each run once.")
         seen = {json.dumps(load_checkpoint(run, how.checkpoint)["data"], sort_keys=True) for run in runs}
         if len(seen) > 1:
             raise ValueError("the runs were trained on different images, or on different parts of them.")
@@ -123,14 +146,15 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
     """Return the detector of one run and one score."""
     score: Score = instantiate(config, _convert_="all")
     model = load_model(run, how.checkpoint)
+    require_finite(model, run)
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
     path = calibration_path(run, config, how)
     if path.is_file():
         return RunDetector(model, score, read_calibration(path, score), binary=binary, key=path.stem)
     parts = load_data(run, how.checkpoint, root=how.root).grey_parts
     log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
-    score.fit(model, [prepared(part, binary=binary) for part in first(parts.train, how.nfit).split(BATCH)])
-    scores = describe_pixels(model, score, first(parts.val, how.ncalibration), binary=binary)["score"]
+    score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
+    scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]
     with whole(path) as temporary:
         torch.save({"scores": scores, "state": score.state_dict()}, temporary)
     return RunDetector(model, score, scores, binary=binary, key=path.stem)
@@ -138,12 +162,22 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
 
 def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Path:
     """Return where a run keeps a calibration: another checkpoint or other settings, another file."""
-    file = checkpoint_path(run, how.checkpoint)
-    weights = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
-    rule = json.dumps([config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
-    folder = run if run.is_dir() else run.parent.parent
+    rule = json.dumps([RULE, config, weights_digest(run, how), how.ncalibration, how.nfit], sort_keys=True).encode()
+    folder = locate(run, how.checkpoint).folder
     title = str(config["_target_"]).rpartition(".")[2].lower()
     return folder / "calibration" / f"{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
+
+
+def weights_digest(run: Path, how: Calibration) -> str:
+    """Return a hash of a run's checkpoint; nothing if there is none."""
+    file = checkpoint_path(run, how.checkpoint)
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
+
+
+def require_finite(model: LatentModel, run: Path) -> None:
+    """Raise DataError if some of a model's weights are not numbers."""
+    if not all(weights.isfinite().all() for weights in model.state_dict().values()):
+        raise DataError(f"some weights of {run} are not finite, so it judges no image; name another checkpoint or run.")
 
 
 def read_calibration(path: Path, score: Score) -> Scores:
@@ -160,6 +194,11 @@ def read_calibration(path: Path, score: Score) -> Scores:
         raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
 
 
-def first(images: Images, n: int) -> Pixels:
-    """Return the first `n` images of a part, whose order is a permutation already."""
-    return images.pixels(slice(n))
+def drawn(images: Images, n: int, part: str) -> Pixels:
+    """Return `n` images of a part, or all if it has no more, drawn without replacement and the same every time.
+
+    A part keeps the order of its files, so its first images would be those of the first folders alone, and a p-value
+    among them no p-value.
+    """
+    generator = torch.Generator().manual_seed(counter_seed("calibration", part))
+    return images.pixels(torch.randperm(len(images), generator=generator)[:n].sort().values)

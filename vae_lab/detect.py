@@ -1,6 +1,7 @@
-"""`python -m vae_lab.detect run=<run folder> images=<folder or file>`: how strange is each image, with a p-value."""
+"""`python -m vae_lab.detect run=<run folder> images=<folder or files>`: how strange is each image, with a p-value."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,11 @@ def main(cfg: DictConfig) -> None:
 
 
 def score_images(
-    run: str | Path | list[str | Path], images: "Tensor", score: str = "neg_elbo", alpha: float = 0.05, **settings: Any
+    run: str | Path | Sequence[str | Path],
+    images: "Tensor",
+    score: str = "neg_elbo",
+    alpha: float = 0.05,
+    **settings: Any,
 ) -> "Judged":
     """Return scores, p-values and verdicts of images; the same as the command's.
 
@@ -36,13 +41,21 @@ def score_images(
         score: name of a file in conf/score.
         alpha: share of normal images that may be flagged.
         settings: those of `vae_lab.calibration.Calibration`.
+
+    Raises:
+        DataError: if a run or, the first time for a score, its images cannot be read.
+        ValueError: if the images are not such, or the score is not for the run.
     """
     from vae_lab.calibration import Calibration, load_detector, score_config
-    from vae_lab.detection import to_pixels
+    from vae_lab.detection import require_size, to_pixels
+    from vae_lab.evaluation.conformal import require_level
 
-    runs = [Path(one) for one in (run if isinstance(run, list) else [run])]
-    detector = load_detector(runs, score_config(score), Calibration(**settings))
-    return detector.judge(detector.describe(to_pixels(images)), alpha)
+    how, pixels = Calibration(**settings), to_pixels(images)
+    require_level(how.ncalibration, alpha)
+    runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
+    detector = load_detector(runs, score_config(score), how)
+    require_size(detector.model, pixels)
+    return detector.judge(detector.describe(pixels), alpha)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ A score is made a p-value by its rank among those of held-out normal images, of 
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -162,7 +163,7 @@ class Panel(Detector):
         for name, member in self.members.items():
             described = member.describe(pixels)
             columns[name] = described.pop("score")
-            columns[f"{name}_p_value"] = p_values(member.calibration, columns[name])
+            columns[f"{name}_p_value"] = where_numbers(member.calibration, columns[name])
             columns |= {f"{name}_{detail}": values for detail, values in described.items()}
         return {"score": sum_of_logs([columns[f"{name}_p_value"] for name in self.members])} | columns
 
@@ -175,6 +176,12 @@ class Panel(Detector):
 def sum_of_logs(p: list[Float64[Tensor, " n"]]) -> Scores:
     """Return -sum log p over the p-values of each image."""
     return -torch.stack(p).log().sum(0)
+
+
+def where_numbers(calibration: Scores, scores: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    """Return the p-value of each score; NaN where that is no number, so that one image does not cost all others."""
+    missing = scores.isnan()
+    return p_values(calibration, scores.masked_fill(missing, 0)).masked_fill(missing, math.nan)
 
 
 def preferred_constants(detector: Detector) -> dict[str, float]:
@@ -199,17 +206,36 @@ def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
 
 def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary: bool) -> Columns:
     """Return what a score says of each image."""
-    parts = [
-        score.describe(model, prepared(part, binary=binary))
-        for part in track(pixels.split(BATCH), type(score).__name__)
-    ] or [{"score": torch.zeros(0)}]
+    if not len(pixels):  # torch's densities take no empty batch; one image tells the names
+        one = describe_pixels(model, score, pixels.new_zeros(1, *pixels.shape[1:]), binary=binary)
+        return {name: values[:0] for name, values in one.items()}
+    batches = track(pixels.split(BATCH), type(score).__name__)
+    parts = [score.describe(model, prepared(part, binary=binary)) for part in batches]
     return {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
 
 
-def to_pixels(images: Float[Tensor, "n channels height width"] | Pixels) -> Pixels:
-    """Return images, pixels in [0, 1] or 0 to 255 as uint8, as uint8."""
+def to_pixels(images: Tensor) -> Pixels:
+    """Return images, pixels in [0, 1] or 0 to 255 as uint8, as uint8 on the CPU.
+
+    Raises:
+        ValueError: if they are neither, or not [n, channels, height, width].
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be [n, channels, height, width], not {list(images.shape)}; one image is n = 1.")
+    images = images.detach().cpu()
     if images.dtype == torch.uint8:
         return images
+    if not images.is_floating_point():
+        raise ValueError(f"pixels must be floats in [0, 1] or uint8, not {images.dtype}; convert them.")
+    if not images.isfinite().all():
+        raise ValueError(f"{int((~images.isfinite()).sum())} pixels are not finite; leave those images out.")
     if images.numel() and (images.min() < 0 or images.max() > 1):
         raise ValueError(f"pixels must lie in [0, 1], not {images.min():.3g} to {images.max():.3g}.")
     return (images * 255).round().to(torch.uint8)
+
+
+def require_size(model: LatentModel, pixels: Pixels) -> None:
+    """Raise ValueError if images are not of the model's channels and size."""
+    expected = [model.channels, model.image_size, model.image_size]
+    if list(pixels.shape[1:]) != expected:
+        raise ValueError(f"images must be {expected} each, as the run's own are, not {list(pixels.shape[1:])}.")

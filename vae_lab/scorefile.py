@@ -1,32 +1,29 @@
-"""Files scored one block after the other, with a journal: an interrupted job goes on where it stopped."""
+"""Files found, scored one block after the other, and written as a table."""
 
 import csv
 import io
-import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from vae_lab.data.decoded import Rules, decode_files
-from vae_lab.data.listing import Bad, Found, list_files
+from vae_lab.data.listing import Bad, Found, list_files, printable
 from vae_lab.detection import Columns, Detector, Judged
 from vae_lab.errors import DataError
 from vae_lab.files import write_whole
+from vae_lab.journal import Row, append, resumed
 from vae_lab.progress import track
+from vae_lab.reporting.tables import literal
 
 BLOCK = 256
 """Files between two entries in the journal."""
 
-
-class Row(NamedTuple):
-    """What became of one file: numbers by name, the first its "score", or the reason why there are none."""
-
-    path: str
-    values: dict[str, float]
-    reason: str
+COLUMNS = ("path", "score", "p_value", "flagged")
 
 
 class Place(NamedTuple):
@@ -37,25 +34,56 @@ class Place(NamedTuple):
     unreadable: list[Bad]
 
 
-def find(path: Path) -> Place:
-    """Return the files at a path.
+def find(path: Path, setting: str = "images") -> Place:
+    """Return the files at a path, which a setting names.
 
     Raises:
         DataError: if there is nothing, or it cannot be read.
     """
     path = path.absolute()
+    remedy = f"name a folder or a file with {setting}="
     try:
         if path.is_dir():
             listing = list_files(path)
             place = Place(path, listing.files, listing.unreadable)
         else:
             status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+                raise DataError(f"{printable(str(path))} is neither a folder nor a regular file; {remedy}.")
             place = Place(path.parent, [Found(path.name, status.st_size, status.st_mtime_ns)], [])
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); name a folder or a file with images=.") from error
+        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}); {remedy}.") from error
     if not place.files and not place.unreadable:
-        raise DataError(f"{path} holds no file; name a folder or a file with images=.")
+        raise DataError(f"{printable(str(path))} holds no file; {remedy}.")
     return place
+
+
+def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
+    """Return the files at several paths, named from the folder that holds them all; each counts once."""
+    places = [find(path, setting) for path in paths]
+    if len(places) == 1:
+        return places[0]
+    root = Path(os.path.commonpath([place.root for place in places]))
+    files: dict[str, Found] = {}
+    unreadable: dict[str, Bad] = {}
+    for place in places:
+        for file in place.files:
+            here = file._replace(path=os.path.relpath(place.root / file.path, root))
+            files.setdefault(os.path.realpath(root / here.path), here)
+        for bad in place.unreadable:
+            here = bad._replace(path=os.path.relpath(place.root / bad.path, root))
+            unreadable.setdefault(os.path.realpath(root / here.path), here)
+    return Place(root, sorted(files.values(), key=lambda file: os.fsencode(file.path)), list(unreadable.values()))
+
+
+def without(place: Place, left_out: set[str]) -> Place:
+    """Return a place without the files of these real paths."""
+    return place._replace(files=[file for file in place.files if real(place, file) not in left_out])
+
+
+def real(place: Place, file: Found) -> str:
+    """Return where a file really lies, links followed."""
+    return os.path.realpath(place.root / file.path)
 
 
 def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, key: str) -> list[Row]:
@@ -66,64 +94,34 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
         place: the files.
         rules: how they are decoded.
         journal: where rows are kept until all are done.
-        key: what the scores depend on; a journal with another key is begun anew.
+        key: what the scores depend on beside the files; a journal with another key is begun anew.
     """
-    done = {row.path: row for row in read_journal(journal, key)}
-    if not done:
-        write_whole(journal, (json.dumps({"key": key}) + "\n").encode())
+    done = resumed(journal, key, place.files)
     waiting = [file for file in place.files if file.path not in done]
     for block in track([waiting[i : i + BLOCK] for i in range(0, len(waiting), BLOCK)], "scoring"):
         rows = score_block(detector, place.root, block, rules)
-        append(journal, rows)
-        done |= {row.path: row for row in rows}
+        append(journal, [(file, rows[file.path]) for file in block])
+        done |= rows
     done |= {bad.path: Row(bad.path, {}, bad.reason) for bad in place.unreadable}
     return [done[path] for path in sorted(done, key=os.fsencode)]
 
 
-def score_block(detector: Detector, root: Path, files: Sequence[Found], rules: Rules) -> list[Row]:
-    """Return the rows of a few files."""
+def score_block(detector: Detector, root: Path, files: Sequence[Found], rules: Rules) -> dict[str, Row]:
+    """Return the rows of a few files by path."""
     decoded = decode_files(root, files, rules, lambda _: None)
-    reasons = {bad.path: bad.reason for bad in decoded.bad}
-    good = [file.path for file in files if file.path not in reasons]
-    described = {name: values.tolist() for name, values in detector.describe(decoded.pixels).items()}
-    rows = [Row(path, {name: values[i] for name, values in described.items()}, "") for i, path in enumerate(good)]
-    return rows + [Row(path, {}, reason) for path, reason in reasons.items()]
+    rows = {bad.path: Row(bad.path, {}, bad.reason) for bad in decoded.bad}
+    good = [file.path for file in files if file.path not in rows]
+    described = {name: values.tolist() for name, values in detector.describe(decoded.pixels).items()} if good else {}
+    for i, path in enumerate(good):
+        values = {name: numbers[i] for name, numbers in described.items()}
+        failed = math.isnan(values["score"])
+        rows[path] = Row(path, {}, "the model gives it no finite score") if failed else Row(path, values, "")
+    return rows
 
 
-def append(journal: Path, rows: list[Row]) -> None:
-    """Add rows to the journal, on the disk when this returns."""
-    with journal.open("a") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_journal(journal: Path, key: str) -> Iterator[Row]:
-    """Yield the rows of a journal with this key; a last line that a kill cut short is passed over."""
-    lines = journal.read_text().splitlines() if journal.is_file() else []
-    for i, line in enumerate(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return
-        if i == 0:
-            if entry != {"key": key}:
-                return
-        else:
-            yield Row(*entry)
-
-
-def write_table(out: Path, rows: list[Row], judged: Judged) -> None:
-    """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` is of those with a score."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "score", "p_value", "flagged", *judged.details, "reason"])
-    columns = [judged.scores, judged.p_values, judged.flagged.long(), *judged.details.values()]
-    numbers = zip(*(column.tolist() for column in columns), strict=True)
-    for row in rows:
-        cells = [f"{number:.6g}" for number in next(numbers)] if row.values else [""] * len(columns)
-        writer.writerow([row.path, *cells, row.reason])
-    write_whole(out, text.getvalue().encode())
+def scored(rows: list[Row]) -> list[Row]:
+    """Return the rows that have numbers."""
+    return [row for row in rows if row.values]
 
 
 def columns(rows: list[Row]) -> Columns:
@@ -132,14 +130,58 @@ def columns(rows: list[Row]) -> Columns:
     return {name: torch.tensor([row.values[name] for row in rows], dtype=torch.float64) for name in names}
 
 
-def read_truth(path: Path) -> dict[str, bool]:
-    """Return which images are anomalous, from a CSV with the columns path and anomalous (0 or 1).
+def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
+    """Return where one table is to lie, or two; what is no such table is not written over unless by `force`.
 
     Raises:
-        DataError: if it is no such table.
+        ValueError: if `out` is no .csv, or something else lies there.
     """
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {row["path"]: ("0", "1").index(row["anomalous"].strip()) == 1 for row in csv.DictReader(file)}
-    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
-        raise DataError(f"truth={path} is no CSV with the columns path and anomalous, which is 0 or 1.") from error
+    path = Path(os.path.expanduser(str(out)))  # noqa: PTH111 (Path.expanduser raises for a ~name that it does not know)
+    if path.suffix.lower() != ".csv":
+        raise ValueError(f"out={'' if out is None else out} must name a .csv; pictures of that name lie beside it.")
+    tables = [path, path.with_name(f"{path.stem}-truth{path.suffix}")][:ntables]
+    for one in tables:
+        if one.exists() and not one.is_file():
+            raise ValueError(f"out={one} is there already and no file; choose another name.")
+        if not force and one.is_file() and not is_ours(one):
+            raise ValueError(f"{one} is no table of detect's; choose another out=, or force=true to write over it.")
+    return tables
+
+
+def is_ours(path: Path) -> bool:
+    """Return whether a file begins like a table of scores, or holds nothing that could be lost."""
+    with path.open("rb") as file:
+        start = file.readline(100)
+    return not start or start.startswith(",".join(COLUMNS).encode())
+
+
+def written(table: Path) -> set[str]:
+    """Return the real paths of all files that belong to a table, which are none of the images to be judged."""
+    stems = (table.stem, f"{table.stem}-truth")
+    names = [f"{stem}{end}" for stem in stems for end in (table.suffix, "-strangest.png", "-heat.png")]
+    names += [f"{table.stem}-truth.json", f"{table.stem}-roc.png"]
+    return {os.path.realpath(table.with_name(name)) for name in names}
+
+
+def write_table(out: Path, rows: list[Row], judged: Judged) -> None:
+    """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` is of those with a score."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *judged.details, "reason"])
+    columns = [judged.scores, judged.p_values, judged.flagged.long(), *judged.details.values()]
+    numbers = zip(*(column.tolist() for column in columns), strict=True)
+    for row in rows:
+        # nine digits tell any two numbers of single precision apart
+        cells = [f"{number:.9g}" for number in next(numbers)] if row.values else [""] * len(columns)
+        writer.writerow([cell(row.path), *cells, literal(printable(row.reason))])
+    write_whole(out, text.getvalue().encode())
+
+
+def cell(path: str) -> str:
+    """Return a path as text for a CSV in UTF-8, in one line, that a spreadsheet takes for no formula.
+
+    What is no UTF-8 or cannot be shown is escaped with a backslash, so a path's own backslash is doubled; likewise the
+    apostrophe before what looks like a formula.
+    """
+    plain = literal(printable(path.replace("\\", "\\\\")))
+    return f"'{plain}" if path.startswith("'") else plain

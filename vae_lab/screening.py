@@ -1,22 +1,36 @@
 """A folder of images judged by a run: a table, pictures and, if the truth is known, how well it went."""
 
-import json
 import logging
+import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import PIL
 import torch
 
 from vae_lab.calibration import Calibration, load_detector
+from vae_lab.data.decode import RULES
 from vae_lab.data.decoded import Rules, decode_files
 from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared
 from vae_lab.errors import DataError, FilesFailed, require_counts
 from vae_lab.evaluation.conformal import require_level
-from vae_lab.evaluation.detection import Detection, detection
-from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors, roc_figure
-from vae_lab.files import whole, write_png, write_whole
+from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors
+from vae_lab.files import whole, write_png
+from vae_lab.journal import Row
 from vae_lab.runs import load_checkpoint
-from vae_lab.scorefile import Place, Row, columns, find, read_truth, score_files, write_table
+from vae_lab.scorefile import (
+    Place,
+    columns,
+    find_all,
+    real,
+    score_files,
+    scored,
+    table_paths,
+    without,
+    write_table,
+    written,
+)
+from vae_lab.truth import is_table, known_rows, labels_of, read_truth, report_truth
 
 log = logging.getLogger(__name__)
 
@@ -26,75 +40,121 @@ MAX_PIXELS, BACKGROUND = 178_956_970, 255
 
 def screen(
     *,
-    run: str | list[str],
-    images: str,
+    run: object,
+    images: object,
     score: dict[str, Any],
-    truth: str | None,
-    alpha: float,
-    out: str,
+    truth: object,
+    alpha: object,
+    out: object,
     nshown: int,
     nreplicates: int,
+    force: bool = False,
     **calibration: Any,
 ) -> list[Row]:
     """Return a row for each file, and write `out` with pictures beside it; the settings are those of conf/detect.yaml.
 
+    What the command line may have made something else of than a path or a number is an `object`.
+
     Raises:
         FilesFailed: at the end, if some files could not be scored.
-        DataError: if a run or the images cannot be found.
+        DataError: if a run or the images cannot be found, or truth= does not go with them.
         ValueError: if a setting is wrong, or the score is not for the model.
     """
     how = Calibration(**calibration)
     require_counts(ncalibration=how.ncalibration, nfit=how.nfit, nshown=nshown, nreplicates=nreplicates)
-    runs = [Path(one).expanduser() for one in ([run] if isinstance(run, str) else run)]
-    table = Path(out).expanduser()
-    labels = read_truth(Path(truth).expanduser()) if truth is not None and truth.lower().endswith(".csv") else None
-    folders = [images] if truth is None or labels is not None else [images, truth]
-    places = [find(Path(folder).expanduser()) for folder in folders]
+    if not isinstance(alpha, int | float):
+        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}; 0.05 flags one normal image in twenty.")
+    require_level(how.ncalibration, alpha)
+    tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
+    runs, table = paths(run, "run"), tables[0]
+    entries = read_truth(paths(truth, "truth")[0]) if is_table(truth) else None
+    places = find_places(images, truth, table)
+    labels = None if entries is None else labels_of(entries, places[0])
     detector = load_detector(runs, score, how)
     require_level(len(detector.calibration), alpha)
     warn_if_inverted(detector)
     rules = file_rules(load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [
-        screen_place(detector, place, rules, table if i == 0 else table.with_stem(f"{table.stem}-truth"), alpha, nshown)
-        for i, place in enumerate(places)
+        screen_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
     ]
-    rows = [row for one in screened for row in one]
     if truth is not None:
-        known = by_label(screened[0], labels) if labels is not None else Known(*map(scored, screened))
-        report_truth(detector, known, table, nreplicates)
+        report_truth(detector, known_rows(screened, labels), table, nreplicates)
+    for one in tables:  # all at the end: a job stopped at the second place has not lost the first one
+        journal_path(one).unlink(missing_ok=True)
+    rows = [row for some in screened for row in some]
     failed = len(rows) - len(scored(rows))
     if failed:
         raise FilesFailed(f"{failed} of {len(rows)} files could not be scored; the reasons are in {table}.")
     return rows
 
 
-def scored(rows: list[Row]) -> list[Row]:
-    """Return the rows that have numbers."""
-    return [row for row in rows if row.values]
+def paths(value: object, setting: str) -> list[Path]:
+    """Return the path or the paths that a setting names.
+
+    Raises:
+        ValueError: if it names none.
+    """
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values or not all(isinstance(one, str | Path | int) and str(one) for one in values):
+        raise ValueError(f"{setting}={value} names no path; name a folder, a file, or several as [<path>,<path>].")
+    return [Path(os.path.expanduser(str(one))) for one in values]  # noqa: PTH111 (as for table_paths)
+
+
+def find_places(images: object, truth: object, table: Path) -> list[Place]:
+    """Return what is to be scored: the images, and those of truth= unless it is a CSV.
+
+    What this command reads and writes itself is left out, and what is in both counts as anomalous alone.
+
+    Raises:
+        DataError: if nothing is left.
+    """
+    own = written(table) | ({os.path.realpath(one) for one in paths(truth, "truth")} if is_table(truth) else set())
+    everything = find_all(paths(images, "images"), "images")
+    place = without(everything, own)
+    if len(place.files) < len(everything.files):
+        line = "left out %d files of images= that are truth= or what an earlier call wrote to out="
+        log.info(line, len(everything.files) - len(place.files))
+    others = [] if truth is None or is_table(truth) else [without(find_all(paths(truth, "truth"), "truth"), own)]
+    rest = without(place, {real(other, file) for other in others for file in other.files})
+    if len(rest.files) < len(place.files):
+        log.info("%d files of images= are in truth= too and count as anomalous", len(place.files) - len(rest.files))
+    for one, setting in zip((rest, *others), ("images", "truth"), strict=False):
+        if not one.files and not one.unreadable:
+            raise DataError(f"{setting}= holds nothing but what is left out: what out= or truth= name.")
+    return [rest, *others]
 
 
 def screen_place(  # noqa: PLR0917
     detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, nshown: int
 ) -> list[Row]:
     """Return a row for each file of one place, and write the table and the pictures."""
-    journal = table.with_name(f".{table.name}.journal")
-    rows = score_files(detector, place, rules, journal, f"{detector.key} {place.root}")
+    rows = score_files(detector, place, rules, journal_path(table), journal_key(detector, place, rules))
     good = scored(rows)
     described = columns(good)
     judged = detector.judge(described, alpha)
     write_table(table, rows, judged)
+    files = {file.path: file for file in place.files}
     strangest = judged.scores.argsort(descending=True)[:nshown].tolist()
+    decoded = decode_files(place.root, [files[good[i].path] for i in strangest], rules, lambda _: None)
+    gone = {bad.path for bad in decoded.bad}  # since they were scored
+    strangest = [i for i in strangest if good[i].path not in gone]
     if strangest:
-        files = {file.path: file for file in place.files}
-        names = [good[i].path for i in strangest]
-        pixels = decode_files(place.root, [files[name] for name in names], rules, lambda _: None).pixels
         shown = {name: values[strangest] for name, values in described.items()}
-        draw(detector, pixels, names, detector.judge(shown, alpha), table)
-    journal.unlink(missing_ok=True)
+        draw(detector, decoded.pixels, [good[i].path for i in strangest], detector.judge(shown, alpha), table)
     line = "%d of %d images flagged at alpha = %g, %d files could not be read; %s"
     log.info(line, int(judged.flagged.sum()), len(good), alpha, len(rows) - len(good), table)
     report_members(detector, described, alpha)
     return rows
+
+
+def journal_path(table: Path) -> Path:
+    """Return where the journal of a table lies."""
+    return table.with_name(f".{table.name}.journal")
+
+
+def journal_key(detector: Detector, place: Place, rules: Rules) -> str:
+    """Return what the scores of files depend on beside the files."""
+    return f"{detector.key} {place.root} {PIL.__version__} {RULES} {rules}"
 
 
 def report_members(detector: Detector, described: Columns, alpha: float) -> None:
@@ -127,51 +187,12 @@ def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Judged, t
     sheet = contact_sheet(prepared(pixels, binary=False), judged.scores, judged.p_values, names, judged.flagged)
     with whole(table.with_name(f"{table.stem}-strangest.png")) as path:
         sheet.savefig(path, format="png", dpi=110)
+    heat = table.with_name(f"{table.stem}-heat.png")
     if not judged.flagged.any():
+        heat.unlink(missing_ok=True)  # an earlier call's would be of other images
         return
     seen = prepared(pixels[judged.flagged], binary=detector.binary)
     with torch.no_grad():
         decoded = detector.model.generative(detector.model.posterior(seen).mean).mean
     brightest = pixel_errors(seen, decoded).quantile(0.99).item()
-    write_png(table.with_name(f"{table.stem}-heat.png"), heat_sheet(seen, decoded, full=brightest))
-
-
-class Known(NamedTuple):
-    """Rows of images of which it is known what they are."""
-
-    normal: list[Row]
-    anomalous: list[Row]
-
-
-def by_label(rows: list[Row], labels: dict[str, bool]) -> Known:
-    """Return the rows with a label, and say how many have none.
-
-    Raises:
-        DataError: if a label is of no row, or one kind has no image.
-    """
-    unknown = sorted(labels.keys() - {row.path for row in rows})
-    if unknown:
-        raise DataError(f"truth= names {unknown[0]!r}, which is not among the images; paths are those of the table.")
-    good = scored(rows)
-    known = Known(*([row for row in good if labels.get(row.path) is kind] for kind in (False, True)))
-    if not known.normal or not known.anomalous:
-        raise DataError("truth= must call at least one image normal (0) and one anomalous (1).")
-    if len(labels) < len(rows):
-        log.info("%d of %d files have no label in truth=", len(rows) - len(labels), len(rows))
-    return known
-
-
-def report_truth(detector: Detector, known: Known, table: Path, nreplicates: int) -> None:
-    """Log and write how well the anomalous images are told from the others by each score, with a ROC plot."""
-    normal, anomalous = columns(known.normal), columns(known.anomalous)
-    names = ["score", *(detector.members if isinstance(detector, Panel) else ())]
-    content: dict[str, Any] = {"nnormal": len(known.normal), "nanomalous": len(known.anomalous)}
-    log.info("%-22s %-27s %-27s %-27s", "", *Detection._fields)
-    for name in names:
-        found = detection(normal[name], anomalous[name], nreplicates=nreplicates, seed=0)
-        cells = (f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in found)
-        log.info("%-22s %-27s %-27s %-27s", name, *cells)
-        content[name] = {metric: interval._asdict() for metric, interval in found._asdict().items()}
-    write_whole(table.with_name(f"{table.stem}-truth.json"), json.dumps(content, indent=2).encode())
-    with whole(table.with_name(f"{table.stem}-roc.png")) as path:
-        roc_figure({name: (normal[name], anomalous[name]) for name in names}).savefig(path, format="png", dpi=110)
+    write_png(heat, heat_sheet(seen, decoded, full=brightest))

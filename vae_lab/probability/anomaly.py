@@ -19,6 +19,7 @@ from vae_lab.models.topdown import Path, reparametrized
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.importance import draw
+from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Estimate, Images, Nats, bits_per_dimension, importance_estimate
 from vae_lab.randomness import counter_seed
@@ -147,8 +148,11 @@ class IwaeNLL(Score):
     def standard_error(self, estimate: Estimate) -> Nats:
         """Return the standard error of each estimate, in nats, by the delta method; too small where few draws count.
 
-        With mean weight m and variance v of k weights, log m has the variance v / (k m^2) = 1 / effective - 1 / k.
+        With mean weight m and variance v of k weights, log m has the variance v / (k m^2) = 1 / effective - 1 / k. Of
+        one weight nothing can be said: NaN.
         """
+        if self.nsamples == 1:
+            return torch.full_like(estimate.nll, math.nan)
         return (1 / estimate.effective - 1 / self.nsamples).clamp(min=0).sqrt()
 
 
@@ -168,6 +172,10 @@ class Typicality(Score):
         super().__init__()
         self.nll = nll
         self.register_buffer("centre", torch.tensor(math.nan))
+
+    def require(self, model: LatentModel) -> None:
+        """Raise ValueError if the score whose mean is taken is not for the model."""
+        self.nll.require(model)
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
         """Learn the mean over normal images."""
@@ -200,6 +208,15 @@ class Complexity(Score):
     def __init__(self, nll: Score) -> None:
         super().__init__()
         self.nll = nll
+
+    def require(self, model: LatentModel) -> None:
+        """Raise ValueError if the model's nats have no scale of their own, from which a compressor's could be taken."""
+        if isinstance(model.likelihood, Gaussian):
+            raise ValueError(
+                "score=complexity compares nats with a compressor's, and a fixed variance makes them of any size: train"
+                " with a likelihood that learns its scale, such as sigma_vae, or choose another score."
+            )
+        self.nll.require(model)
 
     def forward(self, model: LatentModel, images: Images) -> Nats:
         """Return the corrected score of each image."""

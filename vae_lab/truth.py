@@ -1,0 +1,108 @@
+"""What is known of the images that were judged, and how well the anomalous ones were told from the others."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vae_lab.detection import Detector, Panel
+from vae_lab.errors import DataError
+from vae_lab.evaluation.detection import Detection, detection, inverted
+from vae_lab.evaluation.detection_figures import roc_figure
+from vae_lab.files import whole, write_whole
+from vae_lab.journal import Row
+from vae_lab.scorefile import Place, cell, columns, scored
+
+log = logging.getLogger(__name__)
+
+
+class Known(NamedTuple):
+    """Rows of images of which it is known what they are."""
+
+    normal: list[Row]
+    anomalous: list[Row]
+
+
+def is_table(truth: object) -> bool:
+    """Return whether truth= names a CSV, and no anomalous images."""
+    return isinstance(truth, str | Path) and str(truth).lower().endswith(".csv")
+
+
+def read_truth(path: Path) -> list[tuple[str, bool]]:
+    """Return names and whether they are anomalous, from a CSV with the columns path and anomalous (0 or 1).
+
+    Raises:
+        DataError: if it is no such table.
+    """
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = csv.DictReader(file)
+            return [(row["path"], ("0", "1").index(row["anomalous"].strip()) == 1) for row in rows]
+    except (OSError, ValueError, KeyError, AttributeError, csv.Error) as error:
+        raise DataError(f"truth={path} is no CSV with the columns path and anomalous, which is 0 or 1.") from error
+
+
+def labels_of(truth: list[tuple[str, bool]], place: Place) -> dict[str, bool]:
+    """Return by path which files of a place are anomalous; a name is the file's own, or as the table writes it.
+
+    Raises:
+        DataError: if a name is of no file or comes twice, or one kind has none.
+    """
+    paths = [one.path for one in (*place.files, *place.unreadable)]
+    known = {path: path for path in paths} | {cell(path): path for path in paths}
+    labels: dict[str, bool] = {}
+    for name, anomalous in truth:
+        if name not in known:
+            raise DataError(f"truth= names {name!r}, which is not among the images; paths are those of the table.")
+        if known[name] in labels:
+            raise DataError(f"truth= names {name!r} more than once; keep one line for each image.")
+        labels[known[name]] = anomalous
+    if set(labels.values()) != {False, True}:
+        raise DataError("truth= must call at least one image normal (0) and one anomalous (1).")
+    if len(labels) < len(paths):
+        log.info("%d of %d files have no label in truth=", len(paths) - len(labels), len(paths))
+    return labels
+
+
+def known_rows(screened: list[list[Row]], labels: dict[str, bool] | None) -> Known:
+    """Return the rows with a score of either kind.
+
+    Args:
+        screened: rows of images=, and those of truth= if that is a folder.
+        labels: which are anomalous, if they are all in images=.
+
+    Raises:
+        DataError: if one kind has none.
+    """
+    good = [scored(rows) for rows in screened]
+    if labels is not None:
+        found = Known(*([row for row in good[0] if labels.get(row.path) is kind] for kind in (False, True)))
+    else:
+        found = Known(*good)
+    for kind, rows in found._asdict().items():
+        if not rows:
+            raise DataError(f"truth= needs images of both kinds, and none of the {kind} ones could be scored.")
+    return found
+
+
+def report_truth(detector: Detector, known: Known, table: Path, nreplicates: int) -> None:
+    """Log and write how well the anomalous images are told from the others by each score, with a ROC plot."""
+    normal, anomalous = columns(known.normal), columns(known.anomalous)
+    names = ["score", *(detector.members if isinstance(detector, Panel) else ())]
+    content: dict[str, Any] = {"nnormal": len(known.normal), "nanomalous": len(known.anomalous)}
+    log.info("%-22s %-27s %-27s %-27s", "", *Detection._fields)
+    for name in names:
+        found = detection(normal[name], anomalous[name], nreplicates=nreplicates, seed=0)
+        cells = (f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in found)
+        log.info("%-22s %-27s %-27s %-27s", name, *cells)
+        content[name] = {metric: interval._asdict() for metric, interval in found._asdict().items()}
+    for name in names:
+        if share := inverted(normal[name], {name: anomalous[name]}).get(name):
+            line = "beware: %s is upside down here: an anomalous image scores below a normal one in %.0f %% of pairs"
+            log.warning(line, name, 100 * share)
+    write_whole(table.with_name(f"{table.stem}-truth.json"), json.dumps(content, indent=2).encode())
+    with whole(table.with_name(f"{table.stem}-roc.png")) as path:
+        roc_figure({name: (normal[name], anomalous[name]) for name in names}).savefig(path, format="png", dpi=110)
