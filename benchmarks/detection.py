@@ -69,11 +69,12 @@ def main() -> None:
     regret: Score = instantiate(score_config("likelihood_regret") | {"nsteps": settings.nsteps})
     for choice in ("model=conv", "model=mlp"):
         model = untrained(choice)
-        for name in ("reconstruction_error", "neg_elbo"):
-            score: Score = instantiate(score_config(name))
+        for name, more in (("reconstruction_error", {}), ("neg_elbo", {"nsamples": 1}), ("neg_elbo", {})):
+            score: Score = instantiate(score_config(name) | more)
             call = partial(scored, score, model, images)
             took = [seconds(call) for _ in range(settings.turns)]
-            print(f"{choice:10} {name:22} {len(images) / statistics.median(took[1:]):6.0f} images/s")
+            title = f"{name}{', one latent' if more else ''}"
+            print(f"{choice:10} {title:22} {len(images) / statistics.median(took[1:]):6.0f} images/s")
         work = {
             "a batch": partial(regret, model, images[:BATCH]),
             "one image": partial(regret, model, images[:1]),
