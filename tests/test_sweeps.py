@@ -144,6 +144,26 @@ def test_what_a_launcher_never_began_is_launched_again(tmp_path: Path) -> None:
     assert launched == [3, 2, 1]
 
 
+def test_what_another_process_gives_up_is_run(tmp_path: Path) -> None:
+    trials = made(tmp_path, 2)
+    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.trial import hold, record\n"
+    code += "with hold(Path(sys.argv[1])):\n print(flush=True)\n time.sleep(2)\n"
+    code += " record(Path(sys.argv[1]), status='interrupted')"
+    line = [sys.executable, "-c", code, str(trials[0].folder)]
+    launched: list[list[Trial]] = []
+
+    def launch(due: Sequence[Trial]) -> None:
+        launched.append(list(due))
+        for trial in due:
+            end(trial, "completed")
+
+    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        complete(trials, launch, shared_fate=True)
+    assert launched == [[trials[1]], [trials[0]]]
+
+
 def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None:
     trials, launched = made(tmp_path, 3), []
 

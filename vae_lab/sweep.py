@@ -31,7 +31,7 @@ def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
 
 
 def complete(trials: Sequence[Trial], launch: Launch, *, shared_fate: bool, retry_failed: bool = False) -> None:
-    """Launch the trials that have no outcome, wait for those that others run, and record who died.
+    """Launch the trials that have no outcome, wait for those that others run, and run what they give up.
 
     Args:
         trials: the whole sweep.
@@ -46,13 +46,22 @@ def complete(trials: Sequence[Trial], launch: Launch, *, shared_fate: bool, retr
     due = [trial for trial in trials if trial.is_hole(retry_failed=retry_failed)]
     log.info("%d trials, %d to run, in %s", len(trials), len(due), trials[0].folder.parent)
     with passed_on(trials):
-        while due:
-            dead, untouched = attempt(due, launch)
-            for trial in dead if shared_fate and len(dead) > 1 else ():
-                attempt([trial], launch)
-            due = untouched if len(untouched) < len(due) else []
+        work_off(due, launch, shared_fate=shared_fate)
         wait(trials)
+        given_up = [trial for trial in trials if trial not in due and trial.is_hole()]
+        if given_up:  # as by the workers of a driver that was killed, which save what they have and end
+            log.info("%d to run that another process has given up", len(given_up))
+            work_off(given_up, launch, shared_fate=shared_fate)
     conclude(trials)
+
+
+def work_off(due: Sequence[Trial], launch: Launch, *, shared_fate: bool) -> None:
+    """Launch trials, those that nobody began again, and alone those that died together."""
+    while due:
+        dead, untouched = attempt(due, launch)
+        for trial in dead if shared_fate and len(dead) > 1 else ():
+            attempt([trial], launch)
+        due = untouched if len(untouched) < len(due) else []
 
 
 def attempt(due: Sequence[Trial], launch: Launch) -> list[list[Trial]]:
