@@ -102,10 +102,9 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     sets |= generated_sets(model, mixture, other, labels=images.labels, n=sizes.ncompared, seed=seed)
     copies = copied(sets, data.grey_parts.train, seed, settings)
     protocol = locate(run, checkpoint).names() | {"split": split, "nimages": len(images), "seed": seed}
-    protocol |= {"features": extractor.key, "classifier": trained_on(extractor, data.grey_parts.train)}
-    protocol |= {"nbound": nbound, "chunk": chunk, "device": device_name(where)} | sizes._asdict() | settings
+    protocol |= {"nbound": nbound, "chunk": chunk} | sizes._asdict() | settings
     result = {
-        "protocol": protocol | {"versions": versions()},
+        "protocol": protocol | circumstances(extractor, data.grey_parts.train, where),
         "likelihood": likelihood_table(model, likelihood),
         "latents": latents_table(model, reconstruction, seed),
         "reconstruction": reconstruction.metrics,
@@ -118,6 +117,12 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     page = Page(finite(result), reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
     write(folder, page)
     return page.result
+
+
+def circumstances(extractor: Extractor, train: Images, device: torch.device) -> dict[str, Any]:
+    """Return what else the figures depend on: who describes images, where, and with which software."""
+    described = {"features": extractor.key, "classifier": trained_on(extractor, train)}
+    return described | {"device": device_name(device), "versions": versions()}
 
 
 def write(folder: Path, page: Page) -> None:
