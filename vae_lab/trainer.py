@@ -7,10 +7,9 @@ import torch
 from lightning import Callback, Trainer
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
+from vae_lab.precision import PRECISIONS, fastest_precision
 from vae_lab.ranks import ranks
 from vae_lab.replicas import Replicas
-
-PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
 
 def build(
@@ -84,12 +83,3 @@ def check_devices(devices: int | str, strategy: str) -> None:
         f"trainer.devices={devices}: it must be a whole number of devices, for each of which the command starts one"
         " process."
     )
-
-
-def fastest_precision(accelerator: str) -> str:
-    """Return "bf16-mixed" where the device that training will use has bfloat16 arithmetic, else "32-true"."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = accelerator in ("auto", "cpu") and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
-    return "bf16-mixed" if fast else "32-true"

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from vae_lab.data.sample import Sample
 from vae_lab.models.vae import LatentModel
+from vae_lab.precision import arithmetic
 from vae_lab.probability.objectives import Objective
 
 STEPS = 2
@@ -69,8 +70,7 @@ class Workload:
 
     def autocast(self) -> torch.autocast:
         """Return the context that the precision asks for."""
-        enabled = self.setting.precision == "bf16-mixed"
-        return torch.autocast(torch.device(self.setting.device).type, torch.bfloat16, enabled=enabled)
+        return arithmetic(self.setting.precision, torch.device(self.setting.device).type)
 
 
 def channels_last(model: nn.Module) -> None:

@@ -1,0 +1,20 @@
+"""In which arithmetic networks run: single precision, or bfloat16 where its results are as good."""
+
+import torch
+
+PRECISIONS = ("auto", "bf16-mixed", "32-true")
+
+
+def fastest_precision(accelerator: str) -> str:
+    """Return "bf16-mixed" where the device that a network will run on has bfloat16 arithmetic, else "32-true"."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = accelerator in ("auto", "cpu") and torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001
+    return "bf16-mixed" if fast else "32-true"
+
+
+def arithmetic(precision: str, device: str) -> torch.autocast:
+    """Return the context in which networks run in a precision: one of `PRECISIONS`; `device` is "cpu" or "cuda"."""
+    chosen = fastest_precision(device) if precision == "auto" else precision
+    return torch.autocast(device, torch.bfloat16, enabled=chosen == "bf16-mixed")
