@@ -1,7 +1,7 @@
 """Images scored per second by a bound, and likelihood regret of a batch against one image at a time.
 
     make bench                             runs this after the other two
-    python -m benchmarks.detection --nsteps 100
+    python -m benchmarks.detection --nsteps 20
 
 At 28x28, with the network of 2018 (model=conv) and the fully connected one. The regret of a batch and that of one image
 take the same steps with the same settings; they take turns, and the ratio is that of the medians. The loop that the
@@ -61,7 +61,7 @@ def untrained(*overrides: str) -> LatentModel:
 def main() -> None:
     """Print a row for each score and model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nsteps", type=int, default=20)
+    parser.add_argument("--nsteps", type=int, default=score_config("likelihood_regret")["nsteps"])
     parser.add_argument("--turns", type=int, default=5)
     settings = parser.parse_args()
     print(f"{processor_name()}, {torch.get_num_threads()} threads")

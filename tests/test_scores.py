@@ -44,7 +44,7 @@ EVERY: list[Callable[[], Score]] = [
     partial(LatentPath, ncomponents=2, seed=0),
     partial(LatentCopula, nquantiles=20),
 ]
-REGRET = partial(LikelihoodRegret, nsteps=6, lr=0.05, npairs=2, seed=0)
+REGRET = partial(LikelihoodRegret, nsteps=6, lr=0.05, npairs=2, seed=0, precision="32-true")
 VAMP = partial(VampPrior, channels=1, image_size=8, ncomponents=5, logit_mean=0.0, logit_std=2.0)
 
 
@@ -229,11 +229,12 @@ def test_complexity_finds_a_repeated_row_in_colour() -> None:
     assert anomaly.compressed_nats(striped) < 0.5 * anomaly.compressed_nats(colours)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_regret_is_nothing_where_the_posterior_is_exact_and_the_gap_where_it_is_not(
-    exact: tuple[VAE, Tensor, Tensor],
+    precision: str, exact: tuple[VAE, Tensor, Tensor]
 ) -> None:
     model, batch, _ = exact
-    score = LikelihoodRegret(nsteps=100, lr=0.05, npairs=16, seed=0)
+    score = LikelihoodRegret(nsteps=100, lr=0.05, npairs=16, seed=0, precision=precision)
     assert score(model, batch).abs().max() < 0.05
     with torch.no_grad():
         model.encoder.weight.mul_(0.7)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
@@ -245,7 +246,7 @@ def test_regret_is_nothing_where_the_posterior_is_exact_and_the_gap_where_it_is_
 
 def test_regret_loses_to_no_loop(exact: tuple[VAE, Tensor, Tensor]) -> None:
     model, batch, _ = exact
-    score = LikelihoodRegret(nsteps=20, lr=0.05, npairs=2, seed=0)
+    score = LikelihoodRegret(nsteps=20, lr=0.05, npairs=2, seed=0, precision="32-true")
     one_by_one = torch.cat([score(model, one) for one in batch[:5].split(1)])
     torch.testing.assert_close(score(model, batch)[:5], one_by_one, atol=1e-4, rtol=1e-4)
 
@@ -321,7 +322,8 @@ def test_an_estimate_comes_with_its_error_and_bits() -> None:
         (lambda: NegELBO(0, 0), r"score\.nsamples"),
         (lambda: Rate(0, 0), r"score\.nsamples"),
         (lambda: IwaeNLL(5, 0, 0), r"score\.chunk"),
-        (lambda: LikelihoodRegret(5, 0.0, 5, 0), r"score\.lr"),
+        (lambda: LikelihoodRegret(5, 0.0, 5, 0, "auto"), r"score\.lr"),
+        (lambda: LikelihoodRegret(5, 0.1, 5, 0, "16-mixed"), r"score\.precision must be one of"),
         (lambda: LatentPath(0, 0), r"score\.ncomponents"),
         (lambda: LatentCopula(0), r"score\.nquantiles"),
         (lambda: LadderLLR(-1, 1, 0), r"score\.k"),
