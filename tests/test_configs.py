@@ -30,7 +30,7 @@ NEEDS = {
     "model=resnet_fast": ["data.image_size=32"],
     "task=cvaegan": ["model.nclasses=10", "data=digits"],
 }
-NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.opponents.discriminator.network.widths=[8,8,8,8,8]"]
+NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.opponents.discriminator.network.widths=[8,8,8,8,8,8]"]
 SMALL = ["data.nimages=8", "data.batch_size=2", "callbacks.gallery.nimages=1"]
 SMALLER = {
     "monet128_vaegan": NARROW,
