@@ -244,6 +244,18 @@ def test_regret_is_nothing_where_the_posterior_is_exact_and_the_gap_where_it_is_
     torch.testing.assert_close(score(model, batch), gap, atol=0.1, rtol=0.02)
 
 
+@pytest.mark.parametrize(("precision", "steps"), [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16)])
+def test_regret_fits_in_its_precision_and_measures_in_single(
+    precision: str, steps: torch.dtype, exact: tuple[VAE, Tensor, Tensor]
+) -> None:
+    model, batch, _ = exact
+    drawn: list[torch.dtype] = []
+    handle = model.decoder.register_forward_hook(lambda _module, _given, made: drawn.append(made.dtype))
+    LikelihoodRegret(nsteps=3, lr=0.05, npairs=2, seed=0, precision=precision)(model, batch)
+    handle.remove()
+    assert drawn == [steps] * 6 + [torch.float32] * 8
+
+
 def test_regret_loses_to_no_loop(exact: tuple[VAE, Tensor, Tensor]) -> None:
     model, batch, _ = exact
     score = LikelihoodRegret(nsteps=20, lr=0.05, npairs=2, seed=0, precision="32-true")
