@@ -33,15 +33,9 @@ from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
 from vae_lab.randomness import counter_seed
-from vae_lab.runs import (
-    check_config,
-    checkpoint_path,
-    load_checkpoint,
-    load_data,
-    load_model,
-    locate,
-    packaged_targets,
-)
+from vae_lab.runs import checkpoint_path, load_checkpoint, load_data, load_model, locate
+from vae_lab.stored_config import check_config, packaged_roles
+from vae_lab.tensor_file import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +89,8 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
     if not runs:
         raise ValueError("run= names no run; name the folder of a finished one.")
     require_counts(ncalibration=how.ncalibration, nfit=how.nfit)
-    check_config(config, packaged_targets())
+    for one in [config] if "_target_" in config else config.values():
+        check_config(one, "score", packaged_roles("score")["score"].classes)  # any score may be made of any other
     if "_target_" in config:
         return load_one(runs, config, how)
     members: dict[str, Detector] = {}
@@ -187,7 +182,7 @@ def read_calibration(path: Path, score: Score) -> Scores:
         DataError: if it is no calibration of this score.
     """
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = read_tensors(path)
         score.load_state_dict(stored["state"])
         return stored["scores"].double()
     except Exception as error:  # torch names no common type for what a damaged or hostile file can raise

@@ -50,7 +50,7 @@ def read_journal(journal: Path, key: str) -> Iterator[tuple[Found, Row]]:
     for line in lines[1:]:
         try:
             path, nbytes, mtime, values, reason = json.loads(line)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         yield Found(path, nbytes, mtime), Row(path, values, reason)
 

@@ -64,7 +64,7 @@ def load_sound(run: Path, checkpoint: str) -> LatentModel:
     model = load_model(run, checkpoint)
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise DivergedError(f"the weights of {run} are not finite: training diverged; evaluate another checkpoint.")
-    objective = str(load_checkpoint(run, checkpoint)["hyper_parameters"]["objective"]["_target_"])
+    objective = str(load_checkpoint(run, checkpoint)["hyper_parameters"]["objective"].get("_target_"))
     if objective.endswith((".Autoencoder", ".RAEL2")):
         log.warning("this run trained no sigma: its likelihood, its rate and what its posteriors draw mean nothing")
     return model

@@ -1,13 +1,13 @@
 """A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
 
-import json
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
+from vae_lab.stored_config import check_config, require_plain
+from vae_lab.system.reading import Unreadable, read_json
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,45 +28,102 @@ def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str
         allow: names of classes outside the packaged conf/ that the run's model may be made of.
 
     Raises:
-        DataError: if there is no readable checkpoint.
-        ValueError: if the stored config names a class that is neither in the packaged conf/ nor in `allow`.
+        DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
+        ValueError: if the stored config names a class that is neither packaged for its role nor in `allow`.
+    """
+    import torch
+
+    stored = load_checkpoint(run, checkpoint)
+    config = stored["hyper_parameters"]["model"]
+    check_config(config, "model", allow)
+    prefix = "model."
+    weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
+    with refused(f"the weights in {run} do not fit the model that its config describes"):
+        model = build_within(config, weights)
+        model.load_state_dict(weights)
+    return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def build_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "LatentModel":
+    """Return the model that a config describes, which takes no more memory than the weights that are meant for it.
+
+    Raises:
+        ValueError: if it is larger than they are; nothing was allocated for it.
     """
     import torch
     from hydra.utils import instantiate
 
     from vae_lab.randomness import seeded
 
-    stored = load_checkpoint(run, checkpoint)
-    config = stored["hyper_parameters"]["model"]
-    check_config(config, packaged_targets() | set(allow))
+    with torch.device("meta"), bounded(weights):
+        instantiate(config, _convert_="all")
     with seeded("load"):  # fresh weights are drawn and thrown away; whoever calls keeps their random numbers
-        model: LatentModel = instantiate(config, _convert_="all")
-    prefix = "model."
-    weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
+        return instantiate(config, _convert_="all")
+
+
+@contextmanager
+def bounded(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
+    """Raise ValueError in the midst of a construction that makes many more tensors, or larger ones, than the weights.
+
+    Buffers that are not stored and weights that are put in another form count too, so twice as much may be made.
+    """
+    from torch import Tensor
+    from torch.nn.modules import module
+
+    left = {"tensors": 2 * len(weights) + 100, "numbers": 2 * sum(w.numel() for w in weights.values()) + 1000}
+
+    def count(_: object, name: str, value: object) -> None:
+        if isinstance(value, Tensor):
+            left["tensors"] -= 1
+            left["numbers"] -= value.numel()
+        if min(left.values()) < 0:
+            raise ValueError(f"it is larger than its weights, at {name}.")
+
+    with ExitStack() as hooks:
+        hooks.enter_context(module.register_module_parameter_registration_hook(count))
+        hooks.enter_context(module.register_module_buffer_registration_hook(count))
+        yield
+
+
+@contextmanager
+def refused(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn what a stored config makes go wrong into a DataError; `passing` errors and those of the system stay."""
+    from hydra.errors import InstantiationException
+
     try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise DataError(f"the weights in {run} do not fit the model that its config describes.") from error
-    return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+        yield
+    except Exception as error:  # what a class makes of arguments that are not for it has no common type
+        cause: BaseException = error
+        while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, (OSError, MemoryError, *passing)):
+            raise
+        reason = " ".join(str(cause).split())[:300].rstrip(".") or type(cause).__name__
+        raise DataError(f"{what} ({reason}).") from error
 
 
-def load_data(run: str | Path, checkpoint: str = "best", *, root: str | None = None) -> "ImageData":
+def load_data(
+    run: str | Path, checkpoint: str = "best", *, root: str | None = None, allow: Iterable[str] = ()
+) -> "ImageData":
     """Return the images that a run was trained on, as its config says.
 
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
         root: the folder that they lie in now; None looks where they were.
+        allow: names of classes outside the packaged conf/ that the run's data may be made of.
 
     Raises:
         DataError: if they are not there, or are not the same images in the same parts.
-        ValueError: if the stored config names a class that is not shipped, or `root` is given and the data have none.
+        ValueError: if the stored config names a class that is not for its role, or `root` is given and the data have
+            none.
     """
     from hydra.utils import instantiate
 
     stored = load_checkpoint(run, checkpoint)
     config: dict[str, Any] = stored["hyper_parameters"]["data"]
-    check_config(config, packaged_targets())
+    check_config(config, "data", allow)
+    check_sizes(config, stored["hyper_parameters"]["model"])
     if root is not None:
         if "root" not in config:
             raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
@@ -74,9 +131,11 @@ def load_data(run: str | Path, checkpoint: str = "best", *, root: str | None = N
     # a run folder may come from anybody: nothing is fetched for it, and nothing written where it says
     harmless = {"download": False, "archive": None, "cache": "~/.cache/vae_lab"}
     config |= {key: value for key, value in harmless.items() if key in config}
-    data: ImageData = instantiate(config, _convert_="all")
-    if data.fingerprint != stored["data"]:
-        found, expected = (" + ".join(str(f[f"n{part}"]) for part in PARTS) for f in (data.fingerprint, stored["data"]))
+    with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
+        data: ImageData = instantiate(config, _convert_="all")
+        fingerprint = data.fingerprint
+    if fingerprint != stored["data"]:
+        found, expected = (" + ".join(str(f.get(f"n{part}")) for part in PARTS) for f in (fingerprint, stored["data"]))
         raise DataError(
             f"the images ({found}) are not those that {run} was trained on ({expected}), or not in the same parts; name"
             " the folder that holds those with data.root=."
@@ -90,7 +149,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
     Raises:
         DataError: if it is not there, or holds anything but tensors and plain values.
     """
-    import torch
+    from vae_lab.tensor_file import read_tensors
 
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
@@ -100,13 +159,30 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
         remedy = "checkpoint=last is there" if last.is_file() else "run= takes the folder of a finished run"
         raise DataError(f"there is no checkpoint at {path.absolute()}; {remedy}.")
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        _ = stored["hyper_parameters"]["model"], stored["state_dict"]
+        stored = read_tensors(path)
+        check_layout(stored, path.stat().st_size)
     except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
-        raise DataError(
-            f"{path.absolute()} is no checkpoint of vae_lab that is safe to read ({type(error).__name__})."
-        ) from error
+        reason = str(error).rstrip(".") if type(error) is ValueError else type(error).__name__
+        raise DataError(f"{path.absolute()} is no checkpoint of vae_lab that is safe to read ({reason}).") from error
+    require_plain(stored["hyper_parameters"])
     return stored
+
+
+def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401
+    """Raise ValueError unless a checkpoint has weights, no more of them than the file has bytes, and a config."""
+    config, fingerprint, weights = (stored[key] for key in ("hyper_parameters", "data", "state_dict"))
+    sections = (config[key] for key in ("model", "data", "objective", "task"))
+    if not all(isinstance(node, dict) for node in (fingerprint, weights, *sections)):
+        raise ValueError("it holds no config of a run.")
+    if sum(weight.numel() * weight.itemsize for weight in weights.values()) > nbytes:
+        raise ValueError("it holds weights that share memory.")
+
+
+def check_sizes(data: dict[str, Any], model: dict[str, Any]) -> None:
+    """Raise DataError if stored images have another size than the model, whose own is checked against its weights."""
+    for key in ("image_size", "channels"):
+        if key in data and data[key] != model.get(key, data[key]):
+            raise DataError(f"the stored config has {key}={data[key]} for the data, and {model[key]} for the model.")
 
 
 def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
@@ -135,12 +211,19 @@ def locate(run: str | Path, checkpoint: str) -> Located:
 
 
 def load_summary(run: str | Path) -> dict[str, Any]:
-    """Return a run's summary.json."""
+    """Return a run's summary.json.
+
+    Raises:
+        DataError: if there is none, or it is none of vae_lab.
+    """
     path = Path(run).expanduser() / "summary.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"there is no readable summary at {path.absolute()}.") from error
+        summary = read_json(path, links=True)
+    except Unreadable as error:
+        raise DataError(f"there is no readable summary at {path.absolute()} ({error}).") from error
+    if not isinstance(summary.get("classes", []), list):
+        raise DataError(f"{path.absolute()} has {summary['classes']!r:.40} for classes, which is no list of names.")
+    return summary
 
 
 def encode(model: "LatentModel", images: "Float[Tensor, 'n channels height width']") -> "Float[Tensor, 'n nlatent']":
@@ -150,37 +233,3 @@ def encode(model: "LatentModel", images: "Float[Tensor, 'n channels height width
     device = next(model.parameters()).device
     with torch.no_grad():
         return torch.cat([one.posterior(part.to(device)).mean.cpu() for one, part in model.split(images, 256)])
-
-
-@cache
-def packaged_targets() -> frozenset[str]:
-    """Return every `_target_` in the packaged conf/ that a run may be made of: no search or sweeper."""
-    import yaml
-
-    paths = (path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in ("search", "hydra"))
-    configs = (yaml.safe_load(path.read_text()) for path in paths)
-    return frozenset(target for config in configs for target in _targets(config))
-
-
-def check_config(config: object, allowed: Iterable[str]) -> None:
-    """Raise ValueError if a stored config names a class that is not allowed, or holds an interpolation."""
-    foreign = sorted(set(_targets(config)) - set(allowed))
-    if foreign:
-        raise ValueError(
-            f"the stored config names {', '.join(map(repr, foreign))}, which vae_lab does not ship; if you trust it,"
-            " pass load_model(…, allow=[that name])."
-        )
-    if "${" in repr(config):
-        raise ValueError("the stored config holds an interpolation, which a stored config never does; it was edited.")
-
-
-def _targets(config: object) -> Iterable[str]:
-    """Yield the value of every `_target_` key at any depth."""
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield str(config["_target_"])
-        for value in config.values():
-            yield from _targets(value)
-    elif isinstance(config, list):
-        for value in config:
-            yield from _targets(value)

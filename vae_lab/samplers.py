@@ -22,6 +22,7 @@ from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
 from vae_lab.runs import encode, load_data, locate
+from vae_lab.tensor_file import read_tensors
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ def read_mixture(path: Path) -> Distribution:
         DataError: if the file is not one.
     """
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = read_tensors(path)
         mixture = gaussian_mixture(stored["weights"], stored["means"], stored["covariances"])
         if "directions" not in stored:
             return mixture

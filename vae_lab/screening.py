@@ -168,9 +168,17 @@ def report_members(detector: Detector, described: Columns, alpha: float) -> None
 
 
 def file_rules(data: dict[str, Any]) -> Rules:
-    """Return how files are decoded: as the run's own were."""
-    limits = (data.get("max_pixels", MAX_PIXELS), data.get("background", BACKGROUND))
-    return Rules(data["channels"], data["image_size"], *limits)
+    """Return how files are decoded: as the run's own were.
+
+    Raises:
+        DataError: if their stored config does not say it.
+    """
+    defaults = {"channels": None, "image_size": None, "max_pixels": MAX_PIXELS, "background": BACKGROUND}
+    rules = {key: data.get(key, default) for key, default in defaults.items()}
+    odd = {key: value for key, value in rules.items() if not isinstance(value, int)}
+    if odd:
+        raise DataError(f"the run's stored config has {odd} for its images, which are whole numbers in every run.")
+    return Rules(**rules)
 
 
 def warn_if_inverted(detector: Detector) -> None:

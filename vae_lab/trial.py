@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
+from vae_lab.system.reading import Unreadable, read_json
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +74,9 @@ def key(override: str) -> str:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary; empty if there is none, or none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        return read_json(folder / "summary.json", links=True)
+    except Unreadable:
         return {}
-    return summary if isinstance(summary, dict) else {}
 
 
 def record(folder: Path, **facts: object) -> None:

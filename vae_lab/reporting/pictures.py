@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 from PIL import Image
 
-from vae_lab.reporting.remains import is_there
+from vae_lab.system.reading import is_there
 
 MAX_PIXELS = 50_000_000
 """Larger pictures are not decoded."""

@@ -5,7 +5,6 @@ foreign folder cannot have our own files shown.
 """
 
 import csv
-import json
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 import yaml
 
-MAX_BYTES = 4_000_000
-"""Of a summary or config; ours have a few thousand."""
+from vae_lab.system.reading import Unreadable, read_text
+
 MAX_NESTING = 50
 MAX_TABLE_BYTES = 100_000_000
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
@@ -23,38 +22,15 @@ Curve = tuple[list[int], list[float]]
 """Steps and values."""
 
 
-class Unreadable(Exception):  # noqa: N818
-    """A file that cannot be used; the message is a short reason."""
-
-
-def is_there(path: Path) -> bool:
-    """Return whether a path is a regular file, and no link."""
-    try:
-        return path.is_file() and not path.is_symlink()
-    except OSError:  # its folder cannot be searched
-        return False
-
-
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """Return a file's text."""
-    if not is_there(path):
-        raise Unreadable(f"no {path.name}")
-    try:
-        if path.stat().st_size > limit:
-            raise Unreadable(f"{path.name} is larger than {limit // 1_000_000} MB")
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise Unreadable(f"{path.name}: {error.strerror}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file holds."""
-    return _mapping(path, read_text(path), json.loads)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds."""
-    return _mapping(path, read_text(path), _plain)
+    try:
+        content = _plain(read_text(path))
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise Unreadable(f"{path.name} is damaged or cut short") from error
+    if not isinstance(content, dict):
+        raise Unreadable(f"{path.name} holds no settings or results")
+    return {str(key): value for key, value in content.items()}
 
 
 def read_overrides(path: Path) -> list[str]:
@@ -79,16 +55,6 @@ def _plain(text: str) -> Any:  # noqa: ANN401
             raise ValueError("nested too deeply, or with aliases, which Hydra does not write.")
     loader = LOADER(text)
     return loader.get_single_data()
-
-
-def _mapping(path: Path, text: str, parse: Any) -> dict[str, Any]:  # noqa: ANN401
-    try:
-        content = parse(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise Unreadable(f"{path.name} is damaged or cut short") from error
-    if not isinstance(content, dict):
-        raise Unreadable(f"{path.name} holds no settings or results")
-    return {str(key): value for key, value in content.items()}
 
 
 def numbers(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -10,17 +10,15 @@ from vae_lab.errors import DataError
 from vae_lab.progress import track
 from vae_lab.reporting.remains import (
     Curve,
-    Unreadable,
     is_number,
-    is_there,
     last_error,
     numbers,
     read_curves,
-    read_json,
     read_overrides,
     read_yaml,
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
+from vae_lab.system.reading import Unreadable, is_there, read_json
 from vae_lab.trial import command as command_line
 
 log = logging.getLogger(__name__)
