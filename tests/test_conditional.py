@@ -26,6 +26,7 @@ from vae_lab.evaluation.figures import grid, reconstructions, samples, traversal
 from vae_lab.evaluation.latents import posterior_statistics
 from vae_lab.evaluation.passes import generate
 from vae_lab.generate import check_class, main, sample
+from vae_lab.identity import differences
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder
@@ -35,7 +36,7 @@ from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
 from vae_lab.randomness import reseed, seeded
 from vae_lab.runs import encode, load_model
-from vae_lab.training import build, in_use, train
+from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]
 CONV: dict[str, Any] = {"widths": [4, 4], "strides": [2, 2], "kernel": 4, "padding": 1, "slope": 0.01}
@@ -346,9 +347,9 @@ def test_idle_classes_are_told(config: Compose, caplog: pytest.LogCaptureFixture
 
 def test_a_run_from_before_there_were_classes_can_be_resumed() -> None:
     old = {"nlatent": 8, "decoder": {"widths": [4], "bias": None}}
-    assert in_use(old) == in_use(old | {"nclasses": 0, "decoder": {"widths": [4], "spatial": False}})
-    assert in_use(old) != in_use(old | {"nclasses": 10})
-    assert in_use({"beta": 0.0}) != in_use({"beta": 1.0})
+    assert not differences(old, old | {"nclasses": 0, "decoder": {"widths": [4], "spatial": False}})
+    assert differences(old, old | {"nclasses": 10})
+    assert differences({"beta": 0.0}, {"beta": 1.0})
 
 
 @pytest.mark.parametrize("phase", ["train", "val"])

@@ -16,6 +16,7 @@ from PIL import Image
 
 from vae_lab.callbacks.signals import SIGNALS
 from vae_lab.errors import DataError, DivergedError
+from vae_lab.runs import load_data
 from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]
@@ -131,16 +132,78 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
     assert str(optimizers[0]) == str(optimizers[1])
 
 
-def test_resuming_another_model_is_refused(config: Compose, tmp_path: Path) -> None:
+RESUMED: dict[str, tuple[str, str]] = {
+    "model": ("model.nlatent=3", r"that run had model.nlatent=8 \(here 3\)\. Repeat"),
+    "seed": ("seed=1", r"that run had seed=0 \(here 1\)\. Repeat"),
+    "schedule": ("schedule=one_cycle", r"schedule=\S+ConstantLR \(here \S+OneCycleLR\)\. Repeat"),
+    "split": (
+        "data.split_seed=1",
+        r"data.split_seed=0 \(here 1\); other images .* 48 \+ 8 \+ 8 \(here 48 \+ 8 \+ 8\)\.",
+    ),
+}
+"""An override, and what is said if it differs from the run to go on from."""
+
+
+def test_resuming_another_run_is_refused_and_names_what_differs(config: Compose, tmp_path: Path) -> None:
     train(config(folder="first"))
-    with pytest.raises(ValueError, match="another model"):
-        train(config("model.nlatent=3", f"resume={tmp_path / 'first'}", folder="second"))
-    with pytest.raises(ValueError, match="another schedule"):
-        train(config("schedule=one_cycle", f"resume={tmp_path / 'first'}", folder="fourth"))
-    with pytest.raises(ValueError, match="another data, set of images"):
-        train(config("data.split_seed=1", f"resume={tmp_path / 'first'}", folder="fifth"))
+    for name, (override, sentence) in RESUMED.items():
+        with pytest.raises(ValueError, match=sentence):
+            train(config(override, f"resume={tmp_path / 'first'}", folder=name))
     with pytest.raises(DataError, match="no checkpoint"):
         train(config(f"resume={tmp_path / 'nowhere'}", folder="third"))
+
+
+def test_a_schedule_as_long_as_training_names_the_cause(config: Compose, tmp_path: Path) -> None:
+    train(config("schedule=one_cycle", folder="first"))
+    longer = ("schedule=one_cycle", "trainer.max_steps=6", f"resume={tmp_path / 'first'}")
+    with pytest.raises(ValueError, match=r"schedule.total_steps=4 \(here 6\); .*follows trainer.max_steps=6\. Repeat"):
+        train(config(*longer, folder="second"))
+
+
+def make_pictures(folder: Path, number: int, first: int = 0) -> Path:
+    """Write grey pictures of one colour each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(first, first + number):
+        Image.new("L", (16, 16), 3 * i).save(folder / f"{i}.png")
+    return folder
+
+
+def test_the_same_images_elsewhere_are_the_same_and_others_are_not(
+    config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_pictures(tmp_path / "here", 40)
+    make_pictures(tmp_path / "staged", 40)
+    common = ("data=folder", "data.channels=1", "data.image_size=16", "data.batch_size=8", "model=mlp")
+    train(config(*common, "data.root=here", folder="first"))
+    monkeypatch.chdir(tmp_path / "staged")
+    assert len(load_data(tmp_path / "first").parts.train) == 32, "a relative root is stored absolute"
+    moved = (
+        f"data.root={tmp_path / 'staged'}",
+        f"data.cache={tmp_path}",
+        "data.memory_limit=1",
+        "data.eval_batch_size=2",
+    )
+    again = (*common, f"resume={tmp_path / 'first'}", "trainer.max_steps=6")
+    assert train(config(*again, *moved, folder="second"))["steps"] == 6
+    make_pictures(tmp_path / "staged", 1, first=40)
+    sentence = (
+        r"other images in its three parts: 32 \+ 4 \+ 4 \(here 33 \+ 4 \+ 4\), data.root=\S+here \(here \S+staged\)"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        train(config(*again, *moved, folder="third"))
+
+
+def test_a_run_of_another_version_is_named_when_it_goes_on(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config(folder="first"))
+    train(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="second"))
+    assert "began that run" not in caplog.text
+    path = tmp_path / "first" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "1" * 40}))
+    train(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="third"))
+    assert f"(commit {'1' * 40}) began that run, and " in caplog.text
 
 
 def test_validation_runs_at_the_end_of_a_run_of_any_length(config: Compose, tmp_path: Path) -> None:

@@ -261,5 +261,5 @@ def test_lpips_without_its_weights_is_a_clear_error(
 
 def test_a_run_against_other_opponents_is_not_resumed(config: Compose, tmp_path: Path) -> None:
     train(config(*VAEGAN, folder="first"))
-    with pytest.raises(ValueError, match="another task"):
+    with pytest.raises(ValueError, match=r"that run had task.strength=\S+ \(here 2\)"):
         train(config(*VAEGAN, "task.strength=2.0", f"resume={tmp_path / 'first'}", folder="second"))

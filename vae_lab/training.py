@@ -20,12 +20,14 @@ from vae_lab.callbacks.checkpoints import StoredConfig
 from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
+from vae_lab.errors import DataError
 from vae_lab.files import write_whole
+from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, Change, differences, identity, stated, with_absolute_paths
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
-from vae_lab.runs import checkpoint_path, load_checkpoint
+from vae_lab.runs import PARTS, checkpoint_path, load_checkpoint, load_summary, locate
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -52,13 +54,13 @@ def train(
     """
     started = time.perf_counter()
     quieten_lightning()
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     folder = Path(cfg.folder)
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
     data, task, trainer = build(cfg, config, watchers)
     checkpoint = resumable(config, data.fingerprint)
-    summary: dict[str, Any] = {**describe(cfg, data, task, trainer), **(facts or {})}
+    summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **(facts or {})}
     trainer.loggers = loggers = open_loggers(cfg, config, summary)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     write_summary(folder, summary)
@@ -212,30 +214,49 @@ def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
     if config["resume"] is None:
         return None
     stored = load_checkpoint(config["resume"], "last")
-    kept = ("seed", "data", "model", "objective", "optimizer", "schedule")
-    before = stored["hyper_parameters"]
-    changed = [key for key in kept if in_use(before.get(key)) != in_use(config[key])]
-    if not changed and what_trains(before["task"]) != what_trains(config["task"]):
-        changed.append("task")
+    say_version(config["resume"])
+    kept = ("seed", "data", "model", "objective", "optimizer", "schedule", "task")
+    before, now = ({key: some.get(key) for key in kept} for some in (stored["hyper_parameters"], config))
+    changed = differences(before, now, (*WITHOUT_EFFECT, *WHEN_RESUMED))
+    told = [stated(changed)] if changed else []
+    told += [follows_length(stored["hyper_parameters"], config, changed)]
     if stored.get("data") != data:
-        changed.append("set of images")
-    if changed:
-        raise ValueError(
-            f"resume={config['resume']}: that run had another {', '.join(changed)}; repeat its settings, or start anew."
-        )
+        told.append(other_images(stored, config, data))
+    if any(told):
+        what = "; ".join(filter(None, told))
+        raise ValueError(f"resume={config['resume']}: that run had {what}. Repeat its settings, or start anew.")
     return str(checkpoint_path(config["resume"], "last"))
 
 
-def in_use(node: Any) -> Any:  # noqa: ANN401
-    """Return a config without the keys that are null or 0: what is off, and what a run from before knows nothing of."""
-    if not isinstance(node, dict):
-        return node
-    return {key: in_use(value) for key, value in node.items() if value is not None and value != 0}
+def follows_length(before: dict[str, Any], now: dict[str, Any], changed: Sequence[Change]) -> str:
+    """Return in words that a setting differs because it is the length of training; "" if none does."""
+    lengths = (before["trainer"]["max_steps"], now["trainer"]["max_steps"])
+    keys = [change.key for change in changed if lengths[0] != lengths[1] and (change.before, change.now) == lengths]
+    return f"{' and '.join(keys)} follows trainer.max_steps={lengths[1]}" if keys else ""
 
 
-def what_trains(task: dict[str, Any]) -> dict[str, Any]:
-    """Return a task's settings but for how long it trains and how often it is looked at."""
-    return in_use({key: value for key, value in task.items() if key not in ("max_steps", "val_every", "log_every")})
+def other_images(stored: dict[str, Any], config: dict[str, Any], data: dict[str, Any]) -> str:
+    """Return in words that a checkpoint was trained on other images, how many there were, and where they lay."""
+    if not stored.get("data"):
+        return "images of which it stored no fingerprint, as an early version of vae_lab made it"
+    counts = [" + ".join(str(some.get(f"n{part}")) for part in PARTS) for some in (stored["data"], data)]
+    roots = differences(stored["hyper_parameters"]["data"].get("root"), config["data"].get("root"), ())
+    where = f", data.root={roots[0].before} (here {roots[0].now})" if roots else ""
+    return f"other images in its three parts: {counts[0]} (here {counts[1]}){where}"
+
+
+def say_version(run: str | Path) -> None:
+    """Warn if the run to go on from was made by another version or commit of vae_lab."""
+    try:
+        summary = load_summary(locate(run, "last").folder)
+    except DataError:  # a checkpoint alone says no version
+        return
+    versions_before = summary.get("versions") or {}
+    before = [str(versions_before.get("vae_lab")), str(summary.get("commit"))]
+    now = [str(versions().get("vae_lab")), str(git_commit())]
+    if before != now:
+        line = "resume=%s: vae_lab %s (commit %s) began that run, and %s (commit %s) goes on with it"
+        log.warning(line, run, *before, *now)
 
 
 def check_folder(folder: Path, resume: str | None) -> None:
