@@ -6,17 +6,28 @@ from collections.abc import Callable
 
 import pytest
 
-from vae_lab.commands import run
+from vae_lab.commands import run, run_until
+from vae_lab.system.signals import EndAtOnce
 
 
-def invoke(main: Callable[[], None], name: str, *arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The exit code of the command with these arguments; its folders are those of the working directory."""
+def invoke(
+    main: Callable[[], None],
+    name: str,
+    *arguments: str,
+    monkeypatch: pytest.MonkeyPatch,
+    end: EndAtOnce | None = None,
+) -> int:
+    """The exit code of the command with these arguments; its folders are those of the working directory.
+
+    With `end` it listens to signals, as a process of its own would.
+    """
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     for variable in ("HYDRA_FULL_ERROR", "VAE_LAB_RUN"):  # which the command sets
         monkeypatch.setenv(variable, "0")
     handlers = list(logging.getLogger().handlers)
     try:
-        return run(main.__wrapped__, name)  # pyright: ignore[reportFunctionMemberAccess]
+        task = main.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
+        return run(task, name) if end is None else run_until(end, task, name)
     finally:
         for handler in set(logging.getLogger().handlers) - set(handlers):
             handler.close()

@@ -47,6 +47,32 @@ class Sabotage(Callback):
         raise RuntimeError("sabotaged\nin two lines")
 
 
+class Signals(Callback):
+    """Sends its process a signal, so many times, at the first call of a hook, or after a batch.
+
+    Args:
+        number: the signal.
+        hook: a callback's hook, or "batch".
+        times: how often.
+    """
+
+    def __init__(self, *, number: int, hook: str, times: int = 1) -> None:
+        self.number = number
+        self.hook = hook
+        self.times = times
+        if hook != "batch":
+            setattr(self, hook, self.strike)
+
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
+        if self.hook == "batch":
+            pl_module.listeners.append(self.strike)
+
+    def strike(self, *args: object, **kwargs: object) -> None:
+        due, self.times = self.times, 0
+        for _ in range(due):
+            os.kill(os.getpid(), self.number)
+
+
 class Witness(Callback):
     """Writes what a process has at the end of training to `witness-<rank>.json` in its working directory."""
 

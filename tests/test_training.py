@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from vae_lab.callbacks.signals import SIGNALS
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.runs import load_data
+from vae_lab.system.signals import SIGNALS
 from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]

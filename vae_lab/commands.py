@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import secrets
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
 from vae_lab.ranks import ranks
+from vae_lab.system.signals import EndAtOnce, heard, ignore
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +37,26 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Call
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
-            sys.exit(run(task, config_name))
+            sys.exit(run_until(EndAtOnce("at once"), task, config_name))
 
         return main
 
     return decorate
+
+
+def run_until(end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str) -> int:
+    """Return what `run` does; a signal ends it in good order: temporary files are removed, and the code tells of it.
+
+    For a process that then ends: signals are not given back.
+    """
+    for number in heard():
+        signal.signal(number, end)
+    try:
+        return run(task, config_name)
+    except Interrupted as error:  # while another end was told of
+        return exit_code(error)
+    finally:
+        ignore()
 
 
 def run(task: Callable[[DictConfig], object], config_name: str) -> int:

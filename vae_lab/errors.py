@@ -5,7 +5,7 @@ The message is one sentence that names the value and the remedy, because it is a
     0 all done                      5 storage
     2 configuration                 6 resources
     3 data                          7 part of a sweep or of the files failed
-    4 diverged                      128 + n   ended by signal n: 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM
+    4 diverged                      128 + n   ended by signal n: 129 SIGHUP, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM
 
 1 is left for errors of vae_lab itself, which come with their traceback.
 """

@@ -16,9 +16,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from vae_lab.callbacks.signals import SIGNALS
 from vae_lab.errors import Interrupted, RanksLost
 from vae_lab.last_words import LastWords, left
+from vae_lab.system.signals import EndAtOnce, heard
 from vae_lab.trial import read_summary, record
 
 POLL = 0.1  # seconds between two looks at the processes
@@ -34,7 +34,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
         RanksLost: if one of them ended otherwise.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would print its own account of an error
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in heard()}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -44,6 +44,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=POLL,
+        signals_to_handle=",".join(number.name for number in handlers),
     )
     folder = Path(cfg.folder)
     before = read_summary(folder)
@@ -58,6 +59,9 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
                 record(folder, status=end.status, reason=str(end))
             raise end from None
         except SignalException as error:
+            for handler in handlers.values():
+                if isinstance(handler, EndAtOnce):
+                    handler.begin()
             raise Interrupted(error.sigval, "after a validation and a checkpoint, if there was time") from None
         finally:
             for number, handler in handlers.items():

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from vae_lab.errors import Interrupted, SweepFailed
+from vae_lab.system.signals import EndAtOnce, heard
 from vae_lab.trial import FAILURES, KILLED, MISSING, State, Trial, holder, key, settle
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ log = logging.getLogger(__name__)
 Launch = Callable[[Sequence[Trial]], None]
 POLL = 0.5  # seconds between two looks at trials that other processes run
 PATIENCE = 60.0  # seconds in which a trial that is asked to stop may save itself
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
@@ -109,24 +109,47 @@ def conclude(trials: Sequence[Trial]) -> None:
     raise SweepFailed("\n".join([f"{len(others)} of {len(trials)} trials have no result; {remedy}:", *rows]))
 
 
+class PassOn(EndAtOnce):
+    """Sends signals on to the processes of this command that run trials, lets them save themselves, and raises.
+
+    Args:
+        trials: the whole sweep.
+    """
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        super().__init__("its trials after a checkpoint; the same command goes on")
+        self.trials = trials
+
+    def __call__(self, number: int, frame: FrameType | None = None) -> None:
+        """Send the signal on, and the first time wait.
+
+        Raises:
+            Interrupted: with the signal's number.
+        """
+        for pid in own_processes(self.trials):
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
+        if self.is_ending():
+            return
+        self.begin()
+        deadline = time.monotonic() + PATIENCE
+        while own_processes(self.trials) and time.monotonic() < deadline:
+            time.sleep(POLL)
+        self.begin()
+        raise Interrupted(number, self.how)
+
+
 @contextmanager
 def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
     """Send a signal on to the processes of this command that run trials, and let them save themselves."""
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        for pid in own_processes(trials):
-            with suppress(ProcessLookupError):  # it has just ended
-                os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + PATIENCE
-        while own_processes(trials) and time.monotonic() < deadline:
-            time.sleep(POLL)
-        raise Interrupted(number, "its trials after a checkpoint; the same command goes on")
-
-    previous = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    end = PassOn(trials)
+    previous = {number: signal.signal(number, end) for number in heard()}
     try:
         yield
     finally:
         for number, handler in previous.items():
+            if isinstance(handler, EndAtOnce) and end.is_ending():
+                handler.begin()
             signal.signal(number, handler)
 
 

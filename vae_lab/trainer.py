@@ -1,10 +1,14 @@
 """The Lightning trainer as vae_lab uses it: one endless epoch, ended by the task after a number of batches."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
 from vae_lab.precision import PRECISIONS, fastest_precision
@@ -19,6 +23,7 @@ def build(
     precision: str | int,
     devices: int | str,
     strategy: str,
+    default_root_dir: str,
     callbacks: list[Callback],
     **settings: Any,
 ) -> Trainer:
@@ -31,6 +36,7 @@ def build(
         devices: 1; several are for `vae_lab.launch`, which starts a process for each, as torchrun and Slurm do: in them
             it is those that were started.
         strategy: "auto" or "ddp", which is what several devices mean.
+        default_root_dir: where Lightning's parts write that were told no other place.
         callbacks: whatever watches.
         settings: any other argument of `lightning.Trainer`.
     """
@@ -40,6 +46,7 @@ def build(
             " scaling, and float64 or pure bfloat16 weights are not supported."
         )
     check_devices(devices, strategy)
+    check_root(Path(default_root_dir))
     _, size, local_size = ranks()
     if not torch.cuda.is_available():
         # set by Lightning on import; every step of a torch optimizer would then load NVIDIA's library to look for a GPU
@@ -56,7 +63,8 @@ def build(
             strategy="auto" if size == 1 else Replicas(),
             callbacks=callbacks,
             logger=False,
-            plugins=[WholeCheckpointIO()],
+            plugins=[WholeCheckpointIO(), *environment()],
+            default_root_dir=default_root_dir,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -83,3 +91,24 @@ def check_devices(devices: int | str, strategy: str) -> None:
         f"trainer.devices={devices}: it must be a whole number of devices, for each of which the command starts one"
         " process."
     )
+
+
+def environment() -> list[ClusterEnvironment]:
+    """Return what tells Lightning of the other processes, where it would find Slurm by itself.
+
+    Lightning's own way with Slurm requeues the job at SIGUSR1, after a checkpoint from within the signal's handler,
+    while training goes on; here that signal ends a run as SIGTERM does. One process needs no Slurm.
+    """
+    if ranks().size == 1:
+        return [LightningEnvironment()]
+    return [] if "TORCHELASTIC_RUN_ID" in os.environ else [SLURMEnvironment(auto_requeue=False)]
+
+
+def check_root(folder: Path) -> None:
+    """Raise ValueError if Lightning, under Slurm, would go on from a checkpoint that nobody asked for."""
+    found = sorted(folder.glob("*hpc_ckpt_*"))
+    if found:
+        raise ValueError(
+            f"trainer.default_root_dir={folder} holds {found[0].name}, from which Lightning would go on unasked; remove"
+            " it, or choose another folder."
+        )

@@ -50,8 +50,16 @@ def train(
         DataError: if the images are missing, unreadable or too few.
         DivergedError: if the loss left the finite numbers.
         StorageError: if the folder cannot be written.
-        Interrupted: if a signal ended it early, after a checkpoint.
+        Interrupted: if a signal ended it early, in training after a checkpoint.
     """
+    with GracefulStop() as stop:
+        return train_until(stop, cfg, watchers, facts or {})
+
+
+def train_until(
+    stop: GracefulStop, cfg: DictConfig, watchers: Sequence[Callback], facts: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return what `train` does, with signals in the hands of `stop`."""
     started = time.perf_counter()
     quieten_lightning()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
@@ -59,12 +67,13 @@ def train(
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
     data, task, trainer = build(cfg, config, watchers)
+    trainer.callbacks.insert(0, stop)  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
-    summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **(facts or {})}
+    summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
     trainer.loggers = loggers = open_loggers(cfg, config, summary)
     summary["seconds"] = {"setup": time.perf_counter() - started}
-    write_summary(folder, summary)
     try:
+        write_summary(folder, summary)
         fit_and_test(data, task, trainer, checkpoint, summary)
         summary["status"] = "completed"
     except BaseException as error:
@@ -74,8 +83,8 @@ def train(
             raise
         raise known from error
     finally:
+        stop.close()
         distributed.leave()
-        watcher(trainer, GracefulStop).restore()
         summary["seconds"]["total"] = time.perf_counter() - started
         write_summary(folder, summary)
         for logger in loggers:
@@ -97,7 +106,7 @@ def build(
     _ = data.parts
     check_classes(task.model, data)
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    own = [StoredConfig(config, data.fingerprint), GracefulStop(), Stopwatch()]
+    own = [StoredConfig(config, data.fingerprint), Stopwatch()]
     trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=[*callbacks.values(), *watchers, *own])
     return data, task, trainer
 
