@@ -4,6 +4,7 @@ A conditional model draws each image's class too, or is told it: class=3, class=
 images each.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def sample(
     it, which shows in about ten pixels of a million after rounding to 8 bits.
 
     Args:
-        model: decodes; it is left in double precision.
+        model: a copy of it decodes, so that it keeps its precision and its mode.
         n: number of images.
         seed: of the latents.
         batch_size: images decoded at once.
@@ -79,7 +80,7 @@ def sample(
 
     require_counts(n=n, batch_size=batch_size)
     check_class(model, which)
-    model = model.double()
+    model = copy.deepcopy(model).double().eval()
     latents, labels = [], []
     with torch.no_grad():
         density = model.prior() if sampler is None else sampler
