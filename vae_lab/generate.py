@@ -31,11 +31,13 @@ EVERY = "all"
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
+    from vae_lab.files import require_folder_name
     from vae_lab.runs import load_model, locate
     from vae_lab.samplers import load_sampler
 
     run = Path(str(cfg.run)).expanduser()
     out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
+    require_folder_name(out, ".png")
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
