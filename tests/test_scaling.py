@@ -247,7 +247,7 @@ BAD = {
     "an unknown device": (("device=tpu",), 2, "device=tpu is not here"),
     "all memory kept free": (("headroom=1",), 2, "headroom=1 must be in [0, 1)"),
     "a misspelt key": (("data.imagesize=[32,64]",), 2, "did you mean data.image_size?"),
-    "a file in the way": (("out=file/here",), 5, "out=file/here cannot be written"),
+    "a file in the way": (("out=file/here",), 5, "file/here cannot be written"),
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, rec
 from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.extractors import load_extractor, trained_classifier
-from vae_lab.files import write_whole
+from vae_lab.files import require_folder_name, require_writable, write_whole
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
@@ -35,7 +35,6 @@ from vae_lab.protocol import (
     chosen_device,
     chosen_sizes,
     load_sound,
-    require_writable,
     say_sizes,
 )
 from vae_lab.provenance import device_name, versions
@@ -83,9 +82,11 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     """
     started = time.perf_counter()
     check(split, seed, nbound=nbound, **settings)
-    require_writable(folder)
+    require_folder_name(folder)
     where = chosen_device(device)
-    model, data = load_sound(run, checkpoint).to(where), load_data(run, checkpoint, root=root)
+    model = load_sound(run, checkpoint).to(where)
+    require_writable(folder, "name another folder with out=")
+    data = load_data(run, checkpoint, root=root)
     other_part = "test" if split == "val" else "val"
     images, other = (getattr(data.fixed_parts, part) for part in (split, other_part))
     sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images), len(other))

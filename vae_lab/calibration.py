@@ -28,6 +28,7 @@ from vae_lab.detection import (
     prepared,
 )
 from vae_lab.errors import DataError, require_counts
+from vae_lab.evaluation.conformal import require_level
 from vae_lab.files import whole
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
@@ -107,6 +108,12 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in refused.items())
         raise ValueError(f"none of these scores fits ({reasons}).")
     return Panel(members)
+
+
+def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
+    """Raise ValueError if alpha is so small that nothing could be flagged: before the runs' images are scored."""
+    nval = min(int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in runs)
+    require_level(min(how.ncalibration, nval), alpha)
 
 
 def load_one(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:

@@ -83,6 +83,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
         nonlocal multirun
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
+            require_given(cfg, config_name)
             task(cfg)
             codes.append(0)
         except Exception as error:  # reported here, so that the other jobs of a sweep go on
@@ -94,6 +95,17 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
         return explain(error, verbose=verbose, config_name=config_name)
     failures = [code for code in codes if code]
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
+
+
+def require_given(cfg: DictConfig, config_name: str) -> None:
+    """Raise ValueError if a setting without a default has no value; what it is stands behind it in the yaml."""
+    names = sorted(OmegaConf.missing_keys(cfg), reverse=True)  # run before images
+    if not names:
+        return
+    lines = (CONF / f"{config_name}.yaml").read_text().splitlines()
+    comments = [line.partition("# ")[2] for name in names for line in lines if line.startswith(f"{name}: ???")]
+    what = f": {comments[0]}" if len(names) == len(comments) == 1 else "; --help tells what they are"
+    raise ValueError(f"{' and '.join(f'{name}=' for name in names)} must be given{what}.")
 
 
 def introduction(config_name: str) -> str:

@@ -46,15 +46,17 @@ def score_images(
         DataError: if a run or, the first time for a score, its images cannot be read.
         ValueError: if the images are not such, or the score is not for the run.
     """
-    from vae_lab.calibration import Calibration, load_detector, score_config
-    from vae_lab.detection import require_size, to_pixels
+    from vae_lab.calibration import Calibration, check_level, load_detector, score_config
+    from vae_lab.data.images import require_size
+    from vae_lab.detection import to_pixels
     from vae_lab.evaluation.conformal import require_level
 
     how, pixels = Calibration(**settings), to_pixels(images)
     require_level(how.ncalibration, alpha)
     runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
+    check_level(runs, how, alpha)
     detector = load_detector(runs, score_config(score), how)
-    require_size(detector.model, pixels)
+    require_size(pixels, detector.model.channels, detector.model.image_size)
     return detector.judge(detector.describe(pixels), alpha)
 
 

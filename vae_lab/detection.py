@@ -13,9 +13,10 @@ from jaxtyping import Bool, Float, Float64, UInt8
 from torch import Tensor
 
 from vae_lab.data.binarize import binarized
-from vae_lab.data.images import scaled
+from vae_lab.data.images import require_range, scaled
 from vae_lab.evaluation.conformal import p_values, require_level, verdicts
 from vae_lab.evaluation.detection import CONSTANTS, constant_images, inverted
+from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
@@ -210,7 +211,8 @@ def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary:
         one = describe_pixels(model, score, pixels.new_zeros(1, *pixels.shape[1:]), binary=binary)
         return {name: values[:0] for name, values in one.items()}
     batches = track(pixels.split(BATCH), type(score).__name__)
-    parts = [score.describe(model, prepared(part, binary=binary)) for part in batches]
+    with evaluating(model):
+        parts = [score.describe(model, prepared(part, binary=binary)) for part in batches]
     return {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
 
 
@@ -220,22 +222,8 @@ def to_pixels(images: Tensor) -> Pixels:
     Raises:
         ValueError: if they are neither, or not [n, channels, height, width].
     """
-    if images.ndim != 4:
-        raise ValueError(f"images must be [n, channels, height, width], not {list(images.shape)}; one image is n = 1.")
+    require_range(images)
     images = images.detach().cpu()
     if images.dtype == torch.uint8:
         return images
-    if not images.is_floating_point():
-        raise ValueError(f"pixels must be floats in [0, 1] or uint8, not {images.dtype}; convert them.")
-    if not images.isfinite().all():
-        raise ValueError(f"{int((~images.isfinite()).sum())} pixels are not finite; leave those images out.")
-    if images.numel() and (images.min() < 0 or images.max() > 1):
-        raise ValueError(f"pixels must lie in [0, 1], not {images.min():.3g} to {images.max():.3g}.")
     return (images * 255).round().to(torch.uint8)
-
-
-def require_size(model: LatentModel, pixels: Pixels) -> None:
-    """Raise ValueError if images are not of the model's channels and size."""
-    expected = [model.channels, model.image_size, model.image_size]
-    if list(pixels.shape[1:]) != expected:
-        raise ValueError(f"images must be {expected} each, as the run's own are, not {list(pixels.shape[1:])}.")

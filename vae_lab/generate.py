@@ -4,6 +4,7 @@ A conditional model draws each image's class too, or is told it: class=3, class=
 images each.
 """
 
+import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,11 +31,13 @@ EVERY = "all"
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
+    from vae_lab.files import require_folder_name
     from vae_lab.runs import load_model, locate
     from vae_lab.samplers import load_sampler
 
     run = Path(str(cfg.run)).expanduser()
     out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
+    require_folder_name(out, ".png")
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
@@ -62,7 +65,7 @@ def sample(
     it, which shows in about ten pixels of a million after rounding to 8 bits.
 
     Args:
-        model: decodes; it is left in double precision.
+        model: a copy of it decodes, so that it keeps its precision and its mode.
         n: number of images.
         seed: of the latents.
         batch_size: images decoded at once.
@@ -79,7 +82,7 @@ def sample(
 
     require_counts(n=n, batch_size=batch_size)
     check_class(model, which)
-    model = model.double()
+    model = copy.deepcopy(model).double().eval()
     latents, labels = [], []
     with torch.no_grad():
         density = model.prior() if sampler is None else sampler

@@ -13,10 +13,9 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.counting import multiplications, predicted_peaks, weigh
-from vae_lab.errors import StorageError
 from vae_lab.evaluation.power_law import PowerLaw, fit_power_law
 from vae_lab.evaluation.scaling_figures import scaling_figure
-from vae_lab.files import whole, write_whole
+from vae_lab.files import require_folder_name, require_writable, whole, write_whole
 from vae_lab.footprint import footprint
 from vae_lab.progress import track
 from vae_lab.provenance import device_name, git_commit, versions
@@ -45,7 +44,8 @@ def scaling(cfg: DictConfig) -> dict[str, Any]:
     """
     out = Path(str(cfg.out)).expanduser()
     sizes = read_sizes(cfg)
-    check_folder(out)
+    require_folder_name(out)
+    require_writable(out, "name another folder with out=")
     memory = read_memory(cfg.memory, device(cfg))
     rows = {size: counted(setting, memory) for size, setting in track(list(sizes.settings.items()), "counting")}
     (smallest, *_), process = sizes.settings, 0
@@ -69,15 +69,6 @@ def scaling(cfg: DictConfig) -> dict[str, Any]:
     }
     write(out, result)
     return result
-
-
-def check_folder(folder: Path) -> None:
-    """Raise StorageError unless files can be written to `folder`."""
-    try:
-        write_whole(folder / ".probe", b"")
-        (folder / ".probe").unlink()
-    except OSError as error:
-        raise StorageError(f"out={folder} cannot be written: {error.strerror}.") from error
 
 
 def counted(setting: Setting, memory: int) -> dict[str, Any]:

@@ -226,10 +226,23 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     return summary
 
 
-def encode(model: "LatentModel", images: "Float[Tensor, 'n channels height width']") -> "Float[Tensor, 'n nlatent']":
-    """Return the posterior means of images with pixels in [0, 1], on the CPU."""
+def encode(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":
+    """Return the posterior means of images, on the CPU.
+
+    Args:
+        model: encodes in evaluation mode, on its device and in its precision; it is left as it was.
+        images: [n, channels, height, width], floats in [0, 1] or uint8, of the model's size.
+
+    Raises:
+        ValueError: if the images are not such.
+    """
     import torch
 
-    device = next(model.parameters()).device
-    with torch.no_grad():
-        return torch.cat([one.posterior(part.to(device)).mean.cpu() for one, part in model.split(images, 256)])
+    from vae_lab.data.images import require_pixels, scaled
+    from vae_lab.models.modes import evaluating
+
+    require_pixels(images, model.channels, model.image_size)
+    pixels = scaled(images) if images.dtype == torch.uint8 else images
+    weight = next(model.parameters())
+    with torch.no_grad(), evaluating(model):
+        return torch.cat([one.posterior(part.to(weight)).mean.cpu() for one, part in model.split(pixels, 256)])

@@ -8,7 +8,7 @@ from typing import Any
 import PIL
 import torch
 
-from vae_lab.calibration import Calibration, load_detector
+from vae_lab.calibration import Calibration, check_level, load_detector
 from vae_lab.data.decode import RULES
 from vae_lab.data.decoded import Rules, decode_files
 from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared
@@ -67,11 +67,11 @@ def screen(
     require_level(how.ncalibration, alpha)
     tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
     runs, table = paths(run, "run"), tables[0]
+    check_level(runs, how, alpha)
     entries = read_truth(paths(truth, "truth")[0]) if is_table(truth) else None
     places = find_places(images, truth, table)
     labels = None if entries is None else labels_of(entries, places[0])
     detector = load_detector(runs, score, how)
-    require_level(len(detector.calibration), alpha)
     warn_if_inverted(detector)
     rules = file_rules(load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [

@@ -21,7 +21,7 @@ from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
 from vae_lab.errors import DataError
-from vae_lab.files import write_whole
+from vae_lab.files import require_writable, write_whole
 from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, Change, differences, identity, stated, with_absolute_paths
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name, git_commit, versions
@@ -273,11 +273,7 @@ def check_folder(folder: Path, resume: str | None) -> None:
     goes_on = resume is not None and Path(resume).expanduser().absolute() == folder.absolute()
     if (folder / "summary.json").exists() and not goes_on:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
-    try:
-        write_whole(folder / ".probe", b"")
-        (folder / ".probe").unlink()
-    except OSError as error:
-        raise errors.StorageError(f"{folder.absolute()} cannot be written: {error.strerror}.") from error
+    require_writable(folder)
 
 
 def quieten_lightning() -> None:

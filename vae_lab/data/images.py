@@ -68,6 +68,36 @@ def scaled(
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
+def require_pixels(images: Tensor, channels: int, side: int) -> None:
+    """Raise ValueError unless images are [n, channels, side, side], either floats in [0, 1] or uint8."""
+    require_range(images)
+    require_size(images, channels, side)
+
+
+def require_range(images: Tensor) -> None:
+    """Raise ValueError unless images are [n, channels, height, width], either floats in [0, 1] or uint8."""
+    if images.ndim != 4:
+        raise ValueError(f"images must be [n, channels, height, width], not {list(images.shape)}; one image is n = 1.")
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"pixels must be floats in [0, 1] or uint8, not {images.dtype}; convert them.")
+    if not images.isfinite().all():
+        raise ValueError(f"{int((~images.isfinite()).sum())} pixels are not finite; leave those images out.")
+    if images.numel() and (images.min() < 0 or images.max() > 1):
+        raise ValueError(
+            f"pixels must lie in [0, 1], not {images.min():.3g} to {images.max():.3g}; divide those from 0 to 255 by"
+            " 255, or pass them as uint8."
+        )
+
+
+def require_size(images: Tensor, channels: int, side: int) -> None:
+    """Raise ValueError if images are not [n, channels, side, side]."""
+    expected = [channels, side, side]
+    if list(images.shape[1:]) != expected:
+        raise ValueError(f"images must be {expected} each, as the run's own are, not {list(images.shape[1:])}.")
+
+
 class Parts(NamedTuple):
     """Three sets of images that share no image."""
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
+from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import importance_estimate
@@ -97,7 +98,7 @@ def elbo_pass(model: LatentModel, images: Images, batch: int, seed: int, track: 
     """Return negative ELBO, distortion and rate of every image at one latent each."""
     terms = []
     for i, part in enumerate(track(torch.arange(len(images)).split(batch), "ELBO")):
-        with seeded("evaluate", "elbo", seed, i):
+        with seeded("evaluate", "elbo", seed, i), evaluating(model):
             given, image = placed(model, images, part)
             terms.append(torch.stack(elbo_terms(given(image), image)))
     return torch.cat(terms, 1).double().cpu()
@@ -110,7 +111,7 @@ def estimate_pass(
     found = []
     what = f"-log p(x) with {nsamples} samples"
     for i, part in enumerate(track(rows.split(max(1, chunk // nsamples)), what)):
-        with seeded("evaluate", what, seed, i):
+        with seeded("evaluate", what, seed, i), evaluating(model):
             found.append(torch.stack(importance_estimate(*placed(model, images, part), nsamples, chunk)))
     return torch.cat(found, 1).double().cpu()
 

@@ -10,6 +10,7 @@ from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
 from vae_lab.evaluation.bounds import device_of
 from vae_lab.evaluation.features import DigitClassifier
+from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.randomness import seeded
 
@@ -58,9 +59,9 @@ def class_accuracy(
 def in_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int) -> Float[Tensor, "n _ height width"]:
     """Return the mean images of `n` latents from the prior, the same for every class, given one class."""
     given, device = model.given(label[None]), device_of(model)
-    with seeded("evaluate", "class accuracy", seed):
+    with seeded("evaluate", "class accuracy", seed), evaluating(model):
         z = model.prior().sample((n,)).to(device)
-    return torch.cat([given.generative(part).mean.cpu() for part in z.split(ATONCE)])
+        return torch.cat([given.generative(part).mean.cpu() for part in z.split(ATONCE)])
 
 
 @torch.no_grad()
@@ -69,5 +70,6 @@ def recognised(
 ) -> Float[Tensor, " n"]:
     """Return 1 for each image in which the classifier sees its label, and 0 for the others."""
     device = device_of(classifier)
-    found = torch.cat([classifier.logits(part.to(device)).argmax(1).cpu() for part in images.split(ATONCE)])
+    with evaluating(classifier):
+        found = torch.cat([classifier.logits(part.to(device)).argmax(1).cpu() for part in images.split(ATONCE)])
     return (found == labels).float()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
+from vae_lab.models.modes import evaluating
 from vae_lab.randomness import seeded
 
 Pixels = Float[Tensor, "batch channels height width"]
@@ -160,11 +161,12 @@ def features_of(
     """Return the vectors of all images, in order, on the CPU in float32.
 
     Args:
-        extractor: in eval mode, on the device of the images.
+        extractor: on the device of the images.
         images: a tensor, or batches of any sizes that come one after the other.
         batch_size: images at a time, at most.
     """
     require_counts(batch_size=batch_size)
     batches = [images] if isinstance(images, Tensor) else images
     parts = (part for batch in batches for part in batch.split(batch_size))
-    return torch.cat([extractor(part).float().cpu() for part in parts])
+    with evaluating(extractor):
+        return torch.cat([extractor(part).float().cpu() for part in parts])

@@ -9,8 +9,10 @@ from torch.distributions import Distribution
 
 from vae_lab.errors import require_counts
 from vae_lab.evaluation.bounds import Mean, plain_mean
+from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
+from vae_lab.randomness import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +37,8 @@ def posterior_statistics(
     model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
     """Return the posterior means of the images and each latent's mean KL to the prior in nats, both on the CPU."""
-    parts = [one(part) for one, part in model.split(images, 250)]
+    with seeded("latents"), evaluating(model):  # a ladder's rates are taken at draws
+        parts = [one(part) for one, part in model.split(images, 250)]
     means = torch.cat([part.posterior.mean for part in parts])
     return means.cpu(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu()
 

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from vae_lab.data.images import Images
 from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.reconstruction import reconstruction_metrics
+from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.randomness import seeded
@@ -45,15 +46,16 @@ def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
     """Return every image's posterior and its reconstruction."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas, moves = [], [], [], []
-    for given, image in batches(images, model):
-        posterior = given.posterior(image)
-        inference = given.infer(posterior, noise=image.new_zeros(1, model.nlatent))
-        decoded.append(inference.generative.mean.cpu())
-        means.append(inference.z.cpu())
-        moves.append((inference.posterior.mean - inference.prior.mean).cpu())
-        if isinstance(posterior, DiagonalNormal):
-            log_sigmas.append(posterior.log_sigma.cpu())
-        metrics.update(decoded[-1], image.cpu())
+    with evaluating(model):
+        for given, image in batches(images, model):
+            posterior = given.posterior(image)
+            inference = given.infer(posterior, noise=image.new_zeros(1, model.nlatent))
+            decoded.append(inference.generative.mean.cpu())
+            means.append(inference.z.cpu())
+            moves.append((inference.posterior.mean - inference.prior.mean).cpu())
+            if isinstance(posterior, DiagonalNormal):
+                log_sigmas.append(posterior.log_sigma.cpu())
+            metrics.update(decoded[-1], image.cpu())
     values = {name: float(value) for name, value in metrics.compute().items()}
     sigmas = torch.cat(log_sigmas) if log_sigmas else None
     return Reconstruction(torch.cat(decoded), torch.cat(means), sigmas, torch.cat(moves), values)
@@ -76,7 +78,7 @@ def generate(
     parts = []
     batch, weight = batch_size(model), next(model.parameters())
     for start in range(0, n, batch):
-        with seeded("evaluate", name, seed, start):
+        with seeded("evaluate", name, seed, start), evaluating(model):
             stop = min(start + batch, n)
             if isinstance(sampler, Images):
                 given, image = placed(model, sampler, slice(start, stop))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_lab.errors import require_counts
-from vae_lab.files import write_whole
+from vae_lab.files import require_folder_name, write_whole
 from vae_lab.reporting.page import Report, render, summarised
 from vae_lab.reporting.tables import csv_table, markdown
 from vae_lab.reporting.trials import COMPLETED, Trial, read_trials
@@ -35,6 +35,7 @@ def write_report(
         ValueError: if a setting is wrong, or no run has the metric.
     """
     require_counts(picture_side=picture_side)
+    require_folder_name(out, ".html")
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be min or max, not {mode}.")
     trials = read_trials(runs)

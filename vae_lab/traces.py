@@ -1,0 +1,51 @@
+"""A command that fails before it has done anything leaves its run folder as it found it."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class NoTraces(Callback):
+    """Takes back what Hydra has written into the run folder if nothing else came into it.
+
+    Hydra makes the folder and writes its config and an empty log before a setting is looked at, over those of a run
+    that lies there too. What went wrong has been printed. The folders of a sweep's trials are left alone: their
+    failures are recorded in them.
+    """
+
+    def __init__(self) -> None:
+        self.folder = Path()
+        self.missing: list[Path] = []
+        self.own: dict[Path, bytes | None] = {}
+        self.others: dict[Path, tuple[int, int]] = {}
+
+    def on_run_start(self, config: DictConfig, **_: object) -> None:
+        """Take note of what is there."""
+        self.folder = Path(str(config.hydra.run.dir))
+        if self.folder == Path():  # a process that has no folder of its own, beside the one that has
+            return
+        subfolder = config.hydra.output_subdir
+        hidden = self.folder / str(subfolder or "")
+        paths = [hidden / f"{name}.yaml" for name in ("config", "hydra", "overrides") if subfolder]
+        paths.append(self.folder / f"{config.hydra.job.name}.log")
+        self.own = {path: path.read_bytes() if path.is_file() else None for path in paths}
+        folders = dict.fromkeys([hidden, self.folder, *self.folder.parents])
+        self.missing = [path for path in folders if not path.exists()]
+        self.others = self.look()
+
+    def look(self) -> dict[Path, tuple[int, int]]:
+        """Return when each file in the folder was written, and its size, but for those that Hydra writes."""
+        files = {path: path.stat() for path in self.folder.rglob("*") if path not in self.own and path.is_file()}
+        return {path: (found.st_mtime_ns, found.st_size) for path, found in files.items()}
+
+    def on_run_end(self, config: DictConfig, **_: object) -> None:
+        """Put it back if nothing was done."""
+        if self.folder == Path() or self.look() != self.others:
+            return
+        with suppress(OSError):  # another process may work here too
+            for path, content in self.own.items():
+                path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+            for path in self.missing:
+                path.rmdir()
