@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import math
 import os
 import stat
@@ -12,7 +13,8 @@ from typing import NamedTuple
 import torch
 
 from vae_lab.data.decoded import Rules, decode_files
-from vae_lab.data.listing import Bad, Found, list_files, printable
+from vae_lab.data.listing import Bad, Found, list_files, printable, report_passed
+from vae_lab.data.own_output import TABLE_COLUMNS, begins_as_table, table_names
 from vae_lab.detection import Columns, Detector, Judged
 from vae_lab.errors import DataError
 from vae_lab.files import write_whole
@@ -20,10 +22,10 @@ from vae_lab.journal import Row, append, resumed
 from vae_lab.progress import track
 from vae_lab.reporting.tables import literal
 
+log = logging.getLogger(__name__)
+
 BLOCK = 256
 """Files between two entries in the journal."""
-
-COLUMNS = ("path", "score", "p_value", "flagged")
 
 
 class Place(NamedTuple):
@@ -45,6 +47,7 @@ def find(path: Path, setting: str = "images") -> Place:
     try:
         if path.is_dir():
             listing = list_files(path)
+            report_passed(path, listing)
             place = Place(path, listing.files, listing.unreadable)
         else:
             status = path.stat()
@@ -73,6 +76,9 @@ def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
         for bad in place.unreadable:
             here = bad._replace(path=os.path.relpath(place.root / bad.path, root))
             unreadable.setdefault(os.path.realpath(root / here.path), here)
+    ntwice = sum(len(place.files) for place in places) - len(files)
+    if ntwice:
+        log.info("passed over %d files that %s= names twice", ntwice, setting)
     return Place(root, sorted(files.values(), key=lambda file: os.fsencode(file.path)), list(unreadable.values()))
 
 
@@ -150,24 +156,19 @@ def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
 
 def is_ours(path: Path) -> bool:
     """Return whether a file begins like a table of scores, or holds nothing that could be lost."""
-    with path.open("rb") as file:
-        start = file.readline(100)
-    return not start or start.startswith(",".join(COLUMNS).encode())
+    return begins_as_table(path) or path.stat().st_size == 0
 
 
 def written(table: Path) -> set[str]:
     """Return the real paths of all files that belong to a table, which are none of the images to be judged."""
-    stems = (table.stem, f"{table.stem}-truth")
-    names = [f"{stem}{end}" for stem in stems for end in (table.suffix, "-strangest.png", "-heat.png")]
-    names += [f"{table.stem}-truth.json", f"{table.stem}-roc.png"]
-    return {os.path.realpath(table.with_name(name)) for name in names}
+    return {os.path.realpath(table.with_name(name)) for name in table_names(table)}
 
 
 def write_table(out: Path, rows: list[Row], judged: Judged) -> None:
     """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` is of those with a score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *judged.details, "reason"])
+    writer.writerow([*TABLE_COLUMNS, *judged.details, "reason"])
     columns = [judged.scores, judged.p_values, judged.flagged.long(), *judged.details.values()]
     numbers = zip(*(column.tolist() for column in columns), strict=True)
     for row in rows:

@@ -93,7 +93,7 @@ def test_parts_share_the_pixels(root):
 
 
 def bad_files(root: Path) -> dict[str, str]:
-    """Write ten files that are no images; return why each is none."""
+    """Write files that are no images; return why each is none."""
     draw(1, 64).save(root / "good.jpg")
     draw(1, 64).save(root / "good.png")
     jpeg, png = (root / "good.jpg").read_bytes(), (root / "good.png").read_bytes()
@@ -105,7 +105,7 @@ def bad_files(root: Path) -> dict[str, str]:
         "page.jpg": (b"<html>Not found</html>", "not an image"),
         "random.jpg": (bytes(range(256)), "not an image"),
         "notes.txt": (b"to do: name the files", "not an image"),
-        "Thumbs.db": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "not an image"),
+        "catalogue.db": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "not an image"),
         "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
         "cut.png": (png[: len(png) // 2], "truncated"),
         "large.png": ((root / "large.png").read_bytes(), "1001x1000 are 1,001,000 pixels"),

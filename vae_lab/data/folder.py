@@ -14,7 +14,7 @@ from vae_lab.data.archive import ZipArchive
 from vae_lab.data.decode import PIXEL_CEILING
 from vae_lab.data.decoded import Decoded, Rules, decode_files, decode_files_mapped
 from vae_lab.data.images import Images, Parts
-from vae_lab.data.listing import Bad, Listing, list_files, printable
+from vae_lab.data.listing import Bad, Listing, list_files, printable, report_passed
 from vae_lab.data.module import ImageData
 from vae_lab.data.split import split
 from vae_lab.errors import DataError
@@ -126,8 +126,11 @@ class Folder(ImageData):
             listing = list_files(root)
         except OSError as error:
             raise self._no_images(root, f"cannot be read ({error.strerror or error})") from error
+        report_passed(root, listing)
         if not listing.files and not listing.unreadable:
             finding = f"holds {listing.nfolders} folders and no file" if listing.nfolders else "is empty"
+            if listing.passed:
+                finding = f"holds nothing but {'; '.join(map(str, listing.passed))}"
             raise self._no_images(root, finding)
         return listing
 

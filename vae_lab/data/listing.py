@@ -1,9 +1,40 @@
-"""Which files a folder of images holds, whatever else lies, loops or hangs in it."""
+"""Which files a folder of images holds, whatever else lies, loops or hangs in it; what is passed over is counted."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from vae_lab.data.own_output import (
+    GRIDS,
+    MANIFEST,
+    RUN_ENTRIES,
+    RUN_PARTS,
+    RUNS,
+    SAMPLES,
+    TABLES,
+    own_files,
+    own_folder,
+)
+from vae_lab.errors import DataError
+
+log = logging.getLogger(__name__)
+
+DEAD = "links that lead nowhere"
+TWICE = "files and folders reached twice"
+HIDDEN = "hidden names"
+CLUTTER = "leftovers of other programs"
+ODD = "pipes, sockets and devices"
+
+CLUTTER_FOLDERS = frozenset({
+    "#recycle", "$recycle.bin", "@eadir", "__macosx", "__pycache__", "lost+found", "system volume information",
+})  # fmt: skip
+CLUTTER_FILES = frozenset({"desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db"})
+"""What systems and archives leave in folders of pictures, in lower case; it holds copies of them, or none."""
+
+NO_LOSS = frozenset({TWICE, HIDDEN, CLUTTER, ODD, TABLES, RUN_PARTS, GRIDS})
+"""Kinds that nobody misses."""
 
 
 class Found(NamedTuple):
@@ -21,53 +52,158 @@ class Bad(NamedTuple):
     reason: str
 
 
+class PassedOver(NamedTuple):
+    """Entries of one kind that were not taken: how many, and the first one, as text that can be shown."""
+
+    kind: str
+    count: int
+    first: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.count:,} ({'first ' if self.count > 1 else ''}{self.first})"
+
+
 class Listing(NamedTuple):
-    """What a folder holds, sorted by the bytes of the paths, an order that is the same on every filesystem."""
+    """What a folder holds, sorted by the bytes of the paths, an order that is the same on every filesystem.
+
+    Attributes:
+        files: that may be images.
+        unreadable: what could not be looked at.
+        nfolders: folders below the root that were looked through.
+        passed: what was not taken, by kind.
+    """
 
     files: list[Found]
     unreadable: list[Bad]
     nfolders: int
+    passed: list[PassedOver]
+
+    def count(self, kind: str) -> int:
+        """Return how many entries of a kind were passed over."""
+        return sum(passed.count for passed in self.passed if passed.kind == kind)
 
 
 def list_files(root: Path) -> Listing:
-    """Return every regular file under a folder.
+    """Return every regular file under a folder that may be somebody's image.
 
-    Names that begin with a dot are passed over, and so are pipes, sockets, devices and dead links, none of which is
-    ever opened. Links are followed, but every real folder and every real file counts once, so loops end.
+    Passed over, and counted, are hidden names, what other programs are known to leave, what vae_lab itself wrote, and
+    pipes, sockets, devices and dead links, none of which is ever opened. Links are followed, but every real folder and
+    every real file counts once, so loops end.
 
     Raises:
         OSError: if the folder itself cannot be read.
     """
-    files: list[Found] = []
-    unreadable: list[Bad] = []
-    seen_files: set[str] = set()
-    seen_folders: set[str] = set()
+    walk = _Walk(root)
     waiting = [Path()]
     while waiting:
-        folder = waiting.pop()
-        real = os.path.realpath(root / folder)
-        if real in seen_folders:
-            continue
-        seen_folders.add(real)
+        waiting.extend(reversed(walk.visit(waiting.pop())))
+    walk.files.sort(key=lambda file: os.fsencode(file.path))
+    walk.unreadable.sort(key=lambda bad: os.fsencode(bad.path))
+    passed = [PassedOver(kind, len(paths), _shown(root, kind, paths[0])) for kind, paths in walk.passed.items()]
+    return Listing(walk.files, walk.unreadable, len(walk.seen_folders) - 1, sorted(passed))
+
+
+def report_passed(root: Path, listing: Listing) -> None:
+    """Log what was passed over, and warn of it where somebody may miss it.
+
+    Raises:
+        DataError: if more entries are dead links than files.
+    """
+    dead = listing.count(DEAD)
+    if dead > len(listing.files):
+        (links,) = (passed for passed in listing.passed if passed.kind == DEAD)
+        raise DataError(
+            f"{printable(str(root))} holds {dead:,} links that lead nowhere (first {links.first}) and"
+            f" {len(listing.files) or 'no'} files; mount or fetch what they lead to, or remove them."
+        )
+    if listing.passed:
+        missed = any(passed.kind not in NO_LOSS for passed in listing.passed)
+        level = logging.WARNING if missed else logging.INFO
+        log.log(level, "passed over in %s: %s", printable(str(root)), "; ".join(map(str, listing.passed)))
+
+
+class _Walk:
+    """A walk through a folder, and what it has met so far."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[Found] = []
+        self.unreadable: list[Bad] = []
+        self.passed: dict[str, list[Path]] = {}
+        self.seen_files: set[str] = set()
+        self.seen_folders: set[str] = set()
+
+    def visit(self, folder: Path) -> list[Path]:
+        """Take the files of a folder, and return the folders in it.
+
+        Raises:
+            OSError: if it is the root and cannot be read.
+        """
+        real = os.path.realpath(self.root / folder)
+        if real in self.seen_folders:
+            self.pass_over(TWICE, folder)
+            return []
+        self.seen_folders.add(real)
         try:
-            entries = _entries(root / folder)
+            with os.scandir(self.root / folder) as found:
+                entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
             if folder == Path():
                 raise
-            unreadable.append(Bad(str(folder), error.strerror or str(error)))
-            continue
-        waiting.extend(folder / entry.name for entry in reversed(entries) if entry.is_dir())
-        files.extend(_regular_files(folder, real, entries, seen_files))
-    files.sort(key=lambda file: os.fsencode(file.path))
-    unreadable.sort(key=lambda bad: os.fsencode(bad.path))
-    return Listing(files, unreadable, len(seen_folders) - 1)
+            self.unreadable.append(Bad(str(folder), error.strerror or str(error)))
+            return []
+        names = {entry.name for entry in entries}
+        kind = own_folder(Path(real), names)
+        if kind and folder != Path():
+            self.pass_over(kind, folder)
+            return []
+        own = own_files(self.root / folder, names) | _own_entries(kind)
+        shown = [entry for entry in entries if not self.is_passed(folder, entry, own)]
+        self.files.extend(self.regular_files(folder, real, shown))
+        return [folder / entry.name for entry in shown if entry.is_dir()]
+
+    def is_passed(self, folder: Path, entry: os.DirEntry[str], own: dict[str, str]) -> bool:
+        """Return whether an entry is none to look at, and take note of it."""
+        kind = own.get(entry.name) or _kind(entry)
+        if kind:
+            self.pass_over(kind, folder / entry.name)
+        return kind is not None
+
+    def regular_files(self, folder: Path, real: str, entries: list[os.DirEntry[str]]) -> Iterator[Found]:
+        """Yield the regular files among the entries of a folder, but for those that were met before."""
+        for entry in entries:
+            if entry.is_file():
+                target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
+                if target in self.seen_files:
+                    self.pass_over(TWICE, folder / entry.name)
+                    continue
+                self.seen_files.add(target)
+                stat = entry.stat()
+                yield Found(str(folder / entry.name), stat.st_size, stat.st_mtime_ns)
+
+    def pass_over(self, kind: str, path: Path) -> None:
+        """Take note of an entry that is not taken."""
+        self.passed.setdefault(kind, []).append(path)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what a folder holds, sorted, without hidden names and links that lead nowhere."""
-    with os.scandir(folder) as entries:
-        shown = [entry for entry in entries if not entry.name.startswith(".") and _leads_somewhere(entry)]
-    return sorted(shown, key=lambda entry: os.fsencode(entry.name))
+def _own_entries(kind: str | None) -> dict[str, str]:
+    """Return the entries of the root that are vae_lab's own, with their kinds, if the root is such a folder itself."""
+    if kind == RUNS:
+        return dict.fromkeys(RUN_ENTRIES, RUN_PARTS)
+    return dict.fromkeys(("grid.png", MANIFEST), GRIDS) if kind == SAMPLES else {}
+
+
+def _kind(entry: os.DirEntry[str]) -> str | None:
+    """Return why an entry is none to look at, or None if it is a file or a folder like any other."""
+    if entry.name.startswith("."):
+        return HIDDEN
+    if entry.name.lower() in CLUTTER_FOLDERS | CLUTTER_FILES:
+        is_folder = entry.is_dir()
+        if entry.name.lower() in (CLUTTER_FOLDERS if is_folder else CLUTTER_FILES):
+            return CLUTTER
+    if not _leads_somewhere(entry):
+        return DEAD
+    return None if entry.is_file() or entry.is_dir() else ODD
 
 
 def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
@@ -78,15 +214,14 @@ def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
     return True
 
 
-def _regular_files(folder: Path, real: str, entries: list[os.DirEntry[str]], seen: set[str]) -> Iterator[Found]:
-    """Yield the regular files among the entries of a folder whose real path is not among those seen; add it to them."""
-    for entry in entries:
-        if entry.is_file():
-            target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
-            if target not in seen:
-                seen.add(target)
-                stat = entry.stat()
-                yield Found(str(folder / entry.name), stat.st_size, stat.st_mtime_ns)
+def _shown(root: Path, kind: str, path: Path) -> str:
+    """Return a path as text, with what a dead link names."""
+    if kind != DEAD:
+        return printable(str(path))
+    try:
+        return printable(f"{path} -> {os.readlink(root / path)}")  # noqa: PTH115 (Path.readlink makes a Path of it)
+    except OSError:
+        return printable(str(path))
 
 
 def printable(path: str) -> str:

@@ -1,0 +1,102 @@
+"""What vae_lab itself writes, told by its content, so that no data set is ever made of it."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+RUNS = "run folders of vae_lab"
+RUN_PARTS = "files and folders of the run that lies there"
+SAMPLES = "folders of generated pictures"
+GRIDS = "grids of generated pictures"
+TABLES = "tables of detect and their pictures"
+WANDB = "folders of W&B"
+SCALING = "results of scaling"
+
+RUN_ENTRIES = frozenset({
+    "calibration", "checkpoints", "evaluation.html", "evaluation.json", "figures", "generated", "metrics.csv",
+    "summary.json", "train.log", "wandb",
+})  # fmt: skip
+"""What a run leaves in its folder, whoever else has files there."""
+
+MANIFEST = "manifest.json"
+"""What lies beside generated pictures and tells how they were made."""
+
+TABLE_COLUMNS = ("path", "score", "p_value", "flagged")
+"""How a table of detect begins."""
+
+MAX_BYTES = 2**20
+"""Of a file that is read whole to see whose it is."""
+
+
+def own_folder(folder: Path, names: Collection[str]) -> str | None:
+    """Return what kind of vae_lab's output a folder is, or None.
+
+    Args:
+        folder: where it lies.
+        names: of what it holds.
+    """
+    if "summary.json" in names and _is_summary(folder / "summary.json"):
+        return RUNS
+    if ".hydra" in names and _is_config(folder / ".hydra" / "config.yaml"):  # also of a run that has just begun
+        return RUNS
+    if MANIFEST in names and _is_manifest(folder / MANIFEST):
+        return SAMPLES
+    if folder.name == "wandb" and any(name.startswith(("run-", "offline-run-")) for name in names):
+        return WANDB
+    return None
+
+
+def own_files(folder: Path, names: Collection[str]) -> dict[str, str]:
+    """Return the entries of a folder that vae_lab wrote beside somebody's files, with their kinds."""
+    own: dict[str, str] = {}
+    for name in names:
+        if name.lower().endswith(".csv") and begins_as_table(folder / name):
+            own |= dict.fromkeys(table_names(Path(name)), TABLES)
+    if "scaling.png" in names and "exponents" in _read_json(folder / "scaling.json"):
+        own |= dict.fromkeys(("scaling.json", "scaling.png"), SCALING)
+    return {name: kind for name, kind in own.items() if name in names}
+
+
+def begins_as_table(path: Path) -> bool:
+    """Return whether a file begins like a table of detect."""
+    return first_bytes(path, 100).startswith(",".join(TABLE_COLUMNS).encode())
+
+
+def table_names(table: Path) -> list[str]:
+    """Return the names of all files that detect writes beside a table and for it, its own name first."""
+    stems = (table.stem, f"{table.stem}-truth")
+    names = [f"{stem}{end}" for stem in stems for end in (table.suffix, "-strangest.png", "-heat.png")]
+    return [*names, f"{table.stem}-truth.json", f"{table.stem}-roc.png"]
+
+
+def first_bytes(path: Path, n: int) -> bytes:
+    """Return how a regular file begins; nothing if it cannot be read."""
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            return b""
+        with path.open("rb") as file:
+            return file.read(n)
+    except OSError:
+        return b""
+
+
+def _is_summary(path: Path) -> bool:
+    return {"status", "seed", "data", "versions"} <= set(_read_json(path))
+
+
+def _is_manifest(path: Path) -> bool:
+    return {"run", "seed"} <= set(_read_json(path))
+
+
+def _is_config(path: Path) -> bool:
+    return b"_target_: vae_lab." in first_bytes(path, MAX_BYTES)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return a JSON object; an empty one if the file holds none, or cannot be read."""
+    try:
+        content = json.loads(first_bytes(path, MAX_BYTES))
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
