@@ -12,7 +12,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class TrialSweeper(BasicSweeper):
@@ -55,9 +55,11 @@ class TrialSweeper(BasicSweeper):
         Raises:
             SweepFailed: if a trial has no result in the end.
         """
+        from vae_lab.identity import identity
         from vae_lab.launchers import shares_fate
         from vae_lab.ranks import ranks
-        from vae_lab.sweep import complete, sweep_name
+        from vae_lab.sweep import complete, sweep_name, with_images
+        from vae_lab.train import resolved
         from vae_lab.trial import Trial, digest, key
 
         assert self.config is not None
@@ -81,8 +83,10 @@ class TrialSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        trials = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts)) for texts in grid))
-        self.validate_batch_is_legal([t.overrides for t in trials if t.is_hole(retry_failed=self.retry_failed)])
+        asked = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts)) for texts in grid))
+        configs = {trial.folder: self._compose(trial) for trial in asked}
+        plain = {folder: resolved(config) for folder, config in configs.items()}
+        trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)
         names = ",".join(f"'{key(text)}'" for text in fixed)
         hidden = f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
         self.launched = 0
@@ -95,7 +99,18 @@ class TrialSweeper(BasicSweeper):
                 self.launcher.launch(batch, initial_job_idx=self.launched)
                 self.launched += len(batch)
 
-        complete(trials, launch, shared_fate=shares_fate(self.config.hydra), retry_failed=self.retry_failed)
+        composed = {folder: OmegaConf.to_container(config, resolve=False) for folder, config in configs.items()}
+        shared_fate = shares_fate(self.config.hydra)
+        complete(trials, launch, shared_fate=shared_fate, retry_failed=self.retry_failed, configs=composed)
+
+    def _compose(self, trial: Any) -> DictConfig:  # noqa: ANN401
+        """Return the config that a trial's process will have."""
+        assert self.config is not None
+        assert self.hydra_context is not None
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
+        with read_write(config), open_dict(config):
+            config.folder = str(trial.folder)  # which is Hydra's to know once the trial runs
+        return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
     def _job(self, trial: Any, hidden: str) -> list[str]:  # noqa: ANN401
         """Return a trial's overrides, with those that tell the job its folder and which of them are swept."""

@@ -90,13 +90,23 @@ def differences(before: object, now: object, ignored: Collection[str] = WITHOUT_
 def flat(node: object, ignored: Collection[str] = ()) -> dict[str, object]:
     """Return the values of a nested mapping or list by their dotted keys.
 
-    Left out is what is null, false, 0 or empty: what is off, and what a run from before the setting does not know.
+    Left out is what is null, false, 0 or empty: what is off, and what a run from before the setting does not know. The
+    run's `folder` is left open where another setting repeats it, so that a moved run stays the same.
 
     Args:
         node: any plain value.
         ignored: keys, or beginnings of keys, to leave out.
     """
-    return {key: value for key, value in _leaves(node, "") if value and not below(key, ignored)}
+    folder = node.get("folder") if isinstance(node, Mapping) else None
+    leaves = ((key, value) for key, value in _leaves(node, "") if value and not below(key, ignored))
+    return {key: _without_folder(value, folder) for key, value in leaves}
+
+
+def _without_folder(value: object, folder: object) -> object:
+    """Return a text with the run's folder left open."""
+    if not isinstance(value, str) or not isinstance(folder, str) or len(folder) < 2:
+        return value
+    return value.replace(folder, "${folder}")
 
 
 def below(key: str, parents: Collection[str]) -> bool:

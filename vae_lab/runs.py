@@ -143,6 +143,17 @@ def load_data(
     return data
 
 
+def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
+    """Return the fingerprint of the images that a resolved `data` config names; they are decoded for it.
+
+    Raises:
+        DataError: if they are not there, not readable or too few.
+    """
+    from hydra.utils import instantiate
+
+    return instantiate(config, _convert_="all").fingerprint
+
+
 def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]:
     """Return the content of a run's checkpoint, read with `weights_only=True`.
 

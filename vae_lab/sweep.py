@@ -8,19 +8,39 @@ import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
+from pathlib import Path
+from types import FrameType, MappingProxyType
+from typing import Any
 
 from vae_lab.errors import Interrupted, SweepFailed
+from vae_lab.identity import differences, images_digest, stated
+from vae_lab.system.reading import Unreadable, read_yaml
 from vae_lab.system.signals import EndAtOnce, heard
-from vae_lab.trial import FAILURES, KILLED, MISSING, State, Trial, holder, key, settle
+from vae_lab.trial import (
+    FAILURES,
+    KILLED,
+    MISSING,
+    OUTDATED,
+    State,
+    Trial,
+    hold,
+    holder,
+    key,
+    put_aside,
+    read_summary,
+    reason,
+    settle,
+)
 
 log = logging.getLogger(__name__)
 
 Launch = Callable[[Sequence[Trial]], None]
 POLL = 0.5  # seconds between two looks at trials that other processes run
 PATIENCE = 60.0  # seconds in which a trial that is asked to stop may save itself
+NOT_OF_IMAGES = ("batch_size", "eval_batch_size", "seed")
+"""Settings of `data` that change no image and no part."""
 
 
 def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
@@ -30,7 +50,14 @@ def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
     return f"{last[:60]}-{said}" if last else said
 
 
-def complete(trials: Sequence[Trial], launch: Launch, *, shared_fate: bool, retry_failed: bool = False) -> None:
+def complete(
+    trials: Sequence[Trial],
+    launch: Launch,
+    *,
+    shared_fate: bool,
+    retry_failed: bool = False,
+    configs: Mapping[Path, object] = MappingProxyType({}),
+) -> None:
     """Launch the trials that have no outcome, wait for those that others run, and run what they give up.
 
     Args:
@@ -39,20 +66,84 @@ def complete(trials: Sequence[Trial], launch: Launch, *, shared_fate: bool, retr
         shared_fate: whether the launcher lets one dead process take the others with it, so that several that died
             together are launched once more, one by one.
         retry_failed: whether a recorded failure is to be tried again.
+        configs: the config of each trial as it is composed, by its folder, to name what has changed.
 
     Raises:
         SweepFailed: if a trial has no result in the end.
     """
+    free_outdated(trials, configs)
     due = [trial for trial in trials if trial.is_hole(retry_failed=retry_failed)]
     log.info("%d trials, %d to run, in %s", len(trials), len(due), trials[0].folder.parent)
     with passed_on(trials):
         work_off(due, launch, shared_fate=shared_fate)
         wait(trials)
+        free_outdated(trials, configs)
         given_up = [trial for trial in trials if trial not in due and trial.is_hole()]
         if given_up:  # as by the workers of a driver that was killed, which save what they have and end
             log.info("%d to run that another process has given up", len(given_up))
             work_off(given_up, launch, shared_fate=shared_fate)
     conclude(trials)
+
+
+def free_outdated(trials: Sequence[Trial], configs: Mapping[Path, object]) -> None:
+    """Put aside what was made of other settings or images than the trials now have, and say so."""
+    for trial in trials:
+        if trial.state().status != OUTDATED:
+            continue
+        with hold(trial.folder) as mine:
+            other = trial.made_of_other()
+            if not mine or not other:  # another process has begun it, or has put it aside, in between
+                continue
+            if other == "settings":
+                other = changed_settings(trial.folder, configs.get(trial.folder)) or other
+            line = "trial %s was made with other %s; that is kept in %s, and the trial is trained anew"
+            log.warning(line, trial.folder.name, other, put_aside(trial.folder))
+
+
+def changed_settings(folder: Path, config: object) -> str:
+    """Return in words what a run's config and one that is composed now do not share; "" if that is not known."""
+    try:
+        before = read_yaml(folder / ".hydra" / "config.yaml")
+    except Unreadable:
+        return ""
+    changes = stated(differences(before, config)) if config else ""
+    return changes and f"settings: {changes}"
+
+
+def with_images(trials: Sequence[Trial], configs: Mapping[Path, Any]) -> list[Trial]:
+    """Return the trials, those that have left something with the digest of the images that their configs now name.
+
+    Images that several trials share are decoded once. Where they cannot be read, a warning says that they are not
+    compared: the process that starts a sweep need not see what the machines of its trials see.
+
+    Args:
+        trials: all of them.
+        configs: the resolved config of each, by its folder.
+    """
+    digests: dict[str, str] = {}
+    found: list[Trial] = []
+    for trial in trials:
+        images = ""
+        if read_summary(trial.folder).get("data") and not trial.made_of_other():
+            data = configs[trial.folder]["data"]
+            key = json.dumps({name: value for name, value in data.items() if name not in NOT_OF_IMAGES}, default=str)
+            if key not in digests:
+                digests[key] = readable_digest(data)
+            images = digests[key]
+        found.append(trial._replace(images=images))
+    return found
+
+
+def readable_digest(config: dict[str, Any]) -> str:
+    """Return the digest of the images of a `data` config; "", with a warning, if they cannot be read here."""
+    from vae_lab.runs import fingerprint
+
+    try:
+        return images_digest(fingerprint(config)) or ""
+    except Exception as error:  # whatever it is, a trial that trains on them will tell
+        line = "the images cannot be compared with those of finished trials, whose settings alone decide: %s"
+        log.warning(line, reason(error))
+        return ""
 
 
 def work_off(due: Sequence[Trial], launch: Launch, *, shared_fate: bool) -> None:

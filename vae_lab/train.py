@@ -15,8 +15,10 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.commands import command
+from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
 from vae_lab.trial import Trial, key, run_trial
@@ -65,7 +67,7 @@ def train_in_sweep(cfg: DictConfig) -> None:
     if shares_fate(hydra):
         end_with_parent()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder))
+    trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder), identity(resolved(cfg)))
     fixed = set(hydra.job.config.override_dirname.exclude_keys)  # as the sweeper has put it
     swept = [text for text in trial.overrides if key(text) not in fixed]
 
@@ -80,6 +82,14 @@ def train_in_sweep(cfg: DictConfig) -> None:
         if "SUBMITIT_EXECUTOR" in os.environ:  # that is how submitit ends a job that goes back to the queue
             raise
         log.warning("trial %s left with sys.exit", trial.folder.name)
+
+
+def resolved(cfg: DictConfig) -> object:
+    """Return a config as plain values, unresolved if it refers to what is not there, which training will tell."""
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(cfg, resolve=False)
 
 
 def check_model(cfg: DictConfig) -> None:

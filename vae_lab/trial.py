@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
+from vae_lab.identity import images_digest
 from vae_lab.system.reading import Unreadable, read_json
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,9 @@ log = logging.getLogger(__name__)
 NOT_HASHED = ("group", "launcher")
 """Overrides that say where and how a trial is run: it stays the same trial without them."""
 MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
-HOLES = (MISSING, KILLED, INTERRUPTED)
+OUTDATED = "outdated"
+"""What lies in the folder was made of other settings or images."""
+HOLES = (MISSING, KILLED, INTERRUPTED, OUTDATED)
 """States that the same command fills; every other one is an outcome, or somebody's work in hand."""
 FAILURES = ("failed", "diverged")
 PATIENCE = 5.0  # seconds in which those who merely look at a lock should have gone
@@ -38,14 +41,36 @@ class State(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What is asked for, as Hydra's overrides, and where its run lies."""
+    """What is asked for, as Hydra's overrides, and where its run lies.
+
+    Attributes:
+        overrides: what was typed, and what the grid adds.
+        folder: of its run.
+        identity: of the resolved config; "" where it is not known, and not compared.
+        images: the digest of the images, or "".
+    """
 
     overrides: tuple[str, ...]
     folder: Path
+    identity: str = ""
+    images: str = ""
 
     def state(self) -> State:
         """Return the recorded end; a run that is under way according to its summary alone was killed."""
-        return left(self.folder) if holder(self.folder) is None else State(RUNNING)
+        if holder(self.folder) is not None:
+            return State(RUNNING)
+        other = self.made_of_other()
+        return State(OUTDATED, f"what lies there was made of other {other}") if other else left(self.folder)
+
+    def made_of_other(self) -> str:
+        """Return "settings" or "images" if what lies in the folder was made of others than the trial's; else ""."""
+        summary = read_summary(self.folder)
+        if not summary:
+            return ""
+        if self.identity and summary.get("identity") != self.identity:
+            return "settings"
+        images = images_digest(summary.get("data"))
+        return "images" if self.images and images and images != self.images else ""
 
     def is_hole(self, *, retry_failed: bool = False) -> bool:
         """Return whether the trial is to be run."""
@@ -173,7 +198,8 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     log.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
     wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
     resume = make_ready(trial.folder, state)
-    asked = {"overrides": list(trial.overrides), "command": command(trial.overrides)}
+    asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides)}
+    asked |= {"identity": trial.identity} if trial.identity else {}
     try:
         work(resume, wandb_id)
     except BaseException as error:
@@ -209,14 +235,29 @@ def make_ready(folder: Path, state: State) -> str | None:
         return str(folder)
     left = [folder / name for name in LEFT_BEHIND if (folder / name).exists()]
     if state.status in FAILURES:
-        aside = folder / f"attempt-{len(list(folder.glob('attempt-*'))) + 1}"
-        aside.mkdir()
+        aside = next_attempt(folder)
         for path in left:
             path.rename(aside / path.name)
         return None
     for path in left:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return None
+
+
+def put_aside(folder: Path) -> Path:
+    """Move all that a run has left into a new folder inside its own, and return that."""
+    left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("attempt-")]
+    aside = next_attempt(folder)
+    for path in left:
+        path.rename(aside / path.name)
+    return aside
+
+
+def next_attempt(folder: Path) -> Path:
+    """Return a new folder in that of a trial, for what an attempt has left."""
+    aside = folder / f"attempt-{len(list(folder.glob('attempt-*'))) + 1}"
+    aside.mkdir()
+    return aside
 
 
 def command(overrides: Sequence[str]) -> str:
