@@ -35,12 +35,12 @@ from vae_lab.protocol import (
     chosen_device,
     chosen_sizes,
     load_sound,
-    require_writable,
     say_sizes,
 )
 from vae_lab.provenance import device_name, versions
 from vae_lab.runs import load_data, locate
 from vae_lab.samplers import fit_mixture
+from vae_lab.system.folders import require_writable
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,7 @@ from vae_lab.footprint import footprint
 from vae_lab.progress import track
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.scaling_settings import device, read_memory, read_sizes
+from vae_lab.system.folders import expanded
 from vae_lab.timing import TASKS, timed
 from vae_lab.workload import Setting
 
@@ -43,7 +44,7 @@ def scaling(cfg: DictConfig) -> dict[str, Any]:
         MemoryError: if a size does not fit into memory.
         StorageError: if the folder cannot be written.
     """
-    out = Path(str(cfg.out)).expanduser()
+    out = expanded(cfg.out)
     sizes = read_sizes(cfg)
     check_folder(out)
     memory = read_memory(cfg.memory, device(cfg))

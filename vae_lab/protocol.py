@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from vae_lab.errors import DivergedError, StorageError, require_counts
-from vae_lab.files import write_whole
+from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name
 from vae_lab.runs import PARTS, load_checkpoint, load_model
@@ -42,17 +41,6 @@ def check(split: str, seed: int, **counts: int) -> None:
     for name in ("nblocks", "nreplicates"):
         if counts[name] < 2:
             raise ValueError(f"{name}={counts[name]} gives no interval; choose 2 or more.")
-
-
-def require_writable(folder: Path) -> None:
-    """Raise StorageError unless a file can be written to `folder`: better now than after the work."""
-    try:
-        write_whole(folder / ".probe", b"")
-        (folder / ".probe").unlink()
-    except OSError as error:
-        raise StorageError(
-            f"{folder.absolute()} cannot be written ({error.strerror}); name another folder with out=."
-        ) from error
 
 
 def load_sound(run: Path, checkpoint: str) -> LatentModel:

@@ -1,5 +1,6 @@
 """A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from functools import cache
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
+from vae_lab.system.folders import expanded
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -72,7 +74,7 @@ def load_data(run: str | Path, checkpoint: str = "best", *, root: str | None = N
             raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
         config["root"] = root
     # a run folder may come from anybody: nothing is fetched for it, and nothing written where it says
-    harmless = {"download": False, "archive": None, "cache": "~/.cache/vae_lab"}
+    harmless = {"download": False, "archive": None, "cache": None}
     config |= {key: value for key, value in harmless.items() if key in config}
     data: ImageData = instantiate(config, _convert_="all")
     if data.fingerprint != stored["data"]:
@@ -111,8 +113,14 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
 
 def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
     """Return where a run folder has its checkpoint; a path that is no folder is taken for the checkpoint itself."""
-    path = Path(run).expanduser()
+    path = expanded(run)
     return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
+
+
+def weights_digest(run: str | Path, checkpoint: str) -> str:
+    """Return a hash of a run's checkpoint; nothing if there is none."""
+    file = checkpoint_path(run, checkpoint)
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
 
 
 class Located(NamedTuple):
@@ -128,7 +136,7 @@ class Located(NamedTuple):
 
 def locate(run: str | Path, checkpoint: str) -> Located:
     """Return the folder and the checkpoint of a run given as a folder, or as a checkpoint file in one."""
-    path = Path(run).expanduser().absolute()
+    path = expanded(run).absolute()
     if not path.is_file():
         return Located(path, checkpoint)
     return Located(path.parent.parent if path.parent.name == "checkpoints" else path.parent, path.stem)
@@ -136,7 +144,7 @@ def locate(run: str | Path, checkpoint: str) -> Located:
 
 def load_summary(run: str | Path) -> dict[str, Any]:
     """Return a run's summary.json."""
-    path = Path(run).expanduser() / "summary.json"
+    path = expanded(run) / "summary.json"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

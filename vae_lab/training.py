@@ -26,6 +26,7 @@ from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
 from vae_lab.runs import checkpoint_path, load_checkpoint
+from vae_lab.system.folders import expanded
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -240,7 +241,7 @@ def what_trains(task: dict[str, Any]) -> dict[str, Any]:
 
 def check_folder(folder: Path, resume: str | None) -> None:
     """Raise StorageError unless a file can be written to `folder`, and ValueError if it holds another run."""
-    goes_on = resume is not None and Path(resume).expanduser().absolute() == folder.absolute()
+    goes_on = resume is not None and expanded(resume).absolute() == folder.absolute()
     if (folder / "summary.json").exists() and not goes_on:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     try:
