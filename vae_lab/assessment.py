@@ -23,7 +23,7 @@ from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, rec
 from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.extractors import load_extractor, trained_classifier
-from vae_lab.files import require_folder_name, require_writable, write_whole
+from vae_lab.files import require_folder_name, write_whole
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
@@ -40,6 +40,7 @@ from vae_lab.protocol import (
 from vae_lab.provenance import device_name, versions
 from vae_lab.runs import load_data, locate
 from vae_lab.samplers import fit_mixture
+from vae_lab.system.folders import require_writable
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     require_folder_name(folder)
     where = chosen_device(device)
     model = load_sound(run, checkpoint).to(where)
-    require_writable(folder, "name another folder with out=")
+    require_writable(folder)
     data = load_data(run, checkpoint, root=root)
     other_part = "test" if split == "val" else "val"
     images, other = (getattr(data.fixed_parts, part) for part in (split, other_part))

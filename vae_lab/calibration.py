@@ -1,7 +1,7 @@
 """Detectors of trained runs, loaded by name. What was learned of normal images is computed once and kept.
 
-It lies in the run folder as calibration/<score>-<digest>.pt: the scores of held-out normal images, and what the score
-has to learn of normal ones.
+It lies in the run folder as calibration/<score>-<digest>.pt, or in the cache if that folder cannot be written: the
+scores of held-out normal images, and what the score has to learn of normal ones.
 """
 
 import hashlib
@@ -34,8 +34,9 @@ from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
 from vae_lab.randomness import counter_seed
-from vae_lab.runs import checkpoint_path, load_checkpoint, load_data, load_model, locate
+from vae_lab.runs import load_checkpoint, load_data, load_model, locate, weights_digest
 from vae_lab.stored_config import check_config, packaged_roles
+from vae_lab.system.folders import kept_path
 from vae_lab.tensor_file import read_tensors
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> No
     if isinstance(score, Ensemble):
         if len(runs) < 2:
             raise ValueError(f"{type(score).__name__} compares several runs: name them as run=[<folder>,<folder>].")
-        if len({weights_digest(run, how) for run in runs}) < len(runs):
+        if len({weights_digest(run, how.checkpoint) for run in runs}) < len(runs):
             raise ValueError("run= names one checkpoint twice, which agrees with itself; name each run once.")
         seen = {json.dumps(load_checkpoint(run, how.checkpoint)["data"], sort_keys=True) for run in runs}
         if len(seen) > 1:
@@ -157,23 +158,22 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
     log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
     score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
     scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]
-    with whole(path) as temporary:
-        torch.save({"scores": scores, "state": score.state_dict()}, temporary)
+    try:
+        with whole(path) as temporary:
+            torch.save({"scores": scores, "state": score.state_dict()}, temporary)
+    except OSError as error:
+        log.warning("the calibration cannot be kept in %s: %s", path.parent, error.strerror)
     return RunDetector(model, score, scores, binary=binary, key=path.stem)
 
 
 def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Path:
-    """Return where a run keeps a calibration: another checkpoint or other settings, another file."""
-    rule = json.dumps([RULE, config, weights_digest(run, how), how.ncalibration, how.nfit], sort_keys=True).encode()
+    """Return where the calibration of a run is kept: another checkpoint or other settings, another file."""
+    weights = weights_digest(run, how.checkpoint)
+    rule = json.dumps([RULE, config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
     folder = locate(run, how.checkpoint).folder
     title = str(config["_target_"]).rpartition(".")[2].lower()
-    return folder / "calibration" / f"{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
-
-
-def weights_digest(run: Path, how: Calibration) -> str:
-    """Return a hash of a run's checkpoint; nothing if there is none."""
-    file = checkpoint_path(run, how.checkpoint)
-    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
+    name = f"calibration/{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
+    return kept_path(folder, name, weights)
 
 
 def require_finite(model: LatentModel, run: Path) -> None:

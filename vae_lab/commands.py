@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
 from vae_lab.ranks import ranks
+from vae_lab.system.folders import provide_home
 from vae_lab.system.signals import EndAtOnce, heard, ignore
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
     os.environ["VAE_LAB_RUN"] = secrets.token_hex(3)  # two runs of one second never share a folder
+    notes = [line for line in (provide_home(),) if line]
     if ranks().rank > 0:  # the first process makes the run folder, and writes all that is in it
         sys.argv += [
             "hydra.run.dir=.",
@@ -82,6 +84,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     def job(cfg: DictConfig) -> None:
         nonlocal multirun
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+        while notes:  # once, and not before Hydra has set up logging
+            log.warning("%s", notes.pop(0))
         try:
             require_given(cfg, config_name)
             task(cfg)

@@ -1,11 +1,11 @@
 """`python -m vae_lab.evaluate run=<run folder> [split=test] [nsamples=5000]`: what a trained model is worth."""
 
 import logging
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
+from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no part of vae_lab
 
@@ -17,8 +17,8 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.runs import locate
 
     settings: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
-    run, data, out = Path(str(settings.pop("run"))).expanduser(), settings.pop("data"), settings.pop("out")
-    folder = locate(run, cfg.checkpoint).folder if out is None else Path(str(out)).expanduser()
+    run, data, out = expanded(settings.pop("run")), settings.pop("data"), settings.pop("out")
+    folder = locate(run, cfg.checkpoint).folder if out is None else expanded(out)
     result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]
     for line in headline(result):
         log.info("%s", line)

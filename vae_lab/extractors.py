@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from vae_lab.errors import DataError
 from vae_lab.evaluation.features import DigitClassifier, Extractor, RandomVGG, train_classifier
 from vae_lab.evaluation.inception import Inception
 from vae_lab.files import whole
+from vae_lab.system.folders import cache_folder, torch_folder
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +72,6 @@ def trained_classifier(training: Images) -> DigitClassifier:
     return model
 
 
-def cache_folder() -> Path:
-    """Return where trained extractors are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae_lab"
-
-
 def inception_weights() -> Path:
     """Return where torch-fidelity keeps Inception's weights once it has downloaded them."""
-    home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
-    return home / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    return torch_folder() / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"

@@ -3,16 +3,12 @@
 import mimetypes
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
-
-from vae_lab.errors import StorageError
-
-PROBE = ".probe"
 
 
 @contextmanager
@@ -36,27 +32,6 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` at once."""
     with whole(path) as temporary:
         temporary.write_bytes(content)
-
-
-def require_writable(folder: Path, remedy: str = "") -> None:
-    """Raise StorageError unless a file can be written to `folder`, which need not be there; nothing is left behind.
-
-    Args:
-        folder: is made and removed again if it is not there.
-        remedy: what else can be done, for the message.
-    """
-    made: list[Path] = []
-    try:
-        made = [path for path in (folder, *folder.parents) if not path.exists()]
-        write_whole(folder / PROBE, b"")
-    except OSError as error:
-        reason = f"{folder.absolute()} cannot be written ({error.strerror})"
-        raise StorageError(f"{reason}; {remedy}." if remedy else f"{reason}.") from error
-    finally:
-        with suppress(OSError):  # another process may have put something there
-            (folder / PROBE).unlink(missing_ok=True)
-            for path in made:
-                path.rmdir()
 
 
 def require_folder_name(out: Path, *accepted: str, setting: str = "out") -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from vae_lab.commands import command
 from vae_lab.errors import require_counts
+from vae_lab.system.folders import expanded, require_writable
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -35,12 +36,13 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.runs import load_model, locate
     from vae_lab.samplers import load_sampler
 
-    run = Path(str(cfg.run)).expanduser()
-    out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else Path(str(cfg.out)).expanduser()
+    run = expanded(cfg.run)
+    out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else expanded(cfg.out)
     require_folder_name(out, ".png")
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
+    require_writable(out.parent if out.suffix.lower() == ".png" else out)
     model = load_model(run, cfg.checkpoint)
     which = class_number(model, cfg["class"], class_names(run, cfg.checkpoint))
     sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
+from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part of vae_lab
 
@@ -17,12 +18,12 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.reporting.writing import encodable, write_report
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    runs = [Path(run).expanduser() for run in listed(settings.pop("runs"))]
+    runs = [expanded(run) for run in listed(settings.pop("runs"))]
     out = settings.pop("out")
     settings["ignored"] = listed(settings["ignored"])
     if out is None:
         out = runs[0] if len(runs) == 1 else "report"
-    report = write_report(runs, Path(str(out)).expanduser(), **settings)
+    report = write_report(runs, expanded(out), **settings)
     failed = sum(trial.status != "completed" for trial in report.trials)
     for sentence in report.sentences:
         log.info("%s", encodable(sentence))

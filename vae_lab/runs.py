@@ -1,5 +1,6 @@
 """A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.errors import DataError
 from vae_lab.stored_config import check_config, require_plain
+from vae_lab.system.folders import expanded
 from vae_lab.system.reading import Unreadable, read_json
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ def load_data(
             raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
         config["root"] = root
     # a run folder may come from anybody: nothing is fetched for it, and nothing written where it says
-    harmless = {"download": False, "archive": None, "cache": "~/.cache/vae_lab"}
+    harmless = {"download": False, "archive": None, "cache": None}
     config |= {key: value for key, value in harmless.items() if key in config}
     with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
         data: ImageData = instantiate(config, _convert_="all")
@@ -198,8 +200,14 @@ def check_sizes(data: dict[str, Any], model: dict[str, Any]) -> None:
 
 def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
     """Return where a run folder has its checkpoint; a path that is no folder is taken for the checkpoint itself."""
-    path = Path(run).expanduser()
+    path = expanded(run)
     return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
+
+
+def weights_digest(run: str | Path, checkpoint: str) -> str:
+    """Return a hash of a run's checkpoint; nothing if there is none."""
+    file = checkpoint_path(run, checkpoint)
+    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
 
 
 class Located(NamedTuple):
@@ -215,7 +223,7 @@ class Located(NamedTuple):
 
 def locate(run: str | Path, checkpoint: str) -> Located:
     """Return the folder and the checkpoint of a run given as a folder, or as a checkpoint file in one."""
-    path = Path(run).expanduser().absolute()
+    path = expanded(run).absolute()
     if not path.is_file():
         return Located(path, checkpoint)
     return Located(path.parent.parent if path.parent.name == "checkpoints" else path.parent, path.stem)
@@ -227,7 +235,7 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     Raises:
         DataError: if there is none, or it is none of vae_lab.
     """
-    path = Path(run).expanduser() / "summary.json"
+    path = expanded(run) / "summary.json"
     try:
         summary = read_json(path, links=True)
     except Unreadable as error:

@@ -1,7 +1,8 @@
 """Densities over z to generate from: the prior, or a Gaussian mixture fitted once to a run's posterior means.
 
-The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, so that generating needs the images once only. Where
-there are too many latents for so few images, as in a 256-pixel autoencoder, it is one in their principal directions.
+The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, or in the cache if that folder cannot be written, so
+that generating needs the images once only. Where there are too many latents for so few images, as in a 256-pixel
+autoencoder, it is one in their principal directions.
 """
 
 import logging
@@ -21,7 +22,8 @@ from vae_lab.files import whole
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
-from vae_lab.runs import encode, load_data, locate
+from vae_lab.runs import encode, load_data, locate, weights_digest
+from vae_lab.system.folders import kept_path, place_to_keep
 from vae_lab.tensor_file import read_tensors
 
 log = logging.getLogger(__name__)
@@ -63,13 +65,13 @@ def check_mixture(model: LatentModel) -> None:
 
 
 def mixture_path(run: Path, checkpoint: str) -> Path:
-    """Return where a run keeps its mixture."""
+    """Return where the mixture of a run is kept."""
     folder, name = locate(run, checkpoint)
-    return folder / "samplers" / f"gmm-{name}.pt"
+    return kept_path(folder, f"samplers/gmm-{name}.pt", weights_digest(run, checkpoint))
 
 
 def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
-    """Return the mixture fitted to the posterior means of training images, and store it in the run folder.
+    """Return the mixture fitted to the posterior means of training images, and store it.
 
     It is one for all classes of a conditional model, whose prior knows none either.
 
@@ -85,11 +87,13 @@ def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: 
     if isinstance(mixture, SubspaceMixture):
         line = "%d latents are too many for full covariances of %d images: it is a mixture in %d principal directions"
         log.info(line, model.nlatent, len(latents), mixture.directions.shape[1])
+    folder, name = locate(run, checkpoint)
+    path = place_to_keep(folder, f"samplers/gmm-{name}.pt", weights_digest(run, checkpoint))
     try:
-        with whole(mixture_path(run, checkpoint)) as path:
-            torch.save(parts_of(mixture), path)
+        with whole(path) as temporary:
+            torch.save(parts_of(mixture), temporary)
     except OSError as error:
-        log.warning("the mixture cannot be kept in %s: %s", mixture_path(run, checkpoint).parent, error.strerror)
+        log.warning("the mixture cannot be kept in %s: %s", path.parent, error.strerror)
     return mixture
 
 

@@ -4,12 +4,12 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from vae_lab.commands import command
+from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part of vae_lab
 
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
 
     for line in report(scaling(cfg)):
         log.info("%s", line)
-    out = Path(str(cfg.out)).expanduser()
+    out = expanded(cfg.out)
     log.info("%s and %s", out / "scaling.json", out / "scaling.png")
 
 

@@ -21,6 +21,7 @@ from vae_lab.files import write_whole
 from vae_lab.journal import Row, append, resumed
 from vae_lab.progress import track
 from vae_lab.reporting.tables import literal
+from vae_lab.system.folders import expanded
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
     Raises:
         ValueError: if `out` is no .csv, or something else lies there.
     """
-    path = Path(os.path.expanduser(str(out)))  # noqa: PTH111 (Path.expanduser raises for a ~name that it does not know)
+    path = expanded(out)
     if path.suffix.lower() != ".csv":
         raise ValueError(f"out={'' if out is None else out} must name a .csv; pictures of that name lie beside it.")
     tables = [path, path.with_name(f"{path.stem}-truth{path.suffix}")][:ntables]

@@ -30,6 +30,7 @@ from vae_lab.scorefile import (
     write_table,
     written,
 )
+from vae_lab.system.folders import expanded, require_writable
 from vae_lab.truth import is_table, known_rows, labels_of, read_truth, report_truth
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def screen(
     tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
     runs, table = paths(run, "run"), tables[0]
     check_level(runs, how, alpha)
+    require_writable(table.parent)
     entries = read_truth(paths(truth, "truth")[0]) if is_table(truth) else None
     places = find_places(images, truth, table)
     labels = None if entries is None else labels_of(entries, places[0])
@@ -97,7 +99,7 @@ def paths(value: object, setting: str) -> list[Path]:
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(isinstance(one, str | Path | int) and str(one) for one in values):
         raise ValueError(f"{setting}={value} names no path; name a folder, a file, or several as [<path>,<path>].")
-    return [Path(os.path.expanduser(str(one))) for one in values]  # noqa: PTH111 (as for table_paths)
+    return [expanded(one) for one in values]
 
 
 def find_places(images: object, truth: object, table: Path) -> list[Place]:

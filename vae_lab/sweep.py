@@ -16,7 +16,8 @@ from typing import Any
 
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.identity import differences, images_digest, stated
-from vae_lab.system.reading import Unreadable, read_yaml
+from vae_lab.reporting.remains import read_yaml
+from vae_lab.system.reading import Unreadable
 from vae_lab.system.signals import EndAtOnce, heard
 from vae_lab.trial import (
     FAILURES,

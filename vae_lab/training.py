@@ -21,13 +21,14 @@ from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
 from vae_lab.errors import DataError
-from vae_lab.files import require_writable, write_whole
+from vae_lab.files import write_whole
 from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, Change, differences, identity, stated, with_absolute_paths
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
 from vae_lab.runs import PARTS, checkpoint_path, load_checkpoint, load_summary, locate
+from vae_lab.system.folders import expanded, require_writable
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -270,10 +271,10 @@ def say_version(run: str | Path) -> None:
 
 def check_folder(folder: Path, resume: str | None) -> None:
     """Raise StorageError unless a file can be written to `folder`, and ValueError if it holds another run."""
-    goes_on = resume is not None and Path(resume).expanduser().absolute() == folder.absolute()
+    goes_on = resume is not None and expanded(resume).absolute() == folder.absolute()
     if (folder / "summary.json").exists() and not goes_on:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
-    require_writable(folder)
+    require_writable(folder, "name another with folder=")
 
 
 def quieten_lightning() -> None:

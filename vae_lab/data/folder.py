@@ -18,6 +18,7 @@ from vae_lab.data.listing import Bad, Listing, list_files, printable, report_pas
 from vae_lab.data.module import ImageData
 from vae_lab.data.split import split
 from vae_lab.errors import DataError
+from vae_lab.system.folders import cache_folder, expanded
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ class Folder(ImageData):
         max_pixels: images with more pixels than this are bad.
         background: grey level, 0 to 255, that shows where an image is transparent.
         memory_limit: decoded sets of more bytes are mapped from a file in `cache` instead of held in memory.
-        cache: folder for such files; they are used again as long as folder and settings stay the same.
+        cache: folder for such files, which are used again as long as folder and settings stay the same; None is
+            `vae_lab.system.folders.cache_folder`.
         archive: where to get the images from, or None.
         download: whether to do so if the folder is missing or empty.
         labels: "subfolders" makes classes of the folders right in the root, in the order of their names; None makes
@@ -59,7 +61,7 @@ class Folder(ImageData):
         max_pixels: int,
         background: int,
         memory_limit: int,
-        cache: str,
+        cache: str | None,
         archive: ZipArchive | None = None,
         download: bool = False,
         labels: str | None = None,
@@ -72,8 +74,8 @@ class Folder(ImageData):
         _check_range("memory_limit", memory_limit, 0, None)
         if on_bad not in ("skip", "fail"):
             raise ValueError(f'data.on_bad must be "skip" or "fail", not {on_bad!r}.')
-        if not cache:
-            raise ValueError("data.cache must name a folder, not nothing; ~/.cache/vae_lab is the usual one.")
+        if cache == "":
+            raise ValueError("data.cache must name a folder, not nothing; null is the usual one.")
         if download and archive is None:
             raise ValueError("data.download=true needs data.archive; without one, put the images there and say false.")
         if labels not in (None, SUBFOLDERS):
@@ -84,7 +86,7 @@ class Folder(ImageData):
         self.on_bad = on_bad
         self.rules = Rules(self.channels, self.image_size, max_pixels, background)
         self.memory_limit = memory_limit
-        self.cache = _expanded(cache)
+        self.cache = cache_folder() if cache is None else expanded(cache)
         self.archive = archive
         self.download = download
         self.labels = labels
@@ -107,7 +109,7 @@ class Folder(ImageData):
         """Return the absolute path of the folder, after the download if that is called for."""
         if not self.root:
             raise DataError("data.root is not set; name the folder of the images with data.root=.")
-        root = _expanded(self.root).absolute()
+        root = expanded(self.root).absolute()
         if self.download and self.archive is not None and _is_missing_or_empty(root):
             self.archive.download(Path(os.path.realpath(root)))
         return root
@@ -192,10 +194,6 @@ class Folder(ImageData):
         if self.archive is not None and not self.download:
             remedy += ", or get them with data.download=true"
         return DataError(f"{printable(str(root))} {finding}; {remedy}.")
-
-
-def _expanded(path: str) -> Path:
-    return Path(os.path.expanduser(path))  # noqa: PTH111 (Path.expanduser raises for a ~name that it does not know)
 
 
 def _is_missing_or_empty(root: Path) -> bool:

@@ -15,6 +15,7 @@ from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, of_classes
 from vae_lab.data.split import split
 from vae_lab.errors import DataError, require_counts
+from vae_lab.system.folders import expanded
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class IdxImages(ImageData):
         self.classes = tuple(kind.classes)
         check_only(only, len(self.classes))
         self.only = only
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.download = download
         self.nval = nval
 

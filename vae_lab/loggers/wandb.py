@@ -117,7 +117,7 @@ def has_key(server: str) -> bool:
     """Return whether an API key for `server` is in the environment or in the netrc file."""
     if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))  # noqa: PTH111 (there may be no home)
     try:
         return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):

@@ -9,6 +9,7 @@ from vae_lab.files import require_folder_name, write_whole
 from vae_lab.reporting.page import Report, render, summarised
 from vae_lab.reporting.tables import csv_table, markdown
 from vae_lab.reporting.trials import COMPLETED, Trial, read_trials
+from vae_lab.system.folders import require_writable
 
 
 def write_report(
@@ -38,11 +39,12 @@ def write_report(
     require_folder_name(out, ".html")
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be min or max, not {mode}.")
+    page = out if out.suffix.lower() == ".html" else out / "report.html"
+    require_writable(page.parent)
     trials = read_trials(runs)
     check_metric(trials, metric)
     title = ", ".join(run.absolute().name for run in runs)
     report = summarised(trials, title, metric, ignored, lowest=mode == "min")
-    page = out if out.suffix.lower() == ".html" else out / "report.html"
     texts = {
         page: render(report, picture_side),
         page.with_suffix(".csv"): csv_table(report.trials, report.keys),

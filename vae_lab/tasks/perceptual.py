@@ -1,7 +1,6 @@
 """Distances between images in the features of a network trained elsewhere."""
 
 import math
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lab.errors import DataError
+from vae_lab.system.folders import torch_folder
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -95,5 +95,4 @@ def load_network(backbone: str, file: Path) -> nn.Module:
 
 def backbone_weights(backbone: str) -> Path:
     """Return where torchvision keeps the weights of a network once it has downloaded them."""
-    home = Path(os.environ.get("TORCH_HOME") or Path.home() / ".cache" / "torch")
-    return home / "hub" / "checkpoints" / BACKBONES[backbone]
+    return torch_folder() / "hub" / "checkpoints" / BACKBONES[backbone]
