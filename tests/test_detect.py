@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vae_lab.calibration import calibration_path, load_detector, score_config
 from vae_lab.conf_folder import CONF
+from vae_lab.data.decoded import decode_files
 from vae_lab.detect import score_images
 from vae_lab.detection import Panel, RunDetector, to_pixels
 from vae_lab.errors import DataError, FilesFailed
@@ -278,8 +279,9 @@ def test_one_image_without_a_number_costs_no_other(run: Path, tmp_path: Path) ->
     for i in range(2):
         Image.new("L", (16, 16), 128 * i).save(tmp_path / f"{i}.png")
     rules = file_rules({"channels": 1, "image_size": 16})
+    files = find(tmp_path).files
     for detector in (one, Panel({"a": one})):
-        rows = score_block(detector, tmp_path, find(tmp_path).files, rules)
+        rows = score_block(detector, files, decode_files(tmp_path, files, rules, lambda _: None))
         assert rows["0.png"].reason == "the model gives it no finite score"
         assert rows["1.png"].values["score"] > 0
 

@@ -104,6 +104,15 @@ def test_any_file_name_is_a_row_that_the_truth_can_name(run: Path, pictures: Pat
         judge(run, tmp_path / "images", tmp_path / "t.csv", {"truth": str(tmp_path / "truth.csv")})
 
 
+def test_what_is_left_out_of_the_images_is_said(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise = [Image.effect_noise((64, 16), 100) for _ in range(2)]
+    (tmp_path / "images").mkdir()
+    noise[0].save(tmp_path / "images" / "a.tif", save_all=True, append_images=noise[1:])
+    judge(run, tmp_path / "images", tmp_path / "t.csv")
+    assert any(line.startswith("1 more pages or frames in 1 files are left out") for line in caplog.messages)
+    assert any(line.startswith("75 % of the median picture lies outside its central") for line in caplog.messages)
+
+
 def test_a_folder_without_a_readable_image_is_a_table_of_reasons(run: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "no").mkdir()
     (tmp_path / "no" / "a.png").write_bytes(b"no image")

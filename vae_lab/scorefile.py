@@ -12,9 +12,11 @@ from typing import NamedTuple
 
 import torch
 
-from vae_lab.data.decoded import Rules, decode_files
+from vae_lab.data.decoded import Decoded, Rules, decode_files
 from vae_lab.data.listing import Bad, Found, list_files, printable, report_passed
 from vae_lab.data.own_output import TABLE_COLUMNS, begins_as_table, table_names
+from vae_lab.data.source import Source
+from vae_lab.data.survey import survey_sources
 from vae_lab.detection import Columns, Detector, Judged
 from vae_lab.errors import DataError
 from vae_lab.files import write_whole
@@ -105,17 +107,21 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
     """
     done = resumed(journal, key, place.files)
     waiting = [file for file in place.files if file.path not in done]
+    sources: list[Source] = []
     for block in track([waiting[i : i + BLOCK] for i in range(0, len(waiting), BLOCK)], "scoring"):
-        rows = score_block(detector, place.root, block, rules)
+        decoded = decode_files(place.root, block, rules, lambda _: None)
+        rows = score_block(detector, block, decoded)
         append(journal, [(file, rows[file.path]) for file in block])
         done |= rows
+        sources += decoded.sources
+    if sources:
+        survey_sources(sources, len(waiting) - len(sources)).tell()
     done |= {bad.path: Row(bad.path, {}, bad.reason) for bad in place.unreadable}
     return [done[path] for path in sorted(done, key=os.fsencode)]
 
 
-def score_block(detector: Detector, root: Path, files: Sequence[Found], rules: Rules) -> dict[str, Row]:
-    """Return the rows of a few files by path."""
-    decoded = decode_files(root, files, rules, lambda _: None)
+def score_block(detector: Detector, files: Sequence[Found], decoded: Decoded) -> dict[str, Row]:
+    """Return the rows of a few files, which have been decoded, by path."""
     rows = {bad.path: Row(bad.path, {}, bad.reason) for bad in decoded.bad}
     good = [file.path for file in files if file.path not in rows]
     described = {name: values.tolist() for name, values in detector.describe(decoded.pixels).items()} if good else {}

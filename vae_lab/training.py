@@ -105,6 +105,8 @@ def build(
         task: Task = instantiate(cfg.task, _convert_="all")
     data: ImageData = instantiate(cfg.data, _convert_="all")
     _ = data.parts
+    if ranks().rank == 0:
+        data.survey.tell()
     check_classes(task.model, data)
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
     own = [StoredConfig(config, data.fingerprint), Stopwatch()]
@@ -138,6 +140,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
         "seed": cfg.seed,
         "data": data.fingerprint,
         "classes": list(data.classes),
+        "images": data.survey.as_dict(),
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "versions": versions(),
         "commit": git_commit(),

@@ -34,7 +34,7 @@ def pixels(image: Image.Image) -> torch.Tensor:
 
 
 def decoded(content: bytes, image_size: int = 32, channels: int = 3, **options: int) -> torch.Tensor:
-    return decode(content, channels, image_size, **{"max_pixels": LIMIT, **options})
+    return decode(content, channels, image_size, **{"max_pixels": LIMIT, **options}).pixels
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

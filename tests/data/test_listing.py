@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,7 +130,7 @@ def test_whatever_is_dropped_is_counted(tmp_path: Path) -> None:
     assert {kind: first for kind, _, first in list_files(root).passed}[listing.DEAD] == "dead.png -> nowhere.png"
 
 
-def settings(root: Path) -> dict[str, object]:
+def settings(root: Path) -> dict[str, Any]:
     """Of a folder of small pictures."""
     return {
         "root": str(root), "channels": 3, "image_size": 8, "batch_size": 2, "eval_batch_size": 8, "seed": 0,
@@ -163,6 +164,7 @@ def test_some_dead_links_are_warned_of(tmp_path: Path, caplog: pytest.LogCapture
         (root / f"{i}.jpg").symlink_to(f"/not/mounted/{i}")
     data = Folder(**settings(root))
     assert sum(map(len, data.parts)) == 10
+    assert data.survey.facts["passed_over"] == {listing.DEAD: 10}
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"passed over in {root}: links that lead nowhere: 10 (first 0.jpg -> /not/mounted/0)" in warned
 

@@ -14,6 +14,7 @@ import struct
 import threading
 import warnings
 import zlib
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,7 +32,9 @@ from PIL import (  # importing the plugins registers them, keeps the 40 others o
 )
 from torch import Tensor
 
-RULES = 1
+from vae_lab.data.source import Source, bits_per_sample, count_pages, difference_hash, is_deep, value_range
+
+RULES = 2
 """Raised with every change to what `decode` returns, so that nothing decoded by older rules is used again."""
 
 HEAD_BYTES = 16
@@ -78,15 +81,20 @@ class BadImage(Exception):  # noqa: N818
     """The bytes are no picture that we take; the message is a short reason."""
 
 
+class Picture(NamedTuple):
+    """The central square of a picture, and what the picture was."""
+
+    pixels: UInt8[Tensor, "channels height width"]
+    source: Source
+
+
 def is_image(head: bytes) -> bool:
     """Return whether a file that begins so claims to be in a format that `decode` takes."""
     return any(Image.OPEN[name][1](head[:HEAD_BYTES]) for name in FORMATS)  # pyright: ignore[reportOptionalCall]
 
 
-def decode(
-    content: bytes, channels: int, image_size: int, *, max_pixels: int, background: int = 255
-) -> UInt8[Tensor, "channels height width"]:
-    """Return the central square of a picture as uint8.
+def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, background: int = 255) -> Picture:
+    """Return the central square of a picture as uint8, and what it was taken from.
 
     Args:
         content: the bytes of the file.
@@ -107,11 +115,32 @@ def decode(
             _check_size(image, max_pixels)
             image.load()
             _check_size(image, max_pixels)
-            flat = _flatten(_to_srgb(_to_8_bit(_upright(image))), background)
-            square = _square(flat.convert("L" if channels == 1 else "RGB"), image_size)
+            upright = _flatten(_to_srgb(_to_8_bit(_upright(image))), background)
+            flat = upright.convert("L" if channels == 1 else "RGB")
+            square = _square(flat, image_size)
+            source = _source(image, content, flat, square)
     except HOSTILE as error:
         raise BadImage(_reason(error)) from error
-    return torch.from_numpy(np.array(square)).reshape(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(np.array(square)).reshape(image_size, image_size, channels).permute(2, 0, 1).contiguous()
+    return Picture(pixels, source)
+
+
+def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image.Image) -> Source:
+    """Return what a picture was.
+
+    Args:
+        image: as it was opened.
+        content: the bytes of the file.
+        flat: the whole picture upright and in 8 bits.
+        square: what is taken of it.
+    """
+    try:
+        npages = count_pages(image, content)
+    except HOSTILE:  # a damaged later page costs nothing of the first
+        npages = 1
+    nbits = bits_per_sample(image, content)
+    numbers = value_range(image, flat, nbits)
+    return Source(str(image.format), *flat.size, npages, nbits, *numbers, difference_hash(square))
 
 
 def _reason(error: BaseException) -> str:
@@ -149,7 +178,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     """Return the image as L, RGB, RGBA or CMYK."""
     if "transparency" not in image.info and image.mode in ("L", "RGB", "CMYK", "1"):
         return image.convert("L") if image.mode == "1" else image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if is_deep(image):
         return _scaled(image)
     if isinstance(image.info.get("transparency"), tuple) and max(image.info["transparency"]) > 255:
         # Pillow keeps the high byte of each pixel of a 16-bit PNG but both bytes of its transparent colour.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vae_lab.data.decode import HEAD_BYTES, RULES, BadImage, decode, is_image
 from vae_lab.data.listing import Bad, Found
+from vae_lab.data.source import Source
 from vae_lab.data.staging import bar, whole_folder
 from vae_lab.errors import StorageError
 
@@ -54,11 +55,26 @@ class Rules:
 
 
 class Decoded(NamedTuple):
-    """The images of a folder, a hash of each one's pixels, and the files that are no images, all in listing order."""
+    """The images of a folder, and the files that are no images, in listing order.
+
+    Attributes:
+        pixels: of the images.
+        digests: a hash of each image's pixels.
+        sources: what each image was in its file.
+        bad: the other files.
+    """
 
     pixels: Pixels
     digests: list[str]
+    sources: list[Source]
     bad: list[Bad]
+
+
+class Row(NamedTuple):
+    """What is known of an image beside its pixels."""
+
+    digest: str
+    source: Source
 
 
 def decode_files(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
@@ -92,10 +108,10 @@ def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad
 
 def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
     """Decode the files into the first rows of `pixels`, and return those rows."""
-    digests: list[str] = []
+    good: list[Row] = []
     bad: list[Bad] = []
 
-    def decode_row(row: int) -> str | BadImage:
+    def decode_row(row: int) -> Row | BadImage:
         return _decode_into(pixels[row], root / files[row].path, files[row].nbytes, rules)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, bar() as progress:
@@ -108,23 +124,23 @@ def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_b
                     bad.append(Bad(files[row].path, str(outcome)))
                     on_bad(bad[-1])
                     continue
-                if len(digests) < row:  # close the gaps that bad files left; all rows up to this one are done
-                    pixels[len(digests)] = pixels[row]
-                digests.append(outcome)
-    return Decoded(pixels[: len(digests)], digests, bad)
+                if len(good) < row:  # close the gaps that bad files left; all rows up to this one are done
+                    pixels[len(good)] = pixels[row]
+                good.append(outcome)
+    return Decoded(pixels[: len(good)], [row.digest for row in good], [row.source for row in good], bad)
 
 
-def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes: int, rules: Rules) -> str | BadImage:
-    """Return a hash of the file's pixels, having put them into `row`, or why there are none."""
+def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes: int, rules: Rules) -> Row | BadImage:
+    """Return what is known of the file's pixels, having put them into `row`, or why there are none."""
     try:
         content = _read(path, nbytes, HEADROOM_BYTES + 16 * rules.max_pixels)
-        image = decode(
+        picture = decode(
             content, rules.channels, rules.image_size, max_pixels=rules.max_pixels, background=rules.background
         )
     except BadImage as bad:
         return BadImage(*bad.args)  # without the traceback, which would hold the bytes
-    row.copy_(image)
-    return hashlib.blake2b(image.numpy().data, digest_size=16).hexdigest()
+    row.copy_(picture.pixels)
+    return Row(hashlib.blake2b(picture.pixels.numpy().data, digest_size=16).hexdigest(), picture.source)
 
 
 def _read(path: Path, nbytes: int, limit: int) -> bytes:
@@ -147,7 +163,7 @@ def _write_entry(entry: Path, root: Path, files: Sequence[Found], rules: Rules, 
         decoded = _fill(_map(folder / PIXELS, len(files), rules, "r+"), root, files, rules, on_bad)
         file.truncate(len(decoded.digests) * rules.nbytes)
         os.fsync(file.fileno())
-        index = {"digests": decoded.digests, "bad": decoded.bad}
+        index = {"digests": decoded.digests, "sources": decoded.sources, "bad": decoded.bad}
         (folder / INDEX).write_text(json.dumps(index), encoding="ascii")
     log.info("decoded images kept in %s", entry)
 
@@ -161,8 +177,9 @@ def _read_entry(entry: Path, rules: Rules) -> Decoded | None:
     try:
         index = json.loads((entry / INDEX).read_text(encoding="ascii"))
         digests, bad = list(index["digests"]), [Bad(*pair) for pair in index["bad"]]
-        if (entry / PIXELS).stat().st_size == len(digests) * rules.nbytes:
-            return Decoded(_map(entry / PIXELS, len(digests), rules, "c"), digests, bad)
+        sources = [Source(*facts) for facts in index["sources"]]
+        if (entry / PIXELS).stat().st_size == len(digests) * rules.nbytes and len(sources) == len(digests):
+            return Decoded(_map(entry / PIXELS, len(digests), rules, "c"), digests, sources, bad)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     log.warning("%s is damaged; decoding again", entry)

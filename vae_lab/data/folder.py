@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -13,10 +14,12 @@ from torch import Tensor
 from vae_lab.data.archive import ZipArchive
 from vae_lab.data.decode import PIXEL_CEILING
 from vae_lab.data.decoded import Decoded, Rules, decode_files, decode_files_mapped
+from vae_lab.data.duplicates import near_duplicates
 from vae_lab.data.images import Images, Parts
 from vae_lab.data.listing import Bad, Listing, list_files, printable, report_passed
 from vae_lab.data.module import ImageData
 from vae_lab.data.split import split
+from vae_lab.data.survey import Survey, join_surveys, survey_duplicates, survey_folders, survey_sources
 from vae_lab.errors import DataError
 from vae_lab.system.folders import cache_folder, expanded
 
@@ -99,11 +102,33 @@ class Folder(ImageData):
         groups = _groups(decoded.digests)
         nimages = len(groups)
         nduplicates = nimages - int(groups.max()) - 1
-        if nduplicates:
-            log.info("%d of %d images are exact duplicates of others; each stays with its twins", nduplicates, nimages)
         nval, ntest = (max(1, round(nimages * share)) for share in (self.val_fraction, self.test_fraction))
-        images = Images(decoded.pixels, self._labels(listing, decoded))
-        return Parts(*(images.subset(part) for part in split(groups, nval, ntest, self.split_seed)))
+        paths = _paths(listing, decoded)
+        images = Images(decoded.pixels, self._labels(paths))
+        rows = split(groups, nval, ntest, self.split_seed)
+        self._survey = self._survey_of(listing, decoded, paths, rows, nduplicates)
+        return Parts(*(images.subset(part) for part in rows))
+
+    def _survey_of(
+        self,
+        listing: Listing,
+        decoded: Decoded,
+        paths: list[str],
+        rows: tuple[Int64[Tensor, " _"], ...],
+        nduplicates: int,
+    ) -> Survey:
+        """Return what was understood of the folder."""
+        part = torch.zeros(len(paths), dtype=torch.int64)
+        for number, some in enumerate(rows):
+            part[some] = number
+        hashes = np.array([source.dhash for source in decoded.sources], dtype=np.uint64)
+        near = near_duplicates(decoded.pixels, hashes, part)
+        return join_surveys(
+            survey_sources(decoded.sources, len(listing.unreadable) + len(decoded.bad)),
+            survey_folders(paths, part.tolist(), self.classes),
+            survey_duplicates(nduplicates, near, paths),
+            Survey({"passed_over": {passed.kind: passed.count for passed in listing.passed}}),
+        )
 
     def _find_root(self) -> Path:
         """Return the absolute path of the folder, after the download if that is called for."""
@@ -158,17 +183,15 @@ class Folder(ImageData):
             raise self._no_images(root, f"holds {len(bad)} files and no image ({first})")
         return decoded
 
-    def _labels(self, listing: Listing, decoded: Decoded) -> Int64[Tensor, " n"]:
+    def _labels(self, paths: list[str]) -> Int64[Tensor, " n"]:
         """Return the class of each image, and take note of the classes' names; zeros without `labels`.
 
         Raises:
             DataError: if an image lies in no class's folder.
         """
         if self.labels is None:
-            return torch.zeros(len(decoded.digests), dtype=torch.int64)
-        bad = {file.path for file in decoded.bad}
-        places = [Path(file.path).parts for file in listing.files if file.path not in bad]
-        assert len(places) == len(decoded.digests)
+            return torch.zeros(len(paths), dtype=torch.int64)
+        places = [Path(path).parts for path in paths]
         stray = [place[0] for place in places if len(place) == 1]
         if stray:
             raise DataError(
@@ -220,6 +243,14 @@ def _check_range(name: str, value: int, low: int, high: int | None) -> None:
     if value < low or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"data.{name} must be {bounds}, not {value}.")
+
+
+def _paths(listing: Listing, decoded: Decoded) -> list[str]:
+    """Return the path of each image, relative to the root."""
+    bad = {file.path for file in decoded.bad}
+    paths = [file.path for file in listing.files if file.path not in bad]
+    assert len(paths) == len(decoded.digests)
+    return paths
 
 
 def _groups(digests: list[str]) -> Int64[Tensor, " n"]:

@@ -8,6 +8,7 @@ from lightning import LightningDataModule
 from vae_lab.data.batches import Batches, OrderedBatches
 from vae_lab.data.binarize import WAYS, static_parts
 from vae_lab.data.images import Parts
+from vae_lab.data.survey import Survey, survey_parts
 from vae_lab.errors import require_counts
 
 
@@ -29,6 +30,7 @@ class ImageData(LightningDataModule, ABC):
     """
 
     classes: tuple[str, ...] = ()
+    _survey: Survey | None = None
 
     def __init__(
         self,
@@ -80,6 +82,12 @@ class ImageData(LightningDataModule, ABC):
                 f" choose at most {len(parts.train)}."
             )
         return parts
+
+    @property
+    def survey(self) -> Survey:
+        """What was understood of the images, and what became of them."""
+        parts = self.grey_parts
+        return self._survey or survey_parts(parts, self.classes)
 
     @cached_property
     def parts(self) -> Parts:
