@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
 from vae_lab.ranks import ranks
+from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
         nonlocal multirun
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
+            check_threads(cfg.get("threads", 1))  # a report computes nothing that would share it
             task(cfg)
             codes.append(0)
         except Exception as error:  # reported here, so that the other jobs of a sweep go on
@@ -77,6 +79,21 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
         return explain(error, verbose=verbose, config_name=config_name)
     failures = [code for code in codes if code]
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
+
+
+def settle_threads(cfg: DictConfig, *, nprocesses: int = 1, kept: int | None = None) -> None:
+    """Decide how many threads this process computes with, use them, and put the number into the config.
+
+    Args:
+        cfg: with the setting `threads`.
+        nprocesses: processes on this machine that are to have as many each.
+        kept: the number of the run, sweep or study that goes on; None for a new start.
+    """
+    decided = decide_threads(cfg.threads, lambda: measured_threads(allowed_cores() // nprocesses), kept)
+    if decided.is_news:
+        log.info("%s", decided)
+    use_threads(decided.number, nprocesses)
+    cfg.threads = decided.number
 
 
 def introduction(config_name: str) -> str:

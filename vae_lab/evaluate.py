@@ -5,7 +5,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 
 log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no part of vae_lab
 
@@ -16,7 +16,9 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.assessment import assess, headline  # torch and Lightning take seconds
     from vae_lab.runs import locate
 
+    settle_threads(cfg)
     settings: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    del settings["threads"]
     run, data, out = Path(str(settings.pop("run"))).expanduser(), settings.pop("data"), settings.pop("out")
     folder = locate(run, cfg.checkpoint).folder if out is None else Path(str(out)).expanduser()
     result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 from vae_lab.errors import require_counts
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def main(cfg: DictConfig) -> None:
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
+    settle_threads(cfg)
     model = load_model(run, cfg.checkpoint)
     which = class_number(model, cfg["class"], class_names(run, cfg.checkpoint))
     sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)

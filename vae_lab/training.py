@@ -26,6 +26,7 @@ from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
 from vae_lab.runs import checkpoint_path, load_checkpoint
+from vae_lab.system.threads import threads_in_use
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def train(
     started = time.perf_counter()
     quieten_lightning()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    config["threads"] = threads_in_use(config["threads"])
     folder = Path(cfg.folder)
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
@@ -131,6 +133,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
         "commit": git_commit(),
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),
         "precision": trainer.precision,
     }
 
