@@ -13,11 +13,11 @@ help: ## List the targets
 train: $(VENV)/done ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
 	$(BIN)/python -m vae_lab.train $(ARGS)
 
-test: $(VENV)/done ## Run the tests; ARGS goes to pytest
+test: $(VENV)/done ## Run the tests, in two workers; ARGS goes to pytest, as in ARGS="-n 0 -k resume"
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: $(VENV)/done ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 0 -m slow $(ARGS)
 
 lint: $(VENV)/done ## Check style and imports
 	$(BIN)/ruff check .
@@ -38,7 +38,7 @@ bench: $(VENV)/bench ## Measure training against other loops, the likelihood aga
 	$(BIN)/python -m benchmarks.transposed
 
 cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
-	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -m slow tests/cluster $(ARGS)
+	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -n 0 -m slow tests/cluster $(ARGS)
 
 clean: ## Remove the environment and the caches; outputs/ and data/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache

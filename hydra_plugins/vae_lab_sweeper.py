@@ -31,23 +31,17 @@ class TrialSweeper(BasicSweeper):
         self.retry_failed = retry_failed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Prepare the launcher, for no more trials at once than there are cores.
+        """Keep what the launcher is made of, which `sweep` makes once it knows how many trials run at once.
 
         Raises:
             ValueError: if what is to be swept is a search.
         """
-        from vae_lab.launchers import adapt
-
         if "search" in config:
             raise ValueError(
                 "vae_lab.tune takes neither -m nor sweep=: search.space says what is tried; start it several times for"
                 " several trials at once."
             )
-        with read_write(config):
-            ndevices = config.trainer.devices
-            adapt(config.hydra, ndevices if isinstance(ndevices, int) else 1)
-            self.max_batch_size = config.hydra.sweeper.max_batch_size
-        super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401
         """Run what is missing.
@@ -60,7 +54,7 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name, with_images
         from vae_lab.train import resolved
-        from vae_lab.trial import Trial, digest, key
+        from vae_lab.trial import Trial, digest, key, with_threads
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -81,13 +75,15 @@ class TrialSweeper(BasicSweeper):
             place = Path(self.config.hydra.sweep.dir).absolute()  # workers may have another working directory
             self.config.hydra.sweep.dir = str(place / re.sub(r"[^\w.,=-]+", "_", group))
         folder = Path(self.config.hydra.sweep.dir)
+        threads = self._settle_threads(grid, folder)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        asked = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts)) for texts in grid))
+        numbered = zip(grid, threads, strict=True)  # a number that was measured is no part of a trial's name
+        asked = list(dict.fromkeys(Trial(with_threads(texts, n), folder / digest(texts)) for texts, n in numbered))
         configs = {trial.folder: self._compose(trial) for trial in asked}
         plain = {folder: resolved(config) for folder, config in configs.items()}
         trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)
-        names = ",".join(f"'{key(text)}'" for text in fixed)
+        names = ",".join(f"'{name}'" for name in sorted({*map(key, fixed), "threads"} - swept))
         hidden = f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
         self.launched = 0
 
@@ -111,6 +107,22 @@ class TrialSweeper(BasicSweeper):
         with read_write(config), open_dict(config):
             config.folder = str(trial.folder)  # which is Hydra's to know once the trial runs
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+    def _settle_threads(self, grid: Sequence[Sequence[str]], folder: Path) -> list[int]:
+        """Return the threads of each trial, and make the launcher."""
+        from vae_lab.launchers import settle_trial_threads
+        from vae_lab.trial import typed_threads
+
+        assert self.config is not None
+        assert self.hydra_context is not None
+        config, ndevices = self.config, self.config.trainer.devices
+        settings = [typed_threads(texts, config.threads) for texts in grid]
+        ndevices = ndevices if isinstance(ndevices, int) else 1
+        with read_write(config):
+            threads = settle_trial_threads(config.hydra, settings, folder, ndevices)
+            self.max_batch_size = config.hydra.sweeper.max_batch_size
+        super().setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
+        return threads
 
     def _job(self, trial: Any, hidden: str) -> list[str]:  # noqa: ANN401
         """Return a trial's overrides, with those that tell the job its folder and which of them are swept."""

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+# one thread for each of two workers and for what they start, before torch and NumPy are imported
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 
@@ -15,7 +17,7 @@ from omegaconf import DictConfig
 
 from vae_lab.conf_folder import CONF
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TINY = ["data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "task.log_every=1", "trainer.precision=32-true"]
 

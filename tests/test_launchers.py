@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeping import TINY, finish, sabotaged, start, summaries, times
+from sweeping import LIMIT, TINY, finish, sabotaged, start, summaries, times
 
 PLUGINS = {
     "joblib": "hydra_plugins.hydra_joblib_launcher",
@@ -50,7 +50,7 @@ def test_a_signal_reaches_the_trials_in_other_processes(tmp_path: Path) -> None:
     require("slurm_local")
     settings = ("trainer.max_steps=1000000", "task.log_every=1", "logger=csv", "launcher=slurm_local", "seed=0,1")
     process = start("-m", *TINY, *settings, cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT
     while len(list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(process.pid, signal.SIGTERM)

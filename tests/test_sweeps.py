@@ -13,11 +13,10 @@ import pytest
 import torch
 from hydra.errors import MissingConfigException
 from invoking import invoke
-from sweeping import TINY, finish, made, sabotaged, start, summaries, times
+from sweeping import LIMIT, TINY, finish, made, sabotaged, start, summaries, times
 
 from vae_lab.commands import sentence
 from vae_lab.errors import SweepFailed
-from vae_lab.launchers import cores, trials_at_once
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
 from vae_lab.sweep import complete, sweep_name
@@ -81,7 +80,7 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
         if "seed=2" in json.loads(path.read_text())["overrides"]
     ]
     told = read_trial(tmp_path / "alone", "alone").command
-    assert told == shlex.join(["python", "-m", "vae_lab.train", *settings, "seed=2", "folder=alone"])
+    assert told == shlex.join(["python", "-m", "vae_lab.train", *settings, "seed=2", "folder=alone", "threads=1"])
     inside, alone = weights(folder), weights(tmp_path / "alone")
     assert all(torch.equal(inside[name], alone[name]) for name in alone)
 
@@ -176,26 +175,6 @@ def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None
     assert launched == [3]
 
 
-def test_launchers_never_use_more_threads_than_cores() -> None:
-    def hydra(**launcher: object) -> object:
-        from omegaconf import OmegaConf
-
-        parts = {
-            "launcher": launcher,
-            "sweeper": {"max_batch_size": None},
-            "job": {"env_set": {"OMP_NUM_THREADS": "1"}},
-        }
-        return OmegaConf.create(parts)
-
-    joblib = "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher"
-    assert trials_at_once(hydra(_target_=joblib, n_jobs=-1)) == cores()
-    assert trials_at_once(hydra(_target_="a.SlurmLauncher", array_parallelism=1000)) is None
-    with pytest.raises(ValueError, match=f"needs {cores() + 1} cores, and there are {cores()}"):
-        trials_at_once(hydra(_target_=joblib, n_jobs=cores() + 1))
-    with pytest.raises(ValueError, match=f"2 threads each needs {2 * cores()} cores"):
-        trials_at_once(hydra(_target_=joblib, n_jobs=cores()), ndevices=2)
-
-
 def test_a_worker_ends_with_its_parent() -> None:
     child = "import time\nfrom vae_lab.launchers import end_with_parent\nend_with_parent()\n"
     child += "print('ready', flush=True)\ntime.sleep(60)"
@@ -207,7 +186,7 @@ def test_a_worker_ends_with_its_parent() -> None:
         process.kill()
         started = time.monotonic()
         assert process.stdout.read() == "", "the pipe is closed once the child has ended"
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 50
 
 
 @pytest.mark.parametrize("override", ["folder=a", "resume=a"])
@@ -222,7 +201,7 @@ def test_a_wrong_choice_is_told_before_anything_runs(tmp_path: Path, monkeypatch
 
 def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> None:
     process = start("-m", *TINY, "trainer.max_steps=1000000", "task.log_every=1", "seed=0,1", cwd=tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT
     while not list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from sweeping import LIMIT
 
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.runs import load_data
@@ -72,7 +73,7 @@ def test_the_offline_wandb_file_holds_images_and_metrics(trained: tuple[Path, di
     folder, summary = trained
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout.splitlines()
     records = [json.loads(line) for line in lines]
     history = [record["history"]["item"] for record in records if record["type"] == "history"]
     logged: dict[str, Any] = {}

@@ -15,6 +15,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 from lightning import Callback
+from sweeping import LIMIT
 
 from vae_lab.conf_folder import CONF
 from vae_lab.trial import Trial, hold, read_summary, record
@@ -65,7 +66,7 @@ def test_workers_share_a_study_and_make_no_trial_too_many(tmp_path: Path) -> Non
     code += "run_search(search(Path(sys.argv[1]), 12), measure)"
     line = [sys.executable, "-c", code, str(tmp_path)]
     workers = [subprocess.Popen(line, cwd=Path(__file__).parent) for _ in range(2)]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+    assert [worker.wait(LIMIT) for worker in workers] == [0, 0]
     study = run_search(search(tmp_path, 12), measure)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 12
 
@@ -186,13 +187,13 @@ def test_a_search_for_nothing_is_refused(changes: dict[str, object], sentence: s
 @pytest.mark.slow
 def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
-    env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    env = os.environ | {"PYTHONPATH": str(root)}
     tiny = ("data=synthetic", "model=mlp", "trainer.max_steps=8", "trainer.val_every=2", "logger=csv")
     prune = ("search.pruner.n_startup_trials=1", "search.ntrials=6", "search.study=mine")
     line = [sys.executable, "-m", "vae_lab.tune", *tiny, *prune]
     first = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
-    patience = threading.Timer(100, first.kill)
+    patience = threading.Timer(LIMIT, first.kill)
     patience.start()
     lines: list[str] = []
     while not any("trial 1 is" in text for text in lines):
@@ -201,7 +202,7 @@ def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     patience.cancel()
     first.send_signal(signal.SIGKILL)
     first.communicate()
-    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=150, check=False)
+    done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 trials:" in done.stdout
     best = Path(done.stdout.partition(", in ")[2] and done.stdout.rpartition(", in ")[2].splitlines()[0])

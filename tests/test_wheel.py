@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from hatchling.builders.wheel import WheelBuilder
+from sweeping import LIMIT
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +23,7 @@ def test_the_wheel_holds_the_configs_and_runs_anywhere(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "vae_lab.train", "--cfg", "job", "data=mnist", "model.nlatent=3"]
     env = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(
-        line, capture_output=True, text=True, cwd=tmp_path / "empty", env=env, timeout=60, check=False
+        line, capture_output=True, text=True, cwd=tmp_path / "empty", env=env, timeout=LIMIT, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "nlatent: 3" in done.stdout

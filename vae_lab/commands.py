@@ -24,6 +24,7 @@ from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
 from vae_lab.ranks import ranks
 from vae_lab.system.folders import provide_home
 from vae_lab.system.signals import EndAtOnce, heard, ignore
+from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
             log.warning("%s", notes.pop(0))
         try:
             require_given(cfg, config_name)
+            check_threads(cfg.get("threads", 1))  # a report computes nothing that would share it
             task(cfg)
             codes.append(0)
         except Exception as error:  # reported here, so that the other jobs of a sweep go on
@@ -110,6 +112,21 @@ def require_given(cfg: DictConfig, config_name: str) -> None:
     comments = [line.partition("# ")[2] for name in names for line in lines if line.startswith(f"{name}: ???")]
     what = f": {comments[0]}" if len(names) == len(comments) == 1 else "; --help tells what they are"
     raise ValueError(f"{' and '.join(f'{name}=' for name in names)} must be given{what}.")
+
+
+def settle_threads(cfg: DictConfig, *, nprocesses: int = 1, kept: int | None = None) -> None:
+    """Decide how many threads this process computes with, use them, and put the number into the config.
+
+    Args:
+        cfg: with the setting `threads`.
+        nprocesses: processes on this machine that are to have as many each.
+        kept: the number of the run, sweep or study that goes on; None for a new start.
+    """
+    decided = decide_threads(cfg.threads, lambda: measured_threads(allowed_cores() // nprocesses), kept)
+    if decided.is_news:
+        log.info("%s", decided)
+    use_threads(decided.number, nprocesses)
+    cfg.threads = decided.number
 
 
 def introduction(config_name: str) -> str:

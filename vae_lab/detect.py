@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,9 @@ def main(cfg: DictConfig) -> None:
     """Write a table of scores, p-values and verdicts, a contact sheet and heat maps of what is flagged."""
     from vae_lab.screening import screen  # torch takes seconds
 
+    settle_threads(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    del settings["threads"]
     screen(**{key: value for key, value in settings.items() if key != "data"}, root=settings["data"]["root"])
 
 

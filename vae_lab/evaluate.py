@@ -4,7 +4,7 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no part of vae_lab
@@ -16,7 +16,9 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.assessment import assess, headline  # torch and Lightning take seconds
     from vae_lab.runs import locate
 
+    settle_threads(cfg)
     settings: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    del settings["threads"]
     run, data, out = expanded(settings.pop("run")), settings.pop("data"), settings.pop("out")
     folder = locate(run, cfg.checkpoint).folder if out is None else expanded(out)
     result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]

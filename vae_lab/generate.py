@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 from vae_lab.errors import require_counts
 from vae_lab.system.folders import expanded, require_writable
 
@@ -43,6 +43,7 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
     require_writable(out.parent if out.suffix.lower() == ".png" else out)
+    settle_threads(cfg)
     model = load_model(run, cfg.checkpoint)
     which = class_number(model, cfg["class"], class_names(run, cfg.checkpoint))
     sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)

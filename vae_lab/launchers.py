@@ -1,10 +1,26 @@
-"""How many trials a launcher may run at once on this machine: trials times threads never exceed its cores."""
+"""How many threads a trial has and how many trials a launcher may run at once: together never more than the cores."""
 
 import ctypes
-import os
+import logging
 import signal
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from vae_lab.system.threads import (
+    AUTO,
+    OMP,
+    Threads,
+    allowed_cores,
+    check_threads,
+    decide_threads,
+    keep_threads,
+    kept_threads,
+    measured_threads,
+)
+
+log = logging.getLogger(__name__)
 
 JOBLIB, LOCAL = "JoblibLauncher", "LocalLauncher"
 
@@ -26,13 +42,61 @@ def end_with_parent(number: int = signal.SIGTERM) -> None:
         ctypes.CDLL(None).prctl(set_parent_death_signal, number)
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def settle_trial_threads(hydra: Any, settings: Sequence[int | str], folder: Path, ndevices: int = 1) -> list[int]:  # noqa: ANN401
+    """Return the threads of each trial, and put into the config how many trials run at once.
+
+    What `auto` is, the first driver of a sweep decides for all its trials, and leaves in the sweep's folder.
+
+    Args:
+        hydra: the `hydra` part of the config.
+        settings: of each trial, "auto" or a number.
+        folder: of the sweep.
+        ndevices: processes of each trial.
+
+    Raises:
+        ValueError: if a setting is neither, hydra.job.env_set has another number, or there are too few cores.
+    """
+    for setting in settings:
+        check_threads(setting)
+    if OMP in hydra.job.env_set:
+        raise ValueError(f"hydra.job.env_set.{OMP}={hydra.job.env_set[OMP]}: threads= is the setting for that.")
+    typed = [int(setting) for setting in settings if setting != AUTO]
+    auto = Threads(1, "")
+    if len(typed) < len(settings):
+        auto = decide_threads(AUTO, lambda: auto_threads(hydra, ndevices), kept_threads(folder))
+    adapt(hydra, max([auto.number, *typed]) * ndevices)
+    if len(typed) < len(settings):
+        folder.mkdir(parents=True, exist_ok=True)
+        auto = keep_threads(folder, auto)
+        log.info("%s for each trial", auto)
+    return [auto.number if setting == AUTO else int(setting) for setting in settings]
 
 
-def trials_at_once(hydra: Any, ndevices: int = 1) -> int | None:  # noqa: ANN401
+def auto_threads(hydra: Any, ndevices: int) -> Threads:  # noqa: ANN401
+    """Return what `auto` is for a trial: the cores that its launcher asks for, or what is faster on its share."""
+    given = cores_of_trial(hydra)
+    if given is not None:
+        return Threads(max(1, given[1] // ndevices), f"auto: {given[0]}={given[1]}")
+    ntrials = hydra.launcher.n_jobs if launcher_name(hydra) == JOBLIB else 1
+    if not isinstance(ntrials, int) or ntrials < 1:
+        return Threads(1, "auto: as many trials at once as there are cores")
+    return measured_threads(allowed_cores() // (ntrials * ndevices))
+
+
+def cores_of_trial(hydra: Any) -> tuple[str, int] | None:  # noqa: ANN401
+    """Return the setting by which a launcher asks for a trial's cores, and their number; None if it does not ask."""
+    name, number = "hydra.launcher.cpus_per_task", hydra.launcher.get("cpus_per_task")
+    if "ray" in hydra.launcher:
+        name, number = "hydra.launcher.ray.remote.num_cpus", hydra.launcher.ray.remote.get("num_cpus")
+    return None if number is None else (name, int(number))
+
+
+def trials_at_once(hydra: Any, threads: int = 1) -> int | None:  # noqa: ANN401
     """Return how many trials to run at once here, or None where another machine decides, or there is only one process.
+
+    Args:
+        hydra: the `hydra` part of the config.
+        threads: those of a trial, in all its processes.
 
     Raises:
         ValueError: if the number that was asked for, times the threads of each, is above the cores.
@@ -40,22 +104,25 @@ def trials_at_once(hydra: Any, ndevices: int = 1) -> int | None:  # noqa: ANN401
     name = launcher_name(hydra)
     if name not in (JOBLIB, LOCAL):
         return None
-    threads = int(hydra.job.env_set.get("OMP_NUM_THREADS", 1)) * ndevices
+    ncores = allowed_cores()
     setting = "hydra.launcher.n_jobs" if name == JOBLIB else "hydra.sweeper.max_batch_size"
     asked = hydra.launcher.n_jobs if name == JOBLIB else hydra.sweeper.max_batch_size
     if asked is None or asked == -1:
-        asked = max(1, cores() // threads)
-    if asked < 1 or asked * threads > cores():
+        asked = max(1, ncores // threads)
+    if asked < 1 or asked * threads > ncores:
         raise ValueError(
-            f"{setting}={asked} with {threads} threads each needs {asked * threads} cores, and there are {cores()};"
-            f" lower it, or hydra.job.env_set.OMP_NUM_THREADS."
+            f"{setting}={asked} with {threads} threads each needs {asked * threads} cores, and there are {ncores};"
+            " lower it, or threads."
         )
     return asked
 
 
-def adapt(hydra: Any, ndevices: int) -> None:  # noqa: ANN401
-    """Put into a config how many trials run at once."""
-    number = trials_at_once(hydra, ndevices)
+def adapt(hydra: Any, threads: int) -> None:  # noqa: ANN401
+    """Put into a config how many trials, of so many threads each, run at once."""
+    number = trials_at_once(hydra, threads)
+    given = cores_of_trial(hydra)
+    if number is None and given is not None and threads > given[1]:
+        log.warning("a trial has %d threads and %s=%d cores; raise that", threads, *given)
     if number is not None and launcher_name(hydra) == JOBLIB:
         hydra.launcher.n_jobs = number
     elif number is not None:

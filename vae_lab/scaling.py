@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part of vae_lab
@@ -19,6 +19,7 @@ def main(cfg: DictConfig) -> None:
     """Write scaling.json and scaling.png, and tell what is in them."""
     from vae_lab.growth import scaling  # torch takes seconds
 
+    settle_threads(cfg)
     for line in report(scaling(cfg)):
         log.info("%s", line)
     out = expanded(cfg.out)

@@ -17,11 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
-from vae_lab.trial import Trial, key, run_trial
+from vae_lab.runs import locate
+from vae_lab.trial import Trial, key, read_summary, run_trial, with_threads
 from vae_lab.trial import command as command_line
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
@@ -39,10 +40,12 @@ def main(cfg: DictConfig) -> None:
 def train_checked(cfg: DictConfig) -> None:
     """Train one run."""
     check_model(cfg)
-    overrides = list(HydraConfig.get().overrides.task)
-    facts = {"overrides": overrides, "command": command_line(overrides)}
     ndevices = cfg.trainer.devices
-    if isinstance(ndevices, int) and ndevices > 1 and ranks().size == 1:
+    alone = ranks().size > 1 or not isinstance(ndevices, int) or ndevices < 2
+    settle_threads(cfg, nprocesses=1 if alone else ndevices, kept=threads_of(cfg.resume))
+    overrides = list(HydraConfig.get().overrides.task)
+    facts = {"overrides": overrides, "command": command_line(with_threads(overrides, cfg.threads))}
+    if not alone:
         from vae_lab.launch import launch
 
         launch(cfg, ndevices, facts)
@@ -50,6 +53,12 @@ def train_checked(cfg: DictConfig) -> None:
     from vae_lab.training import train  # Lightning takes seconds, which --help and wrong settings need not wait for
 
     train(cfg, facts=facts)
+
+
+def threads_of(run: str | None) -> int | None:
+    """Return the number of threads of a run that goes on; None if there is none, or it is not known."""
+    number = None if run is None else read_summary(locate(run, "last").folder).get("threads")
+    return number if isinstance(number, int) else None
 
 
 def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:

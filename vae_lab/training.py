@@ -29,6 +29,7 @@ from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
 from vae_lab.runs import PARTS, checkpoint_path, load_checkpoint, load_summary, locate
 from vae_lab.system.folders import expanded, require_writable
+from vae_lab.system.threads import threads_in_use
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def train_until(
     started = time.perf_counter()
     quieten_lightning()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
+    config["threads"] = threads_in_use(config["threads"])
     folder = Path(cfg.folder)
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
@@ -146,6 +148,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
         "commit": git_commit(),
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),
         "precision": trainer.precision,
     }
 

@@ -96,6 +96,17 @@ def key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
+def typed_threads(overrides: Sequence[str], otherwise: Any) -> Any:  # noqa: ANN401
+    """Return what overrides say of `threads`, as a number if it is one."""
+    typed = [text.partition("=")[2] for text in overrides if key(text) == "threads"] or [otherwise]
+    return int(typed[-1]) if str(typed[-1]).isdecimal() else typed[-1]
+
+
+def with_threads(overrides: Sequence[str], number: int) -> tuple[str, ...]:
+    """Return overrides with the number of threads that was decided, without which bits would not be repeated."""
+    return (*(text for text in overrides if key(text) != "threads"), f"threads={number}")
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary; empty if there is none, or none that can be read."""
     try:

@@ -14,8 +14,9 @@ from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command
+from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.train import check_model, label
 from vae_lab.trial import Trial, key
 
@@ -51,6 +52,7 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.tuning import run_search, storage_told
 
     search = read_search(cfg)
+    search = search._replace(threads=settle_study_threads(cfg, search.folder))
     with storage_told(search):
         conclude(run_search(search, train_trial))
 
@@ -75,6 +77,13 @@ def read_search(cfg: DictConfig) -> "Search":
     return Search(**parts, folder=Path(hydra.runtime.output_dir), fixed=fixed)
 
 
+def settle_study_threads(cfg: DictConfig, folder: Path) -> int:
+    """Return the threads of each trial; what `auto` is, the first process of a study decides for all."""
+    auto = cfg.threads == AUTO
+    settle_threads(cfg, kept=kept_threads(folder) if auto else None)
+    return keep_threads(folder, Threads(cfg.threads, "auto")).number if auto else cfg.threads
+
+
 def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence["Callback"]) -> None:
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training import train
@@ -86,7 +95,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     OmegaConf.save(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
     check_model(cfg)
     cfg.resume = resume
-    label(cfg, trial.folder.parent.name, list(trial.overrides), wandb_id)
+    label(cfg, trial.folder.parent.name, [text for text in trial.overrides if key(text) != "threads"], wandb_id)
     train(cfg, watchers)
 
 

@@ -17,8 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vae_lab.errors import StorageError
 from vae_lab.reporting.remains import is_number
+from vae_lab.system.threads import AUTO
 from vae_lab.tasks.task import Task
-from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held
+from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held, typed_threads, with_threads
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Search(NamedTuple):
         pruner: ends what looks poor, or None.
         folder: where the runs lie.
         fixed: overrides that all trials share.
+        threads: those of each trial, whose name does not depend on them; None leaves them to the process.
     """
 
     study: str
@@ -56,6 +58,7 @@ class Search(NamedTuple):
     pruner: optuna.pruners.BasePruner | None
     folder: Path
     fixed: tuple[str, ...] = ()
+    threads: int | None = None
 
 
 class Pruning(Callback):
@@ -176,7 +179,10 @@ def run_search(search: Search, train: Train) -> optuna.Study:
 def described(params: Mapping[str, Any], search: Search) -> Trial:
     """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
     overrides = (*search.fixed, *(f"{key}={'null' if value is None else value}" for key, value in params.items()))
-    return Trial(overrides, search.folder / digest(overrides))
+    folder = search.folder / digest(overrides)
+    if search.threads is not None and typed_threads(overrides, AUTO) == AUTO:
+        overrides = with_threads(overrides, search.threads)
+    return Trial(overrides, folder)
 
 
 def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> None:

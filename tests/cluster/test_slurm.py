@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweeping import TINY, finish, sabotaged, start, summaries
+from sweeping import LIMIT, TINY, finish, sabotaged, start, summaries
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,7 +33,7 @@ def test_an_array_of_trials_one_of_which_is_killed(tmp_path: Path) -> None:
 def test_a_trial_that_is_preempted_goes_on(how: str, tmp_path: Path) -> None:
     settings = ("trainer.max_steps=400", "trainer.val_every=20", "task.log_every=1", "seed=0")
     process = start("-m", *TINY, *SLURM, *settings, cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT
     while not list(tmp_path.glob("outputs/sweeps/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     jobs = subprocess.run(["squeue", "--noheader", "--format=%i"], capture_output=True, text=True, check=True).stdout

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from sweeping import LIMIT
 
 from vae_lab.data.archive import ZipArchive, files_digest
 from vae_lab.data.folder import Folder
@@ -128,7 +129,7 @@ class Handler(BaseHTTPRequestHandler):
         if name == "hanging.zip":
             self.wfile.flush()
             self.server.hung.set()
-            self.server.released.wait(20)
+            self.server.released.wait(LIMIT)
 
     def log_message(self, format, *args):  # noqa: A002
         pass
@@ -225,7 +226,7 @@ def test_a_killed_download_leaves_no_folder(server, target):
     url = f"http://127.0.0.1:{server.server_port}/hanging.zip"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     with subprocess.Popen([sys.executable, "-c", code, url, str(target)], env=environment) as child:
-        assert server.hung.wait(30)
+        assert server.hung.wait(LIMIT)
         time.sleep(0.1)
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL

@@ -16,6 +16,7 @@ import yaml
 from invoking import invoke
 from made_runs import IGNORED, make_run, make_sweep
 from PIL import Image
+from sweeping import LIMIT
 
 from vae_lab.report import main
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
@@ -45,7 +46,7 @@ def opened(page: Path, script: str = "") -> tuple[str, str]:
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", profile]
     options += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom"]
     line = [CHROMIUM, *options, page.absolute().as_uri()]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=True)
     return done.stdout, "\n".join(text for text in done.stderr.splitlines() if "CONSOLE" in text)
 
 
@@ -215,7 +216,7 @@ def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """The command as a user runs it."""
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(cwd)}
     line = [sys.executable, "-m", "vae_lab.report", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=120, check=False)
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=LIMIT, check=False)
 
 
 def test_the_command_writes_three_files_and_says_what_it_found(tmp_path: Path) -> None:

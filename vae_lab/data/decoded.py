@@ -23,6 +23,7 @@ from vae_lab.data.listing import Bad, Found
 from vae_lab.data.source import Source
 from vae_lab.data.staging import bar, whole_folder
 from vae_lab.errors import StorageError
+from vae_lab.system.threads import allowed_cores
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_b
     def decode_row(row: int) -> Row | BadImage:
         return _decode_into(pixels[row], root / files[row].path, files[row].nbytes, rules)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, bar() as progress:
+    with ThreadPoolExecutor(allowed_cores()) as pool, bar() as progress:
         task = progress.add_task("decoding", total=len(files))
         for start in range(0, len(files), BLOCK):
             rows = range(start, min(start + BLOCK, len(files)))
