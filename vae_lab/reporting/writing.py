@@ -7,6 +7,7 @@ from pathlib import Path
 from vae_lab.errors import require_counts
 from vae_lab.files import write_whole
 from vae_lab.reporting.page import Report, render, summarised
+from vae_lab.reporting.ranking import check_protocols
 from vae_lab.reporting.tables import csv_table, markdown
 from vae_lab.reporting.trials import COMPLETED, Trial, read_trials
 
@@ -25,20 +26,21 @@ def write_report(
     Args:
         runs: run folders, and folders of such.
         out: the page, if it ends in .html; else the folder of report.html. The other two files lie beside it.
-        metric: what runs are ranked by: a number of summary.json, or of evaluation.json as evaluation/….
+        metric: what runs are ranked by: a number of summary.json, or of evaluation-val.json as evaluation-val/….
         mode: min or max, whichever of the metric is better.
-        ignored: settings, or groups of them, that tell no cells apart.
+        ignored: settings, or groups of them, that tell no cells apart, beside those that change no result.
         picture_side: pixels of a picture's longer side.
 
     Raises:
         DataError: if there is no run.
-        ValueError: if a setting is wrong, or no run has the metric.
+        ValueError: if a setting is wrong, no run has the metric, or runs have measured it in different ways.
     """
     require_counts(picture_side=picture_side)
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be min or max, not {mode}.")
     trials = read_trials(runs)
     check_metric(trials, metric)
+    check_protocols(trials, metric)
     title = ", ".join(run.absolute().name for run in runs)
     report = summarised(trials, title, metric, ignored, lowest=mode == "min")
     page = out if out.suffix.lower() == ".html" else out / "report.html"
