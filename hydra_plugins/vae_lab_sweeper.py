@@ -60,7 +60,7 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name, with_images
         from vae_lab.train import resolved
-        from vae_lab.trial import Trial, digest, key
+        from vae_lab.trial import Trial, config_flags, digest, key
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -83,7 +83,8 @@ class TrialSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        asked = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts)) for texts in grid))
+        flags = config_flags(self.config.hydra, "train")
+        asked = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts), flags=flags) for texts in grid))
         configs = {trial.folder: self._compose(trial) for trial in asked}
         plain = {folder: resolved(config) for folder, config in configs.items()}
         trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)

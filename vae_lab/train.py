@@ -21,7 +21,7 @@ from vae_lab.commands import command
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
-from vae_lab.trial import Trial, key, run_trial
+from vae_lab.trial import Trial, config_flags, key, run_trial
 from vae_lab.trial import command as command_line
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
@@ -39,8 +39,9 @@ def main(cfg: DictConfig) -> None:
 def train_checked(cfg: DictConfig) -> None:
     """Train one run."""
     check_model(cfg)
-    overrides = list(HydraConfig.get().overrides.task)
-    facts = {"overrides": overrides, "command": command_line(overrides)}
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    facts = {"overrides": overrides, "command": command_line(overrides, config_flags(hydra, "train"))}
     ndevices = cfg.trainer.devices
     if isinstance(ndevices, int) and ndevices > 1 and ranks().size == 1:
         from vae_lab.launch import launch
@@ -68,6 +69,7 @@ def train_in_sweep(cfg: DictConfig) -> None:
         end_with_parent()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder), identity(resolved(cfg)))
+    trial = trial._replace(flags=config_flags(hydra, "train"))
     fixed = set(hydra.job.config.override_dirname.exclude_keys)  # as the sweeper has put it
     swept = [text for text in trial.overrides if key(text) not in fixed]
 

@@ -19,7 +19,7 @@ from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.train import check_model, label
-from vae_lab.trial import Trial, key, read_summary
+from vae_lab.trial import Trial, config_flags, key, read_summary
 
 if TYPE_CHECKING:
     import optuna
@@ -76,7 +76,8 @@ def read_search(cfg: DictConfig) -> "Search":
     made_of = study_made_of(cfg, fixed)
     parts = instantiate(cfg.search, _convert_="all")
     name = parts.pop("study") or f"{hydra.runtime.choices['search']}-{identity(made_of)[:8]}"
-    return Search(**parts, study=name, folder=Path(hydra.runtime.output_dir) / name, fixed=fixed, made_of=made_of)
+    folder, flags = Path(hydra.runtime.output_dir) / name, config_flags(hydra)
+    return Search(**parts, study=name, folder=folder, fixed=fixed, flags=flags, made_of=made_of)
 
 
 def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:

@@ -51,6 +51,7 @@ class Search(NamedTuple):
         pruner: ends what looks poor, or None.
         folder: where the runs lie.
         fixed: overrides that all trials share.
+        flags: what else a trial's command line needs.
         made_of: what decides the results, by dotted keys; a study that is there was made of the same.
     """
 
@@ -63,6 +64,7 @@ class Search(NamedTuple):
     pruner: optuna.pruners.BasePruner | None
     folder: Path
     fixed: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
     made_of: Mapping[str, object] = MappingProxyType({})
 
 
@@ -198,7 +200,7 @@ def run_search(search: Search, train: Train) -> optuna.Study:
 def described(params: Mapping[str, Any], search: Search) -> Trial:
     """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
     overrides = (*search.fixed, *(f"{key}={'null' if value is None else value}" for key, value in params.items()))
-    return Trial(overrides, search.folder / digest([*overrides, identity(search.made_of)]))
+    return Trial(overrides, search.folder / digest([*overrides, identity(search.made_of)]), flags=search.flags)
 
 
 def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> None:
