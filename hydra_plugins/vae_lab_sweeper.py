@@ -54,7 +54,7 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name, with_images
         from vae_lab.train import resolved
-        from vae_lab.trial import Trial, digest, key, with_threads
+        from vae_lab.trial import Trial, config_flags, digest, key, with_threads
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -79,7 +79,10 @@ class TrialSweeper(BasicSweeper):
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
         numbered = zip(grid, threads, strict=True)  # a number that was measured is no part of a trial's name
-        asked = list(dict.fromkeys(Trial(with_threads(texts, n), folder / digest(texts)) for texts, n in numbered))
+        flags = config_flags(self.config.hydra, "train")
+        asked = list(
+            dict.fromkeys(Trial(with_threads(texts, n), folder / digest(texts), flags=flags) for texts, n in numbered)
+        )
         configs = {trial.folder: self._compose(trial) for trial in asked}
         plain = {folder: resolved(config) for folder, config in configs.items()}
         trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)

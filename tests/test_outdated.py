@@ -1,17 +1,21 @@
 """Trials whose settings or images have changed since they were trained."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from invoking import invoke
+from omegaconf import OmegaConf
 from PIL import Image
 from sweeping import TINY
 
+from vae_lab.conf_folder import CONF
 from vae_lab.train import main
-from vae_lab.trial import Trial, digest, record
+from vae_lab.trial import Trial, config_flags, digest, record
 
 MINE = "# @package _global_\noptimizer:\n  lr: {lr}\n"
 
@@ -66,6 +70,48 @@ def test_trials_of_an_experiment_that_was_edited_are_trained_anew(
     assert printed.count("was made with other settings: optimizer.lr=0.001 (here 0.05); that is kept in") == 2
     assert sweep("experiment=mine", "seed=0,1,2") == 0
     assert "3 trials, 0 to run" in capfd.readouterr().out
+
+
+def test_the_recorded_command_of_a_trial_finds_its_configs_and_the_best_is_told(
+    sweep: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_experiment(tmp_path, 1e-3)
+    assert sweep("experiment=mine", "model.nlatent=2,3") == 0
+    printed = capfd.readouterr().out
+    assert re.search(
+        r"Best of 2: model.nlatent=\d with val/neg_elbo \S+ \(one seed\), test/neg_elbo \S+; lower is", printed
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    told = found(tmp_path)[0]["command"]
+    words = shlex.split(told)
+    assert words[:5] == ["python", "-m", "vae_lab.train", "--config-dir", str(tmp_path / "conf")]
+    assert invoke(main, "train", *words[3:], "folder=alone", monkeypatch=monkeypatch) == 0
+    again = json.loads((tmp_path / "elsewhere" / "alone" / "summary.json").read_text())
+    assert again["test/neg_elbo"] == found(tmp_path)[0]["test/neg_elbo"]
+    assert again["command"].startswith(" ".join(words[:5]))
+
+
+FLAGS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "nothing": ({}, []),
+    "a folder": ({"sources": [("command-line", "/a")]}, ["--config-dir", "/a"]),
+    "another main folder": ({"sources": [("main", "/b")]}, ["--config-path", "/b"]),
+    "our own folder": ({"sources": [("main", str(CONF))]}, []),
+    "a name": ({"name": "mine"}, ["--config-name", "mine"]),
+    "a search path": (
+        {"searchpath": ["file:///a", "pkg://b.c", "d", "file://e"]},
+        [f"hydra.searchpath=[file:///a,pkg://b.c,file://{Path.cwd()}/d,file://{Path.cwd()}/e]"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+def test_where_configs_come_from_is_a_part_of_the_command(name: str) -> None:
+    given, expected = FLAGS[name]
+    sources = [{"provider": key, "path": path, "schema": "file"} for key, path in given.get("sources", [])]
+    job = {"config_name": given.get("name", "train")}
+    parts = {"runtime": {"config_sources": sources}, "job": job, "searchpath": given.get("searchpath", [])}
+    assert list(config_flags(OmegaConf.create(parts), "train")) == expected
 
 
 def test_trials_of_a_folder_with_new_pictures_are_trained_anew(

@@ -257,7 +257,7 @@ def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
     for path in tmp_path.glob("outputs/sweeps/mine/*/summary.json"):
         told = shlex.split(json.loads(path.read_text())["command"])[3:]
         alone = f"alone-{path.parent.name}"
-        assert train(*told, added, f"folder={alone}", monkeypatch=monkeypatch, cwd=tmp_path) == 0
+        assert train(*told, f"folder={alone}", monkeypatch=monkeypatch, cwd=tmp_path) == 0
         first, second = weights(path.parent), weights(tmp_path / alone)
         assert all(torch.equal(second[name], first[name]) for name in first)
         again = json.loads((tmp_path / alone / "summary.json").read_text())["command"]

@@ -230,6 +230,10 @@ def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, 
     first = train(config(*unweighted, f"trainer.max_steps={stored['batches_seen']}", folder="first"))
     assert summary["test/neg_elbo"] == first["test/neg_elbo"]
     assert summary["tested"] == "best.ckpt"
+    validated = {name: value for name, value in first.items() if name.startswith("val/")}
+    assert len(validated) == 5
+    assert validated.items() <= summary.items(), "the validation of the tested weights, not the last one"
+    assert summary["val/neg_elbo"] == pytest.approx(min(validations))
 
 
 def test_float16_is_refused(config: Compose) -> None:

@@ -1,6 +1,7 @@
 """The search with Optuna, and W&B's own sweeps."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -215,12 +216,60 @@ def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     assert all(one["steps"] < 8 and "after" in str(one["reason"]) for one in pruned)
 
 
+def tune(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command, in this process, on models that train four batches."""
+    tiny = ("model=mlp", "trainer.max_steps=4", "trainer.val_every=4", "logger=csv", "trainer.precision=32-true")
+    return invoke(main, "tune", *tiny, *arguments, monkeypatch=monkeypatch)
+
+
+def test_another_data_set_is_another_study_and_more_trials_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tune("data=synthetic", "search.ntrials=1", monkeypatch=monkeypatch) == 0
+    assert tune("data=synthetic", "data.nimages=72", "search.ntrials=1", monkeypatch=monkeypatch) == 0
+    assert tune("data=synthetic", "search.ntrials=2", monkeypatch=monkeypatch) == 0
+    studies = {path.parent.name: len(list(path.parent.glob("*/summary.json"))) for path in tmp_path.rglob("study.db")}
+    assert sorted(studies.values()) == [1, 2]
+    assert all(name.startswith("latents_by_rate-") for name in studies)
+    printed = capfd.readouterr().out
+    assert "2 trials: 2 complete" in printed
+    assert re.search(
+        r"best: val/neg_elbo [\d.]+ \(lower is better, test/neg_elbo [\d.]+\) with model.nlatent=", printed
+    )
+
+
+def test_a_study_by_that_name_of_other_things_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made_of = {"data._target_": "a.Blobs", "data.nimages": 64, "images": "1234"}
+    run_search(search(tmp_path, 1, made_of=made_of), measure)
+    assert len(run_search(search(tmp_path, 2, made_of=dict(made_of)), measure).trials) == 2
+    for change, sentence in {
+        "images": r"test is there and was made with images=1234 \(here other\); give this search another name",
+        "data._target_": r"made with data=a.Blobs \(here other\); give",
+        "model.nlatent": r"made with model.nlatent=null \(here other\); give",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            run_search(search(tmp_path, 3, made_of=made_of | {change: "other"}), measure)
+    optuna.create_study(study_name="old", storage=f"sqlite:///{tmp_path / 'study.db'}").ask()
+    with pytest.raises(ValueError, match="old is there and does not say what it was made of"):
+        run_search(search(tmp_path, 3, study="old"), measure)
+
+
+def test_a_search_by_the_test_set_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="need an entry each"):
+        run_search(search(tmp_path, 1, metrics={}), measure)
+    assert "of the test set" not in caplog.text
+    run_search(search(tmp_path, 0, metrics={"test/loss": "minimize"}), measure)
+    assert "search.metrics: test/loss is of the test set" in caplog.text
+
+
 @pytest.mark.parametrize("path", sorted((CONF / "search").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_search_composes_and_names_settings_that_exist(path: Path) -> None:
     from hydra.utils import instantiate
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         described = instantiate(compose("tune", [f"search={path.stem}"]).search, _convert_="all")
+        assert described["study"] is None
         assert Search(**described, folder=Path()).ntrials > 1
         values = [f"{key}={getattr(values, 'low', None)}" for key, values in described["space"].items()]
         compose("train", values)

@@ -15,6 +15,7 @@ log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part 
 @command("report")
 def main(cfg: DictConfig) -> None:
     """Write report.html, report.csv and report.md."""
+    from vae_lab.reporting.ranking import caution
     from vae_lab.reporting.writing import encodable, write_report
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
@@ -26,7 +27,7 @@ def main(cfg: DictConfig) -> None:
     report = write_report(runs, expanded(out), **settings)
     failed = sum(trial.status != "completed" for trial in report.trials)
     for sentence in report.sentences:
-        log.info("%s", encodable(sentence))
+        log.log(logging.WARNING if sentence == caution(report.metric) else logging.INFO, "%s", encodable(sentence))
     where = encodable(str(Path(str(out)).absolute()))
     log.info("%d runs, %d without a result: %s", len(report.trials), failed, where)
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
 
+import yaml
+
+from vae_lab.conf_folder import CONF
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.identity import differences, images_digest, stated
 from vae_lab.reporting.remains import read_yaml
@@ -185,6 +188,8 @@ def conclude(trials: Sequence[Trial]) -> None:
     folder = trials[0].folder.parent
     line = f"{counts['completed']} of {len(trials)} trials completed; python -m vae_lab.report runs={folder}"
     log.info("%s", line)
+    for sentence in findings([trial for trial, state in states.items() if state.status == "completed"]):
+        log.info("%s", sentence)
     others = {trial: state for trial, state in states.items() if state.status != "completed"}
     if not others:
         return
@@ -199,6 +204,19 @@ def conclude(trials: Sequence[Trial]) -> None:
     if failed:
         remedy += ", and with hydra.sweeper.retry_failed=true the failed ones too"
     raise SweepFailed("\n".join([f"{len(others)} of {len(trials)} trials have no result; {remedy}:", *rows]))
+
+
+def findings(trials: Sequence[Trial]) -> list[str]:
+    """Return what the report of some trials would say first, with the settings of conf/report.yaml."""
+    if not trials:
+        return []
+    from vae_lab.reporting.page import summarised
+    from vae_lab.reporting.trials import read_trials
+
+    how: dict[str, Any] = yaml.safe_load((CONF / "report.yaml").read_text())
+    runs = read_trials([trial.folder for trial in trials])
+    report = summarised(runs, "", how["metric"], how["ignored"], lowest=how["mode"] == "min")
+    return report.sentences if any(cell.mean is not None for cell in report.cells) else []
 
 
 class PassOn(EndAtOnce):

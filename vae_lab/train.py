@@ -22,7 +22,7 @@ from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
 from vae_lab.runs import locate
-from vae_lab.trial import Trial, key, read_summary, run_trial, with_threads
+from vae_lab.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
 from vae_lab.trial import command as command_line
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
@@ -43,8 +43,10 @@ def train_checked(cfg: DictConfig) -> None:
     ndevices = cfg.trainer.devices
     alone = ranks().size > 1 or not isinstance(ndevices, int) or ndevices < 2
     settle_threads(cfg, nprocesses=1 if alone else ndevices, kept=threads_of(cfg.resume))
-    overrides = list(HydraConfig.get().overrides.task)
-    facts = {"overrides": overrides, "command": command_line(with_threads(overrides, cfg.threads))}
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    line = command_line(with_threads(overrides, cfg.threads), config_flags(hydra, "train"))
+    facts = {"overrides": overrides, "command": line}
     if not alone:
         from vae_lab.launch import launch
 
@@ -77,6 +79,7 @@ def train_in_sweep(cfg: DictConfig) -> None:
         end_with_parent()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder), identity(resolved(cfg)))
+    trial = trial._replace(flags=config_flags(hydra, "train"))
     fixed = set(hydra.job.config.override_dirname.exclude_keys)  # as the sweeper has put it
     swept = [text for text in trial.overrides if key(text) not in fixed]
 

@@ -210,13 +210,18 @@ def watcher(trainer: Trainer, kind: type[Watcher]) -> Watcher:
 
 
 def test(trainer: Trainer, task: Task, data: ImageData) -> dict[str, Any]:
-    """Return the test metrics of the checkpoint with the best validation, or of the last weights if none was kept."""
+    """Return the test metrics of the checkpoint with the best validation, or of the last weights if none was kept.
+
+    The validation metrics of the same weights come along: what is chosen by them is what was tested.
+    """
     keeper = trainer.checkpoint_callback
     best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
+    tested: dict[str, Any] = {"tested": Path(best).name if best else "last weights"}
     if best:
-        task.load_state_dict(torch.load(best, map_location=task.device, weights_only=True)["state_dict"])
+        stored = torch.load(best, map_location=task.device, weights_only=True)
+        task.load_state_dict(stored["state_dict"])
+        tested |= stored.get("metrics", {})
     trainer.test(task, datamodule=data, verbose=False)
-    tested = {"tested": Path(best).name if best else "last weights"}
     return tested | {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import random
+import re
 import shlex
 import shutil
 import socket
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
+from vae_lab.conf_folder import CONF
 from vae_lab.identity import images_digest
 from vae_lab.system.reading import Unreadable, read_json
 
@@ -48,12 +50,14 @@ class Trial(NamedTuple):
         folder: of its run.
         identity: of the resolved config; "" where it is not known, and not compared.
         images: the digest of the images, or "".
+        flags: what else its command line needs; see `config_flags`.
     """
 
     overrides: tuple[str, ...]
     folder: Path
     identity: str = ""
     images: str = ""
+    flags: tuple[str, ...] = ()
 
     def state(self) -> State:
         """Return the recorded end; a run that is under way according to its summary alone was killed."""
@@ -209,7 +213,7 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     log.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
     wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
     resume = make_ready(trial.folder, state)
-    asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides)}
+    asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides, trial.flags)}
     asked |= {"identity": trial.identity} if trial.identity else {}
     try:
         work(resume, wandb_id)
@@ -233,7 +237,12 @@ def settle(trial: Trial) -> State:
     with hold(trial.folder) as mine:
         state = left(trial.folder) if mine else State(RUNNING)
         if state.status == KILLED:
-            record(trial.folder, **state._asdict(), overrides=list(trial.overrides), command=command(trial.overrides))
+            record(
+                trial.folder,
+                **state._asdict(),
+                overrides=list(trial.overrides),
+                command=command(trial.overrides, trial.flags),
+            )
     return state
 
 
@@ -271,10 +280,40 @@ def next_attempt(folder: Path) -> Path:
     return aside
 
 
-def command(overrides: Sequence[str]) -> str:
-    """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again."""
+def config_flags(hydra: Any, config_name: str = "") -> tuple[str, ...]:  # noqa: ANN401
+    """Return the words of a command line that say where its configs come from, with absolute paths.
+
+    Args:
+        hydra: the `hydra` part of a composed config.
+        config_name: of the command's own config, to leave --config-name out where it is that; "" leaves it out always.
+    """
+    found: list[str] = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            found += ["--config-dir", str(Path(source.path).absolute())]
+        elif source.provider == "main" and source.schema == "file" and Path(source.path) != CONF:
+            found += ["--config-path", str(Path(source.path).absolute())]
+    if config_name and hydra.job.config_name != config_name:
+        found += ["--config-name", str(hydra.job.config_name)]
+    if hydra.searchpath:
+        places = (re.sub("^(file://)?(?!.*://)(.+)", _absolute, str(place)) for place in hydra.searchpath)
+        found.append(f"hydra.searchpath=[{','.join(places)}]")
+    return tuple(found)
+
+
+def _absolute(place: re.Match[str]) -> str:
+    return f"file://{Path(place[2]).absolute()}"
+
+
+def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
+    """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again.
+
+    Args:
+        overrides: of the trial.
+        flags: where its configs come from.
+    """
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
-    return shlex.join(["python", "-m", "vae_lab.train", *overrides, *alone])
+    return shlex.join(["python", "-m", "vae_lab.train", *flags, *overrides, *alone])
 
 
 def reason(error: BaseException) -> str:

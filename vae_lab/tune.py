@@ -8,7 +8,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
@@ -16,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
+from vae_lab.reporting.ranking import beside, direction
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.train import check_model, label
-from vae_lab.trial import Trial, key
+from vae_lab.trial import Trial, config_flags, key, read_summary
 
 if TYPE_CHECKING:
     import optuna
@@ -73,8 +75,27 @@ def read_search(cfg: DictConfig) -> "Search":
     for text in fixed:
         if key(text) in REFUSED:
             raise ValueError(f"{text}: {REFUSED[key(text)]}.")
+    made_of = study_made_of(cfg, fixed)
     parts = instantiate(cfg.search, _convert_="all")
-    return Search(**parts, folder=Path(hydra.runtime.output_dir), fixed=fixed)
+    name = parts.pop("study") or f"{hydra.runtime.choices['search']}-{identity(made_of)[:8]}"
+    folder, flags = Path(hydra.runtime.output_dir) / name, config_flags(hydra)
+    return Search(**parts, study=name, folder=folder, fixed=fixed, flags=flags, made_of=made_of)
+
+
+def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
+    """Return what decides the results of a study, flat: the settings that all trials share, space, metrics and images.
+
+    Raises:
+        DataError: if the images cannot be read; where the search chooses them, they are not.
+    """
+    from vae_lab.runs import fingerprint
+
+    config: Any = OmegaConf.to_container(compose("train", [*fixed, "folder=study"]), resolve=True)
+    searched: Any = OmegaConf.to_container(cfg.search, resolve=True)
+    made_of = flat(config, WITHOUT_EFFECT) | flat({"search": {key: searched[key] for key in ("space", "metrics")}})
+    if not any(below(key, ["data"]) for key in searched["space"]):
+        made_of["images"] = images_digest(fingerprint(config["data"]))
+    return made_of
 
 
 def settle_study_threads(cfg: DictConfig, folder: Path) -> int:
@@ -105,21 +126,32 @@ def conclude(study: "optuna.Study") -> None:
     Raises:
         SweepFailed: if trials failed.
     """
-    from vae_lab.tuning import METRICS, begun, best_of
+    from vae_lab.tuning import begun, best_of
 
     trials = begun(study)
     counts = Counter(trial.state.name.lower() for trial in trials)
     log.info("%d trials: %s", len(trials), ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
     for trial in best_of(study):
-        values = ", ".join(
-            f"{name} {value:.2f}" for name, value in zip(study.user_attrs[METRICS], trial.values, strict=True)
-        )
+        values = told_values(study, trial)
         params = " ".join(f"{name}={value}" for name, value in trial.params.items())
         log.info("best: %s with %s, in %s", values, params, trial.user_attrs["folder"])
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
     if failed:
         rows = [f"  trial {trial.number}: {trial.user_attrs.get('reason')}" for trial in failed]
         raise SweepFailed("\n".join([f"{len(failed)} of {len(trials)} trials failed:", *rows]))
+
+
+def told_values(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> str:
+    """Return a trial's metrics in words, which way each is better, and beside those of validation those of the test."""
+    from vae_lab.tuning import METRICS
+
+    summary = read_summary(Path(trial.user_attrs["folder"]))
+    texts: list[str] = []
+    for name, value, way in zip(study.user_attrs[METRICS], trial.values, study.directions, strict=True):
+        tested = summary.get(beside(name))
+        test = f", {beside(name)} {tested:.2f}" if isinstance(tested, float) else ""
+        texts.append(f"{name} {value:.2f} ({direction(lowest=way.name == 'MINIMIZE')}{test})")
+    return ", ".join(texts)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import optuna
@@ -16,6 +17,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vae_lab.errors import StorageError
+from vae_lab.identity import differences, identity, stated
+from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.remains import is_number
 from vae_lab.system.threads import AUTO
 from vae_lab.tasks.task import Task
@@ -27,6 +30,9 @@ CONTINUES = "continues"
 """The attribute of a trial that stands in for a killed one: that one's number."""
 METRICS = "metrics"
 """The attribute of a study that names its metrics."""
+MADE_OF = "made of"
+"""The attribute of a study that tells what decides its results."""
+REMEDY = "give this search another name, or leave search.study out"
 POLL = 0.1  # seconds between two tries to be the one that asks
 
 Train = Callable[[Trial, str | None, str | None, Sequence[Callback]], object]
@@ -46,6 +52,8 @@ class Search(NamedTuple):
         pruner: ends what looks poor, or None.
         folder: where the runs lie.
         fixed: overrides that all trials share.
+        flags: what else a trial's command line needs.
+        made_of: what decides the results, by dotted keys; a study that is there was made of the same.
         threads: those of each trial, whose name does not depend on them; None leaves them to the process.
     """
 
@@ -58,6 +66,8 @@ class Search(NamedTuple):
     pruner: optuna.pruners.BasePruner | None
     folder: Path
     fixed: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    made_of: Mapping[str, object] = MappingProxyType({})
     threads: int | None = None
 
 
@@ -100,6 +110,8 @@ def check(search: Search) -> None:
     for metric, direction in search.metrics.items():
         if str(direction).upper() not in ("MINIMIZE", "MAXIMIZE"):
             raise ValueError(f"search.metrics: {metric} is {direction}; it must be minimize or maximize.")
+        if caution(metric):
+            log.warning("search.metrics: %s", caution(metric))
 
 
 @contextmanager
@@ -146,9 +158,21 @@ def open_study(search: Search) -> optuna.Study:
             load_if_exists=True,
         )
         if study.directions != asked or study.user_attrs.get(METRICS, names) != names:
-            raise ValueError(f"search.study={search.study} is there with other metrics; give this search another name.")
+            raise ValueError(f"search.study={search.study} is there with other metrics; {REMEDY}.")
+        require_same(study, search)
         study.set_user_attr(METRICS, names)
     return study
+
+
+def require_same(study: optuna.Study, search: Search) -> None:
+    """Raise ValueError if a study that is there was made of something else than the search; a new one takes note."""
+    before = study.user_attrs.get(MADE_OF)
+    if before is None and study.get_trials(deepcopy=False):
+        raise ValueError(f"search.study={search.study} is there and does not say what it was made of; {REMEDY}.")
+    changes = [] if before is None else differences(before, search.made_of, ())
+    if changes:
+        raise ValueError(f"search.study={search.study} is there and was made with {stated(changes)}; {REMEDY}.")
+    study.set_user_attr(MADE_OF, dict(search.made_of))
 
 
 def run_search(search: Search, train: Train) -> optuna.Study:
@@ -179,10 +203,10 @@ def run_search(search: Search, train: Train) -> optuna.Study:
 def described(params: Mapping[str, Any], search: Search) -> Trial:
     """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
     overrides = (*search.fixed, *(f"{key}={'null' if value is None else value}" for key, value in params.items()))
-    folder = search.folder / digest(overrides)
+    folder = search.folder / digest([*overrides, identity(search.made_of)])
     if search.threads is not None and typed_threads(overrides, AUTO) == AUTO:
         overrides = with_threads(overrides, search.threads)
-    return Trial(overrides, folder)
+    return Trial(overrides, folder, flags=search.flags)
 
 
 def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> None:

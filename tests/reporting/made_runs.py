@@ -36,18 +36,21 @@ def changed(**settings: Any) -> dict[str, Any]:
     return config
 
 
-def make_run(folder: Path, score: float | None, status: str = "completed", reason: str = "", **settings: Any) -> Path:
-    """Write a run whose test/neg_elbo is `score`."""
+def make_run(
+    folder: Path, score: float | None, status: str = "completed", reason: str = "", images: str = "a", **settings: Any
+) -> Path:
+    """Write a run whose test/neg_elbo is `score`, and its val/neg_elbo one below."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(changed(**settings), sort_keys=False))
     overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    summary: dict[str, Any] = {"status": status, "seed": settings.get("seed", 0), "data": {"test_digest": "a"}}
+    digests = {f"{part}_digest": f"{images}{part}" for part in ("train", "val", "test")}
+    summary: dict[str, Any] = {"status": status, "seed": settings.get("seed", 0), "data": digests}
     summary |= {"seconds": {"total": 12.5}, "images_per_second": 3000.0}
     if reason:
         summary["reason"] = reason
     if score is not None:
-        summary |= {"test/neg_elbo": score, "test/rate": 10.0, "test/distortion": score - 10}
+        summary |= {"val/neg_elbo": score - 1, "test/neg_elbo": score, "test/rate": 10.0, "test/distortion": score - 10}
     (folder / "summary.json").write_text(json.dumps(summary))
     rows = "".join(f"{step},{1000 / step},{900 / step if step % 100 == 0 else ''}\n" for step in range(50, 501, 50))
     (folder / "metrics.csv").write_text(f"step,train/loss,val/neg_elbo\n{rows}")

@@ -55,7 +55,9 @@ def test_cells_are_of_finished_runs_and_each_seed_counts_once() -> None:
     assert cells[1].mean == 17.5
     assert [len(cell.trials) for cell in cells] == [1, 4, 1]
     assert [cell.settings["model.nlatent"] for cell in grouped(trials, KEYS, METRIC, lowest=False)] == [2, 8, 4]
-    assert cautions(trials, KEYS) == ["1 of 7 runs are in no cell, because their settings are not known."]
+    assert cautions(trials, KEYS, "val/neg_elbo") == [
+        "1 of 7 runs are in no cell, because their settings are not known."
+    ]
 
 
 VERDICTS = {
@@ -127,12 +129,11 @@ def test_equal_values_have_no_interval_that_is_no_number() -> None:
 
 def test_results_that_do_not_compare_are_named() -> None:
     first, second = trial(2, 0, 1.0), trial(8, 0, 2.0)
-    apart = [first, second._replace(provenance={"test images": "others"})]
-    assert "different images" not in " ".join(cautions(apart, KEYS)), "of the first it is not known"
-    apart[0] = first._replace(provenance={"test images": "ours"})
-    assert "different images" in cautions(apart, KEYS)[0]
-    assert "likelihoods differ" in cautions([first, second], ["likelihood"])[0]
-    assert cautions([first, second], KEYS) == []
+    apart = [first._replace(images={"test": "ours"}), second._replace(images={"test": "others"})]
+    assert "was measured on 2 sets of images" in cautions(apart, KEYS, METRIC)[1]
+    assert "measured on" not in " ".join(cautions(apart, KEYS, "val/neg_elbo"))
+    assert "likelihoods differ" in cautions([first, second], ["likelihood"], "val/neg_elbo")[0]
+    assert cautions([first, second], KEYS, "val/neg_elbo") == []
 
 
 def test_the_csv_has_a_row_for_each_run() -> None:

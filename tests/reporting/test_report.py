@@ -125,8 +125,10 @@ def test_every_run_has_a_row_a_command_and_pictures(sweep: Path) -> None:
 def test_the_tables_lie_beside_the_page(sweep: Path) -> None:
     rows = (sweep / "report.csv").read_text().splitlines()
     assert len(rows) == 10
-    assert rows[0].startswith("trial,status,seed,model.nlatent,optimizer.lr,test/distortion,test/neg_elbo,test/rate")
-    assert rows[1].startswith("2-0.01-0,completed,0,2,0.01,80,90,10,12.5,3000,,python -m vae_lab.train")
+    assert rows[0].startswith(
+        "trial,status,seed,model.nlatent,optimizer.lr,test/distortion,test/neg_elbo,test/rate,val/neg_elbo"
+    )
+    assert rows[1].startswith("2-0.01-0,completed,0,2,0.01,80,90,10,89,12.5,3000,,python -m vae_lab.train")
     text = (sweep / "report.md").read_text()
     assert "| 2 | 0.01 | 90.50 | 84.15 to 96.85 | 2 | 2 |" in text
     assert "- bad, diverged: the loss is nan" in text
@@ -178,7 +180,8 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert setting_differences(first, second) == [("model.nlatent", "2", "8"), ("seed", "0", "1")]
     pairs = {pair.key: pair.change for pair in metric_pairs(first, second)}
     assert pairs == {
-        "test/neg_elbo": -2.5, "test/distortion": -2.5, "test/rate": 0.0, "seconds": 0.0, "images_per_second": 0.0,
+        "val/neg_elbo": -2.5, "test/neg_elbo": -2.5, "test/distortion": -2.5, "test/rate": 0.0,
+        "seconds": 0.0, "images_per_second": 0.0,
     }  # fmt: skip
     assert '<td data-value="-2.5">-2.5</td>' in text
     document, console = opened(tmp_path / "report.html")
@@ -273,6 +276,83 @@ def test_where_the_images_lie_tells_no_runs_apart(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     assert invoke(main, "report", "runs=.", monkeypatch=monkeypatch) == 0
     assert "data.root" not in (tmp_path / "report.md").read_text()
+
+
+def make_two_sets(folder: Path) -> None:
+    """Write runs on two sets of images, the second one easier, with two seeds each of two sizes."""
+    for images, easier in {"a": 0.0, "b": 50.0}.items():
+        for nlatent in (2, 8):
+            for seed in (0, 1):
+                name = f"{images}-{nlatent}-{seed}"
+                make_run(
+                    folder / name, 100.0 + nlatent + seed - easier, images=images, model__nlatent=nlatent, seed=seed
+                )
+
+
+def test_runs_on_other_images_are_neither_averaged_nor_ranked_together(tmp_path: Path) -> None:
+    make_two_sets(tmp_path / "runs")
+    found = report(tmp_path / "runs", tmp_path, "val/neg_elbo")
+    assert [len(cell.trials) for cell in found.cells] == [2] * 4
+    assert [cell.mean for cell in found.cells] == [101.5, 107.5, 51.5, 57.5]
+    first, second, caution = found.sentences
+    assert first.startswith("On the val images aval: Best of 2: model.nlatent=2, images=")
+    assert " with val/neg_elbo 101.50" in first
+    assert "test/neg_elbo 102.50; lower is better. Next: " in first
+    assert second.startswith("On the val images bval: Best of 2: model.nlatent=2, images=")
+    assert caution == "val/neg_elbo was measured on 2 sets of images, which do not compare: each ranks by itself."
+    text = (tmp_path / "report.md").read_text()
+    assert "| model.nlatent | images | val/neg\\_elbo | 95 % interval | test/neg\\_elbo | seeds | runs |" in text
+    assert [trial.name[0] for trial in found.trials] == ["a"] * 4 + ["b"] * 4
+
+
+def test_the_images_of_training_alone_divide_means_and_not_the_ranking(tmp_path: Path) -> None:
+    for i, score in enumerate((90.0, 80.0)):
+        run = make_run(tmp_path / "runs" / str(i), score, seed=0)
+        summary = json.loads((run / "summary.json").read_text())
+        summary["data"]["train_digest"] = f"more{i}"
+        (run / "summary.json").write_text(json.dumps(summary))
+    found = report(tmp_path / "runs", tmp_path, "val/neg_elbo")
+    assert len(found.cells) == 2
+    assert found.sentences[0].startswith("Best of 2: images=")
+    assert found.sentences[1] == "The runs were trained on different images, and no mean is taken over those."
+
+
+def test_the_test_set_chooses_no_run_without_a_warning(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke(main, "report", f"runs={sweep}", "out=.", monkeypatch=monkeypatch) == 0
+    printed = "".join(capfd.readouterr())
+    assert "with val/neg_elbo 89.50" in printed
+    assert "test/neg_elbo 90.50; lower is better." in printed
+    assert "of the test set" not in printed
+    assert invoke(main, "report", f"runs={sweep}", "out=.", "metric=test/neg_elbo", monkeypatch=monkeypatch) == 0
+    warning = (
+        "test/neg_elbo is of the test set, and runs that are chosen by it look better than they are: choose by val/"
+    )
+    assert warning in "".join(capfd.readouterr())
+    assert "higher is better" in report(sweep, tmp_path, "val/neg_elbo", "max").sentences[0]
+
+
+def test_evaluations_by_other_protocols_are_not_ranked_together(tmp_path: Path) -> None:
+    metric = "evaluation-val/likelihood.iwae_nll.value"
+    common: dict[str, object] = {"split": "val", "device": "a", "run": "x", "chunk": 3}
+
+    def evaluated(name: str, **protocol: object) -> None:
+        run = tmp_path / name if (tmp_path / name).exists() else make_run(tmp_path / name, 90.0, seed=0)
+        found = {"protocol": common | protocol, "likelihood": {"iwae_nll": {"value": 80.0}}}
+        (run / "evaluation-val.json").write_text(json.dumps(found))
+
+    evaluated("A", nsamples=5)
+    evaluated("B", nsamples=50)
+    runs = [tmp_path / "A", tmp_path / "B"]
+    with pytest.raises(
+        ValueError, match=r"in other ways in A and \(here\) B: nsamples=5 \(here 50\); evaluate both alike"
+    ):
+        report(runs, tmp_path, metric)
+    assert report(runs, tmp_path, "val/neg_elbo").sentences
+    evaluated("B", nsamples=5, device="b", run="y", chunk=4)
+    assert report(runs, tmp_path, metric).cells[0].mean == 80.0
 
 
 def test_what_utf8_has_no_bytes_for_is_written_out(

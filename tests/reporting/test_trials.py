@@ -15,13 +15,15 @@ import yaml
 from made_runs import make_run, make_sweep
 
 from vae_lab.errors import DataError
+from vae_lab.identity import file_digest
 from vae_lab.reporting.trials import read_trial, read_trials
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:
     trial = read_trial(make_run(tmp_path / "run", 90.0, model__nlatent=2, seed=3), "run")
     assert (trial.status, trial.reason, trial.seed) == ("completed", "", "3")
-    assert trial.metrics == {"test/neg_elbo": 90.0, "test/rate": 10.0, "test/distortion": 80.0}
+    tested = {"test/neg_elbo": 90.0, "test/rate": 10.0, "test/distortion": 80.0}
+    assert trial.metrics == {"val/neg_elbo": 89.0} | tested
     assert trial.settings["model.nlatent"] == 2
     assert trial.curves["val/neg_elbo"] == ([100, 200, 300, 400, 500], [9.0, 4.5, 3.0, 2.25, 1.8])
     assert (trial.seconds, trial.images_per_second) == (12.5, 3000.0)
@@ -45,12 +47,34 @@ def test_curves_keep_their_ends_when_thinned(tmp_path: Path) -> None:
     assert (len(steps), steps[0], steps[-1], values[-1]) == (40, 1, 1000, 1000.0)
 
 
-def test_an_evaluation_adds_its_numbers(tmp_path: Path) -> None:
+def write_evaluation(run: Path, split: str, value: float, **protocol: object) -> None:
+    """Write an evaluation of one number."""
+    found = {"protocol": protocol | {"split": split}, "likelihood": {"iwae_nll": {"value": value}, "bits": None}}
+    (run / f"evaluation-{split}.json").write_text(json.dumps(found))
+
+
+def test_the_evaluation_of_each_split_adds_its_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 90.0)
-    found = {"protocol": {"nsamples": 5}, "likelihood": {"iwae_nll": {"value": 84.5}, "bits_per_dimension": None}}
-    (run / "evaluation.json").write_text(json.dumps(found))
-    assert read_trial(run, "run").metrics["evaluation/likelihood.iwae_nll.value"] == 84.5
-    assert "evaluation/protocol.nsamples" not in read_trial(run, "run").metrics
+    write_evaluation(run, "test", 84.5, nsamples=50)
+    write_evaluation(run, "train", 80.5, nsamples=5)
+    trial = read_trial(run, "run")
+    found = {name: value for name, value in trial.metrics.items() if name.startswith("evaluation")}
+    key = "likelihood.iwae_nll.value"
+    assert found == {f"evaluation-test/{key}": 84.5, f"evaluation-train/{key}": 80.5}
+    assert trial.protocols["evaluation-train"] == {"nsamples": 5, "split": "train"}
+
+
+def test_an_evaluation_of_weights_that_are_gone_is_left_out(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 90.0)
+    (run / "checkpoints").mkdir()
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"weights")
+    now = file_digest(run / "checkpoints" / "last.ckpt")
+    write_evaluation(run, "test", 84.5, checkpoint="last", weights=now)
+    assert "evaluation-test/likelihood.iwae_nll.value" in read_trial(run, "run").metrics
+    (run / "checkpoints" / "last.ckpt").write_bytes(b"trained further")
+    trial = read_trial(run, "run")
+    assert not trial.protocols
+    assert "evaluation-test.json is of other weights than the run has now, and is left out" in trial.reason
 
 
 def test_the_command_survives_a_shell(tmp_path: Path) -> None:

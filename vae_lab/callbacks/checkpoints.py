@@ -34,6 +34,8 @@ class WholeCheckpointIO(TorchCheckpointIO):
 class StoredConfig(Callback):
     """Puts the resolved config, JSON types alone, into every checkpoint, so that a model loads from that one file.
 
+    The metrics of the latest validation are stored too, which are of these weights: checkpoints come with validations.
+
     Args:
         config: the resolved config.
         data: the fingerprint of the data, so that a run is resumed with the same.
@@ -47,3 +49,5 @@ class StoredConfig(Callback):
         """Store the config as the checkpoint's hyper-parameters."""
         checkpoint["hyper_parameters"] = self.config
         checkpoint["data"] = self.data
+        seen = trainer.callback_metrics
+        checkpoint["metrics"] = {name: float(value) for name, value in seen.items() if name.startswith("val/")}

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vae_lab.reporting.ranking import beside, caution, direction, measured_on, part_of, ranked_sets
 from vae_lab.reporting.settings import ABSENT, Settings, labelled
 from vae_lab.reporting.trials import COMPLETED, Trial
 
@@ -17,6 +18,8 @@ class Cell(NamedTuple):
         mean: over seeds.
         low: of the 95 % interval of the mean; None with fewer than two seeds.
         high: of that.
+        images: the digest of the images that the metric is measured on; only cells of the same are compared.
+        tested: the mean of the test metric that stands beside a validation metric, or None.
     """
 
     settings: Settings
@@ -25,6 +28,8 @@ class Cell(NamedTuple):
     mean: float | None
     low: float | None
     high: float | None
+    images: str = ""
+    tested: float | None = None
 
     @property
     def label(self) -> str:
@@ -97,6 +102,8 @@ def _around(mean: float, error: float, freedom: float) -> Interval:
 def grouped(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest: bool = True) -> list[Cell]:
     """Return the cells, best first, those without a result last; runs whose settings are unknown are in none.
 
+    Cells that are measured on the same images stand together.
+
     Args:
         trials: all runs.
         keys: the settings that vary.
@@ -108,11 +115,20 @@ def grouped(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest
         if trial.settings:
             groups.setdefault(tuple(trial.chosen(keys).values()), []).append(trial)
     cells = [
-        Cell(some[0].chosen(keys), some, by_seed, *t_interval([*by_seed.values()]))
+        Cell(
+            some[0].chosen(keys),
+            some,
+            by_seed,
+            *t_interval([*by_seed.values()]),
+            images=measured_on(some[0], metric),
+            tested=t_interval([*per_seed(some, beside(metric)).values()]).mean,
+        )
         for some in groups.values()
         for by_seed in [per_seed(some, metric)]
     ]
-    return sorted(cells, key=lambda cell: (cell.mean is None, (cell.mean or 0.0) * (1 if lowest else -1)))
+    sets = list(dict.fromkeys(cell.images for cell in cells))
+    sign = 1 if lowest else -1
+    return sorted(cells, key=lambda cell: (cell.mean is None, sets.index(cell.images), (cell.mean or 0.0) * sign))
 
 
 def per_seed(trials: Sequence[Trial], metric: str) -> dict[str, float]:
@@ -130,17 +146,29 @@ def result(trial: Trial, metric: str) -> float | None:
     return trial.metrics.get(metric) if trial.status == COMPLETED else None
 
 
-def verdict(cells: Sequence[Cell], metric: str) -> str:
-    """Return in words which cell is best, and whether the seeds tell it from the next."""
+def verdicts(cells: Sequence[Cell], metric: str, *, lowest: bool = True) -> list[str]:
+    """Return the verdict on the cells of each set of images that the metric is measured on."""
+    sets = list(dict.fromkeys(cell.images for cell in cells if cell.mean is not None))
+    if len(sets) < 2:
+        return [verdict(cells, metric, lowest=lowest)]
+    groups = [[cell for cell in cells if cell.images == one] for one in sets]
+    return [
+        f"On the {part_of(metric)} images {one[:8] or 'that are not known'}: {verdict(some, metric, lowest=lowest)}"
+        for one, some in zip(sets, groups, strict=True)
+    ]
+
+
+def verdict(cells: Sequence[Cell], metric: str, *, lowest: bool = True) -> str:
+    """Return in words which cell is best, which way is better, and whether the seeds tell it from the next."""
     ranked = [cell for cell in cells if cell.mean is not None]
     if not ranked:
         return f"No run has finished with {metric}."
     best = ranked[0]
     if len(ranked) == 1:
-        return f"{best.label}: {metric} {spoken(best)}."
+        return f"{best.label}: {metric} {spoken(best)}{tested(best, metric)}."
     second = ranked[1]
-    text = f"Best of {len(ranked)}: {best.label} with {metric} {spoken(best)}. "
-    text += f"Next: {second.label} with {spoken(second)}. "
+    text = f"Best of {len(ranked)}: {best.label} with {metric} {spoken(best)}{tested(best, metric)}; "
+    text += f"{direction(lowest=lowest)}. Next: {second.label} with {spoken(second)}{tested(second, metric)}. "
     (mean, low, high), ncommon = difference(best, second)
     if low is None or high is None:
         return text + "A single seed has no interval: more seeds would tell whether the difference is one."
@@ -148,6 +176,11 @@ def verdict(cells: Sequence[Cell], metric: str) -> str:
     text += f"The next minus the best is {decimal(mean)} (95 % interval {decimal(low)} to {decimal(high)}, {how}): "
     side = low if (second.mean or 0.0) > (best.mean or 0.0) else -high  # the end that is nearer to no difference
     return text + ("the seeds tell the two apart." if side > 0 else "these seeds do not tell which is better.")
+
+
+def tested(cell: Cell, metric: str) -> str:
+    """Return in words the test metric of a cell that is ranked by its validation metric; "" if there is none."""
+    return "" if cell.tested is None else f", {beside(metric)} {decimal(cell.tested)}"
 
 
 def spoken(cell: Cell) -> str:
@@ -164,12 +197,14 @@ def decimal(value: float | None) -> str:
     return f"{value:.2f}" if 10 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def cautions(trials: Sequence[Trial], keys: Sequence[str]) -> list[str]:
+def cautions(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> list[str]:
     """Return sentences on what keeps the runs' results from being compared."""
-    done = [trial for trial in trials if trial.status == COMPLETED]
-    found: list[str] = []
-    if len({trial.provenance["test images"] for trial in done if "test images" in trial.provenance}) > 1:
-        found.append("The runs were tested on different images: compare only those of the same data.")
+    found = [caution(metric)] if caution(metric) else []
+    nsets = len(ranked_sets(trials, metric))
+    if nsets > 1:
+        found.append(f"{metric} was measured on {nsets} sets of images, which do not compare: each ranks by itself.")
+    elif len({trial.settings.get("images") for trial in trials if trial.status == COMPLETED and trial.settings}) > 1:
+        found.append("The runs were trained on different images, and no mean is taken over those.")
     if "likelihood" in keys:
         found.append("The likelihoods differ: nats of a density over real numbers compare with none but its own.")
     unknown = sum(not trial.settings for trial in trials)

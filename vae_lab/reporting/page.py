@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vae_lab.reporting.cells import Cell, cautions, decimal, grouped, result, verdict
+from vae_lab.identity import WITHOUT_EFFECT
+from vae_lab.reporting.cells import Cell, cautions, decimal, grouped, result, verdicts
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
 from vae_lab.reporting.pictures import thumbnail
+from vae_lab.reporting.ranking import beside, direction, measured_on, ranked_sets
 from vae_lab.reporting.settings import labelled, shown, varied_keys
 from vae_lab.reporting.trials import COMPLETED, Trial
 
@@ -59,14 +61,17 @@ def summarised(trials: Sequence[Trial], title: str, metric: str, ignored: Sequen
         ignored: settings that tell no cells apart.
         lowest: whether less of the metric is better.
     """
+    ignored = [*ignored, *WITHOUT_EFFECT]
     keys = varied_keys([trial.settings for trial in trials if trial.settings], ignored)
     cells = grouped(trials, keys, metric, lowest=lowest)
 
-    def rank(trial: Trial) -> tuple[bool, float]:
-        value = result(trial, metric)
-        return value is None, (value or 0.0) * (1 if lowest else -1)
+    sets = list(dict.fromkeys([cell.images for cell in cells] + [measured_on(trial, metric) for trial in trials]))
 
-    sentences = [verdict(cells, metric), *cautions(trials, keys)]
+    def rank(trial: Trial) -> tuple[bool, int, float]:
+        value = result(trial, metric)
+        return value is None, sets.index(measured_on(trial, metric)), (value or 0.0) * (1 if lowest else -1)
+
+    sentences = [*verdicts(cells, metric, lowest=lowest), *cautions(trials, keys, metric)]
     return Report(title, sorted(trials, key=rank), list(trials), keys, cells, metric, lowest, sentences)
 
 
@@ -76,12 +81,15 @@ def render(report: Report, picture_side: int) -> str:
 
     environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"decimal": decimal, "shown": shown}
+    plots = dict.fromkeys(("rate_distortion", "curves", "parallel", "heat_map"))
     scripts = [get_plotlyjs(), template_source(environment, "report.js")]
     return environment.get_template("report.html").render(
         report=report,
         completed=COMPLETED,
         failed=[trial for trial in report.trials if trial.status != COMPLETED],
-        figures=figures(report),
+        figures=plots | figures(report),
+        beside=beside(report.metric),
+        direction=direction(lowest=report.lowest),
         pictures={title: gallery(report, name, title, picture_side) for name, title in PICTURES.items()},
         pair=compared(report.named),
         scripts=[Markup(script) for script in scripts],  # noqa: S704 - plotly's and ours
@@ -108,9 +116,12 @@ def figures(report: Report) -> dict[str, Markup | None]:
     drawn: dict[str, go.Figure | None] = {
         "rate_distortion": planes.rate_distortion(report.cells, report.keys),
         "curves": lines.curves(report.trials, report.keys, report.metric),
-        "parallel": lines.parallel(known, report.keys, report.metric, lowest=report.lowest),
-        "heat_map": planes.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
     }
+    if len(ranked_sets(report.trials, report.metric)) < 2:  # both colour runs by how good they are
+        drawn |= {
+            "parallel": lines.parallel(known, report.keys, report.metric, lowest=report.lowest),
+            "heat_map": planes.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
+        }
     return {name: None if figure is None else embedded(figure) for name, figure in drawn.items()}
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from vae_lab.reporting.cells import Cell, decimal
+from vae_lab.reporting.ranking import beside
 from vae_lab.reporting.settings import ABSENT, shown
 from vae_lab.reporting.trials import COMPLETED, Trial
 
@@ -42,8 +43,10 @@ def markdown(cells: Sequence[Cell], trials: Sequence[Trial], metric: str, senten
     keys = list(cells[0].settings) if cells else []
     lines = [*(escaped(sentence) for sentence in sentences), ""]
     if cells:
-        lines += [_row([*keys, metric, "95 % interval", "seeds", "runs"]), _row(["---"] * (len(keys) + 4))]
-        lines += [_row(_cell_row(cell, keys)) for cell in cells]
+        test = [beside(metric)] if any(cell.tested is not None for cell in cells) else []
+        titles = [*keys, metric, "95 % interval", *test, "seeds", "runs"]
+        lines += [_row(titles), _row(["---"] * len(titles))]
+        lines += [_row(_cell_row(cell, keys, tested=bool(test))) for cell in cells]
     failed = [trial for trial in trials if trial.status != COMPLETED]
     if failed:
         lines += ["", f"{len(failed)} of {len(trials)} runs have no result:", ""]
@@ -51,10 +54,11 @@ def markdown(cells: Sequence[Cell], trials: Sequence[Trial], metric: str, senten
     return "\n".join(lines) + "\n"
 
 
-def _cell_row(cell: Cell, keys: Sequence[str]) -> list[str]:
+def _cell_row(cell: Cell, keys: Sequence[str], *, tested: bool) -> list[str]:
     interval = ABSENT if cell.low is None else f"{decimal(cell.low)} to {decimal(cell.high)}"
     values = [shown(cell.settings[key]) for key in keys]
-    return [*values, decimal(cell.mean), interval, str(len(cell.values)), str(len(cell.trials))]
+    test = [decimal(cell.tested)] if tested else []
+    return [*values, decimal(cell.mean), interval, *test, str(len(cell.values)), str(len(cell.trials))]
 
 
 def _row(entries: Sequence[str]) -> str:

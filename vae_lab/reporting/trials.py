@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vae_lab.errors import DataError
+from vae_lab.identity import file_digest, images_digest
 from vae_lab.progress import track
 from vae_lab.reporting.remains import (
     Curve,
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 COMPLETED = "completed"
 MARKS = (".hydra", "checkpoints", "metrics.csv", "summary.json")
 """What makes a folder a run; the first three alone keep us from looking for runs inside it."""
+PARTS = ("train", "val", "test")
+EVALUATIONS = tuple(f"evaluation-{part}" for part in PARTS)
+"""Names of the files of evaluations, of which a run has one for each split."""
 MAX_DEPTH = 8
 NPOINTS = 20_000
 """Points of one curve, over all trials; with few trials at most 400 each."""
@@ -41,12 +45,14 @@ class Trial(NamedTuple):
         reason: why it has no result, or what could not be read of it.
         settings: its config, flat; empty if there is none.
         seed: as text; "" if unknown.
-        metrics: test/…, val/…, and the numbers of evaluation.json as evaluation/….
+        metrics: test/…, val/…, and the numbers of evaluation-test.json as evaluation-test/…, and so for each split.
         curves: metrics.csv.
         command: the command line that repeats it; "" if unknown.
         seconds: from start to end.
         images_per_second: while training.
         provenance: commit, device and the like.
+        images: the digest of each part of the images, by the part's name.
+        protocols: how each evaluation was made, by the name of its file.
     """
 
     name: str
@@ -61,6 +67,8 @@ class Trial(NamedTuple):
     seconds: float | None = None
     images_per_second: float | None = None
     provenance: dict[str, str] = {}  # noqa: RUF012
+    images: dict[str, str] = {}  # noqa: RUF012
+    protocols: dict[str, dict[str, Any]] = {}  # noqa: RUF012
 
     def chosen(self, keys: Sequence[str]) -> Settings:
         """Return some of the settings; those that it has not are a dash."""
@@ -122,6 +130,9 @@ def read_trial(folder: Path, name: str, npoints: int = 400) -> Trial:
     curves: dict[str, Curve] = _tried(reasons, lambda: read_curves(folder / "metrics.csv", npoints), {})
     if not curves and status == COMPLETED:
         reasons.append("no metrics.csv")
+    images = images_digest(summary.get("data"))
+    settings |= {"images": images} if settings and images else {}
+    evaluations = read_evaluations(folder, reasons)
     seconds = summary.get("seconds")
     return Trial(
         name=name,
@@ -130,12 +141,14 @@ def read_trial(folder: Path, name: str, npoints: int = 400) -> Trial:
         reason="; ".join(dict.fromkeys(reason for reason in reasons if reason)),
         settings=settings,
         seed=str(summary.get("seed", settings.get("seed", "")))[:20],
-        metrics=read_metrics(folder, summary),
+        metrics=read_metrics(summary, evaluations),
         curves=curves,
         command=command(folder, summary),
         seconds=_number(seconds.get("total")) if isinstance(seconds, dict) else None,
         images_per_second=_number(summary.get("images_per_second")),
         provenance=provenance(summary),
+        images=digests(summary),
+        protocols={name: found.get("protocol", {}) for name, found in evaluations.items()},
     )
 
 
@@ -153,15 +166,41 @@ def read_settings(folder: Path) -> Settings:
     raise Unreadable("its settings are not known: there is no .hydra/config.yaml")
 
 
-def read_metrics(folder: Path, summary: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a summary whose names have a slash, and those of an evaluation."""
+def read_metrics(summary: dict[str, Any], evaluations: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """Return the numbers of a summary whose names have a slash, and those of the evaluations."""
     metrics = {str(key): float(value) for key, value in summary.items() if "/" in str(key) and is_number(value)}
-    try:
-        found = dict(numbers(read_json(folder / "evaluation.json")))
-    except (Unreadable, RecursionError):
-        return metrics
-    measured = {key: value for key, value in found.items() if not key.startswith(("protocol.", "seconds."))}
-    return metrics | {f"evaluation/{key}": value for key, value in measured.items()}
+    for name, found in evaluations.items():
+        metrics |= {f"{name}/{key}": value for key, value in found["numbers"].items()}
+    return metrics
+
+
+def read_evaluations(folder: Path, reasons: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the protocol and the numbers of each split's evaluation, by its file's name.
+
+    An evaluation of other weights than those that lie there now is left out, and the reason noted.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in EVALUATIONS:
+        try:
+            content = read_json(folder / f"{name}.json")
+            values = {key: value for key, value in numbers(content) if not key.startswith(("protocol.", "seconds"))}
+        except (Unreadable, RecursionError):
+            continue
+        protocol = content.get("protocol")
+        protocol = protocol if isinstance(protocol, dict) else {}
+        now = file_digest(folder / "checkpoints" / f"{protocol.get('checkpoint') or 'best'}.ckpt")
+        if now and protocol.get("weights") != now:
+            reasons.append(f"{name}.json is of other weights than the run has now, and is left out")
+            continue
+        found[name] = {"protocol": protocol, "numbers": values}
+    return found
+
+
+def digests(summary: dict[str, Any]) -> dict[str, str]:
+    """Return the digest of each part of the images that a run names."""
+    data = summary.get("data")
+    found = {part: data.get(f"{part}_digest") for part in PARTS} if isinstance(data, dict) else {}
+    return {part: str(value)[:100] for part, value in found.items() if value is not None}
 
 
 def command(folder: Path, summary: dict[str, Any]) -> str:
@@ -179,9 +218,7 @@ def provenance(summary: dict[str, Any]) -> dict[str, str]:
     """Return what a run was made of."""
     versions = summary.get("versions")
     named = {f"versions.{key}": value for key, value in versions.items()} if isinstance(versions, dict) else {}
-    data = summary.get("data")
-    digest = {"test images": data.get("test_digest")} if isinstance(data, dict) else {}
-    found = {key: summary.get(key) for key in ("commit", "device", "precision", "parameters", "steps")} | digest | named
+    found = {key: summary.get(key) for key in ("commit", "device", "precision", "parameters", "steps")} | named
     return {key: str(value)[:100] for key, value in found.items() if value is not None}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from vae_lab.errors import require_counts
 from vae_lab.files import require_folder_name, write_whole
 from vae_lab.reporting.page import Report, render, summarised
+from vae_lab.reporting.ranking import check_protocols
 from vae_lab.reporting.tables import csv_table, markdown
 from vae_lab.reporting.trials import COMPLETED, Trial, read_trials
 from vae_lab.system.folders import require_writable
@@ -26,14 +27,14 @@ def write_report(
     Args:
         runs: run folders, and folders of such.
         out: the page, if it ends in .html; else the folder of report.html. The other two files lie beside it.
-        metric: what runs are ranked by: a number of summary.json, or of evaluation.json as evaluation/….
+        metric: what runs are ranked by: a number of summary.json, or of evaluation-val.json as evaluation-val/….
         mode: min or max, whichever of the metric is better.
-        ignored: settings, or groups of them, that tell no cells apart.
+        ignored: settings, or groups of them, that tell no cells apart, beside those that change no result.
         picture_side: pixels of a picture's longer side.
 
     Raises:
         DataError: if there is no run.
-        ValueError: if a setting is wrong, or no run has the metric.
+        ValueError: if a setting is wrong, no run has the metric, or runs have measured it in different ways.
     """
     require_counts(picture_side=picture_side)
     require_folder_name(out, ".html")
@@ -43,6 +44,7 @@ def write_report(
     require_writable(page.parent)
     trials = read_trials(runs)
     check_metric(trials, metric)
+    check_protocols(trials, metric)
     title = ", ".join(run.absolute().name for run in runs)
     report = summarised(trials, title, metric, ignored, lowest=mode == "min")
     texts = {
