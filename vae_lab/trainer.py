@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
 from vae_lab.precision import PRECISIONS, fastest_precision
-from vae_lab.ranks import ranks
+from vae_lab.ranks import by_torchrun, ranks
 from vae_lab.replicas import Replicas
 
 
@@ -56,7 +58,7 @@ def build(
             strategy="auto" if size == 1 else Replicas(),
             callbacks=callbacks,
             logger=False,
-            plugins=[WholeCheckpointIO()],
+            plugins=[WholeCheckpointIO(), *environment()],
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
@@ -71,7 +73,7 @@ def check_devices(devices: int | str, strategy: str) -> None:
     if strategy not in ("auto", "ddp"):
         raise ValueError(f"trainer.strategy must be auto or ddp, which is what several devices mean, not {strategy}.")
     _, size, local_size = ranks()
-    if "TORCHELASTIC_RUN_ID" not in os.environ and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if not by_torchrun() and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(f"srun --ntasks={size}: Lightning wants to be told --ntasks-per-node instead.")
     if str(devices) in ("1", "auto", str(local_size)):
         return
@@ -83,3 +85,12 @@ def check_devices(devices: int | str, strategy: str) -> None:
         f"trainer.devices={devices}: it must be a whole number of devices, for each of which the command starts one"
         " process."
     )
+
+
+def environment() -> list[ClusterEnvironment]:
+    """Return what tells Lightning that this process trains alone, where it would read leftovers of other variables."""
+    if ranks().size > 1:
+        return []
+    alone = LightningEnvironment()
+    alone.set_global_rank(0)  # Lightning took RANK for it on import, and would log nothing if that is 1
+    return [alone]
