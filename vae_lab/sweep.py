@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import time
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from vae_lab.errors import Interrupted, SweepFailed
+from vae_lab.system.quoting import command_line, quote_override
 from vae_lab.trial import FAILURES, KILLED, MISSING, State, Trial, holder, key, settle
 
 log = logging.getLogger(__name__)
@@ -91,15 +93,15 @@ def conclude(trials: Sequence[Trial]) -> None:
     states: dict[Trial, State] = {trial: trial.state() for trial in trials}
     counts = Counter(state.status for state in states.values())
     folder = trials[0].folder.parent
-    line = f"{counts['completed']} of {len(trials)} trials completed; python -m vae_lab.report runs={folder}"
-    log.info("%s", line)
+    report = command_line("report", [quote_override("runs", folder)])
+    log.info("%d of %d trials completed; %s", counts["completed"], len(trials), report)
     others = {trial: state for trial, state in states.items() if state.status != "completed"}
     if not others:
         return
     common = set.intersection(*(set(trial.overrides) for trial in trials))
     rows = [
         f"  {trial.folder.name} {state.status}: {state.reason or 'never begun'}"
-        f" ({' '.join(text for text in trial.overrides if text not in common)})"
+        f" ({shlex.join(text for text in trial.overrides if text not in common)})"
         for trial, state in others.items()
     ]
     failed = sum(counts[status] for status in FAILURES)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
+from vae_lab.system.quoting import command_line
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def key(override: str) -> str:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary; empty if there is none, or none that can be read."""
     try:
-        summary = json.loads((folder / "summary.json").read_text())
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}
@@ -90,7 +91,7 @@ def record(folder: Path, **facts: object) -> None:
 def hold(folder: Path) -> Iterator[bool]:
     """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
         if not _locked(file):
             yield False
             return
@@ -126,7 +127,7 @@ def _locked(file: TextIO) -> bool:
 def holder(folder: Path) -> Holder | None:
     """Return the process that works in `folder`, or None."""
     try:
-        with (folder / ".lock").open() as file:
+        with (folder / ".lock").open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -170,7 +171,7 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     state = left(trial.folder)
     if state.status not in HOLES + (FAILURES if retry_failed else ()):
         return state
-    log.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
+    log.info("trial %s: %s", trial.folder.name, shlex.join(trial.overrides))
     wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
     resume = make_ready(trial.folder, state)
     asked = {"overrides": list(trial.overrides), "command": command(trial.overrides)}
@@ -222,7 +223,7 @@ def make_ready(folder: Path, state: State) -> str | None:
 def command(overrides: Sequence[str]) -> str:
     """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again."""
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
-    return shlex.join(["python", "-m", "vae_lab.train", *overrides, *alone])
+    return command_line("train", [*overrides, *alone])
 
 
 def reason(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
 from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.train import check_model, label
 from vae_lab.trial import Trial, key
 
@@ -79,7 +80,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training import train
 
-    cfg = compose("train", [*trial.overrides, f"folder='{trial.folder}'"])
+    cfg = compose("train", [*trial.overrides, quote_override("folder", trial.folder)])
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
     OmegaConf.save(cfg, hidden / "config.yaml")
@@ -105,7 +106,7 @@ def conclude(study: "optuna.Study") -> None:
         values = ", ".join(
             f"{name} {value:.2f}" for name, value in zip(study.user_attrs[METRICS], trial.values, strict=True)
         )
-        params = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        params = " ".join(quote_typed(f"{name}={value}") for name, value in trial.params.items())
         log.info("best: %s with %s, in %s", values, params, trial.user_attrs["folder"])
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
     if failed:

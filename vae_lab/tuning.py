@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vae_lab.errors import StorageError
 from vae_lab.reporting.remains import is_number
+from vae_lab.system.quoting import quote_typed
 from vae_lab.tasks.task import Task
 from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held
 
@@ -175,7 +176,8 @@ def run_search(search: Search, train: Train) -> optuna.Study:
 
 def described(params: Mapping[str, Any], search: Search) -> Trial:
     """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
-    overrides = (*search.fixed, *(f"{key}={'null' if value is None else value}" for key, value in params.items()))
+    tried = (quote_typed(f"{key}={'null' if value is None else value}") for key, value in params.items())
+    overrides = (*search.fixed, *tried)
     return Trial(overrides, search.folder / digest(overrides))
 
 
