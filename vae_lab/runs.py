@@ -146,7 +146,7 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     """Return a run's summary.json."""
     path = expanded(run) / "summary.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"there is no readable summary at {path.absolute()}.") from error
 
@@ -166,7 +166,7 @@ def packaged_targets() -> frozenset[str]:
     import yaml
 
     paths = (path for path in CONF.rglob("*.yaml") if path.relative_to(CONF).parts[0] not in ("search", "hydra"))
-    configs = (yaml.safe_load(path.read_text()) for path in paths)
+    configs = (yaml.safe_load(path.read_text(encoding="utf-8")) for path in paths)
     return frozenset(target for config in configs for target in _targets(config))
 
 
