@@ -129,5 +129,7 @@ class TrialSweeper(BasicSweeper):
 
     def _job(self, trial: Any, hidden: str) -> list[str]:  # noqa: ANN401
         """Return a trial's overrides, with those that tell the job its folder and which of them are swept."""
-        folder = f"hydra.sweep.dir='{trial.folder.parent}'"
+        from vae_lab.system.quoting import quote_override
+
+        folder = quote_override("hydra.sweep.dir", trial.folder.parent)
         return [*trial.overrides, folder, f"hydra.sweep.subdir={trial.folder.name}", hidden]

@@ -55,7 +55,9 @@ BAD = {
     "a learning rate below 0": ((*TINY, "optimizer.lr=-1"), 2, "optimizer: Invalid learning rate: -1"),
     "a learning rate of letters": ((*TINY, "optimizer.lr=abc"), 2, "optimizer:"),
     "no test images": (("data.ntest=0",), 2, "data.ntest must be a whole number of at least 1, not 0"),
-    "a value to be quoted": (("data=folder", "data.root=/my (1) pictures"), 2, "quote a value"),
+    "a path with blanks and signs": (("data=folder", "data.root=/my (1) π"), 3, "/my (1) π does not exist"),
+    "a value to be quoted": (("data=folder", "data.root=[/my (1) pictures"), 2, "'data.root=\"[/my (1) pictures\"'"),
+    "a comma": ((*TINY, "group=a,b"), 2, "group=a,b is a sweep: add -m for one, or type 'group=\"a,b\"' for a value"),
     "a folder in use": ((*TINY, "folder=used"), 2, "already holds a run"),
 }  # fmt: skip
 

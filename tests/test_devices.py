@@ -17,7 +17,6 @@ from vae_lab.data.images import Images
 from vae_lab.errors import RanksLost, exit_code, status
 from vae_lab.last_words import LastWords, leave, left
 from vae_lab.launch import what_happened
-from vae_lab.ranks import Ranks, ranks
 from vae_lab.runs import load_model
 
 TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")
@@ -215,13 +214,3 @@ def test_processes_share_the_images_to_validate_on(n: int, size: int, world: int
     assert all(len(share) == len(list(share)) > 0 for share in shares)
     with pytest.raises(ValueError, match="start fewer"):
         OrderedBatches(images, size, 0, n + 1)
-
-
-def test_who_started_this_process_is_read_from_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ranks() == Ranks(0, 1, 1)
-    for name, value in {"PROCID": "3", "STEP_NUM_TASKS": "4", "STEP_TASKS_PER_NODE": "2(x2)"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert ranks() == Ranks(3, 4, 2)
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "a"}.items():
-        monkeypatch.setenv(name, value)
-    assert ranks() == Ranks(1, 2, 1)

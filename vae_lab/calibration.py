@@ -70,7 +70,7 @@ def score_config(name: str) -> dict[str, Any]:
     names = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
     if name not in names:
         raise ValueError(f"score={name}: there are {', '.join(names)}.")
-    config: dict[str, Any] = yaml.safe_load((CONF / "score" / f"{name}.yaml").read_text())
+    config: dict[str, Any] = yaml.safe_load((CONF / "score" / f"{name}.yaml").read_text(encoding="utf-8"))
     members = [str(entry).partition("@")[0] for entry in config.get("defaults", ())]
     return {member: score_config(member) for member in members} or config
 

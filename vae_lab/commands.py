@@ -2,14 +2,16 @@
 
 import difflib
 import functools
+import io
 import logging
 import os
 import re
 import secrets
+import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -21,8 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
-from vae_lab.ranks import ranks
+from vae_lab.ranks import ranks, unheeded
 from vae_lab.system.folders import provide_home
+from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.signals import EndAtOnce, heard, ignore
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
 
@@ -66,14 +69,11 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
     os.environ["VAE_LAB_RUN"] = secrets.token_hex(3)  # two runs of one second never share a folder
-    notes = [line for line in (provide_home(),) if line]
-    if ranks().rank > 0:  # the first process makes the run folder, and writes all that is in it
-        sys.argv += [
-            "hydra.run.dir=.",
-            "hydra.output_subdir=null",
-            "hydra/job_logging=none",
-            "hydra/hydra_logging=none",
-        ]
+    try:
+        notes = prepare(config_name)
+    except (ValueError, OSError) as error:  # before Hydra has set up logging
+        sys.stderr.write(f"{error}\n")
+        return exit_code(error)
     asks_for_help = {"--help", "-h"} & set(sys.argv[1:])
     if asks_for_help:
         sys.stdout.write(introduction(config_name))
@@ -85,7 +85,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     def job(cfg: DictConfig) -> None:
         nonlocal multirun
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        while notes:  # once, and not before Hydra has set up logging
+        while notes:  # once
             log.warning("%s", notes.pop(0))
         try:
             require_given(cfg, config_name)
@@ -103,12 +103,41 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
 
 
+def prepare(config_name: str) -> list[str]:
+    """Make the process ready for its surroundings, and return what is to be said of them once there is a log.
+
+    Raises:
+        ValueError: if a variable of torchrun or srun is no number.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without umlauts shows their numbers
+    sys.argv[1:] = as_typed(sys.argv[1:])
+    notes = [provide_home(), unheeded() if config_name in {"train", "tune"} else None]
+    if ranks().rank == 0:
+        return [note for note in notes if note]
+    sys.argv += [  # the first process makes the run folder, and writes all that is in it
+        "hydra.run.dir=.",
+        "hydra.output_subdir=null",
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
+    ]
+    return []
+
+
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which paths with blanks, brackets or umlauts are quoted for Hydra."""
+    several = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
+    sweeps = bool(several) or any(argument.startswith("sweep=") for argument in arguments)
+    return [quote_typed(argument, sweeps=sweeps) for argument in arguments]
+
+
 def require_given(cfg: DictConfig, config_name: str) -> None:
     """Raise ValueError if a setting without a default has no value; what it is stands behind it in the yaml."""
     names = sorted(OmegaConf.missing_keys(cfg), reverse=True)  # run before images
     if not names:
         return
-    lines = (CONF / f"{config_name}.yaml").read_text().splitlines()
+    lines = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
     comments = [line.partition("# ")[2] for name in names for line in lines if line.startswith(f"{name}: ???")]
     what = f": {comments[0]}" if len(names) == len(comments) == 1 else "; --help tells what they are"
     raise ValueError(f"{' and '.join(f'{name}=' for name in names)} must be given{what}.")
@@ -184,9 +213,23 @@ def sentence(error: BaseException, config_name: str) -> str:
     if key:
         inside = re.search(r"full_key: (\S+)", str(error.__cause__))
         return missing(key[1], inside[1] if inside else "", config_name)
+    return unreadable(error, text.splitlines()[0])
+
+
+def unreadable(error: BaseException, line: str) -> str:
+    """Return the first line of Hydra's message, and what to type for a value that it does not take as text."""
     if isinstance(error, OverrideParseException):
-        return f"{text.splitlines()[0]}: quote a value with blanks or signs, as in 'data.root=\"/my (1) pictures\"'."
-    return text.splitlines()[0]
+        return f"{line}; if it is to be taken as it stands, type {as_text(error.override)}."
+    ambiguous = re.match("Ambiguous value for argument '(.*)'$", line)
+    if ambiguous:
+        return f"{ambiguous[1]} is a sweep: add -m for one, or type {as_text(ambiguous[1])} for a value with a comma."
+    return line
+
+
+def as_text(override: str) -> str:
+    """Return what to type into a shell for a value that is to be taken letter by letter."""
+    key, _, value = override.partition("=")
+    return shlex.quote(quote_override(key, value))
 
 
 def missing(name: str, inside: str, config_name: str) -> str:

@@ -16,6 +16,11 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         """The current standard output."""
         return sys.stdout
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with a backslash sequence for each letter that the terminal's encoding lacks."""
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say nothing if nobody reads any more, as in `train | head`."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):

@@ -33,7 +33,8 @@ def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
         [sys.executable, "-m", "vae_lab.footprint"],
         input=asked,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="backslashreplace",
         env=environment,
         check=False,
     )
@@ -70,7 +71,7 @@ def restart(device: str) -> int:
         return torch.cuda.memory_allocated()
     if not CLEAR.exists():
         return peak(device)
-    CLEAR.write_text("5")  # proc(5): resets the high-water mark
+    CLEAR.write_text("5", encoding="utf-8")  # proc(5): resets the high-water mark
     return _line("VmRSS")
 
 
@@ -87,7 +88,7 @@ def peak(device: str) -> int:
 
 
 def _line(name: str) -> int:
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(name))
+    (line,) = (line for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith(name))
     return int(line.split()[1]) * 1024
 
 

@@ -43,5 +43,5 @@ def leave(folder: Path, rank: int, error: BaseException) -> int:
 
 def left(folder: Path) -> dict[int, LastWords]:
     """Return the last words by the processes' ranks."""
-    found = {path: json.loads(path.read_text()) for path in folder.glob("rank-*.json")}
+    found = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*.json")}
     return {int(path.stem.removeprefix("rank-")): LastWords(**words) for path, words in found.items()}

@@ -49,7 +49,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
     folder = Path(cfg.folder)
     before = read_summary(folder)
     with tempfile.TemporaryDirectory(prefix="vae_lab-") as shared:
-        (Path(shared) / "told.json").write_text(json.dumps(told(cfg) | {"facts": facts}))
+        (Path(shared) / "told.json").write_text(json.dumps(told(cfg) | {"facts": facts}), encoding="utf-8")
         try:
             elastic_launch(config, sys.executable)("-m", "vae_lab.rank", shared)
         except ChildFailedError as error:

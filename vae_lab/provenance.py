@@ -4,6 +4,7 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,9 +35,10 @@ def versions() -> dict[str, str]:
 def git_commit() -> str | None:
     """Return the commit of the source that runs, with "-dirty" where it was changed, or None outside a checkout."""
     source = Path(__file__).parent
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "timeout": 5}
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()  # noqa: S603
+        return subprocess.run(command, capture_output=True, check=True, **options).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
 
@@ -51,7 +53,7 @@ def device_name(device: torch.device) -> str:
 def processor_name() -> str:
     """Return the processor's name as the system tells it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -17,7 +17,7 @@ from vae_lab.ranks import ranks
 def main(path: str) -> int:
     """Train as the folder's file says and return the exit code; why it failed, if it did, lies in the folder then."""
     end_with_parent(signal.SIGKILL)  # whoever goes on with this run must not meet it at work
-    told = json.loads((Path(path) / "told.json").read_text())
+    told = json.loads((Path(path) / "told.json").read_text(encoding="utf-8"))
     if told["logging"] is not None and ranks().rank == 0:
         logging.config.dictConfig(told["logging"])
     from vae_lab.callbacks.last_words import TellError

@@ -87,5 +87,5 @@ def machine_memory() -> int:
     """Return the bytes of this machine, or those that a container is allowed."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
-    allowed = limit.read_text().strip() if limit.exists() else ""
+    allowed = limit.read_text(encoding="utf-8").strip() if limit.exists() else ""
     return min(machine, int(allowed)) if allowed.isdigit() else machine

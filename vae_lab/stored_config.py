@@ -34,7 +34,7 @@ def packaged_roles(group: str) -> dict[str, Role]:
 
     found: dict[str, Role] = {}
     for path in sorted((CONF / group).glob("*.yaml")):
-        for name, role in _roles(yaml.safe_load(path.read_text()), group):
+        for name, role in _roles(yaml.safe_load(path.read_text(encoding="utf-8")), group):
             before = found.get(name, Role())
             found[name] = Role(before.classes | role.classes, before.partial or role.partial)
     return found

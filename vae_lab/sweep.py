@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shlex
 import signal
 import socket
 import time
@@ -20,6 +21,7 @@ from vae_lab.conf_folder import CONF
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.identity import differences, images_digest, stated
 from vae_lab.reporting.remains import read_yaml
+from vae_lab.system.quoting import command_line, quote_override
 from vae_lab.system.reading import Unreadable
 from vae_lab.system.signals import EndAtOnce, heard
 from vae_lab.trial import (
@@ -186,8 +188,8 @@ def conclude(trials: Sequence[Trial]) -> None:
     states: dict[Trial, State] = {trial: trial.state() for trial in trials}
     counts = Counter(state.status for state in states.values())
     folder = trials[0].folder.parent
-    line = f"{counts['completed']} of {len(trials)} trials completed; python -m vae_lab.report runs={folder}"
-    log.info("%s", line)
+    report = command_line("report", [quote_override("runs", folder)])
+    log.info("%d of %d trials completed; %s", counts["completed"], len(trials), report)
     for sentence in findings([trial for trial, state in states.items() if state.status == "completed"]):
         log.info("%s", sentence)
     others = {trial: state for trial, state in states.items() if state.status != "completed"}
@@ -196,7 +198,7 @@ def conclude(trials: Sequence[Trial]) -> None:
     common = set.intersection(*(set(trial.overrides) for trial in trials))
     rows = [
         f"  {trial.folder.name} {state.status}: {state.reason or 'never begun'}"
-        f" ({' '.join(text for text in trial.overrides if text not in common)})"
+        f" ({shlex.join(text for text in trial.overrides if text not in common)})"
         for trial, state in others.items()
     ]
     failed = sum(counts[status] for status in FAILURES)
@@ -213,7 +215,7 @@ def findings(trials: Sequence[Trial]) -> list[str]:
     from vae_lab.reporting.page import summarised
     from vae_lab.reporting.trials import read_trials
 
-    how: dict[str, Any] = yaml.safe_load((CONF / "report.yaml").read_text())
+    how: dict[str, Any] = yaml.safe_load((CONF / "report.yaml").read_text(encoding="utf-8"))
     runs = read_trials([trial.folder for trial in trials])
     report = summarised(runs, "", how["metric"], how["ignored"], lowest=how["mode"] == "min")
     return report.sentences if any(cell.mean is not None for cell in report.cells) else []

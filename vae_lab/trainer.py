@@ -12,7 +12,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
 from vae_lab.precision import PRECISIONS, fastest_precision
-from vae_lab.ranks import ranks
+from vae_lab.ranks import by_torchrun, ranks
 from vae_lab.replicas import Replicas
 
 
@@ -79,7 +79,7 @@ def check_devices(devices: int | str, strategy: str) -> None:
     if strategy not in ("auto", "ddp"):
         raise ValueError(f"trainer.strategy must be auto or ddp, which is what several devices mean, not {strategy}.")
     _, size, local_size = ranks()
-    if "TORCHELASTIC_RUN_ID" not in os.environ and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if not by_torchrun() and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(f"srun --ntasks={size}: Lightning wants to be told --ntasks-per-node instead.")
     if str(devices) in ("1", "auto", str(local_size)):
         return
@@ -100,7 +100,9 @@ def environment() -> list[ClusterEnvironment]:
     while training goes on; here that signal ends a run as SIGTERM does. One process needs no Slurm.
     """
     if ranks().size == 1:
-        return [LightningEnvironment()]
+        alone = LightningEnvironment()
+        alone.set_global_rank(0)  # Lightning took RANK for it on import, and would log nothing if that is 1
+        return [alone]
     return [] if "TORCHELASTIC_RUN_ID" in os.environ else [SLURMEnvironment(auto_requeue=False)]
 
 

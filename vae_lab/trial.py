@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TextIO
 from vae_lab import errors
 from vae_lab.conf_folder import CONF
 from vae_lab.identity import images_digest
+from vae_lab.system.quoting import command_line
 from vae_lab.system.reading import Unreadable, read_json
 
 log = logging.getLogger(__name__)
@@ -130,7 +131,7 @@ def record(folder: Path, **facts: object) -> None:
 def hold(folder: Path) -> Iterator[bool]:
     """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
         if not _locked(file):
             yield False
             return
@@ -166,7 +167,7 @@ def _locked(file: TextIO) -> bool:
 def holder(folder: Path) -> Holder | None:
     """Return the process that works in `folder`, or None."""
     try:
-        with (folder / ".lock").open() as file:
+        with (folder / ".lock").open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -210,7 +211,7 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     state = left(trial.folder)
     if state.status not in HOLES + (FAILURES if retry_failed else ()):
         return state
-    log.info("trial %s: %s", trial.folder.name, " ".join(trial.overrides))
+    log.info("trial %s: %s", trial.folder.name, shlex.join(trial.overrides))
     wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
     resume = make_ready(trial.folder, state)
     asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides, trial.flags)}
@@ -313,7 +314,7 @@ def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
         flags: where its configs come from.
     """
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
-    return shlex.join(["python", "-m", "vae_lab.train", *flags, *overrides, *alone])
+    return command_line("train", [*overrides, *alone], flags)
 
 
 def reason(error: BaseException) -> str:

@@ -18,6 +18,7 @@ from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.reporting.ranking import beside, direction
+from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.train import check_model, label
 from vae_lab.trial import Trial, config_flags, key, read_summary
@@ -109,7 +110,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training import train
 
-    cfg = compose("train", [*trial.overrides, f"folder='{trial.folder}'"])
+    cfg = compose("train", [*trial.overrides, quote_override("folder", trial.folder)])
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
     OmegaConf.save(cfg, hidden / "config.yaml")
@@ -133,7 +134,7 @@ def conclude(study: "optuna.Study") -> None:
     log.info("%d trials: %s", len(trials), ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
     for trial in best_of(study):
         values = told_values(study, trial)
-        params = " ".join(f"{name}={value}" for name, value in trial.params.items())
+        params = " ".join(quote_typed(f"{name}={value}") for name, value in trial.params.items())
         log.info("best: %s with %s, in %s", values, params, trial.user_attrs["folder"])
     failed = [trial for trial in trials if trial.state.name == "FAIL"]
     if failed:

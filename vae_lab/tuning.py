@@ -20,6 +20,7 @@ from vae_lab.errors import StorageError
 from vae_lab.identity import differences, identity, stated
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.remains import is_number
+from vae_lab.system.quoting import quote_typed
 from vae_lab.system.threads import AUTO
 from vae_lab.tasks.task import Task
 from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held, typed_threads, with_threads
@@ -202,7 +203,8 @@ def run_search(search: Search, train: Train) -> optuna.Study:
 
 def described(params: Mapping[str, Any], search: Search) -> Trial:
     """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
-    overrides = (*search.fixed, *(f"{key}={'null' if value is None else value}" for key, value in params.items()))
+    tried = (quote_typed(f"{key}={'null' if value is None else value}") for key, value in params.items())
+    overrides = (*search.fixed, *tried)
     folder = search.folder / digest([*overrides, identity(search.made_of)])
     if search.threads is not None and typed_threads(overrides, AUTO) == AUTO:
         overrides = with_threads(overrides, search.threads)

@@ -27,7 +27,7 @@ class MetricsTable(Logger):
         self.columns: list[str] = ["step"]
         self.row: dict[str, float] = {}
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), self.columns)
         self.goes_on = self.path.exists()
 
@@ -50,7 +50,7 @@ class MetricsTable(Logger):
         if new or not self.path.exists() or self.goes_on:
             self._rewrite(new, end)
         self.goes_on = False
-        with self.path.open("a", newline="") as file:
+        with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns).writerow(self.row)
         self.row = {}
 
@@ -62,10 +62,10 @@ class MetricsTable(Logger):
         """Add columns, and leave out what stands at or behind the step `end`."""
         rows: list[dict[str, str]] = []
         if self.path.exists():
-            with self.path.open(newline="") as file:
+            with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
         self.columns += new
-        with whole(self.path) as temporary, temporary.open("w", newline="") as file:
+        with whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(row for row in rows if float(row["step"]) < end)

@@ -3,6 +3,7 @@
 import logging
 import netrc
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
@@ -83,7 +84,8 @@ class WeightsAndBiases(WandbLogger):
         """Finish the run, so that the next one in this process gets one of its own."""
         self.run.finish(exit_code=exit_code)
         if self.is_offline:
-            log.info("W&B was offline; upload this run with: wandb sync %s", Path(self.run.dir).parent)
+            command = shlex.join(["wandb", "sync", str(Path(self.run.dir).parent)])
+            log.info("W&B was offline; upload this run with: %s", command)
 
 
 def open_run(mode: str, timeout: float, **arguments: object) -> "Run":

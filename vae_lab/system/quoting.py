@@ -22,8 +22,7 @@ def quote_override(key: str, value: object) -> str:
     parsed = parse(plain)
     if parsed is not None and not parsed.is_sweep_override() and parsed.value() == text and "${" not in text:
         return plain
-    literal = text.replace("${", r"\${")  # else it would be the value of another setting
-    return f"{key}={QuotedString(literal, Quote.double).with_quotes()}"
+    return _quoted(key, text.replace("${", r"\${"))  # else it would be the value of another setting
 
 
 def quote_typed(text: str, *, sweeps: bool = False) -> str:
@@ -38,7 +37,11 @@ def quote_typed(text: str, *, sweeps: bool = False) -> str:
     found = OVERRIDE.fullmatch(text)
     if found is None or parse(text) is not None or COMPOSED.match(found[2]) or (sweeps and "," in found[2]):
         return text
-    return quote_override(found[1], found[2])
+    return _quoted(found[1], found[2])
+
+
+def _quoted(key: str, text: str) -> str:
+    return f"{key}={QuotedString(text, Quote.double).with_quotes()}"
 
 
 def command_line(command: str, overrides: Sequence[str] = (), flags: Sequence[str] = ()) -> str:

@@ -194,7 +194,7 @@ def measure_convolution(most: int) -> Measured:
 def kept_threads(folder: Path) -> int | None:
     """Return the number that the first driver of a sweep or a study has left in its folder; None if there is none."""
     try:
-        number = json.loads((folder / KEPT).read_text())["threads"]
+        number = json.loads((folder / KEPT).read_text(encoding="utf-8"))["threads"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return number if _is_count(number) else None
