@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lab import extractors
-from vae_lab.assessment import assess, headline
+from vae_lab.assessment import assess, classes_section, headline
 from vae_lab.conf_folder import CONF
 from vae_lab.data.images import Images
 from vae_lab.evaluation.classes import class_accuracy
@@ -35,7 +35,7 @@ from vae_lab.probability.likelihoods import Gaussian, SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
 from vae_lab.randomness import reseed, seeded
-from vae_lab.runs import encode, load_model
+from vae_lab.runs import encode, load_data, load_model
 from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]
@@ -342,7 +342,21 @@ def test_classes_that_do_not_fit_the_images_end_training_at_the_start(config: Co
 
 def test_idle_classes_are_told(config: Compose, caplog: pytest.LogCaptureFixture) -> None:
     train(config("data=digits", "data.only=[3,5]", "model.nclasses=10", "model.encoder.widths=[4,4,4]"))
-    assert any("no training image is of the classes [0, 1, 2, 4, 6, 7, 8, 9]" in line for line in caplog.messages)
+    line = "no training image is of the classes [2, 3, 4, 5, 6, 7, 8, 9]: what they generate means nothing; the images"
+    assert f"{line} have 2 classes, and model.nclasses=2 is enough" in caplog.messages
+
+
+def test_kept_classes_are_those_of_the_model_by_their_names(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config("data=digits", "data.only=[3,7]", "model=mlp", "model.encoder.width=16", "model.nclasses=2")
+    assert train(cfg)["classes"] == ["3", "7"]
+    assert not any("no training image is of" in line for line in caplog.messages)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(extractors, "TRAINING", extractors.TRAINING | {"nbatches": 3, "batch_size": 16})
+    model, data = load_model(tmp_path / "run"), load_data(tmp_path / "run")
+    section = classes_section(model, extractors.RandomVGG(1), data, "test", seed=0)
+    assert list(section["classes"]["each_class"]) == ["3", "7"]
 
 
 def test_a_run_from_before_there_were_classes_can_be_resumed() -> None:

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import Images
+from vae_lab.data.module import ImageData
 from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
 from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import DigitClassifier, Extractor, features_of
@@ -113,7 +114,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         "samples": compared(sets, reference, extractor, seed, settings),
         "memorisation": {name: memorisation_table(found) for name, found in copies.items()},
         "blur": blurred({"reconstructions": reconstruction.decoded} | sets, reference),
-    } | classes_section(model, extractor, data.grey_parts, other_part, seed)
+    } | classes_section(model, extractor, data, other_part, seed)
     result["seconds"] = time.perf_counter() - started
     shown = every_pixel(images, 32)
     page = Page(finite(result), reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
@@ -257,16 +258,18 @@ def memorisation_table(found: Memorisation) -> dict[str, float]:
 
 
 def classes_section(
-    model: LatentModel, extractor: Extractor, parts: Parts, other_part: str, seed: int
+    model: LatentModel, extractor: Extractor, data: ImageData, other_part: str, seed: int
 ) -> dict[str, Any]:
     """Return, by its name, the section on how often a classifier sees the class that a conditional model was given."""
     if not model.nclasses:
         return {}
+    parts = data.grey_parts
     trained = extractor if isinstance(extractor, DigitClassifier) else trained_classifier(parts.train)
     classifier = trained.to(next(model.parameters()).device)
     unseen = getattr(parts, other_part)
     found = class_accuracy(model, classifier, parts.train, unseen, nimages=NEACH, seed=seed)
-    return {"classes": found._asdict()}
+    each = {data.classes[int(label)]: share for label, share in found.each_class.items()}
+    return {"classes": found._asdict() | {"each_class": each}}
 
 
 def headline(result: dict[str, Any]) -> list[str]:

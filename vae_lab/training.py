@@ -132,7 +132,10 @@ def check_classes(model: LatentModel, data: ImageData) -> None:
         )
     absent = set(range(model.nclasses)) - set(data.parts.train.labels.tolist())
     if absent:
-        log.warning("no training image is of the classes %s: what they generate means nothing", sorted(absent))
+        line = "no training image is of the classes %s: what they generate means nothing"
+        if len(data.classes) < model.nclasses:
+            line += f"; the images have {len(data.classes)} classes, and model.nclasses={len(data.classes)} is enough"
+        log.warning(line, sorted(absent))
 
 
 def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from vae_lab.data.images import Images, Parts
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
-from vae_lab.data.selection import check_only, of_classes
+from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.split import split
 from vae_lab.errors import require_counts
 
@@ -21,15 +21,16 @@ class Digits(ImageData):
     Args:
         nval: validation images.
         ntest: test images.
-        only: classes to keep, or None for all; `nval` and `ntest` count images before the others leave.
+        only: classes to keep, which are numbered anew in their order, or None for all;
+            `nval` and `ntest` count images before the others leave.
         settings: those of `ImageData`.
     """
 
     def __init__(self, *, nval: int, ntest: int, only: Sequence[int] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
         require_counts(data__nval=nval, data__ntest=ntest)
-        self.classes = tuple(map(str, range(10)))
-        check_only(only, len(self.classes))
+        check_only(only, 10)
+        self.classes = kept_names([str(digit) for digit in range(10)], only)
         self.only = only
         self.nval = nval
         self.ntest = ntest

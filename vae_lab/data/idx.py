@@ -12,7 +12,7 @@ from torchvision.datasets import MNIST
 from vae_lab.data.images import Images, Parts
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
-from vae_lab.data.selection import check_only, of_classes
+from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.split import split
 from vae_lab.errors import DataError, require_counts
 from vae_lab.system.folders import expanded
@@ -28,7 +28,8 @@ class IdxImages(ImageData):
         root: folder that holds, or will hold, `<class name>/raw/`.
         download: whether to load what is missing.
         nval: validation images, taken from the publisher's training part.
-        only: classes to keep, or None for all; `nval` counts validation images before the others leave.
+        only: classes to keep, which are numbered anew in their order, or None for all;
+            `nval` counts validation images before the others leave.
         settings: those of `ImageData`; images are resized where `image_size` is not 28.
     """
 
@@ -47,8 +48,8 @@ class IdxImages(ImageData):
         self.dataset = dataset
         kind: Any = getattr(dataset, "func", dataset)  # the class, whatever it was bound to
         self.title: str = kind.__name__
-        self.classes = tuple(kind.classes)
-        check_only(only, len(self.classes))
+        check_only(only, len(kind.classes))
+        self.classes = kept_names(kind.classes, only)
         self.only = only
         self.root = expanded(root)
         self.download = download

@@ -51,6 +51,10 @@ class Images:
         rows = indices if self._rows is None else self._rows[indices]
         return Images(self._pixels, self.labels[indices], rows)
 
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "Images":
+        """Return the same images with other labels."""
+        return Images(self._pixels, labels, torch.arange(len(self)) if self._rows is None else self._rows)
+
     def digest(self) -> str:
         """Return a hash of every pixel and label, in order."""
         shape = (len(self), *self._pixels.shape[1:])

@@ -18,19 +18,25 @@ def check_only(only: object, nclasses: int) -> None:
         raise ValueError(f"data.only={list(only)}: the classes go from 0 to {nclasses - 1}.")
 
 
+def kept_names(names: Sequence[str], only: Sequence[int] | None) -> tuple[str, ...]:
+    """Return the names of the classes that are kept, in the order of their numbers."""
+    return tuple(names) if only is None else tuple(names[label] for label in sorted(set(only)))
+
+
 def of_classes(parts: Parts, only: Sequence[int] | None) -> Parts:
-    """Return the images of some classes in each part, with the labels that they had; None is all classes.
+    """Return the images of some classes in each part, and number those anew from 0; None is all classes.
 
     Raises:
         DataError: if a part has none.
     """
     if only is None:
         return parts
+    labels = torch.tensor(sorted(set(only)))
 
     def kept(name: str, images: Images) -> Images:
-        rows = torch.isin(images.labels, torch.tensor(list(only))).nonzero().flatten()
+        rows = torch.isin(images.labels, labels).nonzero().flatten()
         if not len(rows):
             raise DataError(f"the {name} part has no image of the classes {list(only)}; name more with data.only=.")
-        return images.subset(rows)
+        return images.subset(rows).relabelled(torch.searchsorted(labels, images.labels[rows]))
 
     return Parts(*(kept(name, images) for name, images in parts._asdict().items()))
