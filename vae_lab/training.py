@@ -46,7 +46,7 @@ def train(
     Raises:
         ValueError: if a setting is wrong.
         DataError: if the images are missing, unreadable or too few.
-        DivergedError: if the loss left the finite numbers.
+        DivergedError: if a number left the finite ones, or the run ends worse than it began.
         StorageError: if the folder cannot be written.
         Interrupted: if a signal ended it early, in training after a checkpoint.
     """
@@ -179,10 +179,20 @@ def fit_and_test(
         summary["seconds"] |= {"fit": clock.fit, "training": clock.training}
         summary["images_per_second"] = clock.batches * nimages / clock.training if clock.training else None
         summary |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+        summary |= described(trainer)
     received = distributed.largest(stop.received or 0, task.device)
     if received:
         raise errors.Interrupted(received, "after a validation and a checkpoint")
-    summary |= test(trainer, task, data)
+    try:
+        summary |= test(trainer, task, data)
+    finally:
+        summary |= described(trainer)
+
+
+def described(trainer: Trainer) -> dict[str, Any]:
+    """Return what the callbacks have to say in the summary."""
+    facts = [callback.describe() for callback in trainer.callbacks if hasattr(callback, "describe")]  # pyright: ignore[reportAttributeAccessIssue]
+    return {name: value for part in facts for name, value in part.items()}
 
 
 def lost(error: BaseException) -> BaseException:
