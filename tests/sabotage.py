@@ -73,6 +73,29 @@ class Signals(Callback):
             os.kill(os.getpid(), self.number)
 
 
+class Spoil(Callback):
+    """Changes the weights, or the optimizer's state, after a batch."""
+
+    def __init__(self, how: str, batch: int = 2) -> None:
+        self.how = how
+        self.batch = batch
+
+    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
+        pl_module.listeners.append(self.strike)
+
+    def strike(self, task: Task) -> None:
+        if task.batches_seen != self.batch:
+            return
+        if self.how == "large weights":
+            for parameter in task.parameters():
+                parameter.data.mul_(30)
+        elif self.how == "a moment":
+            (optimizer,) = task.trainer.optimizers
+            next(iter(optimizer.state.values()))["exp_avg_sq"].fill_(float("inf"))
+        else:
+            next(task.parameters()).data.fill_(float("nan"))
+
+
 class Witness(Callback):
     """Writes what a process has at the end of training to `witness-<rank>.json` in its working directory."""
 

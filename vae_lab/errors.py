@@ -5,6 +5,7 @@ The message is one sentence that names the value and the remedy, because it is a
     0 all done                      5 storage
     2 configuration                 6 resources
     3 data                          7 part of a sweep or of the files failed
+                                    75 the time limit that was set came before the last batch
     4 diverged                      128 + n   ended by signal n: 129 SIGHUP, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM
 
 1 is left for errors of vae_lab itself, which come with their traceback.
@@ -23,6 +24,10 @@ class DivergedError(Exception):
 
 class StorageError(Exception):
     """A folder cannot be written."""
+
+
+class TimeLimit(Exception):  # noqa: N818
+    """A run was tested and is sound, but its time was up before all batches that were asked for."""
 
 
 class FilesFailed(Exception):  # noqa: N818
@@ -79,6 +84,7 @@ CODES: dict[type[BaseException], int] = {
     MemoryError: 6,
     FilesFailed: 7,
     SweepFailed: 7,
+    TimeLimit: 75,
 }
 NAMES = {
     "MisconfigurationException": 2,
@@ -111,4 +117,6 @@ def status(error: BaseException) -> str:
         return "interrupted"
     if type(error).__name__ == "TrialPruned":
         return "pruned"
+    if isinstance(error, TimeLimit):
+        return "stopped"
     return "diverged" if isinstance(error, DivergedError) or exit_code(error) == CODES[DivergedError] else "failed"

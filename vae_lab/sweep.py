@@ -205,6 +205,8 @@ def conclude(trials: Sequence[Trial]) -> None:
     remedy = "the same command again runs those that did not fail by themselves"
     if failed:
         remedy += ", and with hydra.sweeper.retry_failed=true the failed ones too"
+    if counts["stopped"]:
+        remedy += "; for those that were stopped choose a longer trainer.max_time"
     raise SweepFailed("\n".join([f"{len(others)} of {len(trials)} trials have no result; {remedy}:", *rows]))
 
 

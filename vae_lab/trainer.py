@@ -56,6 +56,7 @@ def build(
             max_epochs=1,
             max_steps=-1,
             val_check_interval=1,  # a stretch of batches
+            check_val_every_n_epoch=None,  # so that EarlyStopping looks after each validation, not after the one epoch
             num_sanity_val_steps=0,
             precision=fastest_precision(settings.get("accelerator", "auto")) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
             devices=local_size,

@@ -2,9 +2,12 @@
 
 import json
 import logging
+import os
+import signal
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab import distributed, errors
 from vae_lab.callbacks.checkpoints import StoredConfig
 from vae_lab.callbacks.signals import GracefulStop
+from vae_lab.callbacks.stopping import FolderWatch, TimeWatch, out_of_time, stopped_by
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
 from vae_lab.errors import DataError
@@ -31,6 +35,7 @@ from vae_lab.runs import PARTS, checkpoint_path, load_checkpoint, load_summary, 
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.threads import threads_in_use
 from vae_lab.tasks.task import Task
+from vae_lab.trial import hold, holder
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +55,12 @@ def train(
     Raises:
         ValueError: if a setting is wrong.
         DataError: if the images are missing, unreadable or too few.
-        DivergedError: if the loss left the finite numbers.
-        StorageError: if the folder cannot be written.
+        DivergedError: if a number left the finite ones, or the run ends worse than it began.
+        StorageError: if the folder cannot be written, or was removed.
+        TimeLimit: if its time was up before the last batch; it is tested all the same.
         Interrupted: if a signal ended it early, in training after a checkpoint.
     """
-    with GracefulStop() as stop:
+    with GracefulStop() as stop, alone(Path(cfg.folder)):
         return train_until(stop, cfg, watchers, facts or {})
 
 
@@ -70,7 +76,7 @@ def train_until(
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
     data, task, trainer = build(cfg, config, watchers)
-    trainer.callbacks.insert(0, stop)  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.callbacks[:0] = [stop, FolderWatch(folder), TimeWatch()]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
     summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
     trainer.loggers = loggers = open_loggers(cfg, config, summary)
@@ -78,10 +84,12 @@ def train_until(
     try:
         write_summary(folder, summary)
         fit_and_test(data, task, trainer, checkpoint, summary)
-        summary["status"] = "completed"
+        summary["status"] = "stopped" if out_of_time(trainer, task) else "completed"
     except BaseException as error:
         known = lost(error)
         summary |= {"status": errors.status(known), "reason": str(known)}
+        if isinstance(known, errors.Interrupted):
+            summary["stopped_by"] = signal.Signals(known.number).name
         if known is error:
             raise
         raise known from error
@@ -93,10 +101,24 @@ def train_until(
         for logger in loggers:
             if hasattr(logger, "close"):
                 logger.close(exit_code=0 if summary["status"] == "completed" else 1)  # pyright: ignore[reportAttributeAccessIssue]
+    say_end(summary, folder)
+    return summary
+
+
+def say_end(summary: Mapping[str, Any], folder: Path) -> None:
+    """Log the last line of a run, and before it what keeps the run from being all that was asked for.
+
+    Raises:
+        TimeLimit: if its time was up before the last batch.
+    """
+    short = f"after {summary['steps']} of {summary['max_steps']} batches, stopped by {summary.get('stopped_by')}"
+    if summary["status"] == "completed" and "stopped_by" in summary:
+        log.warning("training ended %s", short)
     line = "test/neg_elbo %.2f nats (distortion %.2f + rate %.2f), test/sse_kl %.2f, %.0f images/s, run folder %s"
     values = (summary[f"test/{name}"] for name in ("neg_elbo", "distortion", "rate", "sse_kl"))
-    log.info(line, *values, summary["images_per_second"], folder)
-    return summary
+    log.info(line, *values, summary["images_per_second"] or 0, folder)
+    if summary["status"] == "stopped":
+        raise errors.TimeLimit(f"training ended {short}; resume={folder} goes on, with a longer time.")
 
 
 def build(
@@ -187,14 +209,26 @@ def fit_and_test(
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         nimages = data.batch_size * trainer.world_size
-        summary["steps"] = task.batches_seen
+        summary |= {"steps": task.batches_seen, "max_steps": task.max_steps}
         summary["seconds"] |= {"fit": clock.fit, "training": clock.training}
         summary["images_per_second"] = clock.batches * nimages / clock.training if clock.training else None
         summary |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+        summary |= described(trainer)
     received = distributed.largest(stop.received or 0, task.device)
     if received:
         raise errors.Interrupted(received, "after a validation and a checkpoint")
-    summary |= test(trainer, task, data)
+    reason = stopped_by(trainer, task)
+    summary |= {} if reason is None else {"stopped_by": reason}
+    try:
+        summary |= test(trainer, task, data)
+    finally:
+        summary |= described(trainer)
+
+
+def described(trainer: Trainer) -> dict[str, Any]:
+    """Return what the callbacks have to say in the summary."""
+    facts = [callback.describe() for callback in trainer.callbacks if hasattr(callback, "describe")]  # pyright: ignore[reportAttributeAccessIssue]
+    return {name: value for part in facts for name, value in part.items()}
 
 
 def lost(error: BaseException) -> BaseException:
@@ -281,6 +315,31 @@ def say_version(run: str | Path) -> None:
     if before != now:
         line = "resume=%s: vae_lab %s (commit %s) began that run, and %s (commit %s) goes on with it"
         log.warning(line, run, *before, *now)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other runs out of the folder, unless this command holds it already, as around a sweep's trial.
+
+    Raises:
+        StorageError: if the folder cannot be written.
+        ValueError: if another process is at work there.
+    """
+    if ranks().rank > 0:
+        yield
+        return
+    who = holder(folder)
+    ours = who is not None and (who.pid == os.getpid() or who.command == os.environ.get("VAE_LAB_RUN", "none"))
+    with ExitStack() as stack:
+        try:
+            mine = ours or stack.enter_context(hold(folder))
+        except OSError as error:
+            raise errors.StorageError(f"{folder.absolute()} cannot be written: {error.strerror}.") from error
+        if not mine:
+            who = holder(folder)
+            at_work = "another process" if who is None else f"process {who.pid} on {who.host}"
+            raise ValueError(f"folder={folder}: {at_work} is at work there; choose another folder, or wait.")
+        yield
 
 
 def check_folder(folder: Path, resume: str | None) -> None:

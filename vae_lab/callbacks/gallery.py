@@ -34,6 +34,7 @@ class Gallery(Callback):
         self.every = every
         self.nimages = nimages
         self.next_visit = 0
+        self.visited: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Say so if the interval asked for cannot be kept."""
@@ -48,8 +49,14 @@ class Gallery(Callback):
             self.next_visit = pl_module.batches_seen + self.every
             self.show(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+        """Make the last pictures where a callback ended training after the validation."""
+        if self.visited is not None and self.visited < pl_module.batches_seen and trainer.is_global_zero:
+            self.show(trainer, pl_module)
+
     def show(self, trainer: Trainer, task: Task) -> None:
         """Write the three grids and send them to every logger that takes images."""
+        self.visited = task.batches_seen
         model, images = placed(task.model, trainer.datamodule.parts.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
         with seeded("gallery", task.seed), torch.no_grad():
             grids = {

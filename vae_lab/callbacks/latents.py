@@ -1,5 +1,7 @@
 """What the latents are used for: nats per latent and where the posterior means lie."""
 
+import logging
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +14,71 @@ from vae_lab.evaluation.latents import latents_figure, posterior_statistics
 from vae_lab.files import whole
 from vae_lab.tasks.task import Task
 
+log = logging.getLogger(__name__)
+
 
 class Latents(Callback):
     """After each validation, the KL of each latent and a histogram of the posterior means, to W&B; at the end a figure.
 
+    A run in which no latent tells anything of its image says so at the end, and each run's summary how many do.
+
     Args:
         folder: where `latents.png` is written.
         nimages: validation images looked at.
+        active_above: nats of KL from which on a latent is in use.
+
+    Attributes:
+        seen: posterior means and nats per latent at the last validation; None before the first.
+        rate: nats of all latents together at the last validation, under whatever prior there is.
     """
 
-    def __init__(self, folder: str, nimages: int) -> None:
+    def __init__(self, folder: str, nimages: int, active_above: float) -> None:
         if nimages < 2:
             raise ValueError(f"callbacks.latents.nimages must be at least 2, not {nimages}.")
+        if not 0 <= active_above < math.inf:
+            raise ValueError(f"callbacks.latents.active_above must be 0 or a positive number, not {active_above}.")
         self.folder = Path(folder)
         self.nimages = nimages
+        self.active_above = active_above
+        self.seen: tuple[Tensor, Tensor] | None = None
+        self.rate = math.nan
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Look at the posterior of the first validation images."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        means, rates = posterior_statistics(*placed(pl_module.model, trainer.datamodule.parts.val, slice(self.nimages)))  # pyright: ignore[reportAttributeAccessIssue]
+        images = trainer.datamodule.parts.val  # pyright: ignore[reportAttributeAccessIssue]
+        self.seen = means, rates = posterior_statistics(*placed(pl_module.model, images, slice(self.nimages)))
+        self.rate = float(trainer.callback_metrics["val/rate"])
         for logger in trainer.loggers:
             if hasattr(logger, "log_histograms"):
                 logger.log_histograms(histograms(means, rates), step=pl_module.batches_seen)  # pyright: ignore[reportAttributeAccessIssue]
-        if trainer.should_stop:
-            with whole(self.folder / "latents.png") as path:
-                latents_figure(means, rates).savefig(path, format="png", dpi=110)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+        """Draw the figure of the last validation, and say so if no latent is in use."""
+        if self.seen is None:
+            return
+        with whole(self.folder / "latents.png") as path:
+            latents_figure(*self.seen).savefig(path, format="png", dpi=110)
+        if not self.nactive():
+            advice = "the decoder ignores them; try a smaller objective.beta, objective=elbo_warmup or free_bits"
+            log.warning("%s: %s", self.describe()["latents"], advice)
+
+    def nactive(self) -> int:
+        """Return how many latents are in use; none where all together are below the bound.
+
+        The KL of one latent is that to N(0, 1) where the prior is no product over latents; their sum is not.
+        """
+        assert self.seen is not None
+        return int((self.seen[1] > self.active_above).sum()) if self.rate > self.active_above else 0
+
+    def describe(self) -> dict[str, object]:
+        """Return how many latents are in use for the summary, in a number and in words."""
+        if self.seen is None:
+            return {}
+        number, total = self.nactive(), len(self.seen[1])
+        words = f"{number} of {total} latents carry more than {self.active_above} nats on validation images"
+        return {"active_latents": number, "latents": words}
 
 
 def histograms(

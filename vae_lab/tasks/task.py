@@ -1,7 +1,7 @@
 """The role that every task plays: training by batches, validation and test of a latent model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -38,6 +38,9 @@ class Task(LightningModule, ABC):
     On several devices each process takes its share of a global batch and of the images to validate on, and tasks
     average their gradients before they step. All processes stop at the same batch, which they agree on now and then.
 
+    At each validation and in each checkpoint, weights, the optimizers' states and the sum of all training losses since
+    the validation before must be finite. That costs a training step no waiting for the device.
+
     Args:
         model: the three distributions; what is validated, shown and, once stored, loaded from a run folder.
         seed: decides the noise of every batch.
@@ -52,9 +55,12 @@ class Task(LightningModule, ABC):
         listeners: called with the task after every batch.
         stopping: set it to end training after the batch in hand, or one of the next few if there are other processes.
         agreed: whether training ends, as all processes have it.
+        loss_sum: sum of the training losses since the last validation; None before the first of them.
+        must_improve: whether a run whose end is worse than its beginning, by `measure`, has diverged.
     """
 
     automatic_optimization = False  # pyright: ignore[reportAssignmentType]
+    must_improve = True
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class Task(LightningModule, ABC):
         self.listeners: list[Callable[[Task], None]] = []
         self.stopping = False
         self.agreed = False
+        self.loss_sum: Tensor | None = None
         self.means = MetricCollection(
             {name: MeanMetric(nan_strategy="disable") for name in METRICS}, compute_groups=False
         )
@@ -86,7 +93,28 @@ class Task(LightningModule, ABC):
     def step(self, batch: Sample, *optimizers: Optimizer) -> Terms:
         """Take one step with every optimizer, in the order of `configure_optimizers`, and return the batch's terms."""
 
+    @abstractmethod
+    def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
+        """Return what training minimises for each image, weighed as at the end of the run; in nats where it is a bound.
+
+        So it compares between two moments of a run, also where the weights of its terms follow a schedule.
+        """
+
     def training_step(self, batches: Batches, batch_idx: int) -> None:
+        """Train up to the next validation.
+
+        Raises:
+            DivergedError: if a number is none, as far as that is looked at.
+        """
+        try:
+            self.train_stretch(batches)
+        except RuntimeError as error:
+            if "returned nan values in its" not in str(error):  # that is how torch's anomaly detection puts it
+                raise
+            message = f"batch {self.batches_seen + 1}: {error} Try a smaller optimizer.lr."
+            raise DivergedError(message) from error
+
+    def train_stretch(self, batches: Batches) -> None:
         """Train up to the next validation."""
         optimizers, schedules = listed(self.optimizers(use_pl_optimizer=False)), listed(self.lr_schedulers())
         for number in range(self.batches_seen, self.stretch_end()):
@@ -94,6 +122,8 @@ class Task(LightningModule, ABC):
                 break
             reseed(self.device, "train", self.seed, number, self.global_rank)
             self.latest = self.step(Sample(*(tensor.to(self.device) for tensor in batches[number])), *optimizers)
+            loss = self.latest.loss.detach().mean()
+            self.loss_sum = loss if self.loss_sum is None else self.loss_sum + loss
             for schedule in schedules:
                 schedule.step()
             self.batches_seen = number + 1
@@ -102,7 +132,8 @@ class Task(LightningModule, ABC):
             for listener in self.listeners:
                 listener(self)
         self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress.total.completed = self.batches_seen
-        self.trainer.should_stop = self.is_to_stop(self.batches_seen) or self.batches_seen >= self.max_steps
+        done = self.is_to_stop(self.batches_seen) or self.batches_seen >= self.max_steps
+        self.trainer.should_stop = self.trainer.should_stop or done
 
     def stretch_end(self) -> int:
         """Return the number of batches after which Lightning is to have its turn."""
@@ -147,7 +178,12 @@ class Task(LightningModule, ABC):
             logger.log_metrics(metrics, step=self.batches_seen)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store the number of batches, from which order and noise follow; not Lightning's loop counts."""
+        """Store the number of batches, from which order and noise follow; not Lightning's loop counts.
+
+        Raises:
+            DivergedError: if the state is no finite numbers, so that it is not stored as good, whoever asks for it.
+        """
+        self.refuse_nonfinite_state()
         checkpoint["batches_seen"] = self.batches_seen
         del checkpoint["loops"]
 
@@ -167,9 +203,26 @@ class Task(LightningModule, ABC):
         self.means.reset()
         if self.trainer.sanity_checking:
             return
+        if phase == "val":
+            self.refuse_nonfinite_losses()
+            self.refuse_nonfinite_state()
         self.refuse_nonfinite(float(metrics[f"{phase}/neg_elbo"]), f"{phase}/neg_elbo")
         self.log_dict(metrics, logger=False, sync_dist=True)  # already the same in all processes
         self.report({name: value.item() for name, value in metrics.items()})
+
+    def refuse_nonfinite_losses(self) -> None:
+        """Raise DivergedError unless all training losses since the last validation were finite."""
+        if self.loss_sum is not None:
+            (total,) = averaged([self.loss_sum])
+            self.loss_sum = None
+            self.refuse_nonfinite(float(total), "the training loss")
+
+    def refuse_nonfinite_state(self) -> None:
+        """Raise DivergedError unless weights and optimizers' states are finite."""
+        self.refuse_nonfinite(nonfinite([*self.parameters(), *self.model.buffers()]), "a weight")
+        for optimizer in self.trainer.optimizers:
+            numbers = [number for state in optimizer.state.values() for number in state.values()]
+            self.refuse_nonfinite(nonfinite(numbers), "a number of the optimizer's state")
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
         """Raise DivergedError unless the value is a finite number."""
@@ -178,6 +231,14 @@ class Task(LightningModule, ABC):
                 f"{what} is {value} after {self.batches_seen} batches; the checkpoints keep the last good state; try a"
                 " smaller optimizer.lr."
             )
+
+
+def nonfinite(numbers: Iterable[object]) -> float:
+    """Return a number that is not finite from the tensors among what is given; 0 if there is none."""
+    for tensor in numbers:
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return tensor[~tensor.isfinite()][0].item()
+    return 0.0
 
 
 def listed(found: object) -> list[Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+from jaxtyping import Float
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -55,3 +57,7 @@ class VAETask(Task):
         average_gradients(self.model.parameters())
         optimizer.step()
         return terms
+
+    def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
+        """Return the objective's loss of each image, weighed as at the end of the run."""
+        return self.objective(self.model.given(batch.label), batch, self.max_steps).loss

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -75,6 +76,8 @@ class VAEGANTask(Task):
         average_decay: of the average of the weights, per batch, once it has lasted.
         settings: see `Task`.
     """
+
+    must_improve = False  # the ELBO is one of several things that are minimised
 
     def __init__(
         self,
@@ -150,6 +153,11 @@ class VAEGANTask(Task):
         self.notes |= {"pull_scale": self.guard.scale.clone(), "ncollapses": self.guard.ncollapses.clone()}
         total = terms.loss + (self.liking(ramp) * losses.likeness + losses.perceptual).detach()
         return Terms(total, terms.distortion, terms.rate)
+
+    def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
+        """Return the weighed ELBO of each image under the average of the weights, as at the end of the run."""
+        inference = self.model.given(batch.label)(batch.image)
+        return elbo_terms(inference, batch.image, value_at(self.beta, self.max_steps)).loss
 
     def liking(self, ramp: float) -> float:
         """Return the weight of likeness: all of it from the start where nothing else asks for reconstructions."""
