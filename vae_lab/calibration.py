@@ -29,6 +29,7 @@ from vae_lab.detection import (
 )
 from vae_lab.errors import DataError, require_counts
 from vae_lab.files import whole
+from vae_lab.identity import file_digest
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
@@ -170,8 +171,7 @@ def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Pat
 
 def weights_digest(run: Path, how: Calibration) -> str:
     """Return a hash of a run's checkpoint; nothing if there is none."""
-    file = checkpoint_path(run, how.checkpoint)
-    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
+    return file_digest(checkpoint_path(run, how.checkpoint))
 
 
 def require_finite(model: LatentModel, run: Path) -> None:

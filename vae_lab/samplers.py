@@ -1,6 +1,7 @@
 """Densities over z to generate from: the prior, or a Gaussian mixture fitted once to a run's posterior means.
 
-The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, so that generating needs the images once only. Where
+The mixture lies in the run folder as samplers/gmm-<checkpoint>-<digest>.pt, so that generating needs the images once
+only. The digest is of the weights and of how it was fitted: a run that was trained further gets another mixture. Where
 there are too many latents for so few images, as in a 256-pixel autoencoder, it is one in their principal directions.
 """
 
@@ -18,10 +19,11 @@ from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.passes import batch_size
 from vae_lab.evaluation.samplers import fitted_density
 from vae_lab.files import whole
+from vae_lab.identity import file_digest, identity
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
-from vae_lab.runs import encode, load_data, locate
+from vae_lab.runs import checkpoint_path, encode, load_data, locate
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +64,10 @@ def check_mixture(model: LatentModel) -> None:
 
 
 def mixture_path(run: Path, checkpoint: str) -> Path:
-    """Return where a run keeps its mixture."""
+    """Return where a run keeps the mixture of the weights that it has now."""
     folder, name = locate(run, checkpoint)
-    return folder / "samplers" / f"gmm-{name}.pt"
+    rule = {"weights": file_digest(checkpoint_path(run, name)), "ncomponents": NCOMPONENTS, "nfitted": NFITTED}
+    return folder / "samplers" / f"gmm-{name}-{identity({}, protocol=rule)[:8]}.pt"
 
 
 def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
