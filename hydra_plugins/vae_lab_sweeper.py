@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -83,8 +84,11 @@ class TrialSweeper(BasicSweeper):
         asked = list(
             dict.fromkeys(Trial(with_threads(texts, n), folder / digest(texts), flags=flags) for texts, n in numbered)
         )
-        configs = {trial.folder: self._compose(trial) for trial in asked}
-        plain = {folder: resolved(config) for folder, config in configs.items()}
+        composed: dict[Path, object] = {}
+        plain: dict[Path, object] = {}
+        for trial in asked:
+            config = self._compose(trial)
+            composed[trial.folder], plain[trial.folder] = OmegaConf.to_container(config), resolved(config)
         trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)
         names = ",".join(f"'{name}'" for name in sorted({*map(key, fixed), "threads"} - swept))
         hidden = f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
@@ -98,7 +102,6 @@ class TrialSweeper(BasicSweeper):
                 self.launcher.launch(batch, initial_job_idx=self.launched)
                 self.launched += len(batch)
 
-        composed = {folder: OmegaConf.to_container(config, resolve=False) for folder, config in configs.items()}
         shared_fate = shares_fate(self.config.hydra)
         complete(trials, launch, shared_fate=shared_fate, retry_failed=self.retry_failed, configs=composed)
 
@@ -108,7 +111,8 @@ class TrialSweeper(BasicSweeper):
         assert self.hydra_context is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
         with read_write(config), open_dict(config):
-            config.folder = str(trial.folder)  # which is Hydra's to know once the trial runs
+            config.folder = config.hydra.runtime.output_dir = str(trial.folder)  # as Hydra sets it once the trial runs
+        HydraConfig.instance().set_config(config)  # for what refers to hydra:
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
     def _settle_threads(self, grid: Sequence[Sequence[str]], folder: Path) -> list[int]:

@@ -208,7 +208,10 @@ def test_a_finished_run_is_generated_from_and_evaluated(trained: tuple[Path, Any
     assert done.stderr == ""
     assert "the full protocol is nsamples=5000" in done.stdout
     assert "KID_vgg" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "evaluated").iterdir()) == ["evaluation.html", "evaluation.json"]
+    assert sorted(path.name for path in (tmp_path / "evaluated").iterdir()) == [
+        "evaluation-test.html",
+        "evaluation-test.json",
+    ]
     done = vae_lab("evaluate", "run=nowhere", cwd=tmp_path)
     assert done.returncode == 3, done.stdout + done.stderr
     assert "there is no checkpoint" in done.stdout

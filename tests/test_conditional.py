@@ -321,11 +321,11 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     result = assess(run, tmp_path / "out", **settings)
     assert list(result["classes"]) == ["class_accuracy", "real_accuracy", "each_class"]
     assert len(result["classes"]["each_class"]) == 10
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["classes"] == result["classes"]
+    assert json.loads((tmp_path / "out" / "evaluation-test.json").read_text())["classes"] == result["classes"]
     lines = headline(result)
     assert lines[0].startswith("-log p(x | y)")
     assert "class accuracy" in lines[1]
-    assert "Given a class" in (tmp_path / "out" / "evaluation.html").read_text()
+    assert "Given a class" in (tmp_path / "out" / "evaluation-test.html").read_text()
     text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
     assert [key for key in result["classes"] if f"`{key}`" not in text] == []
 

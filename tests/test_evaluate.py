@@ -28,7 +28,7 @@ from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.generate import sample
 from vae_lab.protocol import affordable, chosen_chunk, chosen_sizes
 from vae_lab.runs import load_data, load_model, locate
-from vae_lab.samplers import load_sampler, mixture_path
+from vae_lab.samplers import load_sampler, mixture_path, read_mixture
 from vae_lab.training import train
 
 Trained = tuple[Path, dict[str, Any]]
@@ -67,7 +67,7 @@ def result(run: Path) -> dict[str, Any]:
 
 
 def test_the_file_holds_what_is_returned(run: Path, result: dict[str, Any]) -> None:
-    assert json.loads((run / "evaluation.json").read_text()) == json.loads(json.dumps(result))
+    assert json.loads((run / "evaluation-test.json").read_text()) == json.loads(json.dumps(result))
     assert list(result) == SECTIONS
     assert list(result["samples"]) == ["real", "posterior", "gmm", "prior"]
     numbers = [value for value in walk(result) if isinstance(value, float)]
@@ -103,7 +103,7 @@ def test_the_numbers_belong_together(result: dict[str, Any]) -> None:
 
 
 def test_the_page_needs_nothing_but_itself(run: Path, result: dict[str, Any]) -> None:
-    page = (run / "evaluation.html").read_text()
+    page = (run / "evaluation-test.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert len(pictures) == 8
     for picture in pictures:
@@ -128,7 +128,7 @@ def test_a_density_has_no_bits_and_a_ladder_no_mixture(trained: Trained, tmp_pat
     ladder = small(tmp_path / "ladder", tmp_path, {"split": "val"})
     assert list(ladder["samples"]) == ["real", "posterior", "prior"]
     assert ladder["latents"]["mutual_information"] is None
-    assert "KID" in (tmp_path / "evaluation.html").read_text()
+    assert "KID" in (tmp_path / "evaluation-val.html").read_text()
     assert any("prior" in line for line in headline(ladder))
 
 
@@ -151,7 +151,7 @@ WRONG = [
 def test_wrong_settings_are_one_sentence(run: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(run, tmp_path, change)
-    assert not (tmp_path / "evaluation.json").exists()
+    assert not list(tmp_path.glob("evaluation*"))
 
 
 def test_a_checkpoint_file_stands_for_its_run(run: Path, tmp_path: Path) -> None:
@@ -159,7 +159,8 @@ def test_a_checkpoint_file_stands_for_its_run(run: Path, tmp_path: Path) -> None
     assert locate(run, "last") == (run, "last")
     result = small(run / "checkpoints" / "last.ckpt", tmp_path)
     assert (result["protocol"]["run"], result["protocol"]["checkpoint"]) == (run.name, "last")
-    assert mixture_path(run / "checkpoints" / "last.ckpt", "best") == run / "samplers" / "gmm-last.pt"
+    assert mixture_path(run / "checkpoints" / "last.ckpt", "best") == mixture_path(run, "last")
+    assert mixture_path(run, "last").parent == run / "samplers"
 
 
 def test_what_cannot_end_well_ends_before_the_work(run: Path, tmp_path: Path) -> None:
@@ -187,7 +188,7 @@ def test_a_flat_reference_loses_the_spectrum_and_nothing_else(
     )
     result = small(run, tmp_path)
     assert set(result["blur"].values()) == {None}
-    assert "<td>\u2013</td>" in (tmp_path / "evaluation.html").read_text()
+    assert "<td>\u2013</td>" in (tmp_path / "evaluation-test.html").read_text()
 
 
 def test_a_stored_config_fetches_and_writes_nothing(trained: Trained, tmp_path: Path) -> None:
@@ -293,6 +294,37 @@ def test_a_mixture_is_fitted_once_and_generated_from(run: Path) -> None:
     path.unlink()
     with pytest.raises(ValueError, match="there are prior and gmm"):
         load_sampler(run, model, "flow")
+
+
+def test_weights_that_were_trained_further_get_a_mixture_of_their_own(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    load_sampler(tmp_path / "run", load_model(tmp_path / "run"), "gmm")
+    before = mixture_path(tmp_path / "run", "best")
+    stored = torch.load(best, weights_only=True)
+    stored["state_dict"]["model.encoder.layers.0.bias"] += 1.0
+    torch.save(stored, best)
+    after = load_sampler(tmp_path / "run", load_model(tmp_path / "run"), "gmm")
+    assert before != mixture_path(tmp_path / "run", "best")
+    z = torch.randn(5, 3)
+    assert not torch.allclose(after.log_prob(z), read_mixture(before).log_prob(z))
+
+
+def test_each_split_and_protocol_is_kept(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    small(run, tmp_path)
+    small(run, tmp_path, {"split": "train"})
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == ["evaluation-test.json", "evaluation-train.json"]
+    first = json.loads((tmp_path / "evaluation-test.json").read_text())
+    assert small(run, tmp_path)["likelihood"] == first["likelihood"]
+    assert "is kept as" not in caplog.text, "the same weights by the same protocol give the same evaluation"
+    small(run, tmp_path, {"nsamples": 10})
+    (kept,) = tmp_path.glob("evaluation-test-*.json")
+    assert json.loads(kept.read_text())["protocol"]["nsamples"] == 20
+    assert kept.with_suffix(".html").is_file()
+    assert f"an earlier evaluation-test.json, with nsamples=20 (here 10), is kept as {kept.name}" in caplog.text
+    small(run, tmp_path, {"checkpoint": "last", "nsamples": 10})
+    assert "with checkpoint=best (here last)" in caplog.text
 
 
 def labelled(n: int) -> Images:

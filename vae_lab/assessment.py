@@ -25,6 +25,7 @@ from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.extractors import load_extractor, trained_classifier
 from vae_lab.files import require_folder_name, write_whole
+from vae_lab.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
@@ -39,7 +40,7 @@ from vae_lab.protocol import (
     say_sizes,
 )
 from vae_lab.provenance import device_name, versions
-from vae_lab.runs import load_data, locate
+from vae_lab.runs import load_data, locate, weights_digest
 from vae_lab.samplers import fit_mixture
 from vae_lab.system.folders import require_writable
 
@@ -61,11 +62,11 @@ Reference = Float[Tensor, "m channels height width"]
 def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
            features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
            chunk: int | None, **settings: int) -> dict[str, Any]:  # fmt: skip
-    """Return what docs/evaluation.md lists, and write it to `folder` as evaluation.json and evaluation.html.
+    """Return what docs/evaluation.md lists, and write it to `folder` as evaluation-<split>.json and .html.
 
     Args:
         run: a run folder, or a checkpoint file.
-        folder: for the two files.
+        folder: for the two files; an evaluation of other weights, or by another protocol, stays under another name.
         split: the part to evaluate on.
         checkpoint: "best" or "last".
         root: where the images lie now, or None.
@@ -104,7 +105,8 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     sets = {"real": every_pixel(getattr(data.grey_parts, other_part), sizes.ncompared)}
     sets |= generated_sets(model, mixture, other, labels=images.labels, n=sizes.ncompared, seed=seed)
     copies = copied(sets, data.grey_parts.train, seed, settings)
-    protocol = locate(run, checkpoint).names() | {"split": split, "nimages": len(images), "seed": seed}
+    protocol = locate(run, checkpoint).names() | {"weights": weights_digest(run, checkpoint)}
+    protocol |= {"split": split, "nimages": len(images), "seed": seed}
     protocol |= {"nbound": nbound, "chunk": chunk} | sizes._asdict() | settings
     result = {
         "protocol": protocol | circumstances(extractor, data.grey_parts.train, where),
@@ -129,9 +131,31 @@ def circumstances(extractor: Extractor, train: Images, device: torch.device) -> 
 
 
 def write(folder: Path, page: Page) -> None:
-    """Write the two files."""
-    write_whole(folder / "evaluation.json", json.dumps(page.result, indent=2, allow_nan=False).encode())
-    write_whole(folder / "evaluation.html", render(page).encode())
+    """Write the two files of a split."""
+    name = file_name(page.result["protocol"]["split"])
+    keep_other(folder, name, page.result["protocol"])
+    write_whole(folder / f"{name}.json", json.dumps(page.result, indent=2, allow_nan=False).encode())
+    write_whole(folder / f"{name}.html", render(page).encode())
+
+
+def file_name(split: str) -> str:
+    """Return the name, without its ending, of the files of a split's evaluation."""
+    return f"evaluation-{split}"
+
+
+def keep_other(folder: Path, name: str, protocol: dict[str, Any]) -> None:
+    """Give an evaluation that is there another name, and say so, if it has other weights or another protocol."""
+    try:
+        before = json.loads((folder / f"{name}.json").read_text())["protocol"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    changes = differences(before, json.loads(json.dumps(protocol)), PROTOCOL_WITHOUT_EFFECT)
+    if changes:
+        kept = f"{name}-{identity({}, protocol=before)[:8]}"
+        for suffix in (".json", ".html"):
+            if (folder / f"{name}{suffix}").is_file():
+                (folder / f"{name}{suffix}").replace(folder / f"{kept}{suffix}")
+        log.info("an earlier %s.json, with %s, is kept as %s.json", name, stated(changes), kept)
 
 
 def trained_on(extractor: Extractor, training: Images) -> str | None:

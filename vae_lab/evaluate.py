@@ -12,8 +12,8 @@ log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no par
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    """Write evaluation.json and evaluation.html."""
-    from vae_lab.assessment import assess, headline  # torch and Lightning take seconds
+    """Write evaluation-<split>.json and .html."""
+    from vae_lab.assessment import assess, file_name, headline  # torch and Lightning take seconds
     from vae_lab.runs import locate
 
     settle_threads(cfg)
@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
     result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]
     for line in headline(result):
         log.info("%s", line)
-    log.info("%s and %s", folder / "evaluation.json", folder / "evaluation.html")
+    log.info("%s.json and .html", folder / file_name(cfg.split))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vae_lab.commands import command, settle_threads
@@ -33,6 +35,7 @@ EVERY = "all"
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
     from vae_lab.files import require_folder_name
+    from vae_lab.manifest import put_pictures, require_room
     from vae_lab.runs import load_model, locate
     from vae_lab.samplers import load_sampler
 
@@ -43,14 +46,33 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
     require_counts(n=cfg.n, batch_size=cfg.batch_size)
     require_writable(out.parent if out.suffix.lower() == ".png" else out)
+    made_of = described(cfg, run)
+    require_room(out, made_of, replace=HydraConfig.get().mode != RunMode.MULTIRUN)
     settle_threads(cfg)
     model = load_model(run, cfg.checkpoint)
     which = class_number(model, cfg["class"], class_names(run, cfg.checkpoint))
     sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)
     drawn_from = None if cfg.sampler == "prior" else sampler
-    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=which)
-    save(images, out, cfg.n if which == EVERY else None)
+    labels: list[int] = []
+    images = sample(model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=which, drawn=labels)
+    nrow = cfg.n if which == EVERY else None
+    put_pictures(out, made_of, lambda aside: save(images, aside, nrow), labels if model.nclasses else [])
     log.info("%d images from %s in %s", len(images), run, out)
+
+
+def described(cfg: DictConfig, run: Path) -> dict[str, object]:
+    """Return what decides the pictures of a call: the run with its weights, and what is drawn."""
+    from vae_lab.provenance import versions
+    from vae_lab.runs import locate, weights_digest
+
+    folder, checkpoint = locate(run, cfg.checkpoint)
+    drawn = {key: cfg[key] for key in ("seed", "n", "sampler", "class")}
+    made_of: dict[str, object] = {
+        "run": str(folder),
+        "checkpoint": checkpoint,
+        "weights": weights_digest(run, checkpoint),
+    }
+    return made_of | drawn | {"vae_lab": versions().get("vae_lab")}
 
 
 def sample(
@@ -61,6 +83,7 @@ def sample(
     sampler: "Distribution | None" = None,
     *,
     which: int | str | None = None,
+    drawn: list[int] | None = None,
 ) -> "Float[Tensor, 'images channels height width']":
     """Return the mean images of `n` latents; image i depends on the seed and on i alone.
 
@@ -75,6 +98,7 @@ def sample(
         sampler: what the latents are drawn from; None is the model's prior.
         which: a conditional model's class; None draws one for each image, and "all" returns the same `n` latents in
             each class, class after class.
+        drawn: a list to which the class of each image is added.
 
     Raises:
         ValueError: if `n` or `batch_size` is below 1, or there is no such class.
@@ -98,6 +122,8 @@ def sample(
             z, label = z.repeat(model.nclasses, 1), torch.arange(model.nclasses).repeat_interleave(n)
         elif which is not None:
             label = torch.full_like(label, int(which))
+        if drawn is not None:
+            drawn.extend(label.tolist())
         batches = zip(z.split(batch_size), label.split(batch_size), strict=True)
         return torch.cat([model.given(some).generative(part).mean for part, some in batches])
 
@@ -137,8 +163,8 @@ def check_class(model: "LatentModel", which: object, names: Sequence[str] = ()) 
         raise ValueError(f"class={which}: choose a number from 0 to {model.nclasses - 1}, or all{called}.")
 
 
-def save(images: "Float[Tensor, 'n channels height width']", out: Path, nrow: int | None = None) -> None:
-    """Write a grid to `out` if it is a .png, else a grid and single PNGs into it.
+def save(images: "Float[Tensor, 'n channels height width']", out: Path, nrow: int | None = None) -> list[str]:
+    """Write a grid to `out` if it is a .png, else a grid and single PNGs into it; return the names of these in turn.
 
     Args:
         images: in [0, 1].
@@ -151,11 +177,13 @@ def save(images: "Float[Tensor, 'n channels height width']", out: Path, nrow: in
     picture = grid(images, max(1, round(len(images) ** 0.5)) if nrow is None else nrow)
     if out.suffix.lower() == ".png":
         write_png(out, picture)
-        return
+        return []
     write_png(out / "grid.png", picture)
+    names: list[str] = []
     for i, image in enumerate(images):
-        name = f"{i:05d}.png" if nrow is None else f"{i // nrow}/{i % nrow:05d}.png"
-        write_png(out / name, to_uint8(image))
+        names.append(f"{i:05d}.png" if nrow is None else f"{i // nrow}/{i % nrow:05d}.png")
+        write_png(out / names[-1], to_uint8(image))
+    return names
 
 
 if __name__ == "__main__":

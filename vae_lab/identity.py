@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vae_lab.system.folders import expanded
+
 WITHOUT_EFFECT = (
     "folder",
     "resume",
@@ -36,8 +38,8 @@ on, and where the images lie, how they are fetched and how they are held: the im
 WHEN_RESUMED = ("data.eval_batch_size", "task.max_steps", "task.val_every", "task.log_every")
 """Settings that may differ from those of the run that a run goes on from: they change no training step."""
 
-PROTOCOL_WITHOUT_EFFECT = ("run", "weights", "device", "versions", "chunk")
-"""Entries of an evaluation's protocol that do not keep its numbers from being compared with another run's."""
+PROTOCOL_WITHOUT_EFFECT = ("device", "versions", "chunk")
+"""Entries of an evaluation's protocol that say where and how it was computed, not what."""
 
 SHOWN = 6
 """Differences that a message names."""
@@ -62,7 +64,7 @@ def identity(config: object, images: object = None, protocol: object = None) -> 
         images: the fingerprint of the images, or None where they do not count or are not known.
         protocol: how a trained model was measured, or what was drawn from it; None for the training itself.
     """
-    parts = [flat(config, WITHOUT_EFFECT), flat(images), flat(protocol)]
+    parts = [flat(config, WITHOUT_EFFECT), flat(images), flat(protocol, PROTOCOL_WITHOUT_EFFECT)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -155,4 +157,4 @@ def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("root"), str) or not data["root"]:
         return config
-    return config | {"data": data | {"root": str(Path(data["root"]).expanduser().absolute())}}
+    return config | {"data": data | {"root": str(expanded(data["root"]).absolute())}}

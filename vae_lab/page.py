@@ -34,7 +34,7 @@ class Page(NamedTuple):
     """What a page is made of.
 
     Attributes:
-        result: the content of evaluation.json.
+        result: the content of evaluation-<split>.json.
         reference: the images of the split, grey.
         images: the first ones of them as the model sees them.
         reconstruction: what came back.

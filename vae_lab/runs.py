@@ -1,12 +1,12 @@
 """A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.errors import DataError
+from vae_lab.identity import file_digest
 from vae_lab.stored_config import check_config, require_plain
 from vae_lab.system.folders import expanded
 from vae_lab.system.reading import Unreadable, read_json
@@ -206,8 +206,7 @@ def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
 
 def weights_digest(run: str | Path, checkpoint: str) -> str:
     """Return a hash of a run's checkpoint; nothing if there is none."""
-    file = checkpoint_path(run, checkpoint)
-    return hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else ""
+    return file_digest(checkpoint_path(run, checkpoint))
 
 
 class Located(NamedTuple):

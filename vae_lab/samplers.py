@@ -1,7 +1,8 @@
 """Densities over z to generate from: the prior, or a Gaussian mixture fitted once to a run's posterior means.
 
-The mixture lies in the run folder as samplers/gmm-<checkpoint>.pt, or in the cache if that folder cannot be written, so
-that generating needs the images once only. Where there are too many latents for so few images, as in a 256-pixel
+The mixture lies in the run folder as samplers/gmm-<checkpoint>-<digest>.pt, or in the cache if that folder cannot be
+written, so that generating needs the images once only. The digest is of the weights and of how it was fitted: a run
+that was trained further gets another mixture. Where there are too many latents for so few images, as in a 256-pixel
 autoencoder, it is one in their principal directions.
 """
 
@@ -19,6 +20,7 @@ from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.passes import batch_size
 from vae_lab.evaluation.samplers import fitted_density
 from vae_lab.files import whole
+from vae_lab.identity import identity
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
@@ -65,9 +67,16 @@ def check_mixture(model: LatentModel) -> None:
 
 
 def mixture_path(run: Path, checkpoint: str) -> Path:
-    """Return where the mixture of a run is kept."""
+    """Return where the mixture of the weights that a run has now is kept."""
+    return kept_path(*mixture_place(run, checkpoint))
+
+
+def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
+    """Return the run folder, the name of its mixture in it, and a hash of the weights that it is fitted for."""
     folder, name = locate(run, checkpoint)
-    return kept_path(folder, f"samplers/gmm-{name}.pt", weights_digest(run, checkpoint))
+    weights = weights_digest(run, checkpoint)
+    rule = {"weights": weights, "ncomponents": NCOMPONENTS, "nfitted": NFITTED}
+    return folder, f"samplers/gmm-{name}-{identity({}, protocol=rule)[:8]}.pt", weights
 
 
 def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
@@ -87,8 +96,7 @@ def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: 
     if isinstance(mixture, SubspaceMixture):
         line = "%d latents are too many for full covariances of %d images: it is a mixture in %d principal directions"
         log.info(line, model.nlatent, len(latents), mixture.directions.shape[1])
-    folder, name = locate(run, checkpoint)
-    path = place_to_keep(folder, f"samplers/gmm-{name}.pt", weights_digest(run, checkpoint))
+    path = place_to_keep(*mixture_place(run, checkpoint))
     try:
         with whole(path) as temporary:
             torch.save(parts_of(mixture), temporary)
