@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 Launch = Callable[[Sequence[Trial]], None]
 POLL = 0.5  # seconds between two looks at trials that other processes run
 PATIENCE = 60.0  # seconds in which a trial that is asked to stop may save itself
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
