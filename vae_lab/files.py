@@ -57,7 +57,10 @@ def write_png(path: Path, image: UInt8[Tensor, "channels height width"]) -> None
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"
+    if windows and path.is_dir():  # it opens no folders, and flushes no file that is open for reading alone
+        return
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -8,7 +8,6 @@ in our measurements, and which depends on the order of sizes. On a GPU it is wha
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +82,8 @@ def peak(device: str) -> int:
         return torch.cuda.max_memory_allocated()
     if STATUS.exists():
         return _line("VmHWM")
+    import resource  # not on Windows
+
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
 

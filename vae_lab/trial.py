@@ -1,6 +1,5 @@
 """One trial of a sweep: a folder named by what was asked for, one process at work in it, and an end that is written."""
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,6 +20,11 @@ from vae_lab.conf_folder import CONF
 from vae_lab.identity import images_digest
 from vae_lab.system.quoting import command_line
 from vae_lab.system.reading import Unreadable, read_json
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nobody is kept from a folder that another process works in
+    fcntl = None
 
 log = logging.getLogger(__name__)
 
@@ -147,6 +151,8 @@ def _locked(file: TextIO) -> bool:
     Who merely looks at it, as `holder` does, shares it for a moment. So a lock that can be shared with us is held by
     nobody at work, and we ask again, at moments of chance, as others may do the same.
     """
+    if fcntl is None:
+        return True
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -166,6 +172,8 @@ def _locked(file: TextIO) -> bool:
 
 def holder(folder: Path) -> Holder | None:
     """Return the process that works in `folder`, or None."""
+    if fcntl is None:
+        return None
     try:
         with (folder / ".lock").open(encoding="utf-8") as file:
             try:
