@@ -14,10 +14,11 @@ log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part 
 @command("report")
 def main(cfg: DictConfig) -> None:
     """Write report.html, report.csv and report.md."""
+    from vae_lab.files import expanded
     from vae_lab.reporting.writing import encodable, write_report
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    runs = [Path(run).expanduser() for run in listed(settings.pop("runs"))]
+    runs = expanded([Path(run).expanduser() for run in listed(settings.pop("runs"))], "runs")
     out = settings.pop("out")
     settings["ignored"] = listed(settings["ignored"])
     if out is None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
 from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.overrides import understood
 from vae_lab.train import check_model, label
 from vae_lab.trial import Trial, key
 
@@ -79,7 +80,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training import train
 
-    cfg = compose("train", [*trial.overrides, f"folder='{trial.folder}'"])
+    cfg = compose("train", [*understood(trial.overrides, "train"), f"folder='{trial.folder}'"])
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
     OmegaConf.save(cfg, hidden / "config.yaml")
