@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
+from vae_lab.overrides import understood
 from vae_lab.ranks import ranks, unheeded
 from vae_lab.system.folders import provide_home
 from vae_lab.system.quoting import quote_override, quote_typed
@@ -78,6 +79,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     if asks_for_help:
         sys.stdout.write(introduction(config_name))
         sys.argv[1:] = ["--cfg=job", *(argument for argument in sys.argv[1:] if argument not in asks_for_help)]
+    sys.argv[1:] = understood(sys.argv[1:], config_name)
     codes: list[int] = []
     multirun = False
 

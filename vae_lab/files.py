@@ -1,14 +1,20 @@
 """Files that appear whole or not at all."""
 
+import logging
 import mimetypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob, has_magic
 from pathlib import Path
 
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+
+from vae_lab.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -32,6 +38,24 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write `content` to `path` at once."""
     with whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
+    """Return the paths, and in the place of one with wildcards what it matches: a shell leaves those of setting=a*.png.
+
+    Raises:
+        DataError: if it matches nothing.
+    """
+    found: list[Path] = []
+    for path in paths:
+        matches = [path]
+        if has_magic(str(path)) and not os.path.lexists(path):  # brackets may be a name's own
+            matches = [Path(name) for name in sorted(glob(str(path)))]  # noqa: PTH207 (of any depth, from any place)
+            if not matches:
+                raise DataError(f"{setting}={path} matches no file and no folder.")
+            log.info("%s=%s matches %d paths", setting, path, len(matches))
+        found += matches
+    return found
 
 
 def require_folder_name(out: Path, *accepted: str, setting: str = "out") -> None:

@@ -64,12 +64,18 @@ def threads_of(run: str | None) -> int | None:
 
 
 def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:
-    """Name a trial in W&B by what is swept, and let it go on with an earlier run of its own."""
-    cfg.group = group
+    """Name a trial in W&B by what is swept, and let it go on with an earlier run of its own.
+
+    Where nothing was typed, W&B's variables come before what is swept; the tags of both are given.
+    """
     if "wandb" in cfg.logger:
+        typed, asked = cfg.group, os.environ.get("WANDB_RUN_GROUP")
+        cfg.logger.wandb.group = asked if asked and typed is None else group
         cfg.logger.wandb.id = wandb_id
         cfg.logger.wandb.name = cfg.logger.wandb.name or " ".join(swept)
-        cfg.logger.wandb.tags = [*cfg.logger.wandb.tags, *(text[:64] for text in swept)]
+        tags = list(cfg.logger.wandb.tags) or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+        cfg.logger.wandb.tags = [*tags, *(text[:64] for text in swept)]
+    cfg.group = group
 
 
 def train_in_sweep(cfg: DictConfig) -> None:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
+from vae_lab.overrides import understood
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
@@ -110,7 +111,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training import train
 
-    cfg = compose("train", [*trial.overrides, quote_override("folder", trial.folder)])
+    cfg = compose("train", [*understood(trial.overrides, "train"), quote_override("folder", trial.folder)])
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
     OmegaConf.save(cfg, hidden / "config.yaml")

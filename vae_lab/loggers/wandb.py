@@ -34,12 +34,13 @@ class WeightsAndBiases(WandbLogger):
 
     Args:
         project: W&B project.
-        id: of a run to go on with, or None.
-        group: what the runs of one sweep have in common.
-        name: of the run.
-        tags: of the run.
+        id: of a run to go on with; None lets W&B choose, or WANDB_RUN_ID.
+        group: what the runs of one sweep have in common; None leaves it to WANDB_RUN_GROUP.
+        name: of the run; None is the end of its folder's path.
+        tags: of the run; none leaves them to WANDB_TAGS.
         mode: "auto" is online if a key is configured, else offline; "online", "offline" and "disabled" as W&B has them.
-        folder: the run folder, in which W&B makes its own.
+        folder: the run folder.
+        dir: where W&B makes a folder of its own.
         timeout: seconds to wait for the server before going offline.
     """
 
@@ -53,16 +54,17 @@ class WeightsAndBiases(WandbLogger):
         tags: list[str],
         mode: str,
         folder: str,
+        dir: str,  # noqa: A002
         timeout: float,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
         name = name or run_name(folder)
-        named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags)}
-        run = open_run(MODES[mode], timeout, project=project, group=group, dir=folder, **named)
+        named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags) or None}
+        run = open_run(MODES[mode], timeout, project=project or None, group=group, dir=dir, **named)
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step")
-        super().__init__(project=project, save_dir=folder, experiment=run)
+        super().__init__(project=run.project, save_dir=folder, experiment=run)
         self.run = run
 
     @property

@@ -1,0 +1,71 @@
+"""Overrides as a caller writes them who has one kind of number: a sweep agent, a spreadsheet, Python's str()."""
+
+import re
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vae_lab.conf_folder import CONF
+
+NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
+SETTING = re.compile(r"([A-Za-z_][\w.]*)=([^\[\](){}'\"]+)")
+
+
+def understood(arguments: Sequence[str], config_name: str) -> list[str]:
+    """Return a command line in which 4.0 is 4 where a whole number is meant, and None is null.
+
+    A whole number is meant where the packaged config has one. Where it has a number with a point one is kept, as
+    Lightning tells a share of 1.0 from a count of 1; so is what an override adds with a +, and where the config has
+    null, which may be the place of a name. A number that is not whole, such as 4.5, is left for the setting to refuse.
+
+    Args:
+        arguments: overrides and flags; sweeps, a=1.0,2.0, are understood value by value.
+        config_name: of the command.
+    """
+    doubtful = [text for text in arguments if any(map(is_doubtful, values_of(text)))]
+    if not doubtful:
+        return list(arguments)
+    default = defaults(arguments, config_name)
+    return [rewritten(text, default) if text in doubtful else text for text in arguments]
+
+
+def values_of(text: str) -> list[str]:
+    """Return the plain values of an override, of which a sweep has several; nothing of what is quoted or nested."""
+    found = SETTING.fullmatch(text)
+    return found[2].split(",") if found else []
+
+
+def is_doubtful(value: str) -> bool:
+    """Return whether a value may stand for another."""
+    return value == "None" or (NUMBER.fullmatch(value) is not None and float(value).is_integer())
+
+
+def rewritten(text: str, default: DictConfig) -> str:
+    """Return an override as it is meant."""
+    name, values = text.partition("=")[0], values_of(text)
+    try:
+        before = OmegaConf.select(default, name, default="")  # which an override adds, or another choice has
+    except OmegaConfBaseException:  # it refers to what Hydra knows only once it runs
+        before = ""
+    whole = isinstance(before, int) and not isinstance(before, bool)
+    meant = [
+        "null" if value == "None" else str(int(float(value))) if whole and is_doubtful(value) else value
+        for value in values
+    ]
+    return f"{name}={','.join(meant)}"
+
+
+def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
+    """Return the config with the packaged groups that are chosen and without any setting; else an empty one."""
+    groups = [text for text in arguments if (CONF / f"{text.replace('=', '/', 1)}.yaml").is_file() and "=" in text]
+    try:
+        if GlobalHydra.instance().is_initialized():
+            return compose(config_name, groups)
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(config_name, groups)
+    except (HydraException, OmegaConfBaseException):  # what is wrong with them the command itself says
+        return OmegaConf.create()
