@@ -12,7 +12,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 
 
 class TrialSweeper(BasicSweeper):
@@ -55,7 +55,8 @@ class TrialSweeper(BasicSweeper):
         Raises:
             SweepFailed: if a trial has no result in the end.
         """
-        from vae_lab.launchers import shares_fate
+        from vae_lab.hydra_files import save_config
+        from vae_lab.launchers import shares_fate, warn_of_pickles
         from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name
         from vae_lab.trial import Trial, digest, key
@@ -80,7 +81,8 @@ class TrialSweeper(BasicSweeper):
             self.config.hydra.sweep.dir = str(place / re.sub(r"[^\w.,=-]+", "_", group))
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        save_config(self.config, folder / "multirun.yaml")
+        warn_of_pickles(grid, self.config.hydra, folder)
         trials = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts)) for texts in grid))
         self.validate_batch_is_legal([t.overrides for t in trials if t.is_hole(retry_failed=self.retry_failed)])
         names = ",".join(f"'{key(text)}'" for text in fixed)

@@ -20,7 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
+from vae_lab.hydra_files import hide_secrets
 from vae_lab.ranks import ranks
+from vae_lab.system.masking import masked
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
         nonlocal multirun
         multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
+            hide_secrets(cfg)
             task(cfg)
             codes.append(0)
         except Exception as error:  # reported here, so that the other jobs of a sweep go on
@@ -94,6 +97,7 @@ def introduction(config_name: str) -> str:
 def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
     """Print what went wrong, and return the exit code."""
     code, message = account(error, verbose=verbose, config_name=config_name)
+    message = masked(message)
     if logging.getLogger().handlers:
         log.error("%s", message)
     else:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from vae_lab.errors import Interrupted, SweepFailed
+from vae_lab.system.masking import masked
 from vae_lab.trial import FAILURES, KILLED, MISSING, State, Trial, holder, key, settle
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
     """Return the folder's name of a sweep that was given none: what is swept, and a hash of all that is fixed."""
     last = "-".join(name.rpartition(".")[2] for name in map(key, swept))
-    said = hashlib.sha256(json.dumps([sorted(fixed), sorted(swept)]).encode()).hexdigest()[:6]
+    said = hashlib.sha256(json.dumps([sorted(masked(fixed, remembered=False)), sorted(swept)]).encode()).hexdigest()[:6]
     return f"{last[:60]}-{said}" if last else said
 
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.commands import command
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
+from vae_lab.system.masking import masked
 from vae_lab.trial import Trial, key, run_trial
 from vae_lab.trial import command as command_line
 
@@ -38,7 +39,7 @@ def train_checked(cfg: DictConfig) -> None:
     """Train one run."""
     check_model(cfg)
     overrides = list(HydraConfig.get().overrides.task)
-    facts = {"overrides": overrides, "command": command_line(overrides)}
+    facts = {"overrides": masked(overrides), "command": command_line(overrides)}
     ndevices = cfg.trainer.devices
     if isinstance(ndevices, int) and ndevices > 1 and ranks().size == 1:
         from vae_lab.launch import launch

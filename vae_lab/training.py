@@ -26,6 +26,7 @@ from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
 from vae_lab.runs import checkpoint_path, load_checkpoint
+from vae_lab.system.masking import masked, remember
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ def train(
     started = time.perf_counter()
     quieten_lightning()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
+    remember(config)
     folder = Path(cfg.folder)
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
@@ -95,7 +97,7 @@ def build(
     _ = data.parts
     check_classes(task.model, data)
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    own = [StoredConfig(config, data.fingerprint), GracefulStop(), Stopwatch()]
+    own = [StoredConfig(masked(config), data.fingerprint), GracefulStop(), Stopwatch()]
     trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=[*callbacks.values(), *watchers, *own])
     return data, task, trainer
 
@@ -138,7 +140,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json, if this process is the one that writes."""
     if ranks().rank == 0:
-        write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
+        write_whole(folder / "summary.json", json.dumps(masked(summary), indent=2).encode())
 
 
 def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any]) -> list[Logger]:
@@ -150,7 +152,7 @@ def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any
         return []
     loggers: dict[str, Logger] = instantiate(cfg.logger, _convert_="all")
     for logger in loggers.values():
-        logger.log_hyperparams(config)
+        logger.log_hyperparams(masked(config))
         summary |= logger.describe() if hasattr(logger, "describe") else {}  # pyright: ignore[reportAttributeAccessIssue]
     return list(loggers.values())
 
@@ -213,9 +215,9 @@ def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
         return None
     stored = load_checkpoint(config["resume"], "last")
     kept = ("seed", "data", "model", "objective", "optimizer", "schedule")
-    before = stored["hyper_parameters"]
-    changed = [key for key in kept if in_use(before.get(key)) != in_use(config[key])]
-    if not changed and what_trains(before["task"]) != what_trains(config["task"]):
+    before, now = stored["hyper_parameters"], masked(config)  # it was stored without its secrets
+    changed = [key for key in kept if in_use(before.get(key)) != in_use(now[key])]
+    if not changed and what_trains(before["task"]) != what_trains(now["task"]):
         changed.append("task")
     if stored.get("data") != data:
         changed.append("set of images")

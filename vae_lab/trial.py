@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
+from vae_lab.system.masking import masked
 from vae_lab.system.reading import Unreadable, read_json
 
 log = logging.getLogger(__name__)
@@ -61,8 +62,8 @@ class Holder(NamedTuple):
 
 
 def digest(overrides: Sequence[str]) -> str:
-    """Return ten hexadecimal digits that name a trial by its overrides, whatever their order."""
-    asked = sorted(text for text in overrides if key(text) not in NOT_HASHED)
+    """Return ten hexadecimal digits that name a trial by its overrides, whatever their order; secrets do not count."""
+    asked = sorted(text for text in masked(overrides, remembered=False) if key(text) not in NOT_HASHED)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]
 
 
@@ -83,7 +84,7 @@ def record(folder: Path, **facts: object) -> None:
     """Add facts to a run's summary."""
     from vae_lab.files import write_whole  # which takes torch along
 
-    write_whole(folder / "summary.json", json.dumps(read_summary(folder) | facts, indent=2).encode())
+    write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
 
 
 @contextmanager
@@ -222,7 +223,7 @@ def make_ready(folder: Path, state: State) -> str | None:
 def command(overrides: Sequence[str]) -> str:
     """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again."""
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
-    return shlex.join(["python", "-m", "vae_lab.train", *overrides, *alone])
+    return shlex.join(["python", "-m", "vae_lab.train", *masked(overrides), *alone])
 
 
 def reason(error: BaseException) -> str:

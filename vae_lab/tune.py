@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command
 from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.hydra_files import save_config
 from vae_lab.train import check_model, label
 from vae_lab.trial import Trial, key
 
@@ -82,8 +83,8 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     cfg = compose("train", [*trial.overrides, f"folder='{trial.folder}'"])
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
-    OmegaConf.save(cfg, hidden / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
+    save_config(cfg, hidden / "config.yaml")
+    save_config(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
     check_model(cfg)
     cfg.resume = resume
     label(cfg, trial.folder.parent.name, list(trial.overrides), wandb_id)

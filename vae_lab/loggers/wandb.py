@@ -3,11 +3,16 @@
 import logging
 import netrc
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
+
+from vae_lab.system.masking import masked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +63,8 @@ class WeightsAndBiases(WandbLogger):
             raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
         name = name or run_name(folder)
         named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags)}
-        run = open_run(MODES[mode], timeout, project=project, group=group, dir=folder, **named)
+        with masked_command_line():
+            run = open_run(MODES[mode], timeout, project=project, group=group, dir=folder, **masked(named))
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step")
         super().__init__(project=project, save_dir=folder, experiment=run)
@@ -84,6 +90,17 @@ class WeightsAndBiases(WandbLogger):
         self.run.finish(exit_code=exit_code)
         if self.is_offline:
             log.info("W&B was offline; upload this run with: wandb sync %s", Path(self.run.dir).parent)
+
+
+@contextmanager
+def masked_command_line() -> Iterator[None]:
+    """Hide secrets in the arguments of this process while W&B takes note of them, which no setting of it prevents."""
+    before = sys.argv
+    sys.argv = masked(before)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
