@@ -50,8 +50,9 @@ class TrialSweeper(BasicSweeper):
         Raises:
             SweepFailed: if a trial has no result in the end.
         """
+        from vae_lab.hydra_files import save_config
         from vae_lab.identity import identity
-        from vae_lab.launchers import shares_fate
+        from vae_lab.launchers import shares_fate, warn_of_pickles
         from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name, with_images
         from vae_lab.train import resolved
@@ -78,7 +79,8 @@ class TrialSweeper(BasicSweeper):
         folder = Path(self.config.hydra.sweep.dir)
         threads = self._settle_threads(grid, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, folder / "multirun.yaml")
+        save_config(self.config, folder / "multirun.yaml")
+        warn_of_pickles(grid, self.config.hydra, folder)
         numbered = zip(grid, threads, strict=True)  # a number that was measured is no part of a trial's name
         flags = config_flags(self.config.hydra, "train")
         asked = list(

@@ -23,9 +23,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
+from vae_lab.hydra_files import hide_secrets
 from vae_lab.overrides import understood
 from vae_lab.ranks import ranks, unheeded
 from vae_lab.system.folders import provide_home
+from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.signals import EndAtOnce, heard, ignore
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
@@ -90,6 +92,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
         while notes:  # once
             log.warning("%s", notes.pop(0))
         try:
+            hide_secrets(cfg)
             require_given(cfg, config_name)
             check_threads(cfg.get("threads", 1))  # a report computes nothing that would share it
             task(cfg)
@@ -175,6 +178,7 @@ def introduction(config_name: str) -> str:
 def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
     """Print what went wrong, and return the exit code."""
     code, message = account(error, verbose=verbose, config_name=config_name)
+    message = masked(message)
     if logging.getLogger().handlers:
         log.error("%s", message)
     else:

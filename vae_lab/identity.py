@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vae_lab.system.folders import expanded
+from vae_lab.system.masking import masked
 
 WITHOUT_EFFECT = (
     "folder",
@@ -64,7 +65,7 @@ def identity(config: object, images: object = None, protocol: object = None) -> 
         images: the fingerprint of the images, or None where they do not count or are not known.
         protocol: how a trained model was measured, or what was drawn from it; None for the training itself.
     """
-    parts = [flat(config, WITHOUT_EFFECT), flat(images), flat(protocol, PROTOCOL_WITHOUT_EFFECT)]
+    parts = [flat(_public(config), WITHOUT_EFFECT), flat(images), flat(protocol, PROTOCOL_WITHOUT_EFFECT)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -78,6 +79,7 @@ def differences(before: object, now: object, ignored: Collection[str] = WITHOUT_
         now: the other one.
         ignored: keys, or beginnings of keys, that do not count.
     """
+    before, now = _public(before), _public(now)
     first, second = flat(before, ignored), flat(now, ignored)
     keys = [key for key in sorted(first.keys() | second.keys()) if first.get(key) != second.get(key)]
     classes = [key.removesuffix("_target_") for key in keys if key.endswith("_target_")]
@@ -87,6 +89,11 @@ def differences(before: object, now: object, ignored: Collection[str] = WITHOUT_
         for key in keys
         if not any(key.startswith(parent) and key != f"{parent}_target_" for parent in classes)
     ]
+
+
+def _public(config: object) -> object:
+    """Return a config without its secrets: one that is stored has none, and none decides a result."""
+    return masked(dict(config), remembered=False) if isinstance(config, Mapping) else config
 
 
 def flat(node: object, ignored: Collection[str] = ()) -> dict[str, object]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vae_lab.system.masking import masked
 from vae_lab.system.threads import (
     AUTO,
     OMP,
@@ -23,6 +24,7 @@ from vae_lab.system.threads import (
 log = logging.getLogger(__name__)
 
 JOBLIB, LOCAL = "JoblibLauncher", "LocalLauncher"
+SUBMITIT = (LOCAL, "SlurmLauncher")
 
 
 def launcher_name(hydra: Any) -> str:  # noqa: ANN401
@@ -33,6 +35,13 @@ def launcher_name(hydra: Any) -> str:  # noqa: ANN401
 def shares_fate(hydra: Any) -> bool:  # noqa: ANN401
     """Return whether a process that dies takes the others of its launcher with it: joblib's pool then ends."""
     return launcher_name(hydra) == JOBLIB
+
+
+def warn_of_pickles(grid: Sequence[Sequence[str]], hydra: Any, folder: Path) -> None:  # noqa: ANN401
+    """Say where a launcher keeps the secrets that trials were given on the command line: its jobs need them."""
+    if launcher_name(hydra) in SUBMITIT and any(masked(list(texts)) != list(texts) for texts in grid):
+        line = "the secrets in these settings lie in %s; name them as ${oc.env:…} to keep them in the environment"
+        log.warning(line, folder / ".submitit")
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:

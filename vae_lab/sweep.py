@@ -21,6 +21,7 @@ from vae_lab.conf_folder import CONF
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.identity import differences, images_digest, stated
 from vae_lab.reporting.remains import read_yaml
+from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line, quote_override
 from vae_lab.system.reading import Unreadable
 from vae_lab.system.signals import EndAtOnce, heard
@@ -52,7 +53,7 @@ NOT_OF_IMAGES = ("batch_size", "eval_batch_size", "seed")
 def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
     """Return the folder's name of a sweep that was given none: what is swept, and a hash of all that is fixed."""
     last = "-".join(name.rpartition(".")[2] for name in map(key, swept))
-    said = hashlib.sha256(json.dumps([sorted(fixed), sorted(swept)]).encode()).hexdigest()[:6]
+    said = hashlib.sha256(json.dumps([sorted(masked(fixed, remembered=False)), sorted(swept)]).encode()).hexdigest()[:6]
     return f"{last[:60]}-{said}" if last else said
 
 

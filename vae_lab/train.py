@@ -22,6 +22,7 @@ from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.ranks import ranks
 from vae_lab.runs import locate
+from vae_lab.system.masking import masked
 from vae_lab.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
 from vae_lab.trial import command as command_line
 
@@ -46,7 +47,7 @@ def train_checked(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     line = command_line(with_threads(overrides, cfg.threads), config_flags(hydra, "train"))
-    facts = {"overrides": overrides, "command": line}
+    facts = {"overrides": masked(overrides), "command": line}
     if not alone:
         from vae_lab.launch import launch
 

@@ -33,6 +33,7 @@ from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
 from vae_lab.runs import PARTS, checkpoint_path, load_checkpoint, load_summary, locate
 from vae_lab.system.folders import expanded, require_writable
+from vae_lab.system.masking import masked, remember
 from vae_lab.system.threads import threads_in_use
 from vae_lab.tasks.task import Task
 from vae_lab.trial import hold, holder
@@ -72,6 +73,7 @@ def train_until(
     quieten_lightning()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     config["threads"] = threads_in_use(config["threads"])
+    remember(config)
     folder = Path(cfg.folder)
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
@@ -133,7 +135,7 @@ def build(
         data.survey.tell()
     check_classes(task.model, data)
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    own = [StoredConfig(config, data.fingerprint), Stopwatch()]
+    own = [StoredConfig(masked(config), data.fingerprint), Stopwatch()]
     trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=[*callbacks.values(), *watchers, *own])
     return data, task, trainer
 
@@ -181,7 +183,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write summary.json, if this process is the one that writes."""
     if ranks().rank == 0:
-        write_whole(folder / "summary.json", json.dumps(summary, indent=2).encode())
+        write_whole(folder / "summary.json", json.dumps(masked(summary), indent=2).encode())
 
 
 def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any]) -> list[Logger]:
@@ -193,7 +195,7 @@ def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any
         return []
     loggers: dict[str, Logger] = instantiate(cfg.logger, _convert_="all")
     for logger in loggers.values():
-        logger.log_hyperparams(config)
+        logger.log_hyperparams(masked(config))
         summary |= logger.describe() if hasattr(logger, "describe") else {}  # pyright: ignore[reportAttributeAccessIssue]
     return list(loggers.values())
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TextIO
 from vae_lab import errors
 from vae_lab.conf_folder import CONF
 from vae_lab.identity import images_digest
+from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line
 from vae_lab.system.reading import Unreadable, read_json
 
@@ -95,8 +96,8 @@ class Holder(NamedTuple):
 
 
 def digest(overrides: Sequence[str]) -> str:
-    """Return ten hexadecimal digits that name a trial by its overrides, whatever their order."""
-    asked = sorted(text for text in overrides if key(text) not in NOT_HASHED)
+    """Return ten hexadecimal digits that name a trial by its overrides, whatever their order; secrets do not count."""
+    asked = sorted(text for text in masked(overrides, remembered=False) if key(text) not in NOT_HASHED)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]
 
 
@@ -128,7 +129,7 @@ def record(folder: Path, **facts: object) -> None:
     """Add facts to a run's summary."""
     from vae_lab.files import write_whole  # which takes torch along
 
-    write_whole(folder / "summary.json", json.dumps(read_summary(folder) | facts, indent=2).encode())
+    write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
 
 
 @contextmanager
@@ -322,7 +323,7 @@ def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
         flags: where its configs come from.
     """
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
-    return command_line("train", [*overrides, *alone], flags)
+    return command_line("train", [*masked(overrides), *alone], flags)
 
 
 def reason(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.hydra_files import save_config
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.overrides import understood
 from vae_lab.reporting.ranking import beside, direction
@@ -114,8 +115,8 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     cfg = compose("train", [*understood(trial.overrides, "train"), quote_override("folder", trial.folder)])
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
-    OmegaConf.save(cfg, hidden / "config.yaml")
-    OmegaConf.save(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
+    save_config(cfg, hidden / "config.yaml")
+    save_config(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
     check_model(cfg)
     cfg.resume = resume
     label(cfg, trial.folder.parent.name, [text for text in trial.overrides if key(text) != "threads"], wandb_id)

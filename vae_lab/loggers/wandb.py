@@ -4,11 +4,16 @@ import logging
 import netrc
 import os
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import WandbLogger
+
+from vae_lab.system.masking import masked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +66,8 @@ class WeightsAndBiases(WandbLogger):
             raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
         name = name or run_name(folder)
         named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags) or None}
-        run = open_run(MODES[mode], timeout, project=project or None, group=group, dir=dir, **named)
+        with masked_command_line():
+            run = open_run(MODES[mode], timeout, project=project or None, group=group, dir=dir, **masked(named))
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step")
         super().__init__(project=run.project, save_dir=folder, experiment=run)
@@ -88,6 +94,17 @@ class WeightsAndBiases(WandbLogger):
         if self.is_offline:
             command = shlex.join(["wandb", "sync", str(Path(self.run.dir).parent)])
             log.info("W&B was offline; upload this run with: %s", command)
+
+
+@contextmanager
+def masked_command_line() -> Iterator[None]:
+    """Hide secrets in the arguments of this process while W&B takes note of them, which no setting of it prevents."""
+    before = sys.argv
+    sys.argv = masked(before)
+    try:
+        yield
+    finally:
+        sys.argv = before
 
 
 def open_run(mode: str, timeout: float, **arguments: object) -> "Run":

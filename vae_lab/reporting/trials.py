@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from vae_lab.reporting.remains import (
     read_yaml,
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
+from vae_lab.system.masking import masked
 from vae_lab.system.reading import Unreadable, is_there, read_json
 from vae_lab.trial import command as command_line
 
@@ -118,10 +120,10 @@ def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
 def read_trial(folder: Path, name: str, npoints: int = 400) -> Trial:
     """Return a run; what cannot be read of it is told in its reason."""
     reasons: list[str] = []
-    summary: dict[str, Any] = _tried(reasons, lambda: read_json(folder / "summary.json"), {})
+    summary: dict[str, Any] = masked(_tried(reasons, lambda: read_json(folder / "summary.json"), {}))
     status = str(summary.get("status", "unreadable"))[:40]
     if not is_there(folder / "summary.json"):
-        status, reasons = "unfinished", [last_error(folder / "train.log") or "killed before it wrote a summary"]
+        status, reasons = "unfinished", [masked(last_error(folder / "train.log")) or "killed before it wrote a summary"]
     elif status == "running":
         reasons.append("no end is written: it still runs, or was killed")
     elif summary.get("reason"):
@@ -156,11 +158,11 @@ def read_settings(folder: Path) -> Settings:
     """Return a run's config: Hydra's, or else the one in its checkpoint; empty if it has neither."""
     try:
         if is_there(folder / ".hydra" / "config.yaml"):
-            return flat_settings(read_yaml(folder / ".hydra" / "config.yaml"))
+            return flat_settings(masked(read_yaml(folder / ".hydra" / "config.yaml")))
         if is_there(folder / "checkpoints" / "best.ckpt"):
             from vae_lab.runs import load_checkpoint  # torch takes seconds
 
-            return flat_settings(load_checkpoint(folder)["hyper_parameters"])
+            return flat_settings(masked(load_checkpoint(folder)["hyper_parameters"]))
     except (ValueError, RecursionError, DataError) as error:
         raise Unreadable("its settings cannot be read") from error
     raise Unreadable("its settings are not known: there is no .hydra/config.yaml")
@@ -207,11 +209,20 @@ def command(folder: Path, summary: dict[str, Any]) -> str:
     """Return the command line that trains a run again, quoted for a shell; "" if its overrides are not known."""
     told = summary.get("command")
     if isinstance(told, str):
-        return told if told.isprintable() else ""
+        return masked_line(told) if told.isprintable() else ""
     try:
         return command_line(read_overrides(folder / ".hydra" / "overrides.yaml"))
     except Unreadable:
         return ""
+
+
+def masked_line(line: str) -> str:
+    """Return a command line without secrets, those with blanks in them included."""
+    try:
+        words = shlex.split(line)
+    except ValueError:
+        return masked(line)
+    return line if masked(words) == words else shlex.join(masked(words))
 
 
 def provenance(summary: dict[str, Any]) -> dict[str, str]:
