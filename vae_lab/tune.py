@@ -20,6 +20,7 @@ from vae_lab.hydra_files import save_config
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.overrides import understood
 from vae_lab.reporting.ranking import beside, direction
+from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.train import check_model, label
@@ -95,7 +96,7 @@ def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
 
     config: Any = OmegaConf.to_container(compose("train", [*fixed, "folder=study"]), resolve=True)
     searched: Any = OmegaConf.to_container(cfg.search, resolve=True)
-    made_of = flat(config, WITHOUT_EFFECT) | flat({"search": {key: searched[key] for key in ("space", "metrics")}})
+    made_of = flat(masked(config), WITHOUT_EFFECT) | flat({"search": {key: searched[key] for key in ("space", "metrics")}})
     if not any(below(key, ["data"]) for key in searched["space"]):
         made_of["images"] = images_digest(fingerprint(config["data"]))
     return made_of
