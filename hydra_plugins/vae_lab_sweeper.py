@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -85,8 +86,11 @@ class TrialSweeper(BasicSweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         flags = config_flags(self.config.hydra, "train")
         asked = list(dict.fromkeys(Trial(tuple(texts), folder / digest(texts), flags=flags) for texts in grid))
-        configs = {trial.folder: self._compose(trial) for trial in asked}
-        plain = {folder: resolved(config) for folder, config in configs.items()}
+        composed: dict[Path, object] = {}
+        plain: dict[Path, object] = {}
+        for trial in asked:
+            config = self._compose(trial)
+            composed[trial.folder], plain[trial.folder] = OmegaConf.to_container(config), resolved(config)
         trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)
         names = ",".join(f"'{key(text)}'" for text in fixed)
         hidden = f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
@@ -100,7 +104,6 @@ class TrialSweeper(BasicSweeper):
                 self.launcher.launch(batch, initial_job_idx=self.launched)
                 self.launched += len(batch)
 
-        composed = {folder: OmegaConf.to_container(config, resolve=False) for folder, config in configs.items()}
         shared_fate = shares_fate(self.config.hydra)
         complete(trials, launch, shared_fate=shared_fate, retry_failed=self.retry_failed, configs=composed)
 
@@ -110,7 +113,8 @@ class TrialSweeper(BasicSweeper):
         assert self.hydra_context is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
         with read_write(config), open_dict(config):
-            config.folder = str(trial.folder)  # which is Hydra's to know once the trial runs
+            config.hydra.runtime.output_dir = str(trial.folder)  # as Hydra sets it once the trial runs
+        HydraConfig.instance().set_config(config)  # for what refers to hydra:, as folder does
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
     def _job(self, trial: Any, hidden: str) -> list[str]:  # noqa: ANN401

@@ -17,7 +17,13 @@ from vae_lab.conf_folder import CONF
 from vae_lab.train import main
 from vae_lab.trial import Trial, config_flags, digest, record
 
-MINE = "# @package _global_\noptimizer:\n  lr: {lr}\n"
+MINE = """# @package _global_
+optimizer:
+  lr: {lr}
+callbacks:
+  checkpoint:
+    dirpath: ${{hydra:runtime.output_dir}}/checkpoints
+"""
 
 
 def write_experiment(folder: Path, lr: float) -> None:

@@ -304,6 +304,13 @@ def test_runs_on_other_images_are_neither_averaged_nor_ranked_together(tmp_path:
     assert [trial.name[0] for trial in found.trials] == ["a"] * 4 + ["b"] * 4
 
 
+def test_a_run_that_failed_before_it_had_images_divides_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", 90.0, model__nlatent=2)
+    run = make_run(tmp_path / "runs" / "b", None, "failed", "no memory", model__nlatent=4)
+    (run / "summary.json").write_text('{"status": "failed", "reason": "no memory"}')
+    assert report(tmp_path / "runs", tmp_path, "val/neg_elbo").keys == ["model.nlatent"]
+
+
 def test_the_images_of_training_alone_divide_means_and_not_the_ranking(tmp_path: Path) -> None:
     for i, score in enumerate((90.0, 80.0)):
         run = make_run(tmp_path / "runs" / str(i), score, seed=0)

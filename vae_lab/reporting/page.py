@@ -62,6 +62,8 @@ def summarised(trials: Sequence[Trial], title: str, metric: str, ignored: Sequen
         lowest: whether less of the metric is better.
     """
     ignored = [*ignored, *WITHOUT_EFFECT]
+    seen = {trial.settings.get("images") for trial in trials if trial.status == COMPLETED or trial.images}
+    ignored += ["images"] if len(seen) < 2 else []  # a run that failed before it had any is no set of its own
     keys = varied_keys([trial.settings for trial in trials if trial.settings], ignored)
     cells = grouped(trials, keys, metric, lowest=lowest)
 
