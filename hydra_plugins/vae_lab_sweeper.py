@@ -113,8 +113,8 @@ class TrialSweeper(BasicSweeper):
         assert self.hydra_context is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
         with read_write(config), open_dict(config):
-            config.folder = config.hydra.runtime.output_dir = str(trial.folder)  # as Hydra sets it once the trial runs
-        HydraConfig.instance().set_config(config)  # for what refers to hydra:
+            config.hydra.runtime.output_dir = str(trial.folder)  # as Hydra sets it once the trial runs
+        HydraConfig.instance().set_config(config)  # for what refers to hydra:, as folder does
         return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
     def _settle_threads(self, grid: Sequence[Sequence[str]], folder: Path) -> list[int]:

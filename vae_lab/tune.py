@@ -96,7 +96,8 @@ def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
 
     config: Any = OmegaConf.to_container(compose("train", [*fixed, "folder=study"]), resolve=True)
     searched: Any = OmegaConf.to_container(cfg.search, resolve=True)
-    made_of = flat(masked(config), WITHOUT_EFFECT) | flat({"search": {key: searched[key] for key in ("space", "metrics")}})
+    space = {key: searched[key] for key in ("space", "metrics")}
+    made_of = flat(masked(config), WITHOUT_EFFECT) | flat({"search": space})
     if not any(below(key, ["data"]) for key in searched["space"]):
         made_of["images"] = images_digest(fingerprint(config["data"]))
     return made_of
