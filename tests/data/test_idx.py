@@ -1,5 +1,6 @@
 """The bundled and the downloaded sets: real digits, a real download from a web server on the loopback address."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -77,12 +78,55 @@ def test_a_download_is_checked_and_appears_whole(server: str, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
 
 
-def test_a_broken_download_leaves_nothing(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("root", ["", "new/folder", "new/MNIST/raw"])
+def test_a_broken_download_leaves_nothing(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
     wrong = [(name, "0" * 32) for name, _ in MNIST.resources]
     monkeypatch.setattr(MNIST, "resources", wrong)
     with pytest.raises(DataError, match=r"could not be downloaded .* data=digits"):
-        _ = mnist(tmp_path, download=True).parts
+        _ = mnist(tmp_path / root, download=True).parts
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["data/MNIST/raw", "data/MNIST", "data", "."])
+def test_a_root_one_level_off_is_found_and_nothing_downloaded(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, root: str
+) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    caplog.set_level(logging.INFO)
+    (tmp_path / "data" / "monet").mkdir(parents=True)
+    (tmp_path / "data" / "MNIST").symlink_to(shared / "MNIST")
+    assert len(mnist(tmp_path / root, download=True).parts.test) == 10_000
+    said = f"MNIST/raw lies in {tmp_path / 'data'}, not in data.root={tmp_path / root}; taken from there"
+    assert (said in caplog.messages) == (root != "data")
+    monkeypatch.chdir(tmp_path / root)  # a relative root means the same
+    assert len(mnist(Path(), download=True).parts.val) == 5_000
+
+
+@pytest.mark.parametrize("place", ["raw", "."])
+@pytest.mark.parametrize("name", ["mnist", "FashionMNIST"])
+def test_files_without_their_folders_are_refused_rather_than_downloaded_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    (tmp_path / name / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / name / place / "train-images-idx3-ubyte.gz").write_bytes(b"")
+    for root in (tmp_path / name, tmp_path / name / place):
+        with pytest.raises(DataError, match=r"holds files as those of MNIST, and not in a folder MNIST/raw; if they"):
+            mnist(root, download=True).load()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["train-images-idx3-ubyte.gz"]
+
+
+@pytest.mark.parametrize("root", [".", "MNIST", "MNIST/raw"])
+def test_a_download_goes_where_it_is_looked_for(
+    server: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, root: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    (tmp_path / "monet").mkdir()
+    assert len(mnist(tmp_path / root, download=True).parts.test) == 10_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["MNIST", "monet"]
+    assert any(line.endswith("/MNIST, beside 1 other files and folders (monet, …)") for line in caplog.messages)
 
 
 def test_without_a_network_the_message_tells_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

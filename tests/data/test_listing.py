@@ -16,13 +16,15 @@ from PIL import Image
 from vae_lab.data import listing
 from vae_lab.data.folder import Folder
 from vae_lab.data.listing import list_files, report_passed
-from vae_lab.data.own_output import GRIDS, RUN_PARTS, RUNS, SAMPLES, SCALING, TABLES, WANDB
+from vae_lab.data.own_output import GRIDS, RUN_PARTS, RUNS, SAMPLES, SCALING, SWEEPS, TABLES, WANDB
 from vae_lab.errors import DataError
 from vae_lab.runs import load_data
 from vae_lab.scorefile import find, find_all
 from vae_lab.training import train
 
 SUMMARY = {"status": "completed", "seed": 0, "data": {}, "versions": {}}
+MANIFEST = json.dumps({"made_of": {"run": "r", "weights": "0"}, "images": [{"file": "00000.png"}]})
+SWEEP = "task:\n  _target_: vae_lab.tasks.vae.VAETask\n"
 TABLE = "path,score,p_value,flagged,reason\na.png,1,0.5,0,\n"
 
 
@@ -51,16 +53,17 @@ def passed(root: Path) -> dict[str, int]:
 
 OWN: list[tuple[dict[str, str | None], dict[str, int]]] = [
     ({"outputs/a/summary.json": json.dumps(SUMMARY), "outputs/a/figures/x.png": None}, {RUNS: 1}),
-    ({"outputs/a/.hydra/config.yaml": "task:\n  _target_: vae_lab.tasks.vae.VAETask\n", "outputs/a/train.log": "x"},
-     {RUNS: 1}),
-    ({"g/manifest.json": json.dumps({"run": "r", "seed": 0}), "g/grid.png": None, "g/0/00000.png": None}, {SAMPLES: 1}),
+    ({"outputs/a/.hydra/config.yaml": SWEEP, "outputs/a/train.log": "x"}, {RUNS: 1}),
+    ({"s/multirun.yaml": SWEEP, "s/report.html": "x", "s/a/figures/x.png": None}, {SWEEPS: 1}),
+    ({"samples.png": None, "samples.png.json": MANIFEST}, {GRIDS: 2}),
+    ({"g/manifest.json": MANIFEST, "g/grid.png": None, "g/0/00000.png": None}, {SAMPLES: 1}),
     ({"wandb/offline-run-20261126_1-a/files/media/x.png": None}, {WANDB: 1}),
     ({"s.csv": TABLE, "s-strangest.png": None, "s-heat.png": None, "s-roc.png": None, "s-truth-heat.png": None},
      {TABLES: 5}),
     ({"scaling.json": json.dumps({"exponents": {}}), "scaling.png": None}, {SCALING: 2}),
     # where the folder asked for is such a folder itself, its pictures are wanted, and what tells of them is not
     ({"summary.json": json.dumps(SUMMARY), "figures/x.png": None, "checkpoints/last.ckpt": "x"}, {RUN_PARTS: 3}),
-    ({"manifest.json": json.dumps({"run": "r", "seed": 0}), "grid.png": None}, {GRIDS: 2}),
+    ({"manifest.json": MANIFEST, "grid.png": None}, {GRIDS: 2}),
 ]  # fmt: skip
 
 
@@ -88,7 +91,10 @@ LOOKALIKES = {
     "wandb/a.png": None,
     "figures/a.png": None,
     "generated/grid.png": None,
-    "generated/manifest.json": '{"name": "my site", "run": 3}',
+    "generated/manifest.json": '{"name": "my site", "images": []}',
+    "b.png": None,
+    "b.png.json": '{"images": 3}',
+    "multirun/multirun.yaml": "model:\n  _target_: mine.Net\n",
     "other/summary.json": '{"status": "completed"}',
     "other/a.png": None,
     "broken/summary.json": "{",

@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from vae_lab.data.staging import bar, whole_folder
+from vae_lab.data.staging import bar, made_folder, whole_folder
 from vae_lab.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -74,9 +74,12 @@ class ZipArchive:
         """
         log.info("downloading %s", self.url)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
             # A file without a name: nothing is left of it when the process is killed.
-            with tempfile.TemporaryFile(dir=folder.parent) as archive, whole_folder(folder) as unfinished:
+            with (
+                made_folder(folder.parent),
+                tempfile.TemporaryFile(dir=folder.parent) as archive,
+                whole_folder(folder) as unfinished,
+            ):
                 self._fetch(archive)
                 self._verify(self._extract(archive, unfinished))
         except FAILURES as error:

@@ -10,14 +10,19 @@ import torch
 from torchvision.datasets import MNIST
 
 from vae_lab.data.images import Images, Parts
+from vae_lab.data.listing import printable
 from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.split import split
+from vae_lab.data.staging import made_folder
 from vae_lab.errors import DataError, require_counts
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger(__name__)
+
+FILES = "*-ubyte*"
+"""What the files of such a set are called."""
 
 
 class IdxImages(ImageData):
@@ -25,7 +30,7 @@ class IdxImages(ImageData):
 
     Args:
         dataset: torchvision's class.
-        root: folder that holds, or will hold, `<class name>/raw/`.
+        root: folder that holds, or will hold, `<class name>/raw/`; also that folder itself, or the one around `root`.
         download: whether to load what is missing.
         nval: validation images, taken from the publisher's training part.
         only: classes to keep, which are numbered anew in their order, or None for all;
@@ -57,37 +62,84 @@ class IdxImages(ImageData):
 
     def load(self) -> Parts:
         """Return the parts, downloaded and checked by torchvision where they are not there."""
-        if not (self.root / self.title).is_dir() and self.download:
-            self._fetch()
-        train, test = self._read(train=True), self._read(train=False)
+        root = self._find_root()
+        train, test = self._read(root, train=True), self._read(root, train=False)
         train_rows, val_rows, _ = split(torch.arange(len(train)), self.nval, 0, self.split_seed)
         return of_classes(Parts(train.subset(train_rows), train.subset(val_rows), test), self.only)
 
-    def _read(self, *, train: bool) -> Images:
+    def _find_root(self) -> Path:
+        """Return the folder that holds `<class name>/raw`: `root`, or one near it, or `root` after the download.
+
+        Raises:
+            DataError: if the files lie where they are not looked for, or cannot be downloaded.
+        """
+        above = self._above()
+        found = [place for place in (self.root, above) if self._holds(place)] or self._below()
+        if found:
+            if found[0] != self.root:
+                log.info("%s/raw lies in %s, not in data.root=%s; taken from there", self.title, found[0], self.root)
+            return found[0]
+        for place in (self.root, self.root / "raw"):
+            if any(place.glob(FILES)):
+                raise DataError(
+                    f"{place.absolute()} holds files as those of {self.title}, and not in a folder {self.title}/raw; if"
+                    f" they are {self.title}, move them into one, and name the folder that holds it with data.root=."
+                )
+        if self.download and _is_free(above / self.title):
+            self._fetch(above)
+        return above
+
+    def _above(self) -> Path:
+        """Return `root` without `<class name>` or `<class name>/raw` at its end."""
+        path = self.root.absolute()
+        last = path.parts[-2:]
+        if last == (self.title, "raw"):
+            return path.parent.parent
+        return path.parent if last[-1:] == (self.title,) else self.root
+
+    def _below(self) -> list[Path]:
+        """Return the one folder right in `root` that holds the set; nothing if there are none or several."""
         try:
-            found = self.dataset(root=self.root, train=train, download=False)
+            found = [place for place in self.root.iterdir() if self._holds(place)]
+        except OSError:
+            return []
+        return found if len(found) == 1 else []
+
+    def _holds(self, place: Path) -> bool:
+        """Return whether some of the set's files lie where they belong in a folder."""
+        return any((place / self.title / "raw").glob(FILES))
+
+    def _read(self, root: Path, *, train: bool) -> Images:
+        try:
+            found = self.dataset(root=root, train=train, download=False)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            where = (self.root / self.title / "raw").absolute()
+            where = (root / self.title / "raw").absolute()
             raise DataError(
                 f"{self.title} is not in {where} ({reason(error)}); name the folder that holds {self.title}/raw with"
                 " data.root=, let it be downloaded with data.download=true, or use data=digits, which needs no network."
             ) from error
         return Images(resized(found.data[:, None], self.channels, self.image_size), found.targets.long())
 
-    def _fetch(self) -> None:
-        """Download into a folder of its own and rename it, so that a killed download leaves nothing half done."""
-        log.info("downloading %s to %s", self.title, self.root.absolute())
+    def _fetch(self, root: Path) -> None:
+        """Download into a folder of its own and rename it: one that fails or is killed leaves nothing half done."""
+        others = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
+        beside = f", beside {len(others)} other files and folders ({printable(others[0])}, …)" if others else ""
+        log.info("downloading %s to %s%s", self.title, (root / self.title).absolute(), beside)
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.root, prefix=".download-") as temporary:
+            with made_folder(root), tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
                 self.dataset(root=temporary, download=True)
-                if not (self.root / self.title).is_dir():  # another process may have been faster
-                    (Path(temporary) / self.title).rename(self.root / self.title)
+                if _is_free(root / self.title):  # another process may have been faster
+                    (Path(temporary) / self.title).rename(root / self.title)
         except (OSError, RuntimeError, ValueError) as error:
             raise DataError(
-                f"{self.title} is not in {self.root.absolute()} and could not be downloaded ({reason(error)}); name a"
+                f"{self.title} is not in {root.absolute()} and could not be downloaded ({reason(error)}); name a"
                 f" folder that holds {self.title}/raw with data.root=, or use data=digits, which needs no network."
             ) from error
+
+
+def _is_free(path: Path) -> bool:
+    """Return whether a folder could be put at a path: nothing is there, or an empty folder."""
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def reason(error: BaseException) -> str:

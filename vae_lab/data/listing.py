@@ -9,10 +9,12 @@ from typing import NamedTuple
 from vae_lab.data.own_output import (
     GRIDS,
     MANIFEST,
+    MULTIRUN,
     RUN_ENTRIES,
     RUN_PARTS,
     RUNS,
     SAMPLES,
+    SWEEPS,
     TABLES,
     own_files,
     own_folder,
@@ -190,6 +192,8 @@ def _own_entries(kind: str | None) -> dict[str, str]:
     """Return the entries of the root that are vae_lab's own, with their kinds, if the root is such a folder itself."""
     if kind == RUNS:
         return dict.fromkeys(RUN_ENTRIES, RUN_PARTS)
+    if kind == SWEEPS:
+        return {MULTIRUN: RUN_PARTS}
     return dict.fromkeys(("grid.png", MANIFEST), GRIDS) if kind == SAMPLES else {}
 
 

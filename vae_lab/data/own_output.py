@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 RUNS = "run folders of vae_lab"
+SWEEPS = "folders of sweeps of vae_lab"
 RUN_PARTS = "files and folders of the run that lies there"
 SAMPLES = "folders of generated pictures"
 GRIDS = "grids of generated pictures"
@@ -20,7 +21,10 @@ RUN_ENTRIES = frozenset({
 """What a run leaves in its folder, whoever else has files there."""
 
 MANIFEST = "manifest.json"
-"""What lies beside generated pictures and tells how they were made."""
+"""What lies beside generated pictures and tells what they were made of; beside a single .png, <its name>.json does."""
+
+MULTIRUN = "multirun.yaml"
+"""What Hydra writes of a sweep."""
 
 TABLE_COLUMNS = ("path", "score", "p_value", "flagged")
 """How a table of detect begins."""
@@ -38,6 +42,8 @@ def own_folder(folder: Path, names: Collection[str]) -> str | None:
     """
     if "summary.json" in names and _is_summary(folder / "summary.json"):
         return RUNS
+    if MULTIRUN in names and _is_config(folder / MULTIRUN):
+        return SWEEPS
     if ".hydra" in names and _is_config(folder / ".hydra" / "config.yaml"):  # also of a run that has just begun
         return RUNS
     if MANIFEST in names and _is_manifest(folder / MANIFEST):
@@ -53,6 +59,8 @@ def own_files(folder: Path, names: Collection[str]) -> dict[str, str]:
     for name in names:
         if name.lower().endswith(".csv") and begins_as_table(folder / name):
             own |= dict.fromkeys(table_names(Path(name)), TABLES)
+        if name.lower().endswith(".png.json") and _is_manifest(folder / name):
+            own |= dict.fromkeys((name, name.removesuffix(".json")), GRIDS)
     if "scaling.png" in names and "exponents" in _read_json(folder / "scaling.json"):
         own |= dict.fromkeys(("scaling.json", "scaling.png"), SCALING)
     return {name: kind for name, kind in own.items() if name in names}
@@ -86,7 +94,8 @@ def _is_summary(path: Path) -> bool:
 
 
 def _is_manifest(path: Path) -> bool:
-    return {"run", "seed"} <= set(_read_json(path))
+    content = _read_json(path)
+    return "images" in content and isinstance(content.get("made_of"), dict)
 
 
 def _is_config(path: Path) -> bool:

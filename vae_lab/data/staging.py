@@ -36,6 +36,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
                 raise
 
 
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder and those around it; if the block fails, those that were made are removed, as far as empty."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
 def _remove_stale(path: Path) -> None:
     """Remove what killed processes left beside `path` on their way to it."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
