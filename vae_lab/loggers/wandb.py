@@ -92,7 +92,7 @@ class WeightsAndBiases(WandbLogger):
         """Finish the run, so that the next one in this process gets one of its own."""
         self.run.finish(exit_code=exit_code)
         if self.is_offline:
-            command = shlex.join(["wandb", "sync", str(Path(self.run.dir).parent)])
+            command = shlex.join(["wandb", "sync", str(Path(self.run.dir).parent.absolute())])
             log.info("W&B was offline; upload this run with: %s", command)
 
 
