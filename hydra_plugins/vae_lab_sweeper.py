@@ -69,6 +69,9 @@ class TrialSweeper(BasicSweeper):
         for override in parsed:
             if override.get_key_element() in ("folder", "resume"):
                 raise ValueError(f"{override.input_line}: a sweep names its folders itself; group= names the sweep.")
+        for text in self.config.hydra.overrides.hydra:
+            if key(text) == "hydra.run.dir":  # as folder= is given to Hydra
+                raise ValueError(f"{text}: a sweep names its folders itself; group= names the sweep.")
         (grid,) = self.split_arguments(parsed, None)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         fixed = [text for text in grid[0] if text.partition("=")[0] not in swept and key(text) != "launcher"]

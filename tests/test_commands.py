@@ -1,5 +1,6 @@
 """The command lines: what they print, and the exit code they end with."""
 
+import json
 import os
 import resource
 import shutil
@@ -192,7 +193,29 @@ def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     done = vae_lab("train", *TINY, "folder=file/run", cwd=tmp_path)
     assert done.returncode == 5, done.stdout + done.stderr
-    assert "cannot be written" in done.stdout
+    assert "run cannot be written: Not a directory." in done.stdout
+
+
+PLACES = {"folder": "folder=mine", "quoted": "folder='my run'", "by a reference": "folder=seed-${seed}"}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_all_that_a_run_writes_lies_in_its_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = (*TINY, "model=mlp", "~callbacks.gallery", PLACES[name])
+    assert invoke(main, "train", *arguments, monkeypatch=monkeypatch) == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == {"folder": "mine", "quoted": "my run", "by a reference": "seed-0"}[name]
+    assert {".hydra", "train.log", "summary.json", "checkpoints"} <= {path.name for path in folder.iterdir()}
+    assert "hydra.run.dir" not in json.loads((folder / "summary.json").read_text())["command"]
+
+
+@pytest.mark.parametrize(
+    "settings", [("folder=a", "hydra.run.dir=b"), ("folder=null",), ("sweep=latents_by_rate", "folder=a")]
+)
+def test_a_folder_is_named_once(settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert invoke(main, "train", *TINY, *settings, monkeypatch=monkeypatch) == 2
 
 
 def test_a_finished_run_is_generated_from_and_evaluated(trained: tuple[Path, Any], tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
         if "seed=2" in json.loads(path.read_text())["overrides"]
     ]
     told = read_trial(tmp_path / "alone", "alone").command
-    assert told == shlex.join(["python", "-m", "vae_lab.train", *settings, "seed=2", "folder=alone", "threads=1"])
+    assert told == shlex.join(["python", "-m", "vae_lab.train", *settings, "seed=2", "threads=1"]), (
+        "no folder: a new one"
+    )
     inside, alone = weights(folder), weights(tmp_path / "alone")
     assert all(torch.equal(inside[name], alone[name]) for name in alone)
 

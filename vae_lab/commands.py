@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
-from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, exit_code
+from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, exit_code
 from vae_lab.hydra_files import hide_secrets
 from vae_lab.overrides import understood
 from vae_lab.ranks import ranks, unheeded
@@ -101,9 +101,12 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
             codes.append(explain(error, verbose=verbose, config_name=config_name))
 
     try:
+        if config_name == "train":
+            sys.argv[1:] = in_one_place(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        return explain(error, verbose=verbose, config_name=config_name)
+        known = unwritable(error) if isinstance(error, OSError) else error
+        return explain(known, verbose=verbose, config_name=config_name)
     failures = [code for code in codes if code]
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
 
@@ -161,6 +164,29 @@ def settle_threads(cfg: DictConfig, *, nprocesses: int = 1, kept: int | None = N
         log.info("%s", decided)
     use_threads(decided.number, nprocesses)
     cfg.threads = decided.number
+
+
+def in_one_place(arguments: list[str]) -> list[str]:
+    """Return the arguments with folder=… as Hydra's own run folder, so that its files lie where the run's do.
+
+    A sweep, which names its folders itself, is left to refuse the setting.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    folders = [text for text in arguments if text.startswith("folder=")]
+    if not folders or {"-m", "--multirun"} & set(arguments):
+        return arguments
+    if any(text.startswith("hydra.run.dir=") for text in arguments) or folders[-1] in ("folder=", "folder=null"):
+        raise ValueError(f"{folders[-1]}: name one folder, by folder= or by hydra.run.dir=, or leave both out.")
+    return [f"hydra.run.dir={text.removeprefix('folder=')}" if text in folders else text for text in arguments]
+
+
+def unwritable(error: OSError) -> Exception:
+    """Return what an error of Hydra's own means, which makes the run folder before a command begins."""
+    if error.filename is None or isinstance(error, FileNotFoundError):
+        return error
+    return StorageError(f"{error.filename} cannot be written: {error.strerror}.")
 
 
 def introduction(config_name: str) -> str:
