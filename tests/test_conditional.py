@@ -304,7 +304,7 @@ def test_a_class_of_a_sub_folder_goes_by_its_name(
     assert (tmp_path / "light.png").read_bytes() == (tmp_path / "1.png").read_bytes()
     capfd.readouterr()
     assert generated(monkeypatch, f"run={run}", "class=lihgt", "n=2", "out=x.png") == 2
-    assert "class=lihgt: choose a number from 0 to 1, or all, or one of dark, light." in "".join(capfd.readouterr())
+    assert 'class=lihgt: choose a number from 0 to 1, or all, or one of "dark", "light".' in "".join(capfd.readouterr())
 
 
 def test_a_conditional_run_is_evaluated_given_the_labels(
