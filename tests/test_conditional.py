@@ -324,7 +324,10 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     lines = headline(result)
     assert lines[0].startswith("-log p(x | y)")
     assert "class accuracy" in lines[1]
-    assert "Given a class" in (tmp_path / "out" / "evaluation.html").read_text()
+    page = (tmp_path / "out" / "evaluation.html").read_text()
+    assert "Given a class" in page
+    assert result["caveats"]
+    assert all(f"Beware: {sentence}" in page for sentence in result["caveats"])
     text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
     assert [key for key in result["classes"] if f"`{key}`" not in text] == []
 
