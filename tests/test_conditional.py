@@ -305,7 +305,7 @@ def test_a_class_of_a_sub_folder_goes_by_its_name(
     assert (tmp_path / "light.png").read_bytes() == (tmp_path / "1.png").read_bytes()
     capfd.readouterr()
     assert generated(monkeypatch, f"run={run}", "class=lihgt", "n=2", "out=x.png") == 2
-    assert "class=lihgt: choose a number from 0 to 1, or all, or one of dark, light." in "".join(capfd.readouterr())
+    assert 'class=lihgt: choose a number from 0 to 1, or all, or one of "dark", "light".' in "".join(capfd.readouterr())
 
 
 def test_a_conditional_run_is_evaluated_given_the_labels(
@@ -325,7 +325,10 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     lines = headline(result)
     assert lines[0].startswith("-log p(x | y)")
     assert "class accuracy" in lines[1]
-    assert "Given a class" in (tmp_path / "out" / "evaluation-test.html").read_text()
+    page = (tmp_path / "out" / "evaluation-test.html").read_text()
+    assert "Given a class" in page
+    assert result["caveats"]
+    assert all(f"Beware: {sentence}" in page for sentence in result["caveats"])
     text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
     assert [key for key in result["classes"] if f"`{key}`" not in text] == []
 

@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 from vae_lab.data.images import Images
 from vae_lab.data.module import ImageData
 from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
+from vae_lab.evaluation.caveats import caveats
 from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import DigitClassifier, Extractor, features_of
 from vae_lab.evaluation.latents import active_units, elbo_surgery
@@ -97,6 +98,10 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())
     say_sizes(sizes, where, len(images))
     extractor = load_extractor(features, data.grey_parts.train).to(where)
+    nreference = min(settings["nreference"], len(data.grey_parts.train))
+    few = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=extractor.key)
+    for sentence in few:
+        log.warning("beware: %s", sentence)
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
@@ -110,6 +115,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     protocol |= {"nbound": nbound, "chunk": chunk} | sizes._asdict() | settings
     result = {
         "protocol": protocol | circumstances(extractor, data.grey_parts.train, where),
+        "caveats": few,
         "likelihood": likelihood_table(model, likelihood),
         "latents": latents_table(model, reconstruction, seed),
         "reconstruction": reconstruction.metrics,

@@ -20,10 +20,12 @@ from vae_lab.detection import (
     BATCH,
     Detector,
     EnsembleDetector,
+    Hashes,
     Panel,
     Pixels,
     RunDetector,
     Scores,
+    content_hashes,
     describe_pixels,
     prepared,
 )
@@ -34,14 +36,14 @@ from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
 from vae_lab.randomness import counter_seed
-from vae_lab.runs import load_checkpoint, load_data, load_model, locate, weights_digest
+from vae_lab.runs import checkpoint_path, load_checkpoint, load_data, load_model, locate, weights_digest
 from vae_lab.stored_config import check_config, packaged_roles
 from vae_lab.system.folders import kept_path
 from vae_lab.tensor_file import read_tensors
 
 log = logging.getLogger(__name__)
 
-RULE = "drawn from the whole part"
+RULE = "drawn from the whole part, which is kept as hashes"
 """How images are chosen and scored; what was kept under another rule is not used again."""
 
 
@@ -113,8 +115,9 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
 
 def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
     """Raise ValueError if alpha is so small that nothing could be flagged: before the runs' images are scored."""
-    nval = min(int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in runs)
-    require_level(min(how.ncalibration, nval), alpha)
+    there = [run for run in runs if checkpoint_path(run, how.checkpoint).is_file()]  # of others it is told later
+    nval = [int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in there]
+    require_level(min([how.ncalibration, *nval]), alpha)
 
 
 def load_one(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
@@ -153,17 +156,25 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
     path = calibration_path(run, config, how)
     if path.is_file():
-        return RunDetector(model, score, read_calibration(path, score), binary=binary, key=path.stem)
+        scores, own = read_calibration(path, score)
+        return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
     parts = load_data(run, how.checkpoint, root=how.root).grey_parts
     log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
     score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
     scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]
+    own = {name: hashes_of(part) for name, part in (("train", parts.train), ("val", parts.val))}
     try:
         with whole(path) as temporary:
-            torch.save({"scores": scores, "state": score.state_dict()}, temporary)
+            torch.save({"scores": scores, "state": score.state_dict(), "own": own}, temporary)
     except OSError as error:
         log.warning("the calibration cannot be kept in %s: %s", path.parent, error.strerror)
-    return RunDetector(model, score, scores, binary=binary, key=path.stem)
+    return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
+
+
+def hashes_of(images: Images) -> Hashes:
+    """Return a hash of each image of a part, so that it is recognised when the images are no longer read."""
+    rows = torch.arange(len(images)).split(BATCH)
+    return torch.cat([content_hashes(images.pixels(some)) for some in rows])
 
 
 def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Path:
@@ -182,8 +193,8 @@ def require_finite(model: LatentModel, run: Path) -> None:
         raise DataError(f"some weights of {run} are not finite, so it judges no image; name another checkpoint or run.")
 
 
-def read_calibration(path: Path, score: Score) -> Scores:
-    """Return the calibration scores of a file, and put what the score had learned into it.
+def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes]]:
+    """Return the calibration scores of a file and the hashes of the run's images; the score gets what it had learned.
 
     Raises:
         DataError: if it is no calibration of this score.
@@ -191,7 +202,7 @@ def read_calibration(path: Path, score: Score) -> Scores:
     try:
         stored = read_tensors(path)
         score.load_state_dict(stored["state"])
-        return stored["scores"].double()
+        return stored["scores"].double(), stored["own"]
     except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
         raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
 

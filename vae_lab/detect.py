@@ -50,7 +50,7 @@ def score_images(
     """
     from vae_lab.calibration import Calibration, check_level, load_detector, score_config
     from vae_lab.data.images import require_size
-    from vae_lab.detection import to_pixels
+    from vae_lab.detection import to_pixels, warn_of_seen
     from vae_lab.evaluation.conformal import require_level
 
     how, pixels = Calibration(**settings), to_pixels(images)
@@ -59,7 +59,9 @@ def score_images(
     check_level(runs, how, alpha)
     detector = load_detector(runs, score_config(score), how)
     require_size(pixels, detector.model.channels, detector.model.image_size)
-    return detector.judge(detector.describe(pixels), alpha)
+    judged = detector.judge(detector.examine(pixels), alpha)
+    warn_of_seen(judged)
+    return judged
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ A score is made a p-value by its rank among those of held-out normal images, of 
 """
 
 import hashlib
+import logging
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from torch import Tensor
 
 from vae_lab.data.binarize import binarized
@@ -22,10 +24,17 @@ from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
 from vae_lab.progress import track
 
+log = logging.getLogger(__name__)
+
 BATCH = 250
 Pixels = UInt8[Tensor, "n channels height width"]
 Scores = Float64[Tensor, " n"]
 Columns = dict[str, Scores]
+Hashes = Int64[Tensor, " m"]
+
+SEEN = ("", "train", "val")
+"""What the column "seen" counts: images that are in neither part of the run's own, in the training or the validation
+part."""
 
 
 class Judged(NamedTuple):
@@ -52,12 +61,14 @@ class Detector(ABC):
         key: what the scores depend on.
         model: in evaluation mode; its reconstructions show where an image is strange.
         binary: whether the model takes zeros and ones only; an image's are then drawn from its own content.
+        own: hashes of the images that the run was trained on and validated with, by part; see `content_hashes`.
     """
 
     calibration: Scores
     key: str
     model: LatentModel
     binary: bool
+    own: dict[str, Hashes]
 
     @abstractmethod
     def describe(self, pixels: Pixels) -> Columns:
@@ -70,6 +81,15 @@ class Detector(ABC):
     def scores(self, pixels: Pixels) -> Scores:
         """Return the score of each image."""
         return self.describe(pixels)["score"]
+
+    def examine(self, pixels: Pixels) -> Columns:
+        """Return what `describe` does, and as "seen" whether the image is one of the run's own: a place in `SEEN`."""
+        hashes = content_hashes(pixels)
+        seen = torch.zeros(len(pixels), dtype=torch.float64)
+        for part in reversed(SEEN[1:]):  # an image of both parts was trained on
+            if part in self.own:
+                seen[torch.isin(hashes, self.own[part])] = SEEN.index(part)
+        return self.describe(pixels) | {"seen": seen}
 
     def judge(self, described: Columns, alpha: float) -> Judged:
         """Return p-values and verdicts of what `describe` returns.
@@ -93,9 +113,20 @@ class RunDetector(Detector):
         calibration: scores of held-out normal images.
         binary: whether the model takes zeros and ones only.
         key: what the scores depend on.
+        own: hashes of the run's own images, by part.
     """
 
-    def __init__(self, model: LatentModel, score: Score, calibration: Scores, *, binary: bool, key: str) -> None:
+    def __init__(
+        self,
+        model: LatentModel,
+        score: Score,
+        calibration: Scores,
+        *,
+        binary: bool,
+        key: str,
+        own: dict[str, Hashes] | None = None,
+    ) -> None:
+        self.own = own or {}
         self.model = model
         self.score = score
         self.calibration = calibration
@@ -122,6 +153,7 @@ class EnsembleDetector(Detector):
     def __init__(self, members: list[RunDetector], combine: Ensemble) -> None:
         self.members = members
         self.combine = combine
+        self.own = members[0].own
         self.model = members[0].model
         self.binary = members[0].binary
         self.calibration = combine(torch.stack([member.calibration for member in members]))
@@ -151,6 +183,7 @@ class Panel(Detector):
     def __init__(self, members: dict[str, Detector]) -> None:
         first = next(iter(members.values()))
         self.members = members
+        self.own = first.own
         self.model = first.model
         self.binary = first.binary
         n = len(first.calibration)
@@ -203,6 +236,28 @@ def prepared(pixels: Pixels, *, binary: bool) -> Float[Tensor, "n channels heigh
 def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
     """Return a hash of an image's pixels."""
     return hashlib.blake2b(image.contiguous().numpy().data, digest_size=8).hexdigest()
+
+
+def content_hashes(pixels: Pixels) -> Hashes:
+    """Return a hash of each image's pixels as a number; of n different images two agree with probability n^2 / 2^65."""
+    hashes = [int.from_bytes(bytes.fromhex(content_hash(image)), signed=True) for image in pixels]
+    return torch.tensor(hashes, dtype=torch.int64)
+
+
+def warn_of_seen(judged: Judged, names: Sequence[str] = ()) -> None:
+    """Log a warning if images are the run's own, for which a p-value means nothing.
+
+    Args:
+        judged: what was said of them.
+        names: of the images, if they have any.
+    """
+    seen = judged.details.get("seen", judged.scores.new_zeros(len(judged.scores)))
+    for part, done in (("train", "trained on"), ("val", "validated and calibrated with")):
+        rows = (seen == SEEN.index(part)).nonzero()[:, 0].tolist()
+        if rows:
+            first = f" (first: {names[rows[0]]})" if names else ""
+            line = "beware: %d of these %d images were %s%s: their p-values mean nothing"
+            log.warning(line, len(rows), len(seen), done, first)
 
 
 def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary: bool) -> Columns:

@@ -92,6 +92,8 @@ def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: 
     """
     rows = torch.arange(min(len(training), NFITTED)).split(2 * batch_size(model))
     latents = torch.cat([encode(*placed(model, training, some)) for some in rows])
+    if len(latents) < 2 * NCOMPONENTS:
+        log.warning("beware: a mixture fitted to %d images says little of any others", len(latents))
     mixture = fitted_density(latents, NCOMPONENTS, seed=0)
     if isinstance(mixture, SubspaceMixture):
         line = "%d latents are too many for full covariances of %d images: it is a mixture in %d principal directions"

@@ -17,7 +17,7 @@ from vae_lab.data.listing import Bad, Found, list_files, printable, report_passe
 from vae_lab.data.own_output import TABLE_COLUMNS, begins_as_table, table_names
 from vae_lab.data.source import Source
 from vae_lab.data.survey import survey_sources
-from vae_lab.detection import Columns, Detector, Judged
+from vae_lab.detection import SEEN, Columns, Detector, Judged
 from vae_lab.errors import DataError
 from vae_lab.files import write_whole
 from vae_lab.journal import Row, append, resumed
@@ -124,7 +124,7 @@ def score_block(detector: Detector, files: Sequence[Found], decoded: Decoded) ->
     """Return the rows of a few files, which have been decoded, by path."""
     rows = {bad.path: Row(bad.path, {}, bad.reason) for bad in decoded.bad}
     good = [file.path for file in files if file.path not in rows]
-    described = {name: values.tolist() for name, values in detector.describe(decoded.pixels).items()} if good else {}
+    described = {name: values.tolist() for name, values in detector.examine(decoded.pixels).items()} if good else {}
     for i, path in enumerate(good):
         values = {name: numbers[i] for name, numbers in described.items()}
         failed = math.isnan(values["score"])
@@ -176,11 +176,12 @@ def write_table(out: Path, rows: list[Row], judged: Judged) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*TABLE_COLUMNS, *judged.details, "reason"])
-    columns = [judged.scores, judged.p_values, judged.flagged.long(), *judged.details.values()]
-    numbers = zip(*(column.tolist() for column in columns), strict=True)
+    columns = {"score": judged.scores, "p_value": judged.p_values, "flagged": judged.flagged.long()} | judged.details
+    numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
     for row in rows:
+        values = zip(columns, next(numbers), strict=True) if row.values else ()
         # nine digits tell any two numbers of single precision apart
-        cells = [f"{number:.9g}" for number in next(numbers)] if row.values else [""] * len(columns)
+        cells = [SEEN[int(x)] if name == "seen" else f"{x:.9g}" for name, x in values] or [""] * len(columns)
         writer.writerow([cell(row.path), *cells, literal(printable(row.reason))])
     write_whole(out, text.getvalue().encode())
 

@@ -11,11 +11,11 @@ import torch
 from vae_lab.calibration import Calibration, check_level, load_detector
 from vae_lab.data.decode import RULES
 from vae_lab.data.decoded import Rules, decode_files
-from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared
+from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared, warn_of_seen
 from vae_lab.errors import DataError, FilesFailed, require_counts
-from vae_lab.evaluation.conformal import require_level
+from vae_lab.evaluation.conformal import false_alarms, require_level
 from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors
-from vae_lab.files import whole, write_png
+from vae_lab.files import expand_wildcards, whole, write_png
 from vae_lab.journal import Row
 from vae_lab.runs import load_checkpoint
 from vae_lab.scorefile import (
@@ -75,6 +75,7 @@ def screen(
     labels = None if entries is None else labels_of(entries, places[0])
     detector = load_detector(runs, score, how)
     warn_if_inverted(detector)
+    warn_if_few(len(detector.calibration), alpha)
     rules = file_rules(load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [
         screen_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
@@ -111,12 +112,13 @@ def find_places(images: object, truth: object, table: Path) -> list[Place]:
         DataError: if nothing is left.
     """
     own = written(table) | ({os.path.realpath(one) for one in paths(truth, "truth")} if is_table(truth) else set())
-    everything = find_all(paths(images, "images"), "images")
+    everything = find_all(expand_wildcards(paths(images, "images"), "images"), "images")
     place = without(everything, own)
     if len(place.files) < len(everything.files):
         line = "left out %d files of images= that are truth= or what an earlier call wrote to out="
         log.info(line, len(everything.files) - len(place.files))
-    others = [] if truth is None or is_table(truth) else [without(find_all(paths(truth, "truth"), "truth"), own)]
+    anomalous = [] if truth is None or is_table(truth) else expand_wildcards(paths(truth, "truth"), "truth")
+    others = [without(find_all(anomalous, "truth"), own)] if anomalous else []
     rest = without(place, {real(other, file) for other in others for file in other.files})
     if len(rest.files) < len(place.files):
         log.info("%d files of images= are in truth= too and count as anomalous", len(place.files) - len(rest.files))
@@ -145,6 +147,7 @@ def screen_place(  # noqa: PLR0917
         draw(detector, decoded.pixels, [good[i].path for i in strangest], detector.judge(shown, alpha), table)
     line = "%d of %d images flagged at alpha = %g, %d files could not be read; %s"
     log.info(line, int(judged.flagged.sum()), len(good), alpha, len(rows) - len(good), table)
+    warn_of_seen(judged, [row.path for row in good])
     report_members(detector, described, alpha)
     return rows
 
@@ -190,6 +193,14 @@ def warn_if_inverted(detector: Detector) -> None:
             "beware: this score calls a plain %s image more normal than %.0f %% of normal images; such ones will pass"
         )
         log.warning(line, name, 100 * share)
+
+
+def warn_if_few(ncalibration: int, alpha: float) -> None:
+    """Say so if so few calibration images may let twice as many normal images be flagged as alpha says."""
+    share = false_alarms(ncalibration, alpha)
+    if share.high > 2 * alpha:
+        line = "beware: calibrated with %d images, at alpha = %g from %.1f to %.1f %% of normal images are flagged"
+        log.warning(line, ncalibration, alpha, 100 * share.low, 100 * share.high)
 
 
 def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Judged, table: Path) -> None:

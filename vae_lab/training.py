@@ -170,6 +170,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
         "data": data.fingerprint,
         "classes": list(data.classes),
         "images": data.survey.as_dict(),
+        "class_counts": data.parts.train.labels.bincount(minlength=len(data.classes)).tolist() if data.classes else [],
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "versions": versions(),
         "commit": git_commit(),

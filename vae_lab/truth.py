@@ -93,12 +93,17 @@ def report_truth(detector: Detector, known: Known, table: Path, nreplicates: int
     normal, anomalous = columns(known.normal), columns(known.anomalous)
     names = ["score", *(detector.members if isinstance(detector, Panel) else ())]
     content: dict[str, Any] = {"nnormal": len(known.normal), "nanomalous": len(known.anomalous)}
+    content["nseen"] = int((normal["seen"] > 0).sum())  # normal images that the run was trained or validated with
     log.info("%-22s %-27s %-27s %-27s", "", *Detection._fields)
     for name in names:
         found = detection(normal[name], anomalous[name], nreplicates=nreplicates, seed=0)
         cells = (f"{one.value:.4f} ({one.low:.4f} to {one.high:.4f})" for one in found)
         log.info("%-22s %-27s %-27s %-27s", name, *cells)
         content[name] = {metric: interval._asdict() for metric, interval in found._asdict().items()}
+        if found.auroc.low == 1:  # no bootstrap replicate can doubt what no image does
+            lowest = 0.025 ** (1 / min(len(known.normal), len(known.anomalous)))
+            line = "beware: %s separates all images, so that its interval is a point; of so few, the AUROC may be %.2f"
+            log.warning(line, name, lowest)
     for name in names:
         if share := inverted(normal[name], {name: anomalous[name]}).get(name):
             line = "beware: %s is upside down here: an anomalous image scores below a normal one in %.0f %% of pairs"
