@@ -14,9 +14,11 @@ TABLES = "tables of detect and their pictures"
 WANDB = "folders of W&B"
 SCALING = "results of scaling"
 
+EVALUATIONS = [f"evaluation{part}.{kind}" for part in ("", "-train", "-val", "-test") for kind in ("html", "json")]
+
 RUN_ENTRIES = frozenset({
-    "calibration", "checkpoints", "evaluation.html", "evaluation.json", "figures", "generated", "metrics.csv",
-    "summary.json", "train.log", "wandb",
+    "calibration", "checkpoints", "figures", "generated", "metrics.csv", "summary.json", "train.log", "wandb",
+    *EVALUATIONS,
 })  # fmt: skip
 """What a run leaves in its folder, whoever else has files there."""
 
