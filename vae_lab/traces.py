@@ -6,6 +6,8 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from vae_lab.trial import LOCK
+
 
 class NoTraces(Callback):
     """Takes back what Hydra has written into the run folder if nothing else came into it.
@@ -36,8 +38,9 @@ class NoTraces(Callback):
         self.others = self.look()
 
     def look(self) -> dict[Path, tuple[int, int]]:
-        """Return when each file in the folder was written, and its size, but for those that Hydra writes."""
-        files = {path: path.stat() for path in self.folder.rglob("*") if path not in self.own and path.is_file()}
+        """Return the time and size of each file in the folder, but for the lock and those that Hydra writes."""
+        passed = {*self.own, self.folder / LOCK}
+        files = {path: path.stat() for path in self.folder.rglob("*") if path not in passed and path.is_file()}
         return {path: (found.st_mtime_ns, found.st_size) for path, found in files.items()}
 
     def on_run_end(self, config: DictConfig, **_: object) -> None:
@@ -47,5 +50,7 @@ class NoTraces(Callback):
         with suppress(OSError):  # another process may work here too
             for path, content in self.own.items():
                 path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
+            if self.folder in self.missing:
+                (self.folder / LOCK).unlink(missing_ok=True)
             for path in self.missing:
                 path.rmdir()

@@ -104,7 +104,7 @@ def environment() -> list[ClusterEnvironment]:
         alone = LightningEnvironment()
         alone.set_global_rank(0)  # Lightning took RANK for it on import, and would log nothing if that is 1
         return [alone]
-    return [] if "TORCHELASTIC_RUN_ID" in os.environ else [SLURMEnvironment(auto_requeue=False)]
+    return [] if by_torchrun() else [SLURMEnvironment(auto_requeue=False)]
 
 
 def check_root(folder: Path) -> None:

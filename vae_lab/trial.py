@@ -29,6 +29,8 @@ except ImportError:  # Windows, where nobody is kept from a folder that another 
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"
+"""The file in a run folder that the process at work in it holds locked."""
 NOT_HASHED = ("group", "launcher")
 """Overrides that say where and how a trial is run: it stays the same trial without them."""
 MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
@@ -136,7 +138,7 @@ def record(folder: Path, **facts: object) -> None:
 def hold(folder: Path) -> Iterator[bool]:
     """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
         if not _locked(file):
             yield False
             return
@@ -176,7 +178,7 @@ def holder(folder: Path) -> Holder | None:
     if fcntl is None:
         return None
     try:
-        with (folder / ".lock").open(encoding="utf-8") as file:
+        with (folder / LOCK).open(encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -276,7 +278,7 @@ def make_ready(folder: Path, state: State) -> str | None:
 
 def put_aside(folder: Path) -> Path:
     """Move all that a run has left into a new folder inside its own, and return that."""
-    left = [path for path in folder.iterdir() if path.name != ".lock" and not path.name.startswith("attempt-")]
+    left = [path for path in folder.iterdir() if path.name != LOCK and not path.name.startswith("attempt-")]
     aside = next_attempt(folder)
     for path in left:
         path.rename(aside / path.name)
