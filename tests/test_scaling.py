@@ -223,7 +223,9 @@ def test_the_command_writes_numbers_and_a_plot(tmp_path: Path) -> None:
     assert [row["batch"] for row in result["sizes"].values()] == [8, 2]
     for size, row in result["sizes"].items():
         assert row["parameters"] == weigh(maker(TINY[0])(int(size), 1)).parameters
-        assert row["seconds"]["training"] > row["seconds"]["generation"] > 0
+        fastest = {name: min(taken[size]) for name, taken in result["timings"].items()}
+        assert fastest["training"] > fastest["generation"] > 0, "medians of three may be the other way round in company"
+        assert min(row["seconds"].values()) > 0
         assert row["memory"]["training"]["measured"] > 0
         assert len(result["timings"]["training"][size]) == 3
     for name, law in result["exponents"].items():
