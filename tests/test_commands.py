@@ -163,7 +163,7 @@ def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "wandb sync" in done.stdout
-    assert len(done.stdout.splitlines()) == 4, done.stdout
+    assert len(done.stdout.splitlines()) == 5, done.stdout
 
 
 def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:

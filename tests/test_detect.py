@@ -182,7 +182,7 @@ def test_all_scores_make_one_table(run: Path, pictures: Path, tmp_path: Path, ca
     assert "without ladder_llr: score=ladder_llr compares groups" in caplog.text
     assert "without waic: WAIC compares several runs" in caplog.text
     found = json.loads((tmp_path / "t-truth.json").read_text())
-    assert found.keys() == {"nnormal", "nanomalous", "score", *SINGLE}
+    assert found.keys() == {"nnormal", "nanomalous", "nseen", "score", *SINGLE}
     expected = -sum(torch.tensor(float(row[f"{name}_p_value"])).log() for name in SINGLE)
     assert float(row["score"]) == pytest.approx(float(expected), rel=1e-4)
 

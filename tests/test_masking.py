@@ -194,7 +194,7 @@ def test_an_evaluation_holds_no_secret(run: Callable[..., int], tmp_path: Path) 
     assert run(train, "train", *SMALL, *GIVEN, "logger=csv", "hydra.run.dir=one") == 0
     few = ["nsamples=2", "nll_images=4", "ngenerated=4", "nblocks=2", "nreplicates=2", "k=1", "features=vgg"]
     assert run(evaluate, "evaluate", "run=one", *few) == 0
-    assert (tmp_path / "one" / "evaluation.json").is_file()
+    assert (tmp_path / "one" / "evaluation-test.json").is_file()
     assert leaks(tmp_path) == []
 
 

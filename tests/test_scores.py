@@ -33,6 +33,7 @@ from vae_lab.probability.ensembles import WAIC, Ensemble, EnsembleMean
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, SigmaVAE
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
+from vae_lab.randomness import seeded
 
 EVERY: list[Callable[[], Score]] = [
     ReconstructionError,
@@ -156,7 +157,8 @@ def test_given_noise_takes_the_place_of_fresh_draws(of: Callable[[], LatentModel
 def exact() -> tuple[VAE, Tensor, Tensor]:
     """The linear model, images of its own, and their -log p(x)."""
     model = linear_gaussian_vae()
-    flat = marginal(model).sample((50,))
+    with seeded("exact"):
+        flat = marginal(model).sample((50,))
     return model, flat.view(-1, 1, SIDE, SIDE), -marginal(model).log_prob(flat)
 
 
@@ -260,7 +262,8 @@ def test_regret_loses_to_no_loop(exact: tuple[VAE, Tensor, Tensor]) -> None:
     model, batch, _ = exact
     score = LikelihoodRegret(nsteps=20, lr=0.05, npairs=2, seed=0, precision="32-true")
     one_by_one = torch.cat([score(model, one) for one in batch[:5].split(1)])
-    torch.testing.assert_close(score(model, batch)[:5], one_by_one, atol=1e-4, rtol=1e-4)
+    together = score(model, batch)[:5]  # a difference of two bounds of a hundred nats in single precision
+    torch.testing.assert_close(together, one_by_one, atol=1e-3, rtol=1e-4)
 
 
 def test_latent_path_finds_what_is_out_of_the_way() -> None:

@@ -195,7 +195,7 @@ def test_a_cluster_with_leftovers_in_a_folder_of_odd_letters(place: Place) -> No
     assert [code for _, code in codes] == [0] * len(commands), text
     assert "HOME=/nowhere is not there: caches are kept in" in quiet(text)
     assert "SLURM_NTASKS=4 is ignored, this process trains alone: srun starts several that train together." in text
-    for written in ("einzeln, [1] = x/summary.json", "neu (3).png", "Größe (2)/evaluation.json", "Maße=x.csv"):
+    for written in ("einzeln, [1] = x/summary.json", "neu (3).png", "Größe (2)/evaluation-test.json", "Maße=x.csv"):
         assert (cwd / written).is_file(), written
     (folder,) = cwd.glob("outputs/sweeps/*")
     assert (folder / "report.html").is_file(), "by the line that was printed"

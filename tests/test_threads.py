@@ -216,13 +216,13 @@ def test_a_run_says_stores_and_repeats_its_number(
 
     assert ", 2 threads, " in run("threads=2", "folder=two").splitlines()[0]
     assert (summary(Path("two"))["threads"], stored(Path("two"))) == (2, 2)
-    typed = ["python", "-m", "vae_lab.train", *TINY, "folder=two", "threads=2"]
+    typed = ["python", "-m", "vae_lab.train", *TINY, "threads=2"]
     assert summary(Path("two"))["command"] == shlex.join(typed)
     monkeypatch.setenv(OMP, "1")
     assert ", 1 threads, " in run("folder=one").splitlines()[0]
     assert (summary(Path("one"))["threads"], stored(Path("one"))) == (1, 1)
-    assert summary(Path("one"))["command"].endswith(" folder=one threads=1")
-    assert summary(Path("one"))["overrides"][-1] == "folder=one", "what was typed"
+    assert summary(Path("one"))["command"].endswith(" logger=csv threads=1")
+    assert summary(Path("one"))["overrides"] == list(TINY), "what was typed"
     said = run("resume=two", "trainer.max_steps=3", "folder=further")
     assert "threads=2 (as before)" in said
     assert "OMP_NUM_THREADS=1 is not followed" in said

@@ -10,6 +10,7 @@ from invoking import invoke
 
 from vae_lab.conf_folder import CONF
 from vae_lab.training import train
+from vae_lab.trial import LOCK
 
 FOLDER = [
     "data=folder", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp", "model.encoder.width=16",
@@ -91,8 +92,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def contents(*roots: Path) -> dict[Path, bytes | None]:
-    """Every folder and every file with what is in it."""
-    found = [path for root in roots for path in root.rglob("*")]
+    """Every folder and every file with what is in it, but for the lock, which names the last process that looked."""
+    found = [path for root in roots for path in root.rglob("*") if path.name != LOCK]
     return {path: None if path.is_dir() else path.read_bytes() for path in found}
 
 

@@ -117,7 +117,7 @@ def test_a_table_beside_the_images_is_no_image(run: Path, mixed: Path, tmp_path:
 def test_scores_that_are_upside_down_are_named(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, inverted: bool
 ) -> None:
-    high, low = ([Row(str(i), {"score": float(i + j)}, "") for i in range(20)] for j in (5, 0))
+    high, low = ([Row(str(i), {"score": float(i + j), "seen": 0.0}, "") for i in range(20)] for j in (5, 0))
     detector = load_detector(run, small("neg_elbo"), HOW)
     report_truth(detector, Known(high, low) if inverted else Known(low, high), tmp_path / "t.csv", 20)
     assert ("score is upside down here: an anomalous image scores below a normal one in 70" in caplog.text) == inverted

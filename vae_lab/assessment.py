@@ -152,7 +152,7 @@ def file_name(split: str) -> str:
 def keep_other(folder: Path, name: str, protocol: dict[str, Any]) -> None:
     """Give an evaluation that is there another name, and say so, if it has other weights or another protocol."""
     try:
-        before = json.loads((folder / f"{name}.json").read_text())["protocol"]
+        before = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["protocol"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     changes = differences(before, json.loads(json.dumps(protocol)), PROTOCOL_WITHOUT_EFFECT)

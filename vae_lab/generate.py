@@ -117,9 +117,8 @@ def sample(
     check_class(model, which)
     model = copy.deepcopy(model).double().eval()
     shares = torch.ones(max(model.nclasses, 1))
-    if any(counts):
-        shares[: len(counts)] = torch.tensor(counts, dtype=shares.dtype)
-        shares[len(counts) :] = 0
+    if model.nclasses and any(counts):
+        shares = torch.tensor([*counts, *([0] * model.nclasses)], dtype=shares.dtype)[: model.nclasses]
     latents, labels = [], []
     with torch.no_grad():
         density = model.prior() if sampler is None else sampler

@@ -24,11 +24,11 @@ def hide_secrets(cfg: DictConfig) -> None:
 
 def mask_file(path: Path) -> None:
     """Write a YAML file anew if there is a secret in it."""
-    from vae_lab.files import write_whole  # which takes torch along
-
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     hidden = masked(content)
     if hidden != content:
+        from vae_lab.files import write_whole  # which takes torch along
+
         write_whole(path, yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True).encode())
 
 

@@ -35,7 +35,7 @@ def is_picture(path: Path) -> bool:
 def read_manifest(out: Path) -> dict[str, Any]:
     """Return what a manifest says, with the pictures that it lists; empty if there is none that can be read."""
     try:
-        found = json.loads(manifest_path(out).read_text())
+        found = json.loads(manifest_path(out).read_text(encoding="utf-8"))
         return {"made_of": dict(found["made_of"]), "images": [str(one["file"]) for one in found["images"]]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}

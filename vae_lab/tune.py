@@ -55,11 +55,12 @@ def main(cfg: DictConfig) -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ValueError("vae_lab.tune needs Optuna: pip install 'vae_lab[tune]'.") from error
-    from vae_lab.tuning import run_search, storage_told
+    from vae_lab.tuning import open_study, run_search, storage_told
 
     search = read_search(cfg)
-    search = search._replace(threads=settle_study_threads(cfg, search.folder))
     with storage_told(search):
+        open_study(search)  # what is wrong with it is told before anything else is left in its folder
+        search = search._replace(threads=settle_study_threads(cfg, search.folder))
         conclude(run_search(search, train_trial))
 
 

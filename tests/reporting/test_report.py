@@ -238,7 +238,7 @@ def test_the_command_writes_three_files_and_says_what_it_found(tmp_path: Path) -
     "case",
     [
         (["runs=empty"], 3, "holds no run"),
-        ([], 2, "Missing mandatory value: runs"),
+        ([], 2, "runs= must be given: a run folder, a folder of runs"),
         (["runs=[]"], 2, "runs= names no folder"),
         (["runs=null"], 2, "runs= names no folder"),
     ],

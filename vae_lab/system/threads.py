@@ -203,7 +203,7 @@ def kept_threads(folder: Path) -> int | None:
 def keep_threads(folder: Path, decided: Threads) -> Threads:
     """Leave the number in the folder of a sweep or a study; return it, or that of another driver which came first."""
     try:
-        with (folder / KEPT).open("x") as file:
+        with (folder / KEPT).open("x", encoding="utf-8") as file:
             json.dump({"threads": decided.number, "reason": decided.reason}, file)
     except FileExistsError:
         first = kept_threads(folder)
