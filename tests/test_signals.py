@@ -144,7 +144,7 @@ def test_in_a_step_of_slurm_no_run_goes_on_unasked(config: Compose, tmp_path: Pa
 
 
 COMMANDS = {
-    "generate": (generate.main, ("n=20000", "out=pictures")),
+    "generate": (generate.main, ("n=20000", "out=made")),
     "evaluate": (evaluate.main, ("nsamples=1000000", "nll_images=8", "device=cpu")),
     "detect": (detect.main, ("images=pictures", "score=iwae_nll", "score.nsamples=1000000", "alpha=0.2")),
 }
