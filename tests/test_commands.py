@@ -138,6 +138,7 @@ def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
     assert len(set(folders)) == len(folders)
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_group_of_runs_in_folders_of_their_own(tmp_path: Path) -> None:
     arguments = ("data=synthetic", "trainer.max_steps=2", "model.nlatent=2,0,8")
     done = vae_lab("train", "-m", *arguments, cwd=tmp_path)
@@ -166,6 +167,7 @@ def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 5, done.stdout
 
 
+@pytest.mark.slow
 def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:
     unreachable = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = vae_lab("train", *TINY, "logger=wandb", "logger.wandb.timeout=2", cwd=tmp_path, **unreachable)
@@ -218,6 +220,7 @@ def test_a_folder_is_named_once(settings: tuple[str, ...], tmp_path: Path, monke
     assert invoke(main, "train", *TINY, *settings, monkeypatch=monkeypatch) == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_generated_from_and_evaluated(trained: tuple[Path, Any], tmp_path: Path) -> None:
     shutil.copytree(trained[0], tmp_path / "run")
     run_folder = "run=run"

@@ -77,6 +77,7 @@ def test_two_processes_train_what_one_does_with_batches_twice_as_large(tmp_path:
         assert float(ours["train/loss"] or 0) == pytest.approx(float(theirs["train/loss"] or 0), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> None:
     game = ("task=cvaegan", "data=digits", "data.batch_size=16", "model.nclasses=10", "task.warmup=2")
     narrow = [f"task.opponents.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
@@ -100,6 +101,7 @@ def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
     assert end["reason"] == "process 1 of this run was killed by SIGKILL; the others were ended."
 
 
+@pytest.mark.slow
 def test_if_one_process_fails_its_reason_is_that_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("raise", "1", 5, here="1"), "+callbacks.raise.rank=1")
@@ -154,6 +156,7 @@ def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
     assert "RuntimeError: a" in words.account
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:
     process = start(
         *TWO, "logger=csv", "trainer.max_steps=1000000", "trainer.val_every=100000", "task.log_every=1", cwd=tmp_path

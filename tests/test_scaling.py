@@ -211,6 +211,7 @@ TINY = (
 )
 
 
+@pytest.mark.slow
 def test_the_command_writes_numbers_and_a_plot(tmp_path: Path) -> None:
     done = vae_lab("scaling", "model=conv", "data.image_size=16,32", "out=here", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -87,6 +87,7 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
     assert all(torch.equal(inside[name], alone[name]) for name in alone)
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     line = ("-m", *TINY, "trainer.max_steps=6", "task.log_every=1", "model.nlatent=2,4", *sabotaged("kill", "4", 5))
