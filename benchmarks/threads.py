@@ -45,7 +45,6 @@ def train(threads: str, steps: int) -> tuple[float, int]:
     settings = [f"threads={threads}", f"trainer.max_steps={steps}", f"trainer.val_every={steps}", "logger=csv"]
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "vae_lab.train", *settings, f"folder={folder}/run"]
-        line += [f"hydra.run.dir={folder}/hydra"]
         subprocess.run(line, env=env, check=True, stdout=subprocess.DEVNULL, timeout=LONGEST)  # noqa: S603
         summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
     return summary["images_per_second"], summary["threads"]
