@@ -1,4 +1,4 @@
-"""What belongs to whoever calls a function: models, random numbers and torch's own settings stay as they were."""
+"""Functions leave the caller's model, random state and torch settings unchanged."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""How many processes train together, as the environment tells it, whoever left what in it."""
+"""The number of processes is read from the environment; leftover variables are ignored."""
 
 import os
 

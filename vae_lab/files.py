@@ -41,7 +41,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
-    """Return the paths, and in the place of one with wildcards what it matches: a shell leaves those of setting=a*.png.
+    """Return the paths, with wildcards expanded: a shell does not expand those of setting=a*.png.
 
     Raises:
         DataError: if it matches nothing.

@@ -12,7 +12,7 @@ from vae_lab.system.masking import masked, remember
 
 
 def hide_secrets(cfg: DictConfig) -> None:
-    """Write the files of a job that begins anew without its secrets, and hide these in whatever it writes later."""
+    """Mask the secrets in the `.hydra/` files of a job, and remember them for masking what it writes later."""
     hydra = HydraConfig.get()
     remember(OmegaConf.to_container(hydra, resolve=False))
     with suppress(OmegaConfBaseException):  # of a value that is missing; whoever reads it tells

@@ -38,7 +38,7 @@ class GracefulStop(Callback):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give the signals back to whoever had them before, and let those know that the end has come."""
+        """Restore the previous signal handlers; an outer `EndAtOnce` handler is told that the run is ending."""
         for number, handler in self._previous.items():
             if isinstance(handler, EndAtOnce) and self._end.is_ending() and self.received is not None:
                 handler.begin()

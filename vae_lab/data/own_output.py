@@ -20,7 +20,7 @@ RUN_ENTRIES = frozenset({
     "calibration", "checkpoints", "figures", "generated", "metrics.csv", "summary.json", "train.log", "wandb",
     *EVALUATIONS,
 })  # fmt: skip
-"""What a run leaves in its folder, whoever else has files there."""
+"""Names of the files and folders that a run writes into its folder."""
 
 MANIFEST = "manifest.json"
 """What lies beside generated pictures and tells what they were made of; beside a single .png, <its name>.json does."""
