@@ -44,7 +44,7 @@ def main() -> None:
     asked = dict(argument.split("=") for argument in sys.argv[1:])
     root = asked.get("data_root")
     data = ("data=digits",) if root is None else ("data=mnist", f"data.root={Path(root).absolute()}")
-    settings = (*data, f"trainer.max_steps={asked.get('steps', 1000)}", "trainer.val_every=1000")
+    settings = (*data, f"trainer.max_steps={asked.get('steps', 1000)}", "trainer.val_check_interval=1000")
     sweep = ("-m", *settings, f"seed={','.join(map(str, SEEDS))}")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -222,7 +222,7 @@ def main() -> None:
     precision = fastest_precision("cpu") if arguments.precision == "auto" else arguments.precision
     size, steps = arguments.batch_size, arguments.steps
     overrides = [*data_overrides(), f"data.batch_size={size}", f"trainer.precision={precision}"]
-    overrides += [f"trainer.max_steps={steps}", "trainer.val_every=1000000", "trainer.accelerator=cpu"]
+    overrides += [f"trainer.max_steps={steps}", "trainer.val_check_interval=1000000", "trainer.accelerator=cpu"]
     overrides += ["logger.wandb.mode=offline", "+callbacks.bench._target_=benchmarks.step.Alternate"]
     with tempfile.TemporaryDirectory() as folder:
         train(config(*overrides, f"folder={folder}"))

@@ -19,7 +19,13 @@ from vae_lab.conf_folder import CONF
 
 torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-TINY = ["data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "task.log_every=1", "trainer.precision=32-true"]
+TINY = [
+    "data=synthetic",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.precision=32-true",
+]
 
 
 @pytest.fixture

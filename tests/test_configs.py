@@ -37,7 +37,7 @@ SMALLER = {
     "monet256_klae": [*SMALL, "model.encoder.widths=[8]", "++task.opponents.discriminator.network.widths=[8,8,8]"],
 }
 """Experiments for a GPU, of which a CPU tests narrower networks."""
-TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_every=2")
+TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_check_interval=2")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")

@@ -53,8 +53,8 @@ def process_of(rank: int, cwd: Path, patience: float = LIMIT) -> int:
 
 
 def test_two_processes_train_what_one_does_with_batches_twice_as_large(tmp_path: Path) -> None:
-    settings = ("objective=autoencoder", "trainer.max_steps=6", "trainer.val_every=3", "logger=wandb")
-    settings += ("data.eval_batch_size=4", "task.log_every=1")
+    settings = ("objective=autoencoder", "trainer.max_steps=6", "trainer.val_check_interval=3", "logger=wandb")
+    settings += ("data.eval_batch_size=4", "trainer.log_every_n_steps=1")
     folders = []
     for name, more in {"one": (*TINY, "data.batch_size=16"), "two": (*TWO, "data.batch_size=8")}.items():
         (tmp_path / name).mkdir()
@@ -159,7 +159,7 @@ def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:
     process = start(
-        *TWO, "logger=csv", "trainer.max_steps=1000000", "trainer.val_every=100000", "task.log_every=1", cwd=tmp_path
+        *TWO, "logger=csv", "trainer.max_steps=1000000", "trainer.val_check_interval=100000", "trainer.log_every_n_steps=1", cwd=tmp_path
     )
     os.kill(process_of(1, tmp_path), signal.SIGTERM)
     code, output = finish(process, tmp_path)

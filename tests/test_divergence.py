@@ -25,23 +25,23 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 UNSOUND = {
-    "an infinite moment": (("trainer.val_every=4",), [Spoil("a moment")], "a number of the optimizer's state is inf"),
+    "an infinite moment": (("trainer.val_check_interval=4",), [Spoil("a moment")], "a number of the optimizer's state is inf"),
     "a weight that nothing shows": (
-        ("trainer.val_every=4", "task.log_every=100"),
+        ("trainer.val_check_interval=4", "trainer.log_every_n_steps=100"),
         [Spoil("nan", 4)],
         "a weight is nan",
     ),
     "a loss between two logs": (
-        ("trainer.val_every=4", "task.log_every=100"),
+        ("trainer.val_check_interval=4", "trainer.log_every_n_steps=100"),
         [Spoil("nan")],
         "the training loss is nan after 4 batches",
     ),
     "anomaly detection": (
-        ("+trainer.detect_anomaly=true", "trainer.val_every=4"),
+        ("+trainer.detect_anomaly=true", "trainer.val_check_interval=4"),
         [Spoil("nan")],
         "returned nan values in its",
     ),
-    "worse than it began": (("trainer.val_every=4",), [Spoil("large weights")], "try a smaller optimizer.lr"),
+    "worse than it began": (("trainer.val_check_interval=4",), [Spoil("large weights")], "try a smaller optimizer.lr"),
     "lr=1e3": (("optimizer.lr=1e3",), [], "try a smaller optimizer.lr"),
     "beta=1e38": (("objective.beta=1e38",), [], "try a smaller optimizer.lr"),
 }
@@ -68,7 +68,7 @@ def test_any_checkpoint_is_of_finite_numbers(config: Compose, tmp_path: Path) ->
     """Somebody's own callback stores at moments of its choice, as before the first validation."""
     every = ModelCheckpoint(dirpath=tmp_path / "own", every_n_train_steps=1, save_top_k=-1)
     with pytest.raises(DivergedError, match="a weight is nan after 2 batches"):
-        train(config(*PLAIN, "trainer.val_every=2", "task.log_every=100"), [Spoil("nan", 2), every])
+        train(config(*PLAIN, "trainer.val_check_interval=2", "trainer.log_every_n_steps=100"), [Spoil("nan", 2), every])
     assert not list((tmp_path / "own").glob("*.ckpt"))
 
 
@@ -86,7 +86,7 @@ HEALTHY: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_has_not_diverged(name: str, config: Compose) -> None:
-    summary = train(config(*JUDGED, "~callbacks.latents", "trainer.max_steps=6", "trainer.val_every=6", *HEALTHY[name]))
+    summary = train(config(*JUDGED, "~callbacks.latents", "trainer.max_steps=6", "trainer.val_check_interval=6", *HEALTHY[name]))
     assert summary["status"] == "completed"
     assert (
         summary["improvement"]["after"]
@@ -96,7 +96,7 @@ def test_a_healthy_run_has_not_diverged(name: str, config: Compose) -> None:
 
 WARNED = {
     "a short run": (("callbacks.improvement.min_batches=20",), "the weights that are tested: the loss of"),
-    "last weights": (("trainer.val_every=1",), "last.ckpt: the loss of the first validation images is"),
+    "last weights": (("trainer.val_check_interval=1",), "last.ckpt: the loss of the first validation images is"),
     "a game": (("task=vaegan", "task.warmup=100", "data.batch_size=8"), "the weights that are tested: the loss of"),
 }
 
@@ -105,7 +105,7 @@ WARNED = {
 def test_a_run_that_may_be_worse_is_warned_of(name: str, config: Compose, caplog: pytest.LogCaptureFixture) -> None:
     settings, said = WARNED[name]
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        summary = train(config(*JUDGED, "trainer.val_every=4", *settings), [Spoil("large weights", 4)])
+        summary = train(config(*JUDGED, "trainer.val_check_interval=4", *settings), [Spoil("large weights", 4)])
     assert summary["status"] == "completed"
     assert said in caplog.text
 
@@ -113,7 +113,7 @@ def test_a_run_that_may_be_worse_is_warned_of(name: str, config: Compose, caplog
 def test_a_run_that_goes_on_is_warned_of(config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(config(*JUDGED, "trainer.max_steps=2", folder="first"))
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        train(config(*JUDGED, "trainer.val_every=4", f"resume={tmp_path / 'first'}"), [Spoil("large weights", 4)])
+        train(config(*JUDGED, "trainer.val_check_interval=4", f"resume={tmp_path / 'first'}"), [Spoil("large weights", 4)])
     assert "when the run went on" in caplog.text
 
 

@@ -34,7 +34,7 @@ GIVEN = [
     "+copied=${oc.env:MY_SECRET}",
     "+token=${oc.env:MY_SECRET}",
 ]
-SMALL = ["data=synthetic", "model=mlp", "model.encoder.width=8", "trainer.max_steps=2", "trainer.val_every=2"]
+SMALL = ["data=synthetic", "model=mlp", "model.encoder.width=8", "trainer.max_steps=2", "trainer.val_check_interval=2"]
 
 
 @pytest.fixture(autouse=True)

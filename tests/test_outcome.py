@@ -60,7 +60,7 @@ def test_a_callback_that_stops_a_run_is_heard_and_named(
 
 
 def test_a_run_whose_time_is_up_is_not_completed(config: Compose, tmp_path: Path) -> None:
-    long = config(*PLAIN, "trainer.max_steps=1000000", "trainer.val_every=1000000")
+    long = config(*PLAIN, "trainer.max_steps=1000000", "trainer.val_check_interval=1000000")
     with pytest.raises(TimeLimit) as caught:
         train(long, [Timer(timedelta(seconds=1))])
     summary = summary_of(tmp_path / "run")

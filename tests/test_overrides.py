@@ -77,7 +77,7 @@ def test_every_whole_number_of_a_command_may_have_a_point(command: str) -> None:
 def test_a_sweep_agent_s_line_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     agent = ["model.nlatent=4.0", "data.binarize=None", "optimizer.lr=0.001", "seed=1.0", "trainer.max_steps=2.0"]
-    settings = ["data=synthetic", "model=mlp", "trainer.val_every=2", "logger=none", "hydra.run.dir=run"]
+    settings = ["data=synthetic", "model=mlp", "trainer.val_check_interval=2", "logger=none", "hydra.run.dir=run"]
     assert invoke(main, "train", *settings, *agent, monkeypatch=monkeypatch) == 0
     lines = Path("run/.hydra/overrides.yaml").read_text().splitlines()[-5:]
     assert lines == [f"- {EXACT.get(text, text)}" for text in (*agent[:4], "trainer.max_steps=2")]

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vae_lab.tasks.task import Task
 from vae_lab.training import build
 
-SETTINGS = ("model=mlp", "trainer.precision=bf16-mixed", "trainer.max_steps=3", "trainer.val_every=3")
+SETTINGS = ("model=mlp", "trainer.precision=bf16-mixed", "trainer.max_steps=3", "trainer.val_check_interval=3")
 
 
 def caching(plugin: MixedPrecision) -> torch.autocast:

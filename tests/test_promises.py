@@ -29,7 +29,7 @@ from vae_lab.truth import Known, report_truth
 
 FOLDER = [
     "data=folder", "data.labels=subfolders", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp",
-    "model.encoder.width=16", "model.nlatent=2", "trainer.max_steps=4", "trainer.val_every=4",
+    "model.encoder.width=16", "model.nlatent=2", "trainer.max_steps=4", "trainer.val_check_interval=4",
     "trainer.precision=32-true", "logger=none",
 ]  # fmt: skip
 

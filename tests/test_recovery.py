@@ -20,7 +20,7 @@ from vae_lab.train import main
 from vae_lab.training import build
 
 Compose = Callable[..., DictConfig]
-WATCHED = (*VAEGAN, "task.guard.every=4", "trainer.max_steps=20", "trainer.val_every=20", "task.log_every=50")
+WATCHED = (*VAEGAN, "task.guard.every=4", "trainer.max_steps=20", "trainer.val_check_interval=20", "trainer.log_every_n_steps=50")
 
 
 class Spoilt(Perceptual):
@@ -158,7 +158,7 @@ def test_a_setting_that_is_wrong_ends_in_one_sentence(
 ) -> None:
     settings, sentence = BAD[name]
     monkeypatch.chdir(tmp_path)
-    arguments = ("data=synthetic", *QUICK, "trainer.max_steps=2", "trainer.val_every=2", "logger=csv")
+    arguments = ("data=synthetic", *QUICK, "trainer.max_steps=2", "trainer.val_check_interval=2", "logger=csv")
     task = CVAEGAN if name == "no discriminator" else VAEGAN
     assert invoke(main, "train", *arguments, *task, *settings, "folder=run", monkeypatch=monkeypatch) == 2
     printed = "".join(capfd.readouterr())

@@ -90,7 +90,7 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
-    line = ("-m", *TINY, "trainer.max_steps=6", "task.log_every=1", "model.nlatent=2,4", *sabotaged("kill", "4", 5))
+    line = ("-m", *TINY, "trainer.max_steps=6", "trainer.log_every_n_steps=1", "model.nlatent=2,4", *sabotaged("kill", "4", 5))
     assert finish(start(*line, cwd=tmp_path), tmp_path)[0] == -signal.SIGKILL
     (tmp_path / "bad").unlink()
     first = times(tmp_path)
@@ -203,7 +203,7 @@ def test_a_wrong_choice_is_told_before_anything_runs(tmp_path: Path, monkeypatch
 
 
 def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> None:
-    process = start("-m", *TINY, "trainer.max_steps=1000000", "task.log_every=1", "seed=0,1", cwd=tmp_path)
+    process = start("-m", *TINY, "trainer.max_steps=1000000", "trainer.log_every_n_steps=1", "seed=0,1", cwd=tmp_path)
     deadline = time.monotonic() + LIMIT
     while not list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -45,7 +45,7 @@ TINY = (
     "model=mlp",
     "model.encoder.width=8",
     "trainer.max_steps=2",
-    "trainer.val_every=2",
+    "trainer.val_check_interval=2",
     "logger=csv",
 )
 MAINS = {

@@ -14,7 +14,7 @@ from vae_lab.trial import LOCK
 
 FOLDER = [
     "data=folder", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp", "model.encoder.width=16",
-    "trainer.max_steps=2", "trainer.val_every=2", "trainer.precision=32-true", "logger=none",
+    "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true", "logger=none",
 ]  # fmt: skip
 FAULTS: dict[str, tuple[str, int, str]] = {
     "train, a wrong setting": ("train model.nlatent=0", 2, "model.nlatent must be a whole number"),

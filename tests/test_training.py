@@ -110,14 +110,14 @@ def test_the_same_seed_gives_the_same_run(config: Compose, tmp_path: Path) -> No
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_validations_and_logs_do_not_change_training(config: Compose, tmp_path: Path, precision: str) -> None:
     settings = (f"trainer.precision={precision}", "trainer.max_steps=6")
-    train(config(*settings, "trainer.val_every=1", folder="often"))
-    train(config(*settings, "trainer.val_every=6", "task.log_every=4", folder="once"))
+    train(config(*settings, "trainer.val_check_interval=1", folder="often"))
+    train(config(*settings, "trainer.val_check_interval=6", "trainer.log_every_n_steps=4", folder="once"))
     assert same(weights(tmp_path / "often"), weights(tmp_path / "once"))
 
 
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path, stop: int) -> None:
-    settings = ("schedule=one_cycle", "schedule.total_steps=10", "trainer.val_every=100")
+    settings = ("schedule=one_cycle", "schedule.total_steps=10", "trainer.val_check_interval=100")
     whole = train(config("trainer.max_steps=10", *settings, folder="whole"))
     train(config(f"trainer.max_steps={stop}", *settings, folder="first"))
     resumed = train(config("trainer.max_steps=10", f"resume={tmp_path / 'first'}", *settings, folder="second"))
@@ -208,14 +208,14 @@ def test_a_run_of_another_version_is_named_when_it_goes_on(
 
 
 def test_validation_runs_at_the_end_of_a_run_of_any_length(config: Compose, tmp_path: Path) -> None:
-    train(config("trainer.max_steps=5", "trainer.val_every=3"))
+    train(config("trainer.max_steps=5", "trainer.val_check_interval=3"))
     assert [row["step"] for row in rows(tmp_path / "run") if row["val/neg_elbo"]] == ["3", "5"]
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["batches_seen"] == 5
 
 
 def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="batches"):
-        train(config("optimizer.lr=1e30", "trainer.max_steps=50", "trainer.val_every=1"))
+        train(config("optimizer.lr=1e30", "trainer.max_steps=50", "trainer.val_check_interval=1"))
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "diverged"
     for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
         assert all(weight.isfinite().all() for weight in weights(tmp_path / "run", path.stem).values())
@@ -223,7 +223,7 @@ def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_p
 
 def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, tmp_path: Path) -> None:
     unweighted = ("objective.beta=0.0", "optimizer.lr=0.01")  # what is not weighed grows, so that later is worse
-    summary = train(config(*unweighted, "trainer.max_steps=8", "trainer.val_every=1"))
+    summary = train(config(*unweighted, "trainer.max_steps=8", "trainer.val_check_interval=1"))
     validations = [float(row["val/neg_elbo"]) for row in rows(tmp_path / "run") if row["val/neg_elbo"]]
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert stored["batches_seen"] == 1 + validations.index(min(validations)) < 8
@@ -260,7 +260,7 @@ def test_bfloat16_trains(config: Compose) -> None:
 
 def test_the_first_steps_of_the_seed_network_give_the_stored_loss(config: Compose, tmp_path: Path) -> None:
     """A refactor that changes these numbers changes what is trained."""
-    train(config("data=digits", "data.batch_size=32", "trainer.val_every=4"))
+    train(config("data=digits", "data.batch_size=32", "trainer.val_check_interval=4"))
     losses = [float(row["train/loss"]) for row in rows(tmp_path / "run") if row["train/loss"]]
     assert losses == pytest.approx(GOLDEN, abs=0.05)
 

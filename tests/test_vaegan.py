@@ -138,7 +138,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
     augment = (
         "{_target_: vae_lab.adversarial.augment.DiffAugment, colour: 1.0, translation: 0.2, cutout: 0.5, flip: true}"
     )
-    common = (*settings, "trainer.val_every=100", "task.opponents.discriminator.r1_every=3")
+    common = (*settings, "trainer.val_check_interval=100", "task.opponents.discriminator.r1_every=3")
     common = (*common, "task.guard.every=2", "task.guard.patience=3", "task.guard.spread=1.0")
     common = (*common, f"task.opponents.discriminator.augment={augment}")
     train(config("trainer.max_steps=13", *common, folder="whole"))
@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
 
 
 def test_steps_are_batches_however_many_optimizers(config: Compose, tmp_path: Path) -> None:
-    summary = train(config(*CVAEGAN, "trainer.max_steps=5", "trainer.val_every=2", "schedule=one_cycle"))
+    summary = train(config(*CVAEGAN, "trainer.max_steps=5", "trainer.val_check_interval=2", "schedule=one_cycle"))
     table = rows(tmp_path / "run")
     assert summary["steps"] == 5
     assert [row["step"] for row in table if row["train/loss"]] == ["1", "2", "3", "4", "5"]
@@ -174,14 +174,14 @@ def test_what_a_run_folder_gives_back_is_the_average(config: Compose, tmp_path: 
 
 
 GUARDED = ("task.guard.every=10", "task.guard.patience=2", "task.warmup=20", "trainer.max_steps=80")
-GUARDED = (*GUARDED, "trainer.val_every=80", "optimizer.lr=2e-3", "task.opponent_optimizer.lr=2e-3")
+GUARDED = (*GUARDED, "trainer.val_check_interval=80", "optimizer.lr=2e-3", "task.opponent_optimizer.lr=2e-3")
 
 
 def test_a_collapse_is_caught_and_recovered_from(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For 20 batches of a game that was good, the discriminator's steps are far too long."""
-    data, task, trainer = build(config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_every=140"), {})
+    data, task, trainer = build(config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_check_interval=140"), {})
     assert isinstance(task, VAEGANTask)
     logger = MetricsTable(str(tmp_path / "metrics.csv"))
     trainer.loggers = [logger]

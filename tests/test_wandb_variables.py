@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from vae_lab.train import label
 
-TINY = ("data=synthetic", "model=mlp", "model.encoder.width=8", "trainer.max_steps=2", "trainer.val_every=2")
+TINY = ("data=synthetic", "model=mlp", "model.encoder.width=8", "trainer.max_steps=2", "trainer.val_check_interval=2")
 VARIABLES = {
     "WANDB_PROJECT": "p",
     "WANDB_NAME": "n",

@@ -36,7 +36,7 @@ on, and where the images lie, how they are fetched and how they are held: the im
 `data.eval_batch_size` counts, as the noise of a validation is drawn batch by batch.
 """
 
-WHEN_RESUMED = ("data.eval_batch_size", "task.max_steps", "task.val_every", "task.log_every")
+WHEN_RESUMED = ("data.eval_batch_size",)
 """Settings that may differ from those of the run that a run goes on from: they change no training step."""
 
 PROTOCOL_WITHOUT_EFFECT = ("device", "versions", "chunk")

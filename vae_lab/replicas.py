@@ -1,4 +1,4 @@
-"""Training on several devices: a process and a copy of the model for each, and one mean gradient."""
+"""Training on several devices of a task that averages its gradients itself."""
 
 from datetime import timedelta
 
@@ -10,11 +10,10 @@ TIMEOUT = timedelta(minutes=10)  # for one message; a process that waits longer 
 
 
 class Replicas(DDPStrategy):
-    """Lightning's data parallelism without torch's wrapper around the model.
+    """Lightning's data parallelism without torch's wrapper around the model, for tasks with several optimizers.
 
-    The wrapper exchanges gradients within one call of `backward` behind one call of `forward`. Tasks have several of
-    the former, or take gradients apart, and a stretch of batches is one call to Lightning: so they average gradients
-    themselves, see `vae_lab.distributed`.
+    The wrapper averages what one call of `backward` leaves in the parameters. GAN tasks take gradients of several
+    losses with `torch.autograd.grad`, which it does not see: they average them themselves, see `vae_lab.distributed`.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,8 @@
-"""The Lightning trainer as vae_lab uses it: one endless epoch, ended by the task after a number of batches."""
+"""The Lightning trainer of a run: Lightning's own arguments, and what is mended or refused of them."""
 
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,80 +11,149 @@ from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar, StochasticWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
-from vae_lab.precision import PRECISIONS, fastest_precision
+from vae_lab.callbacks.progress import ProgressLine
+from vae_lab.precision import fastest_precision
 from vae_lab.ranks import by_torchrun, ranks
-from vae_lab.replicas import Replicas
+from vae_lab.replicas import TIMEOUT, Replicas
+
+log = logging.getLogger(__name__)
+
+OWNED = {
+    "logger": "choose them with the group logger=",
+    "callbacks": "add them to the group callbacks, as in +callbacks.mine._target_=…",
+    "plugins": "vae_lab writes checkpoints and finds other processes by plugins of its own",
+    "barebones": "it leaves out checkpoints and logs, which a run folder is made of; choose logger=none instead",
+    "model_registry": "upload a checkpoint with its own tool after the run",
+}
+"""Arguments of Lightning's trainer that belong elsewhere, and where."""
 
 
 def build(
     *,
-    max_steps: int,  # noqa: ARG001
-    val_every: int,  # noqa: ARG001
+    callbacks: Sequence[Callback] | None,
+    automatic: bool = True,
     precision: str | int,
-    devices: int | str,
+    accelerator: str,
+    devices: Any,  # noqa: ANN401
     strategy: str,
+    num_nodes: int,
     default_root_dir: str,
-    callbacks: list[Callback],
+    max_epochs: int | None,
+    enable_progress_bar: bool,
+    enable_model_summary: bool,
     **settings: Any,
 ) -> Trainer:
-    """Return a trainer that leaves counting to the task; its loggers are set once all else is known to be right.
+    """Return a trainer without loggers, which are set once all else is known to be right.
 
     Args:
-        max_steps: batches to train on, for the task.
-        val_every: batches between two validations, for the task; there is always one at the end.
+        callbacks: whatever watches.
+        automatic: whether the task uses Lightning's automatic optimization; one that does not averages its gradients
+            over processes itself.
         precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
+        accelerator: Lightning's names.
         devices: 1; several are for `vae_lab.launch`, which starts a process for each, as torchrun and Slurm do: in them
             it is those that were started.
-        strategy: "auto" or "ddp", which is what several devices mean.
+        strategy: "auto" or "ddp", which is what several devices mean; any other is passed on.
+        num_nodes: of the processes that were started.
         default_root_dir: where Lightning's parts write that were told no other place.
-        callbacks: whatever watches.
+        max_epochs: limit; None is no limit, also where Lightning means 1,000.
+        enable_progress_bar: whether there is one.
+        enable_model_summary: whether Lightning prints a table of the modules.
         settings: any other argument of `lightning.Trainer`.
+
+    Raises:
+        ValueError: if a setting belongs elsewhere, or is not one of Lightning's.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"trainer.precision must be one of {', '.join(PRECISIONS)}, not {precision}: float16 would need loss"
-            " scaling, and float64 or pure bfloat16 weights are not supported."
-        )
+    for name, remedy in OWNED.items():
+        if settings.pop(name, None):
+            raise ValueError(f"trainer.{name}: {remedy}.")
+    if not automatic:
+        check_manual(callbacks or (), settings)
     check_devices(devices, strategy)
     check_root(Path(default_root_dir))
     _, size, local_size = ranks()
+    if num_nodes not in (1, size // local_size):
+        raise ValueError(f"trainer.num_nodes={num_nodes}: {size // local_size} take part, as torchrun or srun says.")
     if not torch.cuda.is_available():
         # set by Lightning on import; every step of a torch optimizer would then load NVIDIA's library to look for a GPU
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     try:
         return Trainer(
-            max_epochs=1,
-            max_steps=-1,
-            val_check_interval=1,  # a stretch of batches
-            check_val_every_n_epoch=None,  # so that EarlyStopping looks after each validation, not after the one epoch
-            num_sanity_val_steps=0,
-            precision=fastest_precision(settings.get("accelerator", "auto")) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
+            accelerator=accelerator,
+            precision=fastest_precision(accelerator) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
             devices=local_size,
             num_nodes=size // local_size,
-            strategy="auto" if size == 1 else Replicas(),
-            callbacks=callbacks,
+            strategy=chosen_strategy(strategy, size, automatic=automatic),
+            callbacks=with_one_bar(callbacks or (), wanted=enable_progress_bar),
             logger=False,
             plugins=[WholeCheckpointIO(), *environment()],
             default_root_dir=default_root_dir,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            **settings,
+            max_epochs=-1 if max_epochs is None else max_epochs,
+            enable_progress_bar=enable_progress_bar,
+            enable_model_summary=enable_model_summary or any(isinstance(one, ModelSummary) for one in callbacks or ()),
+            **validation(settings),
         )
     except TypeError as error:
         raise ValueError(f"trainer: {error}; its settings are those of lightning.Trainer.") from error
 
 
-def check_devices(devices: int | str, strategy: str) -> None:
-    """Raise ValueError unless these are the devices of this process, or of those that were started with it."""
+def validation(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings with `check_val_every_n_epoch` as the interval of validation needs it.
+
+    Lightning counts a whole `val_check_interval` over the run only where the other one is None, and takes a share of an
+    epoch only where it is a number.
+    """
+    interval, epochs = settings["val_check_interval"], settings["check_val_every_n_epoch"]
+    share = isinstance(interval, float)
+    return settings | {"check_val_every_n_epoch": 1 if share and epochs is None else epochs}
+
+
+def with_one_bar(callbacks: Sequence[Callback], *, wanted: bool) -> list[Callback]:
+    """Return the callbacks without our progress bar where there is another one, or where none is wanted."""
+    others = any(isinstance(one, ProgressBar) and not isinstance(one, ProgressLine) for one in callbacks)
+    if wanted and not others:
+        return list(callbacks)
+    return [one for one in callbacks if not isinstance(one, ProgressLine)]
+
+
+def check_manual(callbacks: Sequence[Callback], settings: dict[str, Any]) -> None:
+    """Raise ValueError if a task with several optimizers is asked for what Lightning offers one optimizer only."""
+    refused = {
+        "accumulate_grad_batches": (1, "choose a larger data.batch_size"),
+        "gradient_clip_val": (None, "choose task.gradient_clip_val, which clips the gradients of each"),
+    }
+    for name, (neutral, remedy) in refused.items():
+        if settings.get(name) not in (neutral, None):
+            raise ValueError(
+                f"trainer.{name}={settings[name]} is for tasks with one optimizer, and this one has several; {remedy}."
+            )
+    if any(isinstance(one, StochasticWeightAveraging) for one in callbacks):
+        raise ValueError(
+            "StochasticWeightAveraging is for tasks with one optimizer; this one keeps an average of its weights"
+            " already, task.average_decay."
+        )
+
+
+def chosen_strategy(strategy: str, size: int, *, automatic: bool) -> str | Strategy:
+    """Return Lightning's strategy for the processes that take part."""
     if strategy not in ("auto", "ddp"):
-        raise ValueError(f"trainer.strategy must be auto or ddp, which is what several devices mean, not {strategy}.")
+        log.warning("trainer.strategy=%s is passed on to Lightning; no test of vae_lab has used it", strategy)
+        return strategy
+    if size == 1:
+        return "auto"
+    return DDPStrategy(timeout=TIMEOUT) if automatic else Replicas()
+
+
+def check_devices(devices: Any, strategy: str) -> None:  # noqa: ANN401
+    """Raise ValueError unless these are the devices of this process, or of those that were started with it."""
     _, size, local_size = ranks()
     if not by_torchrun() and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise ValueError(f"srun --ntasks={size}: Lightning wants to be told --ntasks-per-node instead.")
-    if str(devices) in ("1", "auto", str(local_size)):
+    if str(devices) in ("1", "auto", str(local_size)) or strategy not in ("auto", "ddp"):
         return
     if size > 1:
         raise ValueError(

@@ -14,17 +14,17 @@ from typing import Any, TypeVar
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import distributed, errors
 from vae_lab.callbacks.checkpoints import StoredConfig
 from vae_lab.callbacks.signals import GracefulStop
-from vae_lab.callbacks.stopping import FolderWatch, TimeWatch, out_of_time, stopped_by
+from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, DivergedError
 from vae_lab.files import write_whole
 from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, Change, differences, identity, stated, with_absolute_paths
 from vae_lab.models.vae import LatentModel
@@ -78,20 +78,20 @@ def train_until(
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
     data, task, trainer = build(cfg, config, watchers)
-    trainer.callbacks[:0] = [stop, FolderWatch(folder), TimeWatch()]  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.callbacks[:0] = [stop, FolderWatch(folder)]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
     summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
-    trainer.loggers = loggers = open_loggers(cfg, config, summary)
+    trainer.loggers = loggers = [] if trainer.fast_dev_run else open_loggers(cfg, config, summary)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
         write_summary(folder, summary)
         fit_and_test(data, task, trainer, checkpoint, summary)
-        summary["status"] = "stopped" if out_of_time(trainer, task) else "completed"
+        summary["status"] = status_of(trainer, summary)
     except BaseException as error:
         known = lost(error)
         summary |= {"status": errors.status(known), "reason": str(known)}
         if isinstance(known, errors.Interrupted):
-            summary["stopped_by"] = signal.Signals(known.number).name
+            summary["ended_by"] = signal.Signals(known.number).name
         if known is error:
             raise
         raise known from error
@@ -107,20 +107,36 @@ def train_until(
     return summary
 
 
+def status_of(trainer: Trainer, summary: Mapping[str, Any]) -> str:
+    """Return the word for the end of a run without an error: a time limit beside another one that it came before stops.
+
+    `trainer.max_time` alone is how long training lasts.
+    """
+    if trainer.fast_dev_run:
+        return "fast_dev_run"
+    limited = trainer.max_steps >= 0 or (trainer.max_epochs or 0) > 0
+    return "stopped" if limited and summary["ended_by"] == TIME else "completed"
+
+
 def say_end(summary: Mapping[str, Any], folder: Path) -> None:
-    """Log the last line of a run, and before it what keeps the run from being all that was asked for.
+    """Log the last line of a run, with what ended training.
 
     Raises:
-        TimeLimit: if its time was up before the last batch.
+        TimeLimit: if its time was up before the last step.
     """
-    short = f"after {summary['steps']} of {summary['max_steps']} batches, stopped by {summary.get('stopped_by')}"
-    if summary["status"] == "completed" and "stopped_by" in summary:
-        log.warning("training ended %s", short)
-    line = "test/neg_elbo %.2f nats (distortion %.2f + rate %.2f), test/sse_kl %.2f, %.0f images/s, run folder %s"
-    values = (summary[f"test/{name}"] for name in ("neg_elbo", "distortion", "rate", "sse_kl"))
-    log.info(line, *values, summary["images_per_second"] or 0, folder)
+    ended = f"ended by {summary['ended_by']} after {summary['steps']} steps"
+    if summary["status"] == "fast_dev_run":
+        log.info("fast_dev_run: training, validation and test work; %s, and nothing was kept", ended)
+        return
+    names = ("neg_elbo", "distortion", "rate", "sse_kl")
+    if "test/neg_elbo" in summary:
+        line = "test/neg_elbo %.2f nats (distortion %.2f + rate %.2f), test/sse_kl %.2f"
+        tested = line % tuple(summary[f"test/{name}"] for name in names)
+    else:
+        tested = "not tested, as trainer.limit_test_batches=0 asks for"
+    log.info("%s, %.0f images/s, %s, run folder %s", tested, summary["images_per_second"] or 0, ended, folder)
     if summary["status"] == "stopped":
-        raise errors.TimeLimit(f"training ended {short}; resume={folder} goes on, with a longer time.")
+        raise errors.TimeLimit(f"training {ended}; resume={folder} goes on, with a longer time.")
 
 
 def build(
@@ -136,7 +152,12 @@ def build(
     check_classes(task.model, data)
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
     own = [StoredConfig(masked(config), data.fingerprint), Stopwatch()]
-    trainer: Trainer = instantiate(cfg.trainer, _convert_="all")(callbacks=[*callbacks.values(), *watchers, *own])
+    make_trainer = instantiate(cfg.trainer, _convert_="all")
+    automatic = task.automatic_optimization
+    trainer: Trainer = make_trainer(callbacks=[*filter(None, callbacks.values()), *watchers, *own], automatic=automatic)
+    watching: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    first = next((i for i, one in enumerate(watching) if isinstance(one, Checkpoint)), len(watching))
+    watching.insert(first, FinalValidation())  # after whatever ends training, before what stores the validation
     return data, task, trainer
 
 
@@ -211,21 +232,25 @@ def fit_and_test(
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
-        nimages = data.batch_size * trainer.world_size
-        summary |= {"steps": task.batches_seen, "max_steps": task.max_steps}
+        summary |= {"steps": trainer.global_step, "max_steps": trainer.max_steps, "epochs": trainer.current_epoch}
         summary["seconds"] |= {"fit": clock.fit, "training": clock.training}
-        summary["images_per_second"] = clock.batches * nimages / clock.training if clock.training else None
-        summary |= {key: float(value) for key, value in trainer.callback_metrics.items()}
+        summary["images_per_second"] = clock.images_per_second if clock.images else None
+        summary |= measured(trainer)
         summary |= described(trainer)
     received = distributed.largest(stop.received or 0, task.device)
     if received:
         raise errors.Interrupted(received, "after a validation and a checkpoint")
-    reason = stopped_by(trainer, task)
-    summary |= {} if reason is None else {"stopped_by": reason}
+    summary["ended_by"] = ended_by(trainer, watcher(trainer, FinalValidation).limit)
     try:
         summary |= test(trainer, task, data)
     finally:
         summary |= described(trainer)
+
+
+def measured(trainer: Trainer) -> dict[str, float]:
+    """Return the metrics of validation and test, and whatever else was logged, but for those of training batches."""
+    seen = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in seen if name != "step" and not name.startswith("train/")}
 
 
 def described(trainer: Trainer) -> dict[str, Any]:
@@ -235,7 +260,9 @@ def described(trainer: Trainer) -> dict[str, Any]:
 
 
 def lost(error: BaseException) -> BaseException:
-    """Return the error, or what it means if it tells that another process of this run is gone."""
+    """Return the error, or what it means: that another process of this run is gone, or that training has diverged."""
+    if isinstance(error, RuntimeError) and "returned nan values in its" in str(error):  # torch's anomaly detection
+        return DivergedError(f"{error} Try a smaller optimizer.lr.")
     if distributed.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:
@@ -262,7 +289,7 @@ def test(trainer: Trainer, task: Task, data: ImageData) -> dict[str, Any]:
         task.load_state_dict(stored["state_dict"])
         tested |= stored.get("metrics", {})
     trainer.test(task, datamodule=data, verbose=False)
-    return tested | {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return tested | measured(trainer)
 
 
 def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:

@@ -90,9 +90,9 @@ class Pruning(Callback):
         if self.metric not in seen:
             raise ValueError(f"search.metrics: {missing(self.metric, seen)} in a validation.")
         value = seen[self.metric]
-        self.asked.report(value, step=pl_module.batches_seen)
+        self.asked.report(value, step=trainer.global_step)
         if self.asked.should_prune() and not trainer.should_stop:
-            raise optuna.TrialPruned(f"{self.metric} was {value:.2f} after {pl_module.batches_seen} batches.")
+            raise optuna.TrialPruned(f"{self.metric} was {value:.2f} after {trainer.global_step} steps.")
 
 
 def missing(metric: str, there: Mapping[str, object]) -> str:

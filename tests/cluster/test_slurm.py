@@ -31,7 +31,7 @@ def test_an_array_of_trials_one_of_which_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", ["submitit", "slurm"])
 def test_a_trial_that_is_preempted_goes_on(how: str, tmp_path: Path) -> None:
-    settings = ("trainer.max_steps=400", "trainer.val_every=20", "task.log_every=1", "seed=0")
+    settings = ("trainer.max_steps=400", "trainer.val_check_interval=20", "trainer.log_every_n_steps=1", "seed=0")
     process = start("-m", *TINY, *SLURM, *settings, cwd=tmp_path)
     deadline = time.monotonic() + LIMIT
     while not list(tmp_path.glob("outputs/sweeps/*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:

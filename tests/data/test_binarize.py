@@ -71,7 +71,7 @@ def test_another_way_is_refused() -> None:
 
 
 def test_a_resumed_run_sees_the_same_draws(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    settings = ("data.binarize=dynamic", "likelihood=bernoulli", "trainer.val_every=2")
+    settings = ("data.binarize=dynamic", "likelihood=bernoulli", "trainer.val_check_interval=2")
     whole = train(config(*settings, "trainer.max_steps=4", folder="whole"))
     train(config(*settings, "trainer.max_steps=2", folder="half"))
     rest = train(config(*settings, "trainer.max_steps=4", f"resume={tmp_path / 'half'}", folder="rest"))

@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 class Gallery(Callback):
     """Reconstructions beside their originals, samples and latent traversals.
 
-    They are made after the first validation, after every later one that comes `every` batches or more behind the last
+    They are made after the first validation, after every later one that comes `every` steps or more behind the last
     visit, and at the end. Their noise comes from counters of their own, so looking changes nothing.
 
     Args:
         folder: where `<name>.png` are written, the latest over the one before.
-        every: batches between two visits.
+        every: steps between two visits.
         nimages: images in the grids.
     """
 
@@ -38,25 +38,26 @@ class Gallery(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Say so if the interval asked for cannot be kept."""
-        if self.every < min(pl_module.val_every, pl_module.max_steps):
-            line = "pictures come with validations, every %d batches: lower trainer.val_every to have them every %d"
-            log.warning(line, pl_module.val_every, self.every)
+        interval = trainer.val_check_interval
+        if trainer.check_val_every_n_epoch is None and self.every < min(interval, pl_module.last_step):
+            line = "pictures come with validations, every %d batches: lower trainer.val_check_interval to have them every %d"
+            log.warning(line, interval, self.every)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Make the pictures if their turn has come."""
-        due = pl_module.batches_seen >= self.next_visit or trainer.should_stop
+        due = trainer.global_step >= self.next_visit or trainer.should_stop
         if due and trainer.is_global_zero and not trainer.sanity_checking:
-            self.next_visit = pl_module.batches_seen + self.every
+            self.next_visit = trainer.global_step + self.every
             self.show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Make the last pictures where a callback ended training after the validation."""
-        if self.visited is not None and self.visited < pl_module.batches_seen and trainer.is_global_zero:
+        if self.visited is not None and self.visited < trainer.global_step and trainer.is_global_zero:
             self.show(trainer, pl_module)
 
     def show(self, trainer: Trainer, task: Task) -> None:
         """Write the three grids and send them to every logger that takes images."""
-        self.visited = task.batches_seen
+        self.visited = trainer.global_step
         model, images = placed(task.model, trainer.datamodule.parts.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
         with seeded("gallery", task.seed), torch.no_grad():
             grids = {
@@ -69,4 +70,4 @@ class Gallery(Callback):
             for logger in trainer.loggers:
                 if hasattr(logger, "log_image"):
                     picture = grid.permute(1, 2, 0).numpy()  # uint8: W&B turns floats black without a word
-                    logger.log_image(name, [picture], step=task.batches_seen)  # pyright: ignore[reportAttributeAccessIssue]
+                    logger.log_image(name, [picture], step=trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]

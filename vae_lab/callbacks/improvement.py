@@ -50,7 +50,7 @@ class Improvement(Callback):
         Raises:
             DivergedError: if the loss is not finite from the start.
         """
-        self.fresh = pl_module.batches_seen == 0
+        self.fresh = trainer.global_step == 0
         self.before = mean_loss(trainer, pl_module)
         pl_module.refuse_nonfinite(self.before, "the loss of the first validation images")
 
@@ -71,7 +71,7 @@ class Improvement(Callback):
         self.after = mean_loss(trainer, pl_module)
         if not self.is_worse(self.after):
             return
-        if self.fresh and pl_module.must_improve and pl_module.batches_seen >= self.min_batches:
+        if self.fresh and pl_module.must_improve and trainer.global_step >= self.min_batches:
             raise DivergedError(f"{self.comparison(self.after)}; try a smaller optimizer.lr.")
         log.warning("the weights that are tested: %s", self.comparison(self.after))
 

@@ -52,7 +52,7 @@ class Latents(Callback):
         self.rate = float(trainer.callback_metrics["val/rate"])
         for logger in trainer.loggers:
             if hasattr(logger, "log_histograms"):
-                logger.log_histograms(histograms(means, rates), step=pl_module.batches_seen)  # pyright: ignore[reportAttributeAccessIssue]
+                logger.log_histograms(histograms(means, rates), step=trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Draw the figure of the last validation, and say so if no latent is in use."""

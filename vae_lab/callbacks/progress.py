@@ -1,76 +1,86 @@
 """What a person watching a run sees: a bar where there is a terminal, a line now and then where there is none."""
 
 import logging
+import math
 import sys
 import time
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from vae_lab.callbacks.stopwatch import Stopwatch
-from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
-class ProgressLine(Callback):
-    """Shows batches done, loss and images per second, and logs one line for each validation.
+class ProgressLine(ProgressBar):
+    """Shows over the whole run the steps done, loss and images per second, and logs one line for each validation.
+
+    It looks at the clock at each batch, and at the loss, for which a GPU must be waited for, only when it shows it.
 
     Args:
         every_seconds: time between two updates of the bar.
         line_every_seconds: time between two lines in a log that is no terminal.
-        check_every: batches between two looks at the clock.
     """
 
-    def __init__(self, every_seconds: float, line_every_seconds: float, check_every: int) -> None:
+    def __init__(self, every_seconds: float, line_every_seconds: float) -> None:
+        super().__init__()
         self.terminal = sys.stdout.isatty()
         self.interval = every_seconds if self.terminal else line_every_seconds
-        self.check_every = check_every
         self.bar: Progress | None = None
         self.bar_id = TaskID(0)
         self.next_update = 0.0
+        self.enabled = True
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Open the bar and listen to batches."""
+    def enable(self) -> None:
+        """Show progress again."""
+        self.enabled = True
+
+    def disable(self) -> None:
+        """Show none."""
+        self.enabled = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the bar."""
         self.next_update = time.monotonic() + self.interval
-        if not trainer.is_global_zero:
-            return
-        pl_module.listeners.append(self.on_batch)
-        if self.terminal:
+        if trainer.is_global_zero and self.terminal and self.enabled:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self.bar = Progress(*columns, auto_refresh=False, transient=True)
             self.bar.start()
-            self.bar_id = self.bar.add_task("training", total=pl_module.max_steps)
+            done, total = progress_of(trainer)
+            self.bar_id = self.bar.add_task("training", total=total, completed=done)
 
-    def on_batch(self, task: Task) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
+    ) -> None:
         """Show where training stands, if it is time."""
-        if task.batches_seen % self.check_every or time.monotonic() < self.next_update:
+        if time.monotonic() < self.next_update or not trainer.is_global_zero or not self.enabled:
             return
         self.next_update = time.monotonic() + self.interval
-        trainer: Any = task.trainer
-        clock = next(callback for callback in trainer.callbacks if isinstance(callback, Stopwatch))
-        speed = clock.images_per_second(task, trainer.datamodule.batch_size * trainer.world_size)
-        loss = float("nan") if task.latest is None else task.latest.loss.detach().mean().item()
+        clock = next(one for one in trainer.callbacks if isinstance(one, Stopwatch))  # pyright: ignore[reportAttributeAccessIssue]
+        note = f"loss {loss_of(outputs):.2f}, {clock.images_per_second:.0f} images/s"
+        done, total = progress_of(trainer)
         if self.bar is None:
-            log.info("batch %d of %d: loss %.2f, %.0f images/s", task.batches_seen, task.max_steps, loss, speed)
+            log.info("step %d%s: %s", done, "" if total is None else f" of {total}", note)
         else:
-            note = f"loss {loss:.2f}, {speed:.0f} images/s"
-            self.bar.update(self.bar_id, completed=task.batches_seen, description=note, refresh=True)
+            self.bar.update(self.bar_id, completed=done, description=note, refresh=True)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation."""
         metrics = trainer.callback_metrics
-        if trainer.is_global_zero and not trainer.sanity_checking:
-            values = (float(metrics[f"val/{name}"]) for name in ("neg_elbo", "distortion", "rate", "sse_kl"))
-            line = "batch %d: val/neg_elbo %.2f nats (distortion %.2f + rate %.2f), val/sse_kl %.2f"
-            log.info(line, pl_module.batches_seen, *values)
+        names = ("neg_elbo", "distortion", "rate", "sse_kl")
+        if trainer.is_global_zero and not trainer.sanity_checking and all(f"val/{name}" in metrics for name in names):
+            values = (float(metrics[f"val/{name}"]) for name in names)
+            line = "step %d: val/neg_elbo %.2f nats (distortion %.2f + rate %.2f), val/sse_kl %.2f"
+            log.info(line, trainer.global_step, *values)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: Task, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Close the bar."""
         self._close()
 
@@ -78,3 +88,18 @@ class ProgressLine(Callback):
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+
+def progress_of(trainer: Trainer) -> tuple[int, int | None]:
+    """Return how much is done, and how much there is in all: steps of max_steps, or batches of all epochs."""
+    if trainer.max_steps >= 0:
+        return trainer.global_step, trainer.max_steps
+    batches = trainer.num_training_batches
+    known = trainer.max_epochs is not None and trainer.max_epochs > 0 and not math.isinf(batches)
+    return trainer.fit_loop.total_batch_idx + 1, int(batches * (trainer.max_epochs or 0)) if known else None
+
+
+def loss_of(outputs: Any) -> float:  # noqa: ANN401
+    """Return the loss in what a training step returned; NaN if there is none."""
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    return math.nan if loss is None else float(loss)

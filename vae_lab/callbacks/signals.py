@@ -5,19 +5,22 @@ import signal
 from types import FrameType
 from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
+from vae_lab.distributed import largest, several
 from vae_lab.system.signals import EndAtOnce, heard
-from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
+
+AGREE_EVERY = 10
+"""Batches between two moments at which several processes agree whether to stop."""
 
 
 class GracefulStop(Callback):
     """Ends a run at a signal; it listens from `with GracefulStop() as stop` to the end of the block.
 
-    In training, the first signal ends it after the batch in hand, with a last validation and checkpoint, and a second
-    one ends it at once. Before and after training there is nothing to save, so the first signal ends the run at once.
+    In training, the first signal ends it after the optimizer step in hand, with a last validation and checkpoint, and a
+    second one ends it at once. Several processes end at the same batch, which they agree on now and then. Before and after training there is nothing to save, so the first signal ends the run at once.
     Lightning puts a handler of its own for SIGTERM whenever it begins to train or test; that one would let the run go
     on, or end it with code 0. So this callback listens again right after it, and is to be the first of all.
 
@@ -27,7 +30,8 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._task: Task | None = None
+        self._training = False
+        self._agreed = False
         self._end = EndAtOnce("before the first batch")
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -44,18 +48,29 @@ class GracefulStop(Callback):
                 handler.begin()
             signal.signal(number, handler)
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen for the sake of a checkpoint."""
-        self._task = pl_module
+        self._training = True
         self._end = EndAtOnce("at once; checkpoints are those of the last validation")
         self._listen()
 
-    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """End training if a signal came, unless gradients are being accumulated; Lightning's minima do not count."""
+        if not several():
+            self._agreed = self.received is not None
+        elif trainer.fit_loop.total_batch_idx % AGREE_EVERY == 0:
+            self._agreed = bool(largest(int(self.received is not None), pl_module.device))
+        if self._agreed and not trainer.fit_loop._should_accumulate():  # noqa: SLF001
+            trainer.fit_loop.min_epochs = 0
+            trainer.fit_loop.epoch_loop.min_steps = None
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is nothing left to save."""
-        self._task = None
+        self._training = False
         self._end = EndAtOnce("after training; checkpoints are those of the last validation")
 
-    def on_test_start(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen again."""
         self._listen()
 
@@ -69,12 +84,11 @@ class GracefulStop(Callback):
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         repeated = number == self.received == getattr(signal, "SIGXCPU", None)  # the kernel sends one every second
-        if self._task is None or (self.received is not None and not repeated):
+        if not self._training or (self.received is not None and not repeated):
             self.received = self.received or number
             self._end(number)
         elif not repeated:
             self.received = number
-            self._task.stopping = True
             log.warning(
                 "%s: saving and stopping after this batch; once more stops at once", signal.Signals(number).name
             )

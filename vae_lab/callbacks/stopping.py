@@ -1,12 +1,14 @@
-"""What ended training before its last batch, and a run folder that is gone."""
+"""What ends training, the validation that follows it, and a run folder that is gone."""
 
 from pathlib import Path
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from vae_lab.errors import StorageError
-from vae_lab.tasks.task import Task
+
+TIME = "trainer.max_time or a Timer"
+"""What ended a run whose time was up."""
 
 
 class FolderWatch(Callback):
@@ -19,11 +21,11 @@ class FolderWatch(Callback):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def on_validation_start(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look before each checkpoint."""
         self.look(trainer)
 
-    def on_test_end(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look before the run is called completed."""
         self.look(trainer)
 
@@ -35,18 +37,51 @@ class FolderWatch(Callback):
             )
 
 
-class TimeWatch(Callback):
-    """Ends training at the batch at which the time of Lightning's timer is up, not at the next validation."""
+class FinalValidation(Callback):
+    """Has a validation, and so a checkpoint, follow the last batch, whatever ends training.
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Listen to batches, if there is a timer with a limit."""
-        timer = expiring(trainer)
-        if timer is not None:
-            pl_module.listeners.append(lambda task: self.look(timer, task))
+    Lightning validates at its interval, and where `trainer.should_stop` was set, but not where a limit is reached
+    between two validations. So this callback sets `should_stop` itself at a limit; it is to come after all that set it.
 
-    def look(self, timer: Timer, task: Task) -> None:
-        """Ask the task to stop if the time is up."""
-        task.stopping = task.stopping or is_up(timer)
+    Attributes:
+        limit: the setting whose limit ended training; None if none did.
+    """
+
+    def __init__(self) -> None:
+        self.limit: str | None = None
+        self.validated_at: int | None = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Ask for a validation if this was the last batch."""
+        self.limit = reached_limit(trainer)
+        if self.limit is not None:
+            trainer.should_stop = True
+            trainer.fit_loop.min_epochs = 0
+            trainer.fit_loop.epoch_loop.min_steps = None
+        if trainer.should_stop and trainer.check_val_every_n_epoch is not None:
+            trainer.check_val_every_n_epoch = 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember which weights were validated."""
+        if not trainer.sanity_checking:
+            self.validated_at = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate if a callback ended training after the last validation, as at the end of an epoch."""
+        if trainer.enable_validation and trainer.global_step and self.validated_at != trainer.global_step:
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+
+def reached_limit(trainer: Trainer) -> str | None:
+    """Return the setting that lets the batch in hand be the last one; None if there is none."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps={trainer.max_steps}"
+    epochs = trainer.max_epochs
+    if epochs is not None and 0 < epochs <= trainer.current_epoch + 1 and trainer.is_last_batch:
+        return f"trainer.max_epochs={epochs}"
+    return None
 
 
 def expiring(trainer: Trainer) -> Timer | None:
@@ -55,25 +90,16 @@ def expiring(trainer: Trainer) -> Timer | None:
     return next((timer for timer in timers if timer.time_remaining() is not None), None)
 
 
-def is_up(timer: Timer) -> bool:
-    """Return whether a timer's time is up."""
-    left = timer.time_remaining()
-    return left is not None and left <= 0
-
-
-def out_of_time(trainer: Trainer, task: Task) -> bool:
-    """Return whether a time limit ended training before its last batch."""
+def ended_by(trainer: Trainer, limit: str | None) -> str:
+    """Return what ended training: a limit that was reached, a timer or another callback."""
+    if limit is not None:
+        return limit
     timer = expiring(trainer)
-    return task.batches_seen < task.max_steps and timer is not None and is_up(timer)
-
-
-def stopped_by(trainer: Trainer, task: Task) -> str | None:
-    """Return what ended training before its last batch; None if nothing did."""
-    if task.batches_seen >= task.max_steps:
-        return None
-    if out_of_time(trainer, task):
-        return "the time limit of trainer.max_time or of a Timer"
+    if timer is not None and (timer.time_remaining() or 0) <= 0:
+        return TIME
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"EarlyStopping: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
-    return "a callback, by trainer.should_stop" if trainer.should_stop else "a limit of the trainer's settings"
+    if trainer.should_stop:
+        return "a callback, by trainer.should_stop"
+    return "no training batches, by trainer.limit_train_batches"

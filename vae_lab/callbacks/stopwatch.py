@@ -2,50 +2,69 @@
 
 import time
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 
-from vae_lab.tasks.task import Task
+from vae_lab.data.sample import Batch, batch_size
 
 
 class Stopwatch(Callback):
-    """Measures training apart from its validations, pictures and checkpoints.
+    """Measures training apart from its validations, with the pictures and checkpoints that come with them.
 
     Attributes:
         fit: seconds from the first batch to the end of training, everything included.
-        training: seconds of those spent on training batches alone.
-        batches: training batches since the clock was started.
+        paused: seconds of those that were not spent on training batches.
+        images: training images since the clock was started, of all processes.
     """
 
     def __init__(self) -> None:
         self.fit = 0.0
-        self.training = 0.0
-        self.batches = 0
+        self.paused = 0.0
+        self.images = 0
         self._started = 0.0
-        self._stretch = 0.0
-        self._first = 0
+        self._pause: float | None = None
 
-    def images_per_second(self, task: Task, batch_size: int) -> float:
-        """Return the training speed up to now, also in the middle of a stretch."""
-        batches = self.batches + task.batches_seen - self._first
-        return batches * batch_size / max(self.training + time.perf_counter() - self._stretch, 1e-9)
+    @property
+    def training(self) -> float:
+        """Seconds of training batches alone, also in the middle of a run."""
+        return (self.fit or time.perf_counter() - self._started) - self.paused
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
+    @property
+    def images_per_second(self) -> float:
+        """The training speed up to now."""
+        return self.images / max(self.training, 1e-9)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
-        """Note when a stretch of batches began."""
-        self._stretch, self._first = time.perf_counter(), pl_module.batches_seen
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """End a pause."""
+        self._go_on()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
-        """Add the stretch."""
-        self.training += time.perf_counter() - self._stretch
-        self.batches += pl_module.batches_seen - self._first
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self.images += batch_size(batch) * trainer.world_size
 
-    def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a pause."""
+        self._pause = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
-        self.fit = time.perf_counter() - self._started
+        self._stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: Task, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the clock."""
-        self.fit = self.fit or time.perf_counter() - self._started
+        self._stop()
+
+    def _go_on(self) -> None:
+        if self._pause is not None:
+            self.paused += time.perf_counter() - self._pause
+            self._pause = None
+
+    def _stop(self) -> None:
+        if self._started and not self.fit:
+            self._go_on()
+            self.fit = time.perf_counter() - self._started

@@ -1,11 +1,11 @@
 """Minibatches whose order follows from counters alone: a resumed run, a run in a sweep and a run alone agree."""
 
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from vae_lab.data.binarize import binarized
 from vae_lab.data.images import Images, scaled
@@ -13,17 +13,49 @@ from vae_lab.data.sample import Sample
 from vae_lab.randomness import counter_seed
 
 
-class Batches:
-    """Training batches by their number: permutation after permutation of the set, none of them cut short.
+class EpochCounter:
+    """The epoch of a loader, set by Lightning, which looks for it at `loader.sampler`."""
 
-    The global batch with number b holds places b * size to (b + 1) * size of that stream, so every image occurs exactly
-    once in each pass, every batch has the same size, and nothing but (seed, b) decides what is in it. As a loader it
-    hands out itself, endlessly, since the task counts batches and asks for them by number.
-    With `redraw` the pixels are made zeros and ones by a draw of each batch's own.
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch of the next pass."""
+        self.epoch = epoch
+
+
+class Batches:
+    """Training batches, an epoch for each pass of the loader; their order follows from (seed, epoch) alone.
+
+    The images are a stream of permutation after permutation of the set, none of them cut short, and global batch b is
+    places b * size to (b + 1) * size of it, so every batch is full, and sets smaller than a batch train too. An epoch
+    is as many batches as fit into the set, at least one. With `redraw` the pixels are made zeros and ones by a draw of
+    each batch's own.
+
+    Lightning asks for the iterator before it sets the epoch, and restores no position of a loader after an epoch's end:
+    so both are looked up when the first batch is taken.
+
+    Args:
+        images: the training images.
+        batch_size: images in a batch of one process.
+        seed: decides the order.
+        rank: which of the processes this one is.
+        world_size: how many processes share a global batch.
+        redraw: whether to binarize each batch anew.
+        repeat: whether every epoch has the batches of the first one, as `trainer.overfit_batches` wants it.
+        first: returns the number of batches of the present epoch that were trained on already.
     """
 
     def __init__(
-        self, images: Images, batch_size: int, seed: int, *, rank: int = 0, world_size: int = 1, redraw: bool = False
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        redraw: bool = False,
+        repeat: bool = False,
+        first: Callable[[], int] = int,
     ) -> None:
         self.images = images
         self.batch_size = batch_size
@@ -31,10 +63,18 @@ class Batches:
         self.rank = rank
         self.world_size = world_size
         self.redraw = redraw
+        self.sampler = SequentialSampler(images) if repeat else EpochCounter()  # pyright: ignore[reportArgumentType]
+        self.first = first
         self._passes: dict[int, Tensor] = {}
 
-    def __iter__(self) -> Iterator["Batches"]:
-        return itertools.repeat(self)
+    def __len__(self) -> int:
+        return max(1, len(self.images) // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield what this rank sees of the batches of the present epoch, from the first one that is left of it."""
+        epoch = self.sampler.epoch if isinstance(self.sampler, EpochCounter) else 0
+        for batch in range(self.first(), len(self)):
+            yield self[epoch * len(self) + batch]
 
     def __getitem__(self, batch: int) -> Sample:
         """Return what this rank sees of global batch number `batch`."""
@@ -45,7 +85,7 @@ class Batches:
         return Sample(scaled(drawn), self.images.labels[indices])
 
     def state_dict(self) -> dict[str, int]:
-        """Return nothing: the task knows where to go on; Lightning wants to ask."""
+        """Return nothing: `first` tells where to go on. Lightning warns of loaders without this method."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

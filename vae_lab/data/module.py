@@ -1,5 +1,6 @@
 """The role that every data set plays."""
 
+import logging
 from abc import ABC, abstractmethod
 from functools import cached_property
 
@@ -10,6 +11,8 @@ from vae_lab.data.binarize import WAYS, static_parts
 from vae_lab.data.images import Parts
 from vae_lab.data.survey import Survey, survey_parts
 from vae_lab.errors import require_counts
+
+log = logging.getLogger(__name__)
 
 
 class ImageData(LightningDataModule, ABC):
@@ -70,17 +73,11 @@ class ImageData(LightningDataModule, ABC):
 
     @cached_property
     def grey_parts(self) -> Parts:
-        """The three parts as they were decoded, before any binarization; loaded on first use.
-
-        Raises:
-            ValueError: if one batch is larger than the training part.
-        """
+        """The three parts as they were decoded, before any binarization; loaded on first use."""
         parts = self.load()
         if self.batch_size > len(parts.train):
-            raise ValueError(
-                f"data.batch_size={self.batch_size} is larger than the training part of {len(parts.train)} images;"
-                f" choose at most {len(parts.train)}."
-            )
+            line = "data.batch_size=%d is larger than the training part of %d images: a batch repeats some of them"
+            log.warning(line, self.batch_size, len(parts.train))
         return parts
 
     @property
@@ -114,8 +111,17 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> Batches:
         """Return the training batches, sliced by rank."""
         rank, world_size = self._share()
-        redraw = self.binarize == "dynamic"
-        return Batches(self.parts.train, self.batch_size, self.seed, rank=rank, world_size=world_size, redraw=redraw)
+        trainer = self.trainer
+        return Batches(
+            self.parts.train,
+            self.batch_size,
+            self.seed,
+            rank=rank,
+            world_size=world_size,
+            redraw=self.binarize == "dynamic",
+            repeat=trainer is not None and trainer.overfit_batches > 0,
+            first=int if trainer is None else lambda: trainer.fit_loop.batch_idx + 1,
+        )
 
     def val_dataloader(self) -> OrderedBatches:
         """Return one pass over the validation part, or this rank's share of it."""
@@ -124,6 +130,10 @@ class ImageData(LightningDataModule, ABC):
     def test_dataloader(self) -> OrderedBatches:
         """Return one pass over the test part, or this rank's share of it."""
         return OrderedBatches(self.parts.test, self.eval_batch_size, *self._share())
+
+    def predict_dataloader(self) -> OrderedBatches:
+        """Return one pass over the test part, or this rank's share of it."""
+        return self.test_dataloader()
 
     def _share(self) -> tuple[int, int]:
         """Return the rank of this process and the number of all."""

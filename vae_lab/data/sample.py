@@ -1,7 +1,9 @@
 """The one kind of batch that all of vae_lab passes around."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
@@ -11,3 +13,39 @@ class Sample(NamedTuple):
 
     image: Float[Tensor, "batch channels height width"]
     label: Int64[Tensor, " batch"]
+
+
+Batch = Sample | Tensor | Sequence[Tensor]
+"""What a DataLoader may serve: a `Sample`, an image tensor or an (image, label) pair."""
+
+
+def as_sample(batch: Batch, *, check: bool) -> Sample:
+    """Return a batch of any DataLoader as a `Sample`.
+
+    Args:
+        batch: a `Sample`; images alone, whose labels are 0 then; or images and labels.
+        check: whether to look at every pixel of a batch that is no `Sample`.
+
+    Raises:
+        ValueError: if it is none of these, or pixels are not in [0, 1].
+    """
+    if isinstance(batch, Sample):
+        return batch
+    from vae_lab.data.images import require_range, scaled  # which need a Sample
+
+    parts = [batch] if isinstance(batch, Tensor) else list(batch)
+    if not 1 <= len(parts) <= 2 or not all(isinstance(part, Tensor) for part in parts):
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise ValueError(f"a batch must be images, or images and labels, not {len(parts)} parts ({kinds}).")
+    image = parts[0]
+    if check:
+        require_range(image)
+    if image.dtype == torch.uint8:
+        image = scaled(image)
+    label = parts[1].long() if len(parts) == 2 else torch.zeros(len(image), dtype=torch.long, device=image.device)
+    return Sample(image.contiguous(memory_format=torch.channels_last), label)
+
+
+def batch_size(batch: Batch) -> int:
+    """Return the number of images in a batch, as Lightning's ThroughputMonitor asks for it."""
+    return len(batch[0]) if isinstance(batch, Sequence) else len(batch)

@@ -37,11 +37,11 @@ class MetricsTable(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add metrics to the row of `step`; rows are written once a later step begins."""
         if self.row and self.row["step"] != step:
-            self.save()
+            self.write_row()
         self.row |= {"step": step or 0, **metrics}
 
-    def save(self) -> None:
-        """Write the row in hand."""
+    def write_row(self) -> None:
+        """Write the row in hand; not `save`, which Lightning calls after each part of a row."""
         if not self.row:
             return
         new = [name for name in self.row if name not in self.columns]
@@ -56,7 +56,7 @@ class MetricsTable(Logger):
 
     def finalize(self, status: str) -> None:
         """Write what is left."""
-        self.save()
+        self.write_row()
 
     def _rewrite(self, new: list[str], end: float) -> None:
         """Add columns, and leave out what stands at or behind the step `end`."""

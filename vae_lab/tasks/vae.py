@@ -4,25 +4,25 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxtyping import Float
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from vae_lab.data.sample import Sample
-from vae_lab.distributed import average_gradients
+from vae_lab.data.sample import Batch, Sample
 from vae_lab.models.vae import LatentModel
-from vae_lab.probability.objectives import Objective, Terms
+from vae_lab.probability.objectives import Objective
 from vae_lab.tasks.task import Task
 
 
 class VAETask(Task):
-    """Fits a VAE to an objective.
+    """Fits a VAE to an objective, by Lightning's automatic optimization.
 
     Args:
         model: the three distributions.
         objective: what is minimised.
         optimizer: called with the parameters.
-        schedule: called with the optimizer, stepped after every batch; None keeps the learning rate.
+        schedule: called with the optimizer, stepped after every optimizer step; None keeps the learning rate.
         settings: see `Task`.
     """
 
@@ -32,7 +32,7 @@ class VAETask(Task):
         model: LatentModel,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler] | None,
+        schedule: Callable[..., LRScheduler] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(model=model, **settings)
@@ -40,24 +40,23 @@ class VAETask(Task):
         self.make_optimizer = optimizer
         self.make_schedule = schedule
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Return the optimizer and, if there is one, its schedule over batches."""
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer and, if there is one, its schedule over optimizer steps."""
         optimizer = self.make_optimizer(self.model.parameters())
         if self.make_schedule is None:
-            return {"optimizer": optimizer}
-        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"},
+        }
 
-    def step(self, batch: Sample, *optimizers: Optimizer) -> Terms:
-        """Take one step of the optimizer and return the batch's terms."""
-        (optimizer,) = optimizers
-        terms = self.objective(self.model.given(batch.label), batch, self.batches_seen)
-        optimizer.zero_grad()
-        terms.loss.mean().backward()
-        average_gradients(self.model.parameters())
-        optimizer.step()
-        return terms
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the mean of the objective's loss over the batch, in nats per image, under "loss"."""
+        sample = self.begin_batch(batch, batch_idx)
+        terms = self.objective(self.model.given(sample.label), sample, self.global_step)
+        self.end_batch(terms, {}, self.global_step)
+        return {"loss": terms.loss.mean()}
 
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return the objective's loss of each image, weighed as at the end of the run."""
-        return self.objective(self.model.given(batch.label), batch, self.max_steps).loss
+        """Return the objective's loss of each image, weighted as at the end of the run."""
+        return self.objective(self.model.given(batch.label), batch, self.last_step).loss

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -15,7 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vae_lab.adversarial.guard import WATCHED, BalanceGuard
 from vae_lab.adversarial.opponents import Opinion, Opponent, Round
-from vae_lab.data.sample import Sample
+from vae_lab.data.sample import Batch, Sample
 from vae_lab.distributed import averaged, share_buffers
 from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
@@ -23,10 +24,12 @@ from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
 from vae_lab.tasks.gradients import averaged_alike, finite, norm, take
 from vae_lab.tasks.perceptual import Perceptual
-from vae_lab.tasks.task import Task
+from vae_lab.tasks.task import Task, listed
 from vae_lab.tasks.vaegan_settings import opponent_optimizers, read_bounds, require_settings
 
 log = logging.getLogger(__name__)
+
+AnyOptimizer = Optimizer | LightningOptimizer
 
 
 class Losses(NamedTuple):
@@ -63,7 +66,7 @@ class VAEGANTask(Task):
         model: the three distributions.
         objective: the ELBO, with or without a schedule of beta.
         optimizer: called with the model's parameters.
-        schedule: called with that optimizer, stepped after every batch; None keeps the learning rate.
+        schedule: called with that optimizer, stepped after every step; None keeps the learning rate.
         opponents: by name.
         opponent_optimizer: called with the parameters of each.
         perceptual: a distance between images and reconstructions that is not learned here.
@@ -74,9 +77,11 @@ class VAEGANTask(Task):
         warmup: batches in which the opponents learn alone.
         samples: whether opponents see samples from the prior; else they see reconstructions twice.
         average_decay: of the average of the weights, per batch, once it has lasted.
+        gradient_clip_val: norm to which the gradients of each optimizer are clipped; None leaves them.
         settings: see `Task`.
     """
 
+    automatic_optimization = False  # pyright: ignore[reportAssignmentType]
     must_improve = False  # the ELBO is one of several things that are minimised
 
     def __init__(
@@ -85,7 +90,7 @@ class VAEGANTask(Task):
         model: LatentModel,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler] | None,
+        schedule: Callable[..., LRScheduler] | None,
         opponents: dict[str, Opponent],
         opponent_optimizer: Callable[..., Optimizer],
         perceptual: Perceptual,
@@ -96,6 +101,7 @@ class VAEGANTask(Task):
         warmup: int,
         samples: bool,
         average_decay: float,
+        gradient_clip_val: float | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(model=model, **settings)
@@ -121,7 +127,9 @@ class VAEGANTask(Task):
         self.warmup = warmup
         self.samples = samples
         self.average_decay = average_decay
+        self.gradient_clip_val = gradient_clip_val
         self.kept: dict[str, Any] | None = None
+        self.notes: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
         """Return an optimizer for the model and one for each opponent, and the schedule of the first."""
@@ -130,26 +138,40 @@ class VAEGANTask(Task):
         schedules = [] if self.make_schedule is None else [{"scheduler": self.make_schedule(optimizer)}]
         return [optimizer, *others], schedules
 
-    def step(self, batch: Sample, *optimizers: Optimizer) -> Terms:
-        """Take one step with every optimizer and return the batch's terms."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Take one step with every optimizer and return the batch's mean loss under "loss".
+
+        Lightning counts the steps of the model's optimizer alone, so that a batch is one step, as for other tasks.
+        """
+        sample = self.begin_batch(batch, batch_idx)
+        first, *others = listed(self.optimizers())
+        step = self.global_step
+        terms = self.step(sample, step, first, *(optimizer.optimizer for optimizer in others))
+        for schedule in listed(self.lr_schedulers()):
+            schedule.step()
+        self.end_batch(terms, self.notes, step)
+        return {"loss": terms.loss.mean()}
+
+    def step(self, batch: Sample, step: int, *optimizers: AnyOptimizer) -> Terms:
+        """Take one step with every optimizer, after `step` others, and return the batch's terms."""
         if len(batch.image) < 2:
             raise ValueError("data.batch_size=1 shows no spread of samples, which the guard watches; choose 2 or more.")
-        if self.kept is None and self.batches_seen >= 2 * self.warmup:  # what to go back to is always warmed up
+        if self.kept is None and step >= 2 * self.warmup:  # what to go back to is always warmed up
             if not finite(self.learner, self.opponents):
                 super().refuse_nonfinite(math.nan, "a weight")
-            self.kept = self.state(*optimizers)
-        terms, shown = self.play(batch)
-        opinions = {name: opponent(shown, self.batches_seen) for name, opponent in self.opponents.items()}
+            self.kept = self.state(step, *optimizers)
+        terms, shown = self.play(batch, step)
+        opinions = {name: opponent(shown, step) for name, opponent in self.opponents.items()}
         losses = self.losses(terms, shown, opinions)
-        ramp = min(max(self.batches_seen / self.warmup - 1, 0.0), 1.0)
+        ramp = min(max(step / self.warmup - 1, 0.0), 1.0)
         gained = self.pull_model(losses, ramp)
         for name, opponent in self.opponents.items():
             take(list(opponent.parameters()), opinions[name].own)
         sound = self.move(*optimizers)
         share_buffers(self.opponents)
-        self.follow()
+        self.follow(step)
         self.note(shown, opinions, losses, gained)
-        self.watch(self.batches_seen + 1, *optimizers, sound=sound)
+        self.watch(step + 1, *optimizers, sound=sound)
         self.notes |= {"pull_scale": self.guard.scale.clone(), "ncollapses": self.guard.ncollapses.clone()}
         total = terms.loss + (self.liking(ramp) * losses.likeness + losses.perceptual).detach()
         return Terms(total, terms.distortion, terms.rate)
@@ -157,32 +179,37 @@ class VAEGANTask(Task):
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
         """Return the weighed ELBO of each image under the average of the weights, as at the end of the run."""
         inference = self.model.given(batch.label)(batch.image)
-        return elbo_terms(inference, batch.image, value_at(self.beta, self.max_steps)).loss
+        return elbo_terms(inference, batch.image, value_at(self.beta, self.last_step)).loss
 
     def liking(self, ramp: float) -> float:
         """Return the weight of likeness: all of it from the start where nothing else asks for reconstructions."""
         return ramp if self.distortion else 1.0
 
-    def move(self, *optimizers: Optimizer) -> bool:
+    def move(self, *optimizers: AnyOptimizer) -> bool:
         """Step every optimizer, unless a gradient is no number, and return whether they did; no gradient is left.
 
         A step along one would leave weights that are no numbers beside a loss that still is one, for the guard to keep.
+        The first optimizer, whose steps Lightning counts, steps in any case: without gradients it moves nothing.
         """
         parts = (self.learner, *self.opponents.values())
         norms = [norm([parameter.grad for parameter in part.parameters()]) for part in parts]
         sound = bool(torch.stack(norms).isfinite().all())
-        for optimizer in optimizers:
-            if sound:
+        for i, optimizer in enumerate(optimizers):
+            if not sound:
+                optimizer.zero_grad()
+            elif self.gradient_clip_val is not None:
+                self.clip_gradients(unwrapped(optimizer), self.gradient_clip_val, "norm")
+            if sound or i == 0:
                 optimizer.step()
             optimizer.zero_grad()
         return sound
 
-    def play(self, batch: Sample) -> tuple[Terms, Round]:
+    def play(self, batch: Sample, step: int) -> tuple[Terms, Round]:
         """Return the ELBO's terms, the loss with its weights, and what the opponents are shown."""
         view = self.learner.given(batch.label)
         inference = view(batch.image)
         terms = elbo_terms(inference, batch.image)
-        loss = self.distortion * terms.distortion + value_at(self.beta, self.batches_seen) * terms.rate
+        loss = self.distortion * terms.distortion + value_at(self.beta, step) * terms.rate
         reconstruction = inference.generative.mean
         sample = reconstruction
         if self.samples:
@@ -217,9 +244,9 @@ class VAEGANTask(Task):
         return {"pull_weight": weight, "gradient_ratio": weight * theirs / (ours + 1e-8)}
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def follow(self, step: int) -> None:
         """Move the average towards the weights in training; buffers are copied."""
-        decay = min(self.average_decay, (1 + self.batches_seen) / (10 + self.batches_seen))
+        decay = min(self.average_decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(tuple(self.model.parameters()), tuple(self.learner.parameters()), None)
         for ours, theirs in zip(self.model.buffers(), self.learner.buffers(), strict=True):
             ours.copy_(theirs)
@@ -236,7 +263,7 @@ class VAEGANTask(Task):
         means = averaged([watched[name] for name in WATCHED])  # all processes must come to the same conclusion
         self.guard.observe(**dict(zip(WATCHED, means, strict=True)))
 
-    def watch(self, seen: int, *optimizers: Optimizer, sound: bool) -> None:
+    def watch(self, seen: int, *optimizers: AnyOptimizer, sound: bool) -> None:
         """Let the guard look if it is time: keep the state if all is well, else go back to the one kept and say so.
 
         Args:
@@ -247,7 +274,7 @@ class VAEGANTask(Task):
         looks = seen % self.guard.every == 0
         if not sound:
             self.go_back(seen, self.guard.lost() or "a gradient is no number", *optimizers)
-        elif seen > 2 * self.warmup and (looks or seen % self.log_every == 0):
+        elif seen > 2 * self.warmup and (looks or seen % (self.trainer.log_every_n_steps or seen) == 0):
             complaint = self.guard.look() if looks else self.guard.lost()
             well = looks and self.guard.well
             if complaint is None and well and not finite(self.learner, self.opponents):
@@ -255,9 +282,9 @@ class VAEGANTask(Task):
             if complaint is not None:
                 self.go_back(seen, complaint, *optimizers)
             elif well:
-                self.kept = self.state(*optimizers) | {"batch": seen}
+                self.kept = self.state(seen, *optimizers)
 
-    def go_back(self, seen: int, complaint: str, *optimizers: Optimizer) -> None:
+    def go_back(self, seen: int, complaint: str, *optimizers: AnyOptimizer) -> None:
         """Lower the adversarial weight and return to the state kept.
 
         Raises:
@@ -278,19 +305,19 @@ class VAEGANTask(Task):
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
         """Leave a training loss that is no number to the guard, once it watches."""
-        if what != "the training loss" or self.batches_seen <= 2 * self.warmup:
+        if what != "the training loss" or self.global_step <= 2 * self.warmup:
             super().refuse_nonfinite(value, what)
 
-    def state(self, *optimizers: Optimizer) -> dict[str, Any]:
+    def state(self, step: int, *optimizers: AnyOptimizer) -> dict[str, Any]:
         """Return a copy of what training moves, but for counts and the guard's own."""
         modules = {"model": self.model, "learner": self.learner, "opponents": self.opponents}
         states = {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
         return states | {
             "optimizers": [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in optimizers],
-            "batch": self.batches_seen,
+            "batch": step,
         }
 
-    def restore(self, kept: dict[str, Any], *optimizers: Optimizer) -> None:
+    def restore(self, kept: dict[str, Any], *optimizers: AnyOptimizer) -> None:
         """Go back to a state; learning rates stay where their schedules are."""
         for name in ("model", "learner", "opponents"):
             getattr(self, name).load_state_dict(kept[name])
@@ -306,3 +333,8 @@ class VAEGANTask(Task):
         """Take up the state to go back to."""
         super().on_load_checkpoint(checkpoint)
         self.kept = checkpoint["kept"]
+
+
+def unwrapped(optimizer: AnyOptimizer) -> Optimizer:
+    """Return torch's own optimizer."""
+    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
