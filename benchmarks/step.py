@@ -35,7 +35,6 @@ from vae_lab.data.images import Images
 from vae_lab.models.vae import VAE
 from vae_lab.precision import fastest_precision
 from vae_lab.provenance import processor_name
-from vae_lab.tasks.task import Task
 from vae_lab.training import train
 
 BLOCK = 10
@@ -82,17 +81,16 @@ class Alternate(Callback):
     ours: ClassVar[list[float]] = []
     theirs: ClassVar[list[float]] = []
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Build the plain loop and listen."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build the plain loop."""
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
         self.plain = PlainLoop(data.parts.train, data.batch_size, str(trainer.precision))
         self.plain.run(BLOCK)
-        pl_module.listeners.append(self.on_batch)
         self.mark = time.perf_counter()
 
-    def on_batch(self, task: Task) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Time a block of each."""
-        if task.batches_seen % BLOCK == 0:
+        if trainer.global_step % BLOCK == 0:
             self.ours.append((time.perf_counter() - self.mark) / BLOCK)
             self.theirs.append(self.plain.run(BLOCK) / BLOCK)
             self.mark = time.perf_counter()

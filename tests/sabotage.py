@@ -30,25 +30,21 @@ class Sabotage(Callback):
         self.how = how
         self.batch = batch
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        if self.active:
-            pl_module.listeners.append(self.strike)
-
-    def strike(self, task: Task) -> None:
-        if task.batches_seen < self.batch:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
+        if not self.active or trainer.global_step < self.batch:
             return
         Path("struck").write_text(str(time.time()))
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "diverge":
-            for parameter in task.parameters():
+            for parameter in pl_module.parameters():
                 parameter.data.fill_(float("nan"))
             return
         raise RuntimeError("sabotaged\nin two lines")
 
 
 class Signals(Callback):
-    """Sends its process a signal, so many times, at the first call of a hook, or after a batch.
+    """Sends its process a signal, so many times, at the first call of a hook, or in a batch.
 
     Args:
         number: the signal.
@@ -63,9 +59,9 @@ class Signals(Callback):
         if hook != "batch":
             setattr(self, hook, self.strike)
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
+    def on_train_batch_start(self, *_: object) -> None:
         if self.hook == "batch":
-            pl_module.listeners.append(self.strike)
+            self.strike()
 
     def strike(self, *args: object, **kwargs: object) -> None:
         due, self.times = self.times, 0
@@ -80,20 +76,17 @@ class Spoil(Callback):
         self.how = how
         self.batch = batch
 
-    def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        pl_module.listeners.append(self.strike)
-
-    def strike(self, task: Task) -> None:
-        if task.batches_seen != self.batch:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
+        if trainer.global_step != self.batch:
             return
         if self.how == "large weights":
-            for parameter in task.parameters():
+            for parameter in pl_module.parameters():
                 parameter.data.mul_(30)
         elif self.how == "a moment":
-            (optimizer,) = task.trainer.optimizers
+            (optimizer,) = trainer.optimizers
             next(iter(optimizer.state.values()))["exp_avg_sq"].fill_(float("inf"))
         else:
-            next(task.parameters()).data.fill_(float("nan"))
+            next(pl_module.parameters()).data.fill_(float("nan"))
 
 
 class Witness(Callback):
@@ -102,5 +95,5 @@ class Witness(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
         state = pl_module.state_dict()
         digest = hashlib.sha256(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state))).hexdigest()
-        seen = {"digest": digest, "loggers": len(trainer.loggers), "batches": pl_module.batches_seen}
+        seen = {"digest": digest, "loggers": len(trainer.loggers), "batches": trainer.global_step}
         Path(f"witness-{ranks().rank}.json").write_text(json.dumps(seen))

@@ -10,7 +10,13 @@ from vae_lab.trial import Trial, digest
 
 LIMIT = 900.0
 """Seconds after which a process that a test has started hangs; a tenth of that suffices beside two busy processes."""
-TINY = ("data=synthetic", "model=mlp", "trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.precision=32-true")
+TINY = (
+    "data=synthetic",
+    "model=mlp",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.precision=32-true",
+)
 
 
 def sabotaged(how: str, at: str, batch: int, here: str = "${model.nlatent}") -> list[str]:

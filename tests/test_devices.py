@@ -159,7 +159,12 @@ def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:
     process = start(
-        *TWO, "logger=csv", "trainer.max_steps=1000000", "trainer.val_check_interval=100000", "trainer.log_every_n_steps=1", cwd=tmp_path
+        *TWO,
+        "logger=csv",
+        "trainer.max_steps=1000000",
+        "trainer.val_check_interval=100000",
+        "trainer.log_every_n_steps=1",
+        cwd=tmp_path,
     )
     os.kill(process_of(1, tmp_path), signal.SIGTERM)
     code, output = finish(process, tmp_path)
@@ -168,7 +173,7 @@ def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None
     assert first["batches"] == second["batches"]
     folder = the_folder(tmp_path)
     assert summary(folder)["status"] == "interrupted"
-    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["batches_seen"] == first["batches"]
+    assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == first["batches"]
 
 
 @pytest.mark.slow

@@ -25,7 +25,11 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 UNSOUND = {
-    "an infinite moment": (("trainer.val_check_interval=4",), [Spoil("a moment")], "a number of the optimizer's state is inf"),
+    "an infinite moment": (
+        ("trainer.val_check_interval=4",),
+        [Spoil("a moment")],
+        "a number of the optimizer's state is inf",
+    ),
     "a weight that nothing shows": (
         ("trainer.val_check_interval=4", "trainer.log_every_n_steps=100"),
         [Spoil("nan", 4)],
@@ -37,7 +41,7 @@ UNSOUND = {
         "the training loss is nan after 4 batches",
     ),
     "anomaly detection": (
-        ("+trainer.detect_anomaly=true", "trainer.val_check_interval=4"),
+        ("trainer.detect_anomaly=true", "trainer.val_check_interval=4", "trainer.log_every_n_steps=100"),
         [Spoil("nan")],
         "returned nan values in its",
     ),
@@ -86,7 +90,9 @@ HEALTHY: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_has_not_diverged(name: str, config: Compose) -> None:
-    summary = train(config(*JUDGED, "~callbacks.latents", "trainer.max_steps=6", "trainer.val_check_interval=6", *HEALTHY[name]))
+    summary = train(
+        config(*JUDGED, "~callbacks.latents", "trainer.max_steps=6", "trainer.val_check_interval=6", *HEALTHY[name])
+    )
     assert summary["status"] == "completed"
     assert (
         summary["improvement"]["after"]
@@ -113,7 +119,9 @@ def test_a_run_that_may_be_worse_is_warned_of(name: str, config: Compose, caplog
 def test_a_run_that_goes_on_is_warned_of(config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     train(config(*JUDGED, "trainer.max_steps=2", folder="first"))
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        train(config(*JUDGED, "trainer.val_check_interval=4", f"resume={tmp_path / 'first'}"), [Spoil("large weights", 4)])
+        train(
+            config(*JUDGED, "trainer.val_check_interval=4", f"resume={tmp_path / 'first'}"), [Spoil("large weights", 4)]
+        )
     assert "when the run went on" in caplog.text
 
 

@@ -48,7 +48,13 @@ def test_a_trial_that_is_killed_spares_the_others_and_is_made_up_for(launcher: s
 @pytest.mark.slow
 def test_a_signal_reaches_the_trials_in_other_processes(tmp_path: Path) -> None:
     require("slurm_local")
-    settings = ("trainer.max_steps=1000000", "trainer.log_every_n_steps=1", "logger=csv", "launcher=slurm_local", "seed=0,1")
+    settings = (
+        "trainer.max_steps=1000000",
+        "trainer.log_every_n_steps=1",
+        "logger=csv",
+        "launcher=slurm_local",
+        "seed=0,1",
+    )
     process = start("-m", *TINY, *settings, cwd=tmp_path)
     deadline = time.monotonic() + LIMIT
     while len(list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
@@ -69,7 +75,13 @@ def nrows(folder: Path) -> int:
 @pytest.mark.slow
 def test_a_driver_killed_again_and_again_leaves_nothing_undone_and_nothing_done_twice(tmp_path: Path) -> None:
     require("joblib")
-    settings = ("logger=csv", "trainer.max_steps=60", "trainer.val_check_interval=20", "trainer.log_every_n_steps=1", "seed=0,1,2,3")
+    settings = (
+        "logger=csv",
+        "trainer.max_steps=60",
+        "trainer.val_check_interval=20",
+        "trainer.log_every_n_steps=1",
+        "seed=0,1,2,3",
+    )
     line = ("-m", *TINY, *settings, "launcher=joblib", "hydra.launcher.n_jobs=2")
     killed = 0
     for progress in (5, 70, 150, 10_000):
@@ -98,7 +110,13 @@ def test_a_grid_on_mnist_of_which_one_raises_one_diverges_and_one_is_killed(tmp_
     require("slurm_local")
     (tmp_path / "bad").touch()
     here = "'${model.nlatent} ${optimizer.lr} ${seed}'"
-    settings = ("data=mnist", f"data.root={shared}", "model=mlp", "trainer.max_steps=40", "trainer.val_check_interval=20")
+    settings = (
+        "data=mnist",
+        f"data.root={shared}",
+        "model=mlp",
+        "trainer.max_steps=40",
+        "trainer.val_check_interval=20",
+    )
     settings += ("trainer.log_every_n_steps=10", "callbacks.latents.nimages=100", "launcher=slurm_local", "group=grid")
     settings += tuple(sabotaged("raise", "'2 0.0005 0'", 30, here) + sabotaged("diverge", "'2 0.001 1'", 25, here))
     settings += tuple(sabotaged("kill", "'8 0.0005 2'", 30, here))

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from omegaconf import DictConfig
-from test_vaegan import CVAEGAN, VAEGAN, played
+from test_vaegan import CVAEGAN, VAEGAN, WARM, played
 from torch import Tensor, nn
 
 from vae_lab.adversarial.augment import DiffAugment
@@ -130,7 +130,7 @@ def test_made_images_are_of_the_classes_that_opponents_are_told(config: Compose)
     task, batch, _ = played(config, *CVAEGAN)
     assert len(batch.label.unique()) > 3
     task.learner.decoder = Shade(task.learner.nlatent, tuple(batch.image.shape[1:]))
-    _, round_ = task.play(batch)
+    _, round_ = task.play(batch, WARM)
     torch.testing.assert_close(round_.label, batch.label)
     expected = torch.linspace(-4, 4, 10).sigmoid()[batch.label]
     for images in (round_.reconstruction, round_.sample):
@@ -140,17 +140,17 @@ def test_made_images_are_of_the_classes_that_opponents_are_told(config: Compose)
 @pytest.mark.parametrize(("distortion", "beta"), [(1.0, 1.0), (1.0, 0.25), (0.5, 1.0), (0.0, 3.0)])
 def test_distortion_and_rate_have_their_weights(config: Compose, distortion: float, beta: float) -> None:
     task, batch, _ = played(config, *VAEGAN, f"task.distortion={distortion}", f"objective.beta={beta}")
-    terms, _ = task.play(batch)
+    terms, _ = task.play(batch, WARM)
     torch.testing.assert_close(terms.loss, distortion * terms.distortion + beta * terms.rate)
 
 
-def change(task: VAEGANTask, batch: Any, optimizers: list[Any], **parts: Any) -> list[Tensor]:
+def change(task: VAEGANTask, batch: Any, optimizers: list[Any], step: int = WARM, **parts: Any) -> list[Tensor]:
     """What one step of length 1 along the gradient does to the decoder."""
     for name, part in parts.items():
         setattr(task, name, part)
     before = [weight.clone() for weight in task.learner.decoder.parameters()]
     torch.manual_seed(0)
-    task.step(batch, torch.optim.SGD(task.learner.parameters(), lr=1.0), *optimizers[1:])
+    task.step(batch, step, torch.optim.SGD(task.learner.parameters(), lr=1.0), *optimizers[1:])
     return [after.detach() - was for after, was in zip(task.learner.decoder.parameters(), before, strict=True)]
 
 
@@ -158,9 +158,8 @@ def test_the_guards_scale_lowers_the_pull(config: Compose) -> None:
     moves, weights = [], []
     for scale in (0.0, 0.5, 1.0):
         task, batch, optimizers = played(config, *VAEGAN, "task.bounds=[100.0,100.0]")
-        task.batches_seen *= 2
         task.guard.scale.fill_(scale)
-        moves.append(torch.cat([move.flatten().double() for move in change(task, batch, optimizers)]))
+        moves.append(torch.cat([move.flatten().double() for move in change(task, batch, optimizers, 2 * WARM)]))
         weights.append(task.notes["pull_weight"].item())
     assert weights == pytest.approx([0, 50, 100])
     half, whole = ((move - moves[0]).norm() for move in moves[1:])
@@ -179,7 +178,7 @@ def test_the_perceptual_distance_is_minimised(config: Compose) -> None:
     settings = (*VAEGAN, "task.strength=0.0")
     (plain, batch, optimizers), (task, _, others) = played(config, *settings), played(config, *settings)
     torch.manual_seed(0)
-    _, seen = task.play(batch)
+    _, seen = task.play(batch, WARM)
     decoder = list(task.learner.decoder.parameters())
     expected = torch.autograd.grad(-1e4 * seen.reconstruction.sum((1, 2, 3)).mean(), decoder)
     first = change(plain, batch, optimizers)

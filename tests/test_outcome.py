@@ -41,7 +41,7 @@ class Asks(Callback):
 
 STOPPED: dict[str, tuple[Callable[[], Callback], int, str]] = {
     "early": (lambda: EarlyStopping("val/neg_elbo", patience=1, min_delta=1e9), 4, "EarlyStopping: Monitored metric"),
-    "before a stretch": (lambda: Asks("on_train_batch_start"), 2, "a callback, by trainer.should_stop"),
+    "before a batch": (lambda: Asks("on_train_batch_start"), 1, "a callback, by trainer.should_stop"),
     "in a validation": (lambda: Asks("on_validation_end"), 2, "a callback, by trainer.should_stop"),
 }
 
@@ -54,8 +54,8 @@ def test_a_callback_that_stops_a_run_is_heard_and_named(
     with caplog.at_level(logging.INFO, logger="vae_lab"):
         summary = train(config("model=mlp", "trainer.max_steps=40"), [make()])
     assert (summary["status"], summary["steps"], summary["max_steps"]) == ("completed", steps, 40)
-    assert said in summary["stopped_by"]
-    assert f"training ended after {steps} of 40 batches, stopped by {summary['stopped_by']}" in caplog.text
+    assert said in summary["ended_by"]
+    assert f"ended by {summary['ended_by']} after {steps} steps" in caplog.text
     assert (tmp_path / "run" / "figures" / "latents.png").exists()
 
 
@@ -65,10 +65,10 @@ def test_a_run_whose_time_is_up_is_not_completed(config: Compose, tmp_path: Path
         train(long, [Timer(timedelta(seconds=1))])
     summary = summary_of(tmp_path / "run")
     assert (exit_code(caught.value), status(caught.value), summary["status"]) == (75, "stopped", "stopped")
-    assert f"after {summary['steps']} of 1000000 batches, stopped by the time limit" in str(caught.value)
-    assert summary["stopped_by"] == "the time limit of trainer.max_time or of a Timer"
+    assert f"training ended by trainer.max_time or a Timer after {summary['steps']} steps" in str(caught.value)
+    assert summary["ended_by"] == "trainer.max_time or a Timer"
     assert "test/neg_elbo" in summary
-    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["batches_seen"] == summary["steps"]
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == summary["steps"]
 
 
 class Remove(Callback):

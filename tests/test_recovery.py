@@ -9,7 +9,7 @@ import pytest
 import torch
 from invoking import invoke
 from omegaconf import DictConfig
-from test_vaegan import CVAEGAN, QUICK, VAEGAN, moved, played
+from test_vaegan import CVAEGAN, QUICK, VAEGAN, WARM, moved, played
 from torch import Tensor
 
 from vae_lab.errors import DivergedError
@@ -20,7 +20,13 @@ from vae_lab.train import main
 from vae_lab.training import build
 
 Compose = Callable[..., DictConfig]
-WATCHED = (*VAEGAN, "task.guard.every=4", "trainer.max_steps=20", "trainer.val_check_interval=20", "trainer.log_every_n_steps=50")
+WATCHED = (
+    *VAEGAN,
+    "task.guard.every=4",
+    "trainer.max_steps=20",
+    "trainer.val_check_interval=20",
+    "trainer.log_every_n_steps=50",
+)
 
 
 class Spoilt(Perceptual):
@@ -61,7 +67,7 @@ def test_a_gradient_that_is_no_number_moves_nothing_and_is_gone_back_from(
     said = [record.getMessage() for record in caplog.records if "back to the weights of batch" in record.getMessage()]
     assert len(said) == 1
     assert said[0].startswith(f"batch {batch}: a gradient is no number; back to the weights of batch ")
-    assert task.batches_seen == 20
+    assert task.global_step == 20
     assert finite(task.model, task.learner, task.opponents)
     assert task.kept is not None
     for part in ("model", "learner", "opponents"):
@@ -71,10 +77,10 @@ def test_a_gradient_that_is_no_number_moves_nothing_and_is_gone_back_from(
 
 def test_weights_that_are_no_numbers_are_never_kept(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch, optimizers = played(config, *WATCHED)
-    task.step(batch, *optimizers)
+    task.step(batch, WARM, *optimizers)
     before = task.kept
     parameter = next(iter(task.learner.parameters()))
-    task.batches_seen, task.guard.well = 15, True
+    task.guard.well = True
     monkeypatch.setattr(task.guard, "look", lambda: None)
     parameter.data[0] = math.inf
     task.watch(16, *optimizers, sound=True)
@@ -85,7 +91,7 @@ def test_weights_that_are_no_numbers_are_never_kept(config: Compose, monkeypatch
 
 def test_a_gradient_that_is_no_number_in_the_warm_up_ends_the_run(config: Compose) -> None:
     task, fit = spoilt(config, math.nan, 1)
-    with pytest.raises(DivergedError, match="a gradient is nan after 1 batches"):
+    with pytest.raises(DivergedError, match="a gradient is nan after 2 batches"):
         fit()
     assert finite(task.learner)
 
@@ -97,21 +103,18 @@ def test_a_run_that_collapses_again_and_again_ends_as_diverged(
     with caplog.at_level(logging.WARNING, logger="vae_lab"), pytest.raises(DivergedError, match="after 5 collapses"):
         fit()
     assert len([record for record in caplog.records if "back to the weights" in record.getMessage()]) == 5
-    assert task.batches_seen == 8 + 5
+    assert task.global_step == 8 + 6
 
 
 def test_what_is_gone_back_to_is_warmed_up_from_the_start(config: Compose) -> None:
     """A game that was never good goes back to the end of the warm-up, not to an opponent that has learnt nothing."""
     task, batch, optimizers = played(config, *VAEGAN, "task.warmup=3")
-    task.batches_seen = 0
     fresh = {name: weight.clone() for name, weight in task.opponents.named_parameters()}
-    for _ in range(6):
+    for step in range(6):
         assert task.kept is None
-        moved(task, batch, optimizers)
-        task.batches_seen += 1
-    warm: dict[str, Any] = task.state(*optimizers)
-    task.step(batch, *optimizers)
-    task.batches_seen += 1
+        moved(task, batch, optimizers, step)
+    warm: dict[str, Any] = task.state(6, *optimizers)
+    task.step(batch, 6, *optimizers)
     assert task.kept is not None
     task.go_back(7, "samples are alike", *optimizers)
     assert task.kept["batch"] == 6
@@ -128,9 +131,8 @@ def test_without_a_distortion_likeness_reconstructs_from_the_start(config: Compo
         for likeness in (0.0, 1.0):
             some = (f"task.distortion={distortion}", f"task.opponents.discriminator.likeness={likeness}")
             task, batch, optimizers = played(config, *settings, *some)
-            task.batches_seen = 0
             torch.manual_seed(0)
-            terms = task.step(batch, *optimizers)
+            terms = task.step(batch, 0, *optimizers)
             learnt.append((task.learner.state_dict(), terms.loss))
         assert acts == any(not one.equal(other) for one, other in zip(*(w.values() for w, _ in learnt), strict=True))
         assert acts == (not learnt[0][1].equal(learnt[1][1]))

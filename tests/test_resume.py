@@ -99,7 +99,9 @@ def test_a_run_goes_on_bit_for_bit(config: Compose, tmp_path: Path, limit: str, 
         stopped = fit(config(*settings, folder=f"{index}-first"), first)
         assert stopped["global_step"] < whole["global_step"], name
         resumed = fit(
-            config(*settings, folder=f"{index}-second"), second, tmp_path / f"{index}-first" / "checkpoints" / "last.ckpt"
+            config(*settings, folder=f"{index}-second"),
+            second,
+            tmp_path / f"{index}-first" / "checkpoints" / "last.ckpt",
         )
         assert first.losses + second.losses == seen.losses, name
         check_same(whole, resumed)

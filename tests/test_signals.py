@@ -25,7 +25,7 @@ from vae_lab.training import train
 Compose = Callable[..., DictConfig]
 PHASES = {  # what the signal meets: how often, the checkpoint's batches, what the message says
     "setup": (1, None, "before the first batch"),
-    "on_train_start": (1, 0, "after a validation and a checkpoint"),
+    "on_train_start": (1, 1, "after a validation and a checkpoint"),
     "batch": (1, 1, "after a validation and a checkpoint"),
     "on_validation_start": (1, 2, "after a validation and a checkpoint"),
     "on_train_end": (1, 4, "after training"),
@@ -57,7 +57,7 @@ def check(config: Compose, folder: Path, phase: str, number: int, case: tuple[in
     assert (summary["status"], summary["reason"]) == ("interrupted", str(error))
     assert "test/neg_elbo" not in summary
     last = folder / "checkpoints" / "last.ckpt"
-    stored = torch.load(last, weights_only=True)["batches_seen"] if last.exists() else None
+    stored = torch.load(last, weights_only=True)["global_step"] if last.exists() else None
     assert stored == batches
 
 

@@ -29,7 +29,13 @@ AS_STRANGER = (
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
 )  # fmt: skip
 ODD = "Meine Läufe (1), a=b $x 'q'"
-TINY = ("data=synthetic", "model=mlp", "trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.precision=32-true")
+TINY = (
+    "data=synthetic",
+    "model=mlp",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "trainer.precision=32-true",
+)
 TRAIN = ("train", *TINY, "logger=csv")
 EVALUATE = ("evaluate", "run={run}", "nsamples=2", "nll_images=4", "ngenerated=8", "nblocks=2", "k=2", "nreplicates=2",
             "nreference=10", "features=vgg")  # fmt: skip

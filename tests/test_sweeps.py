@@ -90,7 +90,14 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
-    line = ("-m", *TINY, "trainer.max_steps=6", "trainer.log_every_n_steps=1", "model.nlatent=2,4", *sabotaged("kill", "4", 5))
+    line = (
+        "-m",
+        *TINY,
+        "trainer.max_steps=6",
+        "trainer.log_every_n_steps=1",
+        "model.nlatent=2,4",
+        *sabotaged("kill", "4", 5),
+    )
     assert finish(start(*line, cwd=tmp_path), tmp_path)[0] == -signal.SIGKILL
     (tmp_path / "bad").unlink()
     first = times(tmp_path)

@@ -210,7 +210,7 @@ def test_a_run_of_another_version_is_named_when_it_goes_on(
 def test_validation_runs_at_the_end_of_a_run_of_any_length(config: Compose, tmp_path: Path) -> None:
     train(config("trainer.max_steps=5", "trainer.val_check_interval=3"))
     assert [row["step"] for row in rows(tmp_path / "run") if row["val/neg_elbo"]] == ["3", "5"]
-    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["batches_seen"] == 5
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
 
 
 def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_path: Path) -> None:
@@ -226,19 +226,14 @@ def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, 
     summary = train(config(*unweighted, "trainer.max_steps=8", "trainer.val_check_interval=1"))
     validations = [float(row["val/neg_elbo"]) for row in rows(tmp_path / "run") if row["val/neg_elbo"]]
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
-    assert stored["batches_seen"] == 1 + validations.index(min(validations)) < 8
-    first = train(config(*unweighted, f"trainer.max_steps={stored['batches_seen']}", folder="first"))
+    assert stored["global_step"] == 1 + validations.index(min(validations)) < 8
+    first = train(config(*unweighted, f"trainer.max_steps={stored['global_step']}", folder="first"))
     assert summary["test/neg_elbo"] == first["test/neg_elbo"]
     assert summary["tested"] == "best.ckpt"
     validated = {name: value for name, value in first.items() if name.startswith("val/")}
     assert len(validated) == 5
     assert validated.items() <= summary.items(), "the validation of the tested weights, not the last one"
     assert summary["val/neg_elbo"] == pytest.approx(min(validations))
-
-
-def test_float16_is_refused(config: Compose) -> None:
-    with pytest.raises(ValueError, match="bf16-mixed"):
-        train(config("trainer.precision=16-mixed"))
 
 
 def test_a_number_that_is_none_is_not_left_out_of_a_mean(config: Compose) -> None:

@@ -218,7 +218,13 @@ def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
 
 def tune(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     """The command, in this process, on models that train four batches."""
-    tiny = ("model=mlp", "trainer.max_steps=4", "trainer.val_check_interval=4", "logger=csv", "trainer.precision=32-true")
+    tiny = (
+        "model=mlp",
+        "trainer.max_steps=4",
+        "trainer.val_check_interval=4",
+        "logger=csv",
+        "trainer.precision=32-true",
+    )
     return invoke(main, "tune", *tiny, *arguments, monkeypatch=monkeypatch)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from test_training import rows, same, weights
 
@@ -25,23 +26,25 @@ QUICK = ("task.warmup=2", "task.opponents.discriminator.network.widths=[8,8,8]",
 VAEGAN = ("task=vaegan", *QUICK)
 CVAEGAN = ("task=cvaegan", "data=digits", "model.nclasses=10", "task.opponents.classifier.network.widths=[8,8,8]")
 CVAEGAN = (*CVAEGAN, *QUICK)
+WARM = 4
+"""Steps after which the warm-up is over."""
 TASKS = pytest.mark.parametrize("settings", [VAEGAN, CVAEGAN], ids=["vaegan", "cvaegan"])
 
 
 def played(config: Compose, *settings: str) -> tuple[VAEGANTask, Sample, list[torch.optim.Optimizer]]:
     """A task past its warm-up, a batch and optimizers."""
-    data, task, _ = build(config(*settings), {})
+    data, task, trainer = build(config(*settings), {})
     assert isinstance(task, VAEGANTask)
-    task.batches_seen = 2 * task.warmup
+    task.trainer = trainer
     batch = data.parts.train.__getitems__(slice(8))
     return task, batch, task.configure_optimizers()[0]
 
 
-def moved(task: VAEGANTask, batch: Sample, optimizers: list[torch.optim.Optimizer]) -> set[str]:
+def moved(task: VAEGANTask, batch: Sample, optimizers: list[torch.optim.Optimizer], step: int = WARM) -> set[str]:
     """The parts whose parameters a step changes."""
     before = {name: weight.clone() for name, weight in task.named_parameters()}
     torch.manual_seed(0)
-    task.step(batch, *optimizers)
+    task.step(batch, step, *optimizers)
     return {".".join(name.split(".")[:2]) for name, weight in task.named_parameters() if not weight.equal(before[name])}
 
 
@@ -57,7 +60,7 @@ def still(optimizer: torch.optim.Optimizer) -> None:
 @TASKS
 def test_every_weighted_term_pulls_the_decoder(config: Compose, settings: tuple[str, ...]) -> None:
     task, batch, _ = played(config, *settings)
-    terms, shown = task.play(batch)
+    terms, shown = task.play(batch, WARM)
     opinions = {name: opponent(shown, 0) for name, opponent in task.opponents.items()}
     losses = task.losses(terms, shown, opinions)
     found = {"distortion": terms.distortion.mean(), "bound": losses.bound}
@@ -93,7 +96,7 @@ def test_the_encoder_is_not_pulled(config: Compose) -> None:
         before = copy.deepcopy(task.learner.state_dict())
         torch.manual_seed(0)
         optimizers[0] = torch.optim.SGD(task.learner.parameters(), lr=1e-3)
-        task.step(batch, *optimizers)
+        task.step(batch, WARM, *optimizers)
         gradients.append({name: weight - before[name] for name, weight in task.learner.state_dict().items()})
     for name, change in gradients[0].items():
         assert change.equal(gradients[1][name]) == name.startswith("encoder"), name
@@ -106,8 +109,7 @@ def test_the_pull_is_as_strong_as_asked_for_inside_its_bounds(config: Compose) -
         (("task.bounds=[1e7,1e8]",), None, 1e7),
     ):
         task, batch, optimizers = played(config, *VAEGAN, *settings)
-        task.batches_seen *= 2
-        task.step(batch, *optimizers)
+        task.step(batch, 2 * WARM, *optimizers)
         if ratio is not None:
             assert task.notes["gradient_ratio"].item() == pytest.approx(ratio, rel=1e-3)
         if weight is not None:
@@ -118,16 +120,14 @@ def test_opponents_learn_alone_at_first(config: Compose) -> None:
     with_opponents, batch, optimizers = played(config, *VAEGAN)
     without, _, others = played(config, *VAEGAN, "task.strength=0.0", "task.opponents.discriminator.likeness=0.0")
     for task, optimizer in ((with_opponents, optimizers), (without, others)):
-        task.batches_seen = 0
-        assert "opponents.discriminator" in moved(task, batch, optimizer)
+        assert "opponents.discriminator" in moved(task, batch, optimizer, step=0)
     assert same(with_opponents.learner.state_dict(), without.learner.state_dict())
 
 
 def test_the_average_follows_the_learner(config: Compose) -> None:
     task, batch, optimizers = played(config, *VAEGAN, "task.average_decay=0.5")
-    task.batches_seen = 100
     before = {name: weight.clone() for name, weight in task.model.named_parameters()}
-    task.step(batch, *optimizers)
+    task.step(batch, 100, *optimizers)
     for name, weight in task.learner.named_parameters():
         torch.testing.assert_close(task.model.get_parameter(name), (before[name] + weight) / 2)
 
@@ -145,7 +145,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
     train(config("trainer.max_steps=7", *common, folder="first"))
     resumed = train(config("trainer.max_steps=13", f"resume={tmp_path / 'first'}", *common, folder="second"))
     assert resumed["steps"] == 13
-    assert [row["train/ncollapses"] for row in rows(tmp_path / "whole") if row["train/loss"]][8:10] == ["0", "1"]
+    collapses = [float(row["train/ncollapses"]) for row in rows(tmp_path / "whole") if row["train/loss"]]
+    assert collapses[8:10] == [0, 1]
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "second"))
     stored = [torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("whole", "second")]
     assert str(stored[0]["optimizer_states"]) == str(stored[1]["optimizer_states"])
@@ -181,19 +182,21 @@ def test_a_collapse_is_caught_and_recovered_from(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For 20 batches of a game that was good, the discriminator's steps are far too long."""
-    data, task, trainer = build(config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_check_interval=140"), {})
+    data, task, trainer = build(
+        config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_check_interval=140"), {}
+    )
     assert isinstance(task, VAEGANTask)
     logger = MetricsTable(str(tmp_path / "metrics.csv"))
     trainer.loggers = [logger]
 
-    def spoil(task: VAEGANTask) -> None:
-        _, opponent = task.optimizers(use_pl_optimizer=False)  # pyright: ignore[reportGeneralTypeIssues]
-        opponent.param_groups[0]["lr"] = 10.0 if 70 <= task.batches_seen < 90 else 2e-3
+    class Spoil(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+            trainer.optimizers[1].param_groups[0]["lr"] = 10.0 if 70 <= trainer.global_step < 90 else 2e-3
 
-    task.listeners.append(spoil)  # pyright: ignore[reportArgumentType]
+    trainer.callbacks.append(Spoil())  # pyright: ignore[reportAttributeAccessIssue]
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
         trainer.fit(task, datamodule=data)
-    logger.save()
+    logger.write_row()
     said = [record.getMessage() for record in caplog.records if "back to the weights of batch" in record.getMessage()]
     assert said
     assert int(re.findall(r"weights of batch (\d+)", said[0])[0]) >= 60
@@ -218,11 +221,11 @@ def test_the_guard_is_silent_on_a_healthy_run(
 
 def test_recovery_brings_back_weights_and_moments_and_keeps_learning_rates(config: Compose) -> None:
     task, batch, optimizers = played(config, *VAEGAN)
-    task.step(batch, *optimizers)
-    kept = task.state(*optimizers)
+    task.step(batch, WARM, *optimizers)
+    kept = task.state(WARM + 1, *optimizers)
     before = copy.deepcopy(task.state_dict())
     for _ in range(2):
-        task.step(batch, *optimizers)
+        task.step(batch, WARM, *optimizers)
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = 0.123
     task.restore(kept, *optimizers)

@@ -70,7 +70,6 @@ def train_until(
 ) -> dict[str, Any]:
     """Return what `train` does, with signals in the hands of `stop`."""
     started = time.perf_counter()
-    quieten_lightning()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     config["threads"] = threads_in_use(config["threads"])
     remember(config)
@@ -143,6 +142,7 @@ def build(
     cfg: DictConfig, config: dict[str, Any], watchers: Sequence[Callback] = ()
 ) -> tuple[ImageData, Task, Trainer]:
     """Return the decoded data, the task, its weights drawn from the seed alone, and a trainer that logs nowhere yet."""
+    quieten_lightning()
     with seeded("weights", cfg.seed):
         task: Task = instantiate(cfg.task, _convert_="all")
     data: ImageData = instantiate(cfg.data, _convert_="all")
@@ -390,5 +390,6 @@ def quieten_lightning() -> None:
         "The dirpath has changed",
         ".*treespec, LeafSpec",
         "The `srun` command is available",
+        "The number of training batches .* is smaller than the logging interval",  # which counts over the run
     ):
         warnings.filterwarnings("ignore", message=f"(?s).*{message}")

@@ -19,8 +19,8 @@ AGREE_EVERY = 10
 class GracefulStop(Callback):
     """Ends a run at a signal; it listens from `with GracefulStop() as stop` to the end of the block.
 
-    In training, the first signal ends it after the optimizer step in hand, with a last validation and checkpoint, and a
-    second one ends it at once. Several processes end at the same batch, which they agree on now and then. Before and after training there is nothing to save, so the first signal ends the run at once.
+    In training, the first signal ends it after the optimizer step in hand, with a last validation and checkpoint, and
+    a second one ends it at once. Several processes end at the same batch, which they agree on now and then. Before and after training there is nothing to save, so the first signal ends the run at once.
     Lightning puts a handler of its own for SIGTERM whenever it begins to train or test; that one would let the run go
     on, or end it with code 0. So this callback listens again right after it, and is to be the first of all.
 
@@ -55,11 +55,21 @@ class GracefulStop(Callback):
         self._listen()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """End training if a signal came, unless gradients are being accumulated; Lightning's minima do not count."""
-        if not several():
-            self._agreed = self.received is not None
-        elif trainer.fit_loop.total_batch_idx % AGREE_EVERY == 0:
-            self._agreed = bool(largest(int(self.received is not None), pl_module.device))
+        """End training if a signal came."""
+        if not several() or trainer.fit_loop.total_batch_idx % AGREE_EVERY == 0:
+            self._agree(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End training if a signal came during a validation within it."""
+        if self._training:
+            self._agree(trainer, pl_module)
+
+    def _agree(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End training in all processes if one had a signal, once no gradients are being accumulated.
+
+        Lightning's minima do not count.
+        """
+        self._agreed = self._agreed or bool(largest(int(self.received is not None), pl_module.device))
         if self._agreed and not trainer.fit_loop._should_accumulate():  # noqa: SLF001
             trainer.fit_loop.min_epochs = 0
             trainer.fit_loop.epoch_loop.min_steps = None
