@@ -21,7 +21,8 @@ SETTINGS: dict[str, Any] = QUICK | {"truth": None, "alpha": 0.1, "nshown": 12, "
 
 OVERRIDES = [
     "data=synthetic", "data.nimages=400", "model=mlp", "model.encoder.width=32", "model.nlatent=4",
-    "trainer.max_steps=100", "trainer.val_check_interval=100", "trainer.precision=32-true", "logger=none", "optimizer.lr=3e-3",
+    "trainer.max_steps=100", "trainer.val_check_interval=100", "trainer.precision=32-true", "logger=none",
+    "optimizer.lr=3e-3",
     "likelihood=sigma_vae",  # mse has no scale for complexity
 ]  # fmt: skip
 

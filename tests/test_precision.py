@@ -21,7 +21,7 @@ def caching(plugin: MixedPrecision) -> torch.autocast:
 
 
 class Compare(Callback):
-    """Compares, at the beginning of each batch, what the weights say in its autocast context with what fresh casts do."""
+    """Compares what weights give in the autocast context of a batch with what fresh casts give, twice a batch."""
 
     def __init__(self, image: Tensor) -> None:
         self.image = image

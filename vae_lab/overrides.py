@@ -1,7 +1,7 @@
 """Overrides as a caller writes them who has one kind of number: a sweep agent, a spreadsheet, Python's str()."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -10,8 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
+from vae_lab.trial import key
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
+SHARES = ("trainer.val_check_interval",)
+"""Settings that are a count where they are whole and a share with a point, whatever the default is."""
+LIMITS = ("trainer.max_epochs", "trainer.max_time")
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=([^\[\](){}'\"]+)")
 
 
@@ -51,7 +55,7 @@ def rewritten(text: str, default: DictConfig) -> str:
         before = OmegaConf.select(default, name, default="")  # which an override adds, or another choice has
     except OmegaConfBaseException:  # it refers to what Hydra knows only once it runs
         before = ""
-    whole = isinstance(before, int) and not isinstance(before, bool)
+    whole = isinstance(before, int) and not isinstance(before, bool) and name not in SHARES
     meant = [
         "null" if value == "None" else str(int(float(value))) if whole and is_doubtful(value) else value
         for value in values
@@ -69,3 +73,22 @@ def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
             return compose(config_name, groups)
     except (HydraException, OmegaConfBaseException):  # what is wrong with them the command itself says
         return OmegaConf.create()
+
+
+def settle_limits(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Switch off defaults of the trainer that what was typed leaves no room for.
+
+    `trainer.max_steps` is off where `max_epochs` or `max_time` was typed and it was not. `check_val_every_n_epoch`
+    validates at the end of an epoch, unless an interval within it was typed too.
+
+    Args:
+        cfg: the composed config, which is changed.
+        overrides: as they were typed.
+    """
+    typed = {key(text): text.partition("=")[2] for text in overrides}
+    named = [name for name in LIMITS if typed.get(name, "null") not in ("null", "None")]
+    if named and "trainer.max_steps" not in typed:
+        cfg.trainer.max_steps = -1
+    epochs = typed.get("trainer.check_val_every_n_epoch", "null") not in ("null", "None")
+    if epochs and "trainer.val_check_interval" not in typed:
+        cfg.trainer.val_check_interval = 1.0

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.commands import command, settle_threads
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
+from vae_lab.overrides import settle_limits
 from vae_lab.ranks import ranks
 from vae_lab.runs import locate
 from vae_lab.system.masking import masked
@@ -40,12 +41,13 @@ def main(cfg: DictConfig) -> None:
 
 def train_checked(cfg: DictConfig) -> None:
     """Train one run."""
+    hydra = HydraConfig.get()
+    overrides = list(hydra.overrides.task)
+    settle_limits(cfg, overrides)
     check_model(cfg)
     ndevices = cfg.trainer.devices
     alone = ranks().size > 1 or not isinstance(ndevices, int) or ndevices < 2
     settle_threads(cfg, nprocesses=1 if alone else ndevices, kept=threads_of(cfg.resume))
-    hydra = HydraConfig.get()
-    overrides = list(hydra.overrides.task)
     line = command_line(with_threads(overrides, cfg.threads), config_flags(hydra, "train"))
     facts = {"overrides": masked(overrides), "command": line}
     if not alone:

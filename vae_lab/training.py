@@ -80,7 +80,7 @@ def train_until(
     trainer.callbacks[:0] = [stop, FolderWatch(folder)]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
     summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
-    trainer.loggers = loggers = [] if trainer.fast_dev_run else open_loggers(cfg, config, summary)
+    trainer.loggers = loggers = [] if is_trial_run(trainer) else open_loggers(cfg, config, summary)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
         write_summary(folder, summary)
@@ -106,12 +106,17 @@ def train_until(
     return summary
 
 
+def is_trial_run(trainer: Trainer) -> bool:
+    """Return whether `trainer.fast_dev_run` asks for a few batches of which nothing is kept."""
+    return bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def status_of(trainer: Trainer, summary: Mapping[str, Any]) -> str:
     """Return the word for the end of a run without an error: a time limit beside another one that it came before stops.
 
     `trainer.max_time` alone is how long training lasts.
     """
-    if trainer.fast_dev_run:
+    if is_trial_run(trainer):
         return "fast_dev_run"
     limited = trainer.max_steps >= 0 or (trainer.max_epochs or 0) > 0
     return "stopped" if limited and summary["ended_by"] == TIME else "completed"

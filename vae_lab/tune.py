@@ -18,7 +18,7 @@ from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.hydra_files import save_config
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
-from vae_lab.overrides import understood
+from vae_lab.overrides import settle_limits, understood
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
@@ -116,6 +116,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     from vae_lab.training import train
 
     cfg = compose("train", [*understood(trial.overrides, "train"), quote_override("folder", trial.folder)])
+    settle_limits(cfg, trial.overrides)
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)
     save_config(cfg, hidden / "config.yaml")

@@ -40,7 +40,7 @@ class Gallery(Callback):
         """Say so if the interval asked for cannot be kept."""
         interval = trainer.val_check_interval
         if trainer.check_val_every_n_epoch is None and self.every < min(interval, pl_module.last_step):
-            line = "pictures come with validations, every %d batches: lower trainer.val_check_interval to have them every %d"
+            line = "pictures come with validations, every %d batches; trainer.val_check_interval=%d has them as asked"
             log.warning(line, interval, self.every)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:

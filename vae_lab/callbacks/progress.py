@@ -4,11 +4,12 @@ import logging
 import math
 import sys
 import time
-from typing import Any
+from collections.abc import Mapping
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from vae_lab.callbacks.stopwatch import Stopwatch
 
@@ -53,7 +54,7 @@ class ProgressLine(ProgressBar):
             self.bar_id = self.bar.add_task("training", total=total, completed=done)
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Show where training stands, if it is time."""
         if time.monotonic() < self.next_update or not trainer.is_global_zero or not self.enabled:
@@ -99,7 +100,7 @@ def progress_of(trainer: Trainer) -> tuple[int, int | None]:
     return trainer.fit_loop.total_batch_idx + 1, int(batches * (trainer.max_epochs or 0)) if known else None
 
 
-def loss_of(outputs: Any) -> float:  # noqa: ANN401
+def loss_of(outputs: object) -> float:
     """Return the loss in what a training step returned; NaN if there is none."""
-    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-    return math.nan if loss is None else float(loss)
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return float(loss) if isinstance(loss, Tensor | float) else math.nan

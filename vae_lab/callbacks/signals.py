@@ -20,7 +20,9 @@ class GracefulStop(Callback):
     """Ends a run at a signal; it listens from `with GracefulStop() as stop` to the end of the block.
 
     In training, the first signal ends it after the optimizer step in hand, with a last validation and checkpoint, and
-    a second one ends it at once. Several processes end at the same batch, which they agree on now and then. Before and after training there is nothing to save, so the first signal ends the run at once.
+    a second one ends it at once. Several processes end at the same batch, which they agree on now and then. Before and
+    after training there is nothing to save, so the first signal ends the run at once.
+
     Lightning puts a handler of its own for SIGTERM whenever it begins to train or test; that one would let the run go
     on, or end it with code 0. So this callback listens again right after it, and is to be the first of all.
 

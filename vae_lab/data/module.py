@@ -119,7 +119,7 @@ class ImageData(LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
             redraw=self.binarize == "dynamic",
-            repeat=trainer is not None and trainer.overfit_batches > 0,
+            repeat=bool(getattr(trainer, "overfit_batches", 0)),
             first=int if trainer is None else lambda: trainer.fit_loop.batch_idx + 1,
         )
 

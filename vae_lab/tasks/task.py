@@ -88,7 +88,7 @@ class Task(LightningModule, ABC):
         """
         loss = terms.loss.detach().mean()
         self.loss_sum = loss if self.loss_sum is None else self.loss_sum + loss
-        every = self.trainer.log_every_n_steps
+        every = self.log_every_n_steps
         if not every or (step + 1) % every or self.trainer.fit_loop._should_accumulate():  # noqa: SLF001
             return
         numbers = {name: value.detach().mean() for name, value in terms._asdict().items()} | dict(notes)
@@ -137,6 +137,11 @@ class Task(LightningModule, ABC):
             DivergedError: if a weight or a number of an optimizer's state is not finite.
         """
         self.refuse_nonfinite_state()
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """Steps between two that are logged; 0 is never."""
+        return self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def last_step(self) -> int:

@@ -274,7 +274,7 @@ class VAEGANTask(Task):
         looks = seen % self.guard.every == 0
         if not sound:
             self.go_back(seen, self.guard.lost() or "a gradient is no number", *optimizers)
-        elif seen > 2 * self.warmup and (looks or seen % (self.trainer.log_every_n_steps or seen) == 0):
+        elif seen > 2 * self.warmup and (looks or seen % (self.log_every_n_steps or seen) == 0):
             complaint = self.guard.look() if looks else self.guard.lost()
             well = looks and self.guard.well
             if complaint is None and well and not finite(self.learner, self.opponents):
