@@ -1,5 +1,8 @@
 """A run that was interrupted and goes on is the uninterrupted run, bit for bit, wherever it was interrupted."""
 
+import csv
+import json
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -8,11 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+from invoking import invoke
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from vae_lab.callbacks.signals import GracefulStop
-from vae_lab.training import build
+from vae_lab.resume import load_initial_weights
+from vae_lab.train import main
+from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]
 COMMON = (
@@ -118,3 +124,118 @@ def test_a_finished_run_is_extended_bit_for_bit(config: Compose, tmp_path: Path,
             cfg = config(*settings, "trainer.max_steps=-1", longer, folder=f"{limit}-{longer}".replace("=", "-"))
             resumed = fit(cfg, Signal(), tmp_path / limit.replace("=", "-") / "checkpoints" / "last.ckpt")
             check_same(whole, resumed)
+
+
+TYPED = ("data=synthetic", "data.image_size=8", "data.batch_size=8", "model=mlp", "model.nlatent=2", "seed=3")
+QUIET = ("trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "trainer.precision=32-true")
+QUIET = (*QUIET, "~callbacks.gallery", "~callbacks.latents", "~callbacks.improvement")
+
+
+def rows(folder: Path) -> dict[str, list[str]]:
+    """The steps in metrics.csv at which there are numbers of each part."""
+    with (folder / "metrics.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    names = ("train/loss", "val/neg_elbo", "test/neg_elbo")
+    return {name.partition("/")[0]: [row["step"] for row in table if row.get(name)] for name in names}
+
+
+def trained_by_command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    return invoke(main, "train", *arguments, monkeypatch=monkeypatch)
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_resume_alone_goes_on_in_the_folder_with_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = (*TYPED, *QUIET, "logger=wandb")
+    assert trained_by_command(monkeypatch, *common, "trainer.max_steps=16", "folder=whole") == 0
+    assert trained_by_command(monkeypatch, *common, "trainer.max_steps=10", "folder=run") == 0
+    before = summary_of(tmp_path / "run")
+    assert trained_by_command(monkeypatch, "resume=run") == 2
+    assert "that run has completed its 10 steps; name a larger trainer.max_steps" in "".join(capfd.readouterr())
+    assert summary_of(tmp_path / "run") == before
+    assert trained_by_command(monkeypatch, "resume=run", "trainer.max_steps=16") == 0
+    after, whole = summary_of(tmp_path / "run"), summary_of(tmp_path / "whole")
+    assert (after["steps"], after["wandb_id"]) == (16, before["wandb_id"])
+    assert after["test/neg_elbo"] == whole["test/neg_elbo"]
+    assert len(list((tmp_path / "run").glob("wandb/offline-run-*"))) == 2
+    assert not (tmp_path / "outputs").exists()
+    overrides = [(tmp_path / "run" / name / "overrides.yaml").read_text() for name in (".hydra", ".hydra-2")]
+    assert "resume" not in overrides[0]
+    assert "resume=run" in overrides[1]
+    expected = rows(tmp_path / "whole")
+    assert rows(tmp_path / "run") == {
+        "train": expected["train"],
+        "val": ["4", "8", "10", "12", "16"],
+        "test": ["10", "16"],
+    }
+    ours, theirs = (torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("run", "whole"))
+    assert all(weight.equal(theirs["state_dict"][name]) for name, weight in ours["state_dict"].items())
+
+
+def test_an_earlier_better_checkpoint_is_carried_along(config: Compose, tmp_path: Path) -> None:
+    unweighted = (*TYPED, *QUIET, "objective.beta=0.0", "optimizer.lr=0.01", "trainer.val_check_interval=2")
+    whole = train(config(*unweighted, "trainer.max_steps=12", folder="whole"))
+    train(config(*unweighted, "trainer.max_steps=8", folder="first"))
+    (tmp_path / "first").rename(tmp_path / "moved")
+    for resume, folder in (("moved", "second"), ("second", "third")):
+        steps = 10 if folder == "second" else 12
+        resumed = train(config(*unweighted, f"trainer.max_steps={steps}", f"resume={tmp_path / resume}", folder=folder))
+    best = [torch.load(tmp_path / n / "checkpoints/best.ckpt", weights_only=True) for n in ("whole", "third")]
+    assert best[0]["global_step"] == best[1]["global_step"] < 8
+    assert resumed["test/neg_elbo"] == whole["test/neg_elbo"]
+
+
+DIFFERENT = {
+    "trainer.accumulate_grad_batches=2": r"trainer.accumulate_grad_batches=1 \(here 2\)",
+    "trainer.gradient_clip_val=1.0": r"trainer.gradient_clip_val=null \(here 1\)",
+    "data.batch_size=4": r"data.batch_size=8 \(here 4\)",
+}
+MAY_DIFFER = ("data.eval_batch_size=3", "trainer.log_every_n_steps=1", "trainer.val_check_interval=5", "threads=1")
+
+
+def test_what_may_change_and_what_may_not_is_told_key_by_key(config: Compose, tmp_path: Path) -> None:
+    train(config(*TYPED, *QUIET, folder="first"))
+    for override, said in DIFFERENT.items():
+        with pytest.raises(ValueError, match=said):
+            train(config(*TYPED, *QUIET, override, "trainer.max_steps=8", f"resume={tmp_path / 'first'}", folder="no"))
+    resumed = train(
+        config(*TYPED, *QUIET, *MAY_DIFFER, "trainer.max_steps=8", f"resume={tmp_path / 'first'}", folder="yes")
+    )
+    assert resumed["steps"] == 8
+
+
+def test_a_planned_learning_rate_is_not_extended(config: Compose, tmp_path: Path) -> None:
+    train(config(*TYPED, *QUIET, "schedule=one_cycle", folder="first"))
+    longer = ("schedule=one_cycle", "schedule.total_steps=4", "trainer.max_steps=8", f"resume={tmp_path / 'first'}")
+    with pytest.raises(ValueError, match=r"its learning rate was planned for 4 steps.* init="):
+        train(config(*TYPED, *QUIET, *longer, folder="second"))
+
+
+def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config(*TYPED, *QUIET, folder="first"))
+    stored = torch.load(tmp_path / "first/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    init = f"init={tmp_path / 'first'}"
+    _, task, _ = build(config(*TYPED, *QUIET), {})
+    assert not all(weight.equal(stored[name]) for name, weight in task.model.state_dict(prefix="model.").items())
+    assert load_initial_weights(task, str(tmp_path / "first"))["init"]["fresh"] == []
+    assert all(weight.equal(stored[name]) for name, weight in task.model.state_dict(prefix="model.").items())
+    with caplog.at_level(logging.WARNING, logger="vae_lab"):
+        summary = train(config(*TYPED, *QUIET, init, "model.nlatent=3", "data.nimages=80", folder="second"))
+    assert (summary["steps"], summary["status"]) == (4, "completed")
+    assert summary["init"]["loaded"] > 0
+    assert f"stay fresh, as no stored one fits: {', '.join(summary['init']['fresh'])}" in caplog.text
+    _, task, _ = build(config(*TYPED, *QUIET, "task=vaegan", "data.image_size=16", "model.image_size=8"), {})
+    load_initial_weights(task, str(tmp_path / "first"))
+    learner: Any = task.learner
+    assert all(weight.equal(stored[f"model.{name}"]) for name, weight in learner.state_dict().items())
+    with pytest.raises(ValueError, match=r"none of its weights has the name and the shape"):
+        train(config("data=synthetic", "model=conv", init, folder="third"))
+    with pytest.raises(ValueError, match=r"choose one"):
+        train(config(*TYPED, *QUIET, init, f"resume={tmp_path / 'first'}", folder="fourth"))

@@ -26,6 +26,7 @@ from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, 
 from vae_lab.hydra_files import hide_secrets
 from vae_lab.overrides import understood
 from vae_lab.ranks import ranks, unheeded
+from vae_lab.resume import continued
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
@@ -102,7 +103,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
 
     try:
         if config_name == "train":
-            sys.argv[1:] = in_one_place(sys.argv[1:])
+            sys.argv[1:] = in_one_place(continued(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         known = unwritable(error) if isinstance(error, OSError) else error

@@ -48,6 +48,7 @@ def train_checked(cfg: DictConfig) -> None:
     ndevices = cfg.trainer.devices
     alone = ranks().size > 1 or not isinstance(ndevices, int) or ndevices < 2
     settle_threads(cfg, nprocesses=1 if alone else ndevices, kept=threads_of(cfg.resume))
+    keep_wandb_run(cfg)
     line = command_line(with_threads(overrides, cfg.threads), config_flags(hydra, "train"))
     facts = {"overrides": masked(overrides), "command": line}
     if not alone:
@@ -58,6 +59,15 @@ def train_checked(cfg: DictConfig) -> None:
     from vae_lab.training import train  # Lightning takes seconds, which --help and wrong settings need not wait for
 
     train(cfg, facts=facts)
+
+
+def keep_wandb_run(cfg: DictConfig) -> None:
+    """Let a run that goes on in its own folder go on in W&B too, unless another id was named."""
+    if cfg.resume is None or "wandb" not in cfg.logger or cfg.logger.wandb.id is not None:
+        return
+    at = locate(cfg.resume, "last").folder
+    if at == Path(cfg.folder).absolute():
+        cfg.logger.wandb.id = read_summary(at).get("wandb_id")
 
 
 def threads_of(run: str | None) -> int | None:

@@ -24,14 +24,14 @@ from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
-from vae_lab.errors import DataError, DivergedError
+from vae_lab.errors import DivergedError
 from vae_lab.files import write_whole
-from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, Change, differences, identity, stated, with_absolute_paths
+from vae_lab.identity import identity, with_absolute_paths
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
 from vae_lab.ranks import ranks
-from vae_lab.runs import PARTS, checkpoint_path, load_checkpoint, load_summary, locate
+from vae_lab.resume import load_initial_weights, resumable
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.masking import masked, remember
 from vae_lab.system.threads import threads_in_use
@@ -80,6 +80,8 @@ def train_until(
     trainer.callbacks[:0] = [stop, FolderWatch(folder)]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
     summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
+    if config["init"] is not None:
+        summary |= load_initial_weights(task, config["init"])
     trainer.loggers = loggers = [] if is_trial_run(trainer) else open_loggers(cfg, config, summary)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
@@ -295,61 +297,6 @@ def test(trainer: Trainer, task: Task, data: ImageData) -> dict[str, Any]:
         tested |= stored.get("metrics", {})
     trainer.test(task, datamodule=data, verbose=False)
     return tested | measured(trainer)
-
-
-def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
-    """Return the checkpoint to go on from, or None.
-
-    Raises:
-        DataError: if the run to resume has no readable checkpoint.
-        ValueError: if it had another seed, model, objective, optimizer, schedule or task, or other images.
-    """
-    if config["resume"] is None:
-        return None
-    stored = load_checkpoint(config["resume"], "last")
-    say_version(config["resume"])
-    kept = ("seed", "data", "model", "objective", "optimizer", "schedule", "task")
-    before, now = ({key: some.get(key) for key in kept} for some in (stored["hyper_parameters"], config))
-    changed = differences(before, now, (*WITHOUT_EFFECT, *WHEN_RESUMED))
-    told = [stated(changed)] if changed else []
-    told += [follows_length(stored["hyper_parameters"], config, changed)]
-    if stored.get("data") != data:
-        told.append(other_images(stored, config, data))
-    if any(told):
-        what = "; ".join(filter(None, told))
-        raise ValueError(f"resume={config['resume']}: that run had {what}. Repeat its settings, or start anew.")
-    return str(checkpoint_path(config["resume"], "last"))
-
-
-def follows_length(before: dict[str, Any], now: dict[str, Any], changed: Sequence[Change]) -> str:
-    """Return in words that a setting differs because it is the length of training; "" if none does."""
-    lengths = (before["trainer"]["max_steps"], now["trainer"]["max_steps"])
-    keys = [change.key for change in changed if lengths[0] != lengths[1] and (change.before, change.now) == lengths]
-    return f"{' and '.join(keys)} follows trainer.max_steps={lengths[1]}" if keys else ""
-
-
-def other_images(stored: dict[str, Any], config: dict[str, Any], data: dict[str, Any]) -> str:
-    """Return in words that a checkpoint was trained on other images, how many there were, and where they lay."""
-    if not stored.get("data"):
-        return "images of which it stored no fingerprint, as an early version of vae_lab made it"
-    counts = [" + ".join(str(some.get(f"n{part}")) for part in PARTS) for some in (stored["data"], data)]
-    roots = differences(stored["hyper_parameters"]["data"].get("root"), config["data"].get("root"), ())
-    where = f", data.root={roots[0].before} (here {roots[0].now})" if roots else ""
-    return f"other images in its three parts: {counts[0]} (here {counts[1]}){where}"
-
-
-def say_version(run: str | Path) -> None:
-    """Warn if the run to go on from was made by another version or commit of vae_lab."""
-    try:
-        summary = load_summary(locate(run, "last").folder)
-    except DataError:  # a checkpoint alone says no version
-        return
-    versions_before = summary.get("versions") or {}
-    before = [str(versions_before.get("vae_lab")), str(summary.get("commit"))]
-    now = [str(versions().get("vae_lab")), str(git_commit())]
-    if before != now:
-        line = "resume=%s: vae_lab %s (commit %s) began that run, and %s (commit %s) goes on with it"
-        log.warning(line, run, *before, *now)
 
 
 @contextmanager

@@ -100,6 +100,8 @@ def ended_by(trainer: Trainer, limit: str | None) -> str:
     for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"EarlyStopping: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
+    if 0 <= trainer.max_steps <= trainer.global_step:  # from the start, as the run that went on had got so far
+        return f"trainer.max_steps={trainer.max_steps}"
     if trainer.should_stop:
         return "a callback, by trainer.should_stop"
     return "no training batches, by trainer.limit_train_batches"
