@@ -277,7 +277,8 @@ def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
     stored = load_checkpoint(config["resume"], "last")
     say_version(config["resume"])
     kept = ("seed", "data", "model", "objective", "optimizer", "schedule", "task")
-    before, now = ({key: some.get(key) for key in kept} for some in (stored["hyper_parameters"], config))
+    configs = (with_length(stored["hyper_parameters"]), with_length(config))
+    before, now = ({key: some.get(key) for key in kept} for some in configs)
     changed = differences(before, now, (*WITHOUT_EFFECT, *WHEN_RESUMED))
     told = [stated(changed)] if changed else []
     told += [follows_length(stored["hyper_parameters"], config, changed)]
@@ -287,6 +288,14 @@ def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
         what = "; ".join(filter(None, told))
         raise ValueError(f"resume={config['resume']}: that run had {what}. Repeat its settings, or start anew.")
     return str(checkpoint_path(config["resume"], "last"))
+
+
+def with_length(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config in which a schedule that follows the length of training has that length."""
+    schedule = config.get("schedule")
+    if not isinstance(schedule, dict) or schedule.get("total_steps", "none") is not None:
+        return config
+    return config | {"schedule": schedule | {"total_steps": config["trainer"]["max_steps"]}}
 
 
 def follows_length(before: dict[str, Any], now: dict[str, Any], changed: Sequence[Change]) -> str:

@@ -12,6 +12,7 @@ from vae_lab.data.sample import Sample
 from vae_lab.distributed import average_gradients
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import Objective, Terms
+from vae_lab.schedules import make_schedule
 from vae_lab.tasks.task import Task
 
 
@@ -21,8 +22,9 @@ class VAETask(Task):
     Args:
         model: the three distributions.
         objective: what is minimised.
-        optimizer: called with the parameters.
-        schedule: called with the optimizer, stepped after every batch; None keeps the learning rate.
+        optimizer: called with the named parameters.
+        schedule: called with the optimizer, and with `total_steps` if it takes that, stepped after every batch; None
+            keeps the learning rate.
         settings: see `Task`.
     """
 
@@ -32,7 +34,7 @@ class VAETask(Task):
         model: LatentModel,
         objective: Objective,
         optimizer: Callable[..., Optimizer],
-        schedule: Callable[[Optimizer], LRScheduler] | None,
+        schedule: Callable[..., LRScheduler] | None,
         **settings: Any,
     ) -> None:
         super().__init__(model=model, **settings)
@@ -42,11 +44,11 @@ class VAETask(Task):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer and, if there is one, its schedule over batches."""
-        optimizer = self.make_optimizer(self.model.parameters())
+        optimizer = self.make_optimizer(self.model.named_parameters())
         if self.make_schedule is None:
             return {"optimizer": optimizer}
-        schedule = {"scheduler": self.make_schedule(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule = make_schedule(self.make_schedule, optimizer, self.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def step(self, batch: Sample, *optimizers: Optimizer) -> Terms:
         """Take one step of the optimizer and return the batch's terms."""
