@@ -154,13 +154,6 @@ def test_resuming_another_run_is_refused_and_names_what_differs(config: Compose,
         train(config(f"resume={tmp_path / 'nowhere'}", folder="third"))
 
 
-def test_a_schedule_as_long_as_training_names_the_cause(config: Compose, tmp_path: Path) -> None:
-    train(config("schedule=one_cycle", folder="first"))
-    longer = ("schedule=one_cycle", "trainer.max_steps=6", f"resume={tmp_path / 'first'}")
-    with pytest.raises(ValueError, match=r"schedule.total_steps=4 \(here 6\); .*follows trainer.max_steps=6\. Repeat"):
-        train(config(*longer, folder="second"))
-
-
 def make_pictures(folder: Path, number: int, first: int = 0) -> Path:
     """Write grey pictures of one colour each."""
     folder.mkdir(parents=True, exist_ok=True)

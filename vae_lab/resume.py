@@ -117,11 +117,15 @@ def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> No
                 " trainer.max_steps or trainer.max_epochs to extend it, or init= to start a new one from its weights."
             )
         return
+    schedule = config["schedule"]
+    follows = isinstance(schedule, dict) and schedule.get("total_steps", 0) is None
     planned = [state[name] for state in stored["lr_schedulers"] for name in LENGTHS if isinstance(state.get(name), int)]
-    if planned:
+    names = ("max_steps", "max_epochs")
+    if (planned or follows) and any(lengths[0][name] != lengths[1][name] for name in names):
+        length = ", ".join(f"trainer.{name}={value}" for name, value in lengths[0].items() if value not in (None, -1))
         raise ValueError(
-            f"resume={run}: its learning rate was planned for {planned[0]} steps, and another length was named; repeat"
-            " that, or start a new run from its weights with init=."
+            f"resume={run}: its learning rate was planned for {length}, and another length was named; repeat that, or"
+            " start a new run from its weights with init=."
         )
 
 

@@ -135,7 +135,7 @@ def check_model(cfg: DictConfig) -> None:
     with torch.device("meta"):
         model: torch.nn.Module = instantiate(cfg.model, _convert_="all")
     try:
-        instantiate(cfg.optimizer, _convert_="all")(list(model.parameters())[:1])
+        instantiate(cfg.optimizer, _convert_="all")(model.named_parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer: {error}.") from error
 

@@ -1,6 +1,6 @@
 """A model with random weights on images of one size, and the two things that are done with it: training, generation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -45,7 +45,8 @@ class Workload:
             self.batch = Sample(image, torch.zeros(setting.batch_size, dtype=torch.int64))
         channels_last(self.model)
         self.objective: Objective = instantiate(setting.config["objective"], _convert_="all")
-        self.optimizer: Optimizer = instantiate(setting.config["optimizer"], _convert_="all")(self.model.parameters())
+        make_optimizer: Callable[..., Optimizer] = instantiate(setting.config["optimizer"], _convert_="all")
+        self.optimizer = make_optimizer(self.model.named_parameters())
         self.steps = 0
 
     @property

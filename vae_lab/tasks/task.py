@@ -144,12 +144,17 @@ class Task(LightningModule, ABC):
         return self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
+    def total_steps(self) -> float:
+        """Optimizer steps of the whole training; infinite where no number of steps or epochs ends it."""
+        trainer = self.trainer
+        if trainer.max_steps >= 0 and (trainer.max_epochs or 0) <= 0:
+            return trainer.max_steps
+        return trainer.estimated_stepping_batches
+
+    @property
     def last_step(self) -> int:
         """The step at the end of the run; `UNBOUNDED` where its length is not known."""
-        limit = self.trainer.max_steps
-        if limit < 0 and self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
-            limit = self.trainer.estimated_stepping_batches
-        return int(limit) if 0 <= limit < float("inf") else UNBOUNDED
+        return int(min(self.total_steps, UNBOUNDED))
 
     def _evaluate(self, batch: Batch, phase: str, batch_idx: int) -> None:
         number = batch_idx * ranks().size + ranks().rank

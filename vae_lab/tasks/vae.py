@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from vae_lab.data.sample import Batch, Sample
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import Objective
+from vae_lab.schedules import make_schedule
 from vae_lab.tasks.task import Task
 
 
@@ -21,8 +22,9 @@ class VAETask(Task):
     Args:
         model: the three distributions.
         objective: what is minimised.
-        optimizer: called with the parameters.
-        schedule: called with the optimizer, stepped after every optimizer step; None keeps the learning rate.
+        optimizer: called with the named parameters.
+        schedule: called with the optimizer, and with `total_steps` if it takes that, stepped after every step; None
+            keeps the learning rate.
         settings: see `Task`.
     """
 
@@ -42,13 +44,11 @@ class VAETask(Task):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if there is one, its schedule over optimizer steps."""
-        optimizer = self.make_optimizer(self.model.parameters())
+        optimizer = self.make_optimizer(self.model.named_parameters())
         if self.make_schedule is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"},
-        }
+        schedule = make_schedule(self.make_schedule, optimizer, self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the mean of the objective's loss over the batch, in nats per image, under "loss"."""

@@ -22,6 +22,7 @@ from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
+from vae_lab.schedules import make_schedule
 from vae_lab.tasks.gradients import averaged_alike, finite, norm, take
 from vae_lab.tasks.perceptual import Perceptual
 from vae_lab.tasks.task import Task, listed
@@ -65,10 +66,11 @@ class VAEGANTask(Task):
     Args:
         model: the three distributions.
         objective: the ELBO, with or without a schedule of beta.
-        optimizer: called with the model's parameters.
-        schedule: called with that optimizer, stepped after every step; None keeps the learning rate.
+        optimizer: called with the model's named parameters.
+        schedule: called with that optimizer, and with `total_steps` if it takes that, stepped after every step; None
+            keeps the learning rate.
         opponents: by name.
-        opponent_optimizer: called with the parameters of each.
+        opponent_optimizer: called with the named parameters of each.
         perceptual: a distance between images and reconstructions that is not learned here.
         guard: watches the opponent called discriminator.
         distortion: weight of the distortion; Larsen et al. have 0, and likeness in its place.
@@ -133,10 +135,11 @@ class VAEGANTask(Task):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
         """Return an optimizer for the model and one for each opponent, and the schedule of the first."""
-        optimizer = self.make_optimizer(self.learner.parameters())
+        optimizer = self.make_optimizer(self.learner.named_parameters())
         others = opponent_optimizers(self.make_opponent_optimizer, self.opponents.values())
-        schedules = [] if self.make_schedule is None else [{"scheduler": self.make_schedule(optimizer)}]
-        return [optimizer, *others], schedules
+        if self.make_schedule is None:
+            return [optimizer, *others], []
+        return [optimizer, *others], [{"scheduler": make_schedule(self.make_schedule, optimizer, self.total_steps)}]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Take one step with every optimizer and return the batch's mean loss under "loss".

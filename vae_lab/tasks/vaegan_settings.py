@@ -37,7 +37,7 @@ def opponent_optimizers(make: Callable[..., Optimizer], opponents: Iterable[nn.M
         ValueError: if a number is out of range, naming the keys, which torch does not know.
     """
     try:
-        return [make(opponent.parameters()) for opponent in opponents]
+        return [make(opponent.named_parameters()) for opponent in opponents]
     except ValueError as error:
         keywords: dict[str, object] = getattr(make, "keywords", {})
         said = ", ".join(f"task.opponent_optimizer.{name}={value}" for name, value in keywords.items())

@@ -1,0 +1,72 @@
+"""Schedules of the learning rate, by optimizer step, and how they learn the length of training."""
+
+import inspect
+import logging
+import math
+from collections.abc import Callable
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+log = logging.getLogger(__name__)
+
+
+def make_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int | float) -> LRScheduler:
+    """Return the schedule of an optimizer; one that wants to know the length of training is told it.
+
+    Args:
+        make: called with the optimizer, and with `total_steps` if that is a parameter of it that has no value yet.
+        optimizer: whose learning rate is scheduled.
+        total_steps: optimizer steps of the whole training; infinite, or -1 as Lightning has it, if it has no end.
+
+    Raises:
+        ValueError: if the schedule wants to know the length, and there is none.
+    """
+    if not takes_length(make):
+        return make(optimizer)
+    if not 1 <= total_steps < math.inf:
+        name = getattr(getattr(make, "func", make), "__name__", "it")
+        raise ValueError(
+            f"schedule: {name} follows the length of training, which is without end; give trainer.max_steps, or"
+            " schedule.total_steps, or choose schedule=constant."
+        )
+    return make(optimizer, total_steps=int(total_steps))
+
+
+def takes_length(make: Callable[..., LRScheduler]) -> bool:
+    """Return whether a schedule is to be told the length of training: null is no value; epochs give it otherwise."""
+    given: dict[str, object] = getattr(make, "keywords", {})
+    if given.get("total_steps") is not None or given.get("steps_per_epoch") is not None:
+        return False
+    return "total_steps" in inspect.signature(make).parameters
+
+
+def warm_up_and_cosine(optimizer: Optimizer, *, warmup: int, floor: float, total_steps: int) -> LambdaLR:
+    """Return a schedule that rises linearly and then falls to a floor like half a cosine.
+
+    Loshchilov and Hutter 2017, equation 5 with one cycle, https://arxiv.org/abs/1608.03983, after the linear warm-up of
+    Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
+
+    Args:
+        optimizer: its learning rate is the highest.
+        warmup: steps before the highest; the first step is taken with 1 / (warmup + 1) of it.
+        floor: share of the highest that is left at the end.
+        total_steps: where the end is.
+
+    Raises:
+        ValueError: if a number is out of range.
+    """
+    if not isinstance(warmup, int) or isinstance(warmup, bool) or warmup < 0:
+        raise ValueError(f"schedule.warmup must be a whole number of steps, 0 or more, not {warmup}.")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"schedule.floor must be a share of optimizer.lr in [0, 1], not {floor}.")
+    if warmup >= total_steps:
+        log.warning("schedule.warmup=%d: training has %d steps, and never reaches optimizer.lr", warmup, total_steps)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
+        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return LambdaLR(optimizer, factor)
