@@ -31,7 +31,7 @@ def made(cfg: DictConfig) -> tuple[VAE, Optimizer]:
 
 @pytest.mark.parametrize(("choice", "task"), [*((choice, "vae") for choice in CHOICES), ("muon", "vaegan")])
 def test_every_optimizer_lowers_the_loss(choice: str, task: str, config: Compose, tmp_path: Path) -> None:
-    settings = ["trainer.max_steps=20", "trainer.val_every=20", "model=mlp", "model.encoder.width=32"]
+    settings = ["trainer.max_steps=20", "trainer.val_check_interval=20", "model=mlp", "model.encoder.width=32"]
     assert train(config(f"optimizer={choice}", *settings, *TASKS[task]))["status"] == "completed"
     with (tmp_path / "run/metrics.csv").open() as file:
         losses = [float(row["train/distortion"]) for row in csv.DictReader(file) if row["train/distortion"]]

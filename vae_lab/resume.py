@@ -31,8 +31,6 @@ KEPT_OF_TRAINER = (
     "devices",
 )
 """Settings of the trainer that must be so too; all others may change, as lengths, intervals and logs."""
-LENGTHS = ("total_steps", "T_max")
-"""What a stored schedule of the learning rate calls the length of training that it was planned for."""
 
 
 def continued(arguments: list[str]) -> list[str]:
@@ -119,9 +117,8 @@ def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> No
         return
     schedule = config["schedule"]
     follows = isinstance(schedule, dict) and schedule.get("total_steps", 0) is None
-    planned = [state[name] for state in stored["lr_schedulers"] for name in LENGTHS if isinstance(state.get(name), int)]
     names = ("max_steps", "max_epochs")
-    if (planned or follows) and any(lengths[0][name] != lengths[1][name] for name in names):
+    if follows and any(lengths[0][name] != lengths[1][name] for name in names):
         length = ", ".join(f"trainer.{name}={value}" for name, value in lengths[0].items() if value not in (None, -1))
         raise ValueError(
             f"resume={run}: its learning rate was planned for {length}, and another length was named; repeat that, or"

@@ -144,7 +144,7 @@ class Task(LightningModule, ABC):
         return self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
-    def total_steps(self) -> float:
+    def total_steps(self) -> int | float:
         """Optimizer steps of the whole training; infinite where no number of steps or epochs ends it."""
         trainer = self.trainer
         if trainer.max_steps >= 0 and (trainer.max_epochs or 0) <= 0:
