@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from detecting import judge, save_pictures, small, table, trained_run
+from detecting import judge, save_pictures, small, table
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 from PIL import Image
@@ -35,8 +35,8 @@ FOLDER = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_run(tmp_path_factory.mktemp("promises") / "run")
+def run(blobs_run: Path) -> Path:
+    return blobs_run
 
 
 def save_part(run: Path, part: str, rows: range, folder: Path) -> None:

@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from detecting import save_pictures, trained_run
+from detecting import save_pictures
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 
@@ -79,10 +79,9 @@ FAULTS = [tuple(row.split(" | ")) for row in TABLE.strip().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(blobs_run: Path) -> dict[str, Path]:
     """A run, one on images of a folder that is gone, and pictures."""
-    root = tmp_path_factory.mktemp("places")
-    run = trained_run(root / "run")
+    run, root = blobs_run, blobs_run.parent
     pictures = save_pictures(run, root / "pictures")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         train(compose("train", [*FOLDER, f"data.root={pictures}", f"folder={root / 'files'}"]))
