@@ -40,8 +40,10 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in HEAVY:
         importlib.import_module(name)
     import torch
+    import yaml
 
     torch.set_num_threads(1)
+    yaml.SafeLoader = yaml.CSafeLoader  # the same parser in C; every command reads forty files
 
 
 def pytest_collection_finish() -> None:
