@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from invoking import invoke
-from sweeping import LIMIT
+from sweeping import LIMIT, NO_PICTURES
 
 from vae_lab.train import main
 
@@ -206,7 +206,7 @@ PLACES = {"folder": "folder=mine", "quoted": "folder='my run'", "by a reference"
 @pytest.mark.parametrize("name", PLACES)
 def test_all_that_a_run_writes_lies_in_its_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = (*TINY, "model=mlp", "~callbacks.gallery", PLACES[name])
+    arguments = (*TINY, "model=mlp", *NO_PICTURES, PLACES[name])
     assert invoke(main, "train", *arguments, monkeypatch=monkeypatch) == 0
     (folder,) = tmp_path.iterdir()
     assert folder.name == {"folder": "mine", "quoted": "my run", "by a reference": "seed-0"}[name]

@@ -87,6 +87,14 @@ def test_images_in_python_are_looked_up_too(run: Path, caplog: pytest.LogCapture
         assert beware(caplog) == ["beware: 5 of these 7 images were trained on: their p-values mean nothing"]
 
 
+def test_an_image_of_two_parts_was_trained_on(run: Path) -> None:
+    pixels = load_data(run).parts.train.pixels(range(3))
+    own = {"train": content_hashes(pixels[:2]), "val": content_hashes(pixels[1:])}
+    calibration = torch.arange(9).double()
+    detector = RunDetector(load_model(run), NegELBO(1, 0), calibration, binary=False, key="", own=own)
+    assert detector.examine(pixels)["seen"].tolist() == [1, 1, 2]
+
+
 def test_a_hash_is_one_of_the_pixels() -> None:
     images = torch.randint(0, 256, (20, 3, 4, 4)).to(torch.uint8)
     assert len(content_hashes(images).unique()) == 20
