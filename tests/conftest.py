@@ -80,8 +80,10 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
     def folder_of(name: str, make: Callable[[Path], object]) -> Path:
         with (root / f"{name}.lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (root / name / "run" / "summary.json").exists():
+            if not (root / f"{name}.made").exists():
+                shutil.rmtree(root / name, ignore_errors=True)  # of an attempt that failed
                 make(root / name / "run")
+                (root / f"{name}.made").touch()
         return root / name / "run"
 
     return folder_of
