@@ -1,6 +1,11 @@
 """What the tests share."""
 
+import fcntl
+import gc
+import importlib
+import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +16,11 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vae_lab.conf_folder import CONF
 
-torch.set_num_threads(1)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TINY = [
     "data=synthetic",
@@ -26,6 +29,33 @@ TINY = [
     "trainer.log_every_n_steps=1",
     "trainer.precision=32-true",
 ]
+
+
+HEAVY = ("lightning", "matplotlib.figure", "optuna", "plotly.graph_objects", "scipy.stats", "sklearn.datasets", "wandb")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import the large packages in every process that runs tests.
+
+    Those that are first imported by a module of ours under jaxtyping's hook are compiled from source, all 2600 files,
+    because the hook gives compiled files another name.
+    """
+    if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
+        return
+    gc.disable()
+    for name in HEAVY:
+        importlib.import_module(name)
+    import torch
+    import yaml
+
+    torch.set_num_threads(1)
+    yaml.SafeLoader = yaml.CSafeLoader  # the same parser in C; every command reads forty files
+
+
+def pytest_collection_finish() -> None:
+    """Leave the half a million objects of imports out of all garbage collections, which would look at each again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture
@@ -48,11 +78,40 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A run of 4 steps with W&B offline: its folder and its summary."""
-    from vae_lab.training import train
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that returns a folder of this name, which one worker has made for all; who changes it copies it."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*TINY, "logger=wandb", "group=tests", f"folder={folder}"])
-    return folder, train(cfg)
+    def folder_of(name: str, make: Callable[[Path], object]) -> Path:
+        with (root / f"{name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (root / f"{name}.made").exists():
+                shutil.rmtree(root / name, ignore_errors=True)  # of an attempt that failed
+                make(root / name / "run")
+                (root / f"{name}.made").touch()
+        return root / name / "run"
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def trained(made_once: Callable[..., Path]) -> tuple[Path, dict[str, Any]]:
+    """A run of 4 steps with W&B offline: its folder and its summary."""
+
+    def make(folder: Path) -> None:
+        from vae_lab.training import train
+
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            train(compose("train", [*TINY, "logger=wandb", "group=tests", f"folder={folder}"]))
+
+    folder = made_once("trained", make)
+    return folder, json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def blobs_run(made_once: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy for each module of one run of 100 steps on 400 images of blobs."""
+    from detecting import trained_run
+
+    return shutil.copytree(made_once("blobs", trained_run), tmp_path_factory.mktemp("blobs") / "run")

@@ -10,6 +10,8 @@ from vae_lab.trial import Trial, digest
 
 LIMIT = 900.0
 """Seconds after which a process that a test has started hangs; a tenth of that suffices beside two busy processes."""
+NO_PICTURES = ("~callbacks.gallery", "~callbacks.latents")
+"""What a third of a run of four steps goes to, and few tests look at."""
 TINY = (
     "data=synthetic",
     "model=mlp",

@@ -30,9 +30,9 @@ SINGLE = [name for name in SCORES if name not in {"all", "waic", "ensemble_mean"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(blobs_run: Path) -> Path:
     """A run on blobs."""
-    return trained_run(tmp_path_factory.mktemp("detected") / "run")
+    return blobs_run
 
 
 @pytest.fixture(scope="module")

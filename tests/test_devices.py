@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from invoking import invoke
 from sweeping import LIMIT, TINY, finish, sabotaged, start
 
 from vae_lab.commands import account
@@ -18,6 +19,7 @@ from vae_lab.errors import RanksLost, exit_code, status
 from vae_lab.last_words import LastWords, leave, left
 from vae_lab.launch import what_happened
 from vae_lab.runs import load_model
+from vae_lab.train import main as train
 
 TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")
 
@@ -52,15 +54,20 @@ def process_of(rank: int, cwd: Path, patience: float = LIMIT) -> int:
     raise AssertionError(f"no process of rank {rank}")
 
 
-def test_two_processes_train_what_one_does_with_batches_twice_as_large(tmp_path: Path) -> None:
-    settings = ("objective=autoencoder", "trainer.max_steps=6", "trainer.val_check_interval=3", "logger=wandb")
+def test_two_processes_train_what_one_does_with_batches_twice_as_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("objective=autoencoder", "trainer.max_steps=6", "trainer.val_check_interval=3")
     settings += ("data.eval_batch_size=4", "trainer.log_every_n_steps=1")
-    folders = []
-    for name, more in {"one": (*TINY, "data.batch_size=16"), "two": (*TWO, "data.batch_size=8")}.items():
+    for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        code, output = finish(start(*more, *settings, cwd=tmp_path / name), tmp_path / name)
-        assert code == 0, output
-        folders.append(the_folder(tmp_path / name))
+    monkeypatch.chdir(tmp_path / "one")
+    alone = (*TINY, *settings, "data.batch_size=16", "logger=csv")
+    assert invoke(train, "train", *alone, monkeypatch=monkeypatch) == 0
+    together = (*TWO, *settings, "data.batch_size=8", "logger=wandb")
+    code, output = finish(start(*together, cwd=tmp_path / "two"), tmp_path / "two")
+    assert code == 0, output
+    folders = [the_folder(tmp_path / name) for name in ("one", "two")]
     first, second = witnesses(tmp_path / "two")
     assert first["digest"] == second["digest"]
     assert (first["loggers"], second["loggers"]) == (2, 0)

@@ -21,9 +21,9 @@ RULES = Rules(1, 16, 10**6, 255)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(blobs_run: Path) -> Path:
     """A run on blobs."""
-    return trained_run(tmp_path_factory.mktemp("detected") / "run")
+    return blobs_run
 
 
 @pytest.fixture(scope="module")

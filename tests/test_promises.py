@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from detecting import judge, save_pictures, small, table, trained_run
+from detecting import judge, save_pictures, small, table
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 from PIL import Image
@@ -35,8 +35,8 @@ FOLDER = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_run(tmp_path_factory.mktemp("promises") / "run")
+def run(blobs_run: Path) -> Path:
+    return blobs_run
 
 
 def save_part(run: Path, part: str, rows: range, folder: Path) -> None:
@@ -85,6 +85,14 @@ def test_images_in_python_are_looked_up_too(run: Path, caplog: pytest.LogCapture
         judged = score_images(run, images, alpha=0.1)
         assert judged.details["seen"].tolist() == [1] * 5 + [0] * 2
         assert beware(caplog) == ["beware: 5 of these 7 images were trained on: their p-values mean nothing"]
+
+
+def test_an_image_of_two_parts_was_trained_on(run: Path) -> None:
+    pixels = load_data(run).parts.train.pixels(range(3))
+    own = {"train": content_hashes(pixels[:2]), "val": content_hashes(pixels[1:])}
+    calibration = torch.arange(9).double()
+    detector = RunDetector(load_model(run), NegELBO(1, 0), calibration, binary=False, key="", own=own)
+    assert detector.examine(pixels)["seen"].tolist() == [1, 1, 2]
 
 
 def test_a_hash_is_one_of_the_pixels() -> None:

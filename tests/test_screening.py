@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from detecting import QUICK, judge, save_pictures, small, table, trained_run
+from detecting import QUICK, judge, save_pictures, small, table
 from invoking import invoke
 from PIL import Image
 from torch import Tensor
@@ -28,9 +28,9 @@ ERROR = {"score": small("reconstruction_error")}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(blobs_run: Path) -> Path:
     """A run on blobs."""
-    return trained_run(tmp_path_factory.mktemp("detected") / "run")
+    return blobs_run
 
 
 @pytest.fixture(scope="module")

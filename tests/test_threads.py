@@ -16,7 +16,7 @@ import threadpoolctl
 import torch
 from invoking import invoke
 from omegaconf import DictConfig, OmegaConf
-from sweeping import LIMIT
+from sweeping import LIMIT, NO_PICTURES
 
 from vae_lab import detect, evaluate, generate, scaling, tune
 from vae_lab import train as training
@@ -46,6 +46,7 @@ TINY = (
     "model.encoder.width=8",
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
+    *NO_PICTURES,
     "logger=csv",
 )
 MAINS = {

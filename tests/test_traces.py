@@ -4,7 +4,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from detecting import save_pictures, trained_run
+from detecting import save_pictures
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 
@@ -16,75 +16,72 @@ FOLDER = [
     "data=folder", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp", "model.encoder.width=16",
     "trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.precision=32-true", "logger=none",
 ]  # fmt: skip
-FAULTS: dict[str, tuple[str, int, str]] = {
-    "train, a wrong setting": ("train model.nlatent=0", 2, "model.nlatent must be a whole number"),
-    "train, no such group": ("train experiment=none", 2, "Could not find 'experiment/none'"),
-    "train, a batch too large": ("train data=synthetic data.batch_size=65", 2, "training part of 48 images"),
-    "train, no such images": ("train data=folder data.root=nowhere", 3, "nowhere does not exist"),
-    "train, no root": ("train data=folder", 3, "data.root="),
-    "train, damaged images": ("train data=folder data.root=damaged", 3, "damaged"),
-    "train, a folder of its own": ("train hydra.run.dir=new/run model.nlatent=0", 2, "model.nlatent"),
-    "train, an empty folder of its own": ("train hydra.run.dir=empty model.nlatent=0", 2, "model.nlatent"),
-    "train, a folder in use": ("train data=synthetic hydra.run.dir=RUN", 2, "already holds a run"),
-    "train, no run to resume": ("train data=synthetic resume=latest", 3, "there is no checkpoint"),
-    "train, a wrong logger": (
-        "train data=synthetic logger=wandb logger.wandb.mode=maybe", 2, "logger.wandb.mode must be one of",
-    ),
-    "tune, no trials": ("tune search.ntrials=0", 2, "search.ntrials must be a whole number"),
-    "tune, a folder": ("tune folder=elsewhere", 2, "a search names its folders itself"),
-    "tune, no such search": ("tune search=none", 2, "Could not find 'search/none'"),
-    "tune, a wrong direction": ("tune search.metrics={val/neg_elbo:up}", 2, "must be minimize or maximize"),
-    "evaluate, no run": ("evaluate", 2, "run= must be given: a run folder."),
-    "evaluate, latest": ("evaluate run=latest", 3, "there is no checkpoint at"),
-    "evaluate, latest, another out": ("evaluate run=latest out=here", 3, "there is no checkpoint at"),
-    "evaluate, no such checkpoint": (
-        "evaluate run=RUN/checkpoints/none.ckpt", 3, "none.ckpt; run= takes the folder of",
-    ),
-    "evaluate, a file that is none": ("evaluate run=RUN/summary.json", 3, "is no checkpoint of vae_lab"),
-    "evaluate, another checkpoint": ("evaluate run=RUN checkpoint=worst", 2, "checkpoint must be best or last"),
-    "evaluate, a wrong split": ("evaluate run=RUN split=all", 2, "split must be one of"),
-    "evaluate, no samples": ("evaluate run=RUN nsamples=0 out=here", 2, "nsamples must be a whole number"),
-    "evaluate, no such images": ("evaluate run=FILES data.root=nowhere out=here", 3, "nowhere does not exist"),
-    "evaluate, a picture": ("evaluate run=RUN out=x.jpg", 2, "out=x.jpg is the name of a file, and a folder"),
-    "evaluate, a page": ("evaluate run=RUN out=x.html", 2, "out=x.html is the name of a file, and a folder"),
-    "evaluate, too few": ("evaluate run=RUN nll_images=2 out=here", 2, "at least 4 images of each kind"),
-    "evaluate, no such extractor": ("evaluate run=RUN features=magic out=here", 2, "features=magic"),
-    "generate, no run": ("generate", 2, "run= must be given: a run folder."),
-    "generate, latest": ("generate run=latest", 3, "there is no checkpoint at"),
-    "generate, no images": ("generate run=RUN n=0", 2, "n must be a whole number"),
-    "generate, no class": ("generate run=RUN class=3", 2, "knows no classes"),
-    "generate, no sampler": ("generate run=RUN sampler=magic", 2, "sampler=magic"),
-    "generate, no images to fit to": ("generate run=FILES sampler=gmm data.root=nowhere", 3, "nowhere does not exist"),
-    "generate, a picture": ("generate run=RUN out=x.jpg", 2, "out=x.jpg is the name of a file, and a .png or a folder"),
-    "generate, a table": ("generate run=RUN out=x.csv", 2, "out=x.csv is the name of a file, and a .png or a folder"),
-    "generate, a file": ("generate run=RUN out=RUN/summary.json", 2, "out="),
-    "detect, nothing": ("detect", 2, "run= and images= must be given; --help tells"),
-    "detect, no images": ("detect run=RUN", 2, "images= must be given: a folder, a file, or several"),
-    "detect, latest": ("detect run=latest images=PICTURES", 3, "there is no checkpoint at"),
-    "detect, no such images": ("detect run=RUN images=nowhere", 3, "nowhere cannot be read"),
-    "detect, a picture": ("detect run=RUN images=PICTURES out=x.jpg", 2, "must name a .csv"),
-    "detect, no such score": ("detect run=RUN images=PICTURES score=magic", 2, "Could not find 'score/magic'"),
-    "detect, a score for others": ("detect run=RUN images=PICTURES score=ladder_llr", 2, "use a ladder"),
-    "detect, a wrong alpha": ("detect run=RUN images=PICTURES alpha=1.5", 2, "alpha must lie between 0 and 1"),
-    "detect, too low an alpha": ("detect run=RUN images=PICTURES alpha=0.01", 2, "would flag nothing: 50 calibration"),
-    "detect, no such truth": ("detect run=RUN images=PICTURES truth=nowhere", 3, "nowhere cannot be read"),
-    "detect, images gone": ("detect run=FILES images=PICTURES data.root=nowhere alpha=0.4", 3, "does not exist"),
-    "report, no runs": ("report", 2, "runs= must be given: a run folder, a folder of runs, or a list of such."),
-    "report, latest": ("report runs=latest", 3, "latest"),
-    "report, a wrong mode": ("report runs=RUN mode=up", 2, "mode must be min or max"),
-    "report, a wrong metric": ("report runs=RUN metric=val/none out=here", 2, "no finished run has metric=val/none"),
-    "report, a picture": ("report runs=RUN out=x.jpg", 2, "out=x.jpg is the name of a file, and a .html or a folder"),
-    "scaling, one size": ("scaling data.image_size=[32]", 2, "data.image_size"),
-    "scaling, no device": ("scaling device=magic", 2, "device=magic"),
-    "scaling, a picture": ("scaling out=x.jpg", 2, "out=x.jpg is the name of a file, and a folder"),
-}  # fmt: skip
+TABLE = """
+2 | train model.nlatent=0 | model.nlatent must be a whole number
+2 | train experiment=none | Could not find 'experiment/none'
+2 | train data=synthetic data.batch_size=65 | training part of 48 images
+3 | train data=folder data.root=nowhere | nowhere does not exist
+3 | train data=folder | data.root=
+3 | train data=folder data.root=damaged | damaged
+2 | train hydra.run.dir=new/run model.nlatent=0 | model.nlatent
+2 | train hydra.run.dir=empty model.nlatent=0 | model.nlatent
+2 | train data=synthetic hydra.run.dir=RUN | already holds a run
+3 | train data=synthetic resume=latest | there is no checkpoint
+2 | train data=synthetic logger=wandb logger.wandb.mode=maybe | logger.wandb.mode must be one of
+2 | tune search.ntrials=0 | search.ntrials must be a whole number
+2 | tune folder=elsewhere | a search names its folders itself
+2 | tune search=none | Could not find 'search/none'
+2 | tune search.metrics={val/neg_elbo:up} | must be minimize or maximize
+2 | evaluate | run= must be given: a run folder.
+3 | evaluate run=latest | there is no checkpoint at
+3 | evaluate run=latest out=here | there is no checkpoint at
+3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; run= takes the folder of
+3 | evaluate run=RUN/summary.json | is no checkpoint of vae_lab
+2 | evaluate run=RUN checkpoint=worst | checkpoint must be best or last
+2 | evaluate run=RUN split=all | split must be one of
+2 | evaluate run=RUN nsamples=0 out=here | nsamples must be a whole number
+3 | evaluate run=FILES data.root=nowhere out=here | nowhere does not exist
+2 | evaluate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a folder
+2 | evaluate run=RUN out=x.html | out=x.html is the name of a file, and a folder
+2 | evaluate run=RUN nll_images=2 out=here | at least 4 images of each kind
+2 | evaluate run=RUN features=magic out=here | features=magic
+2 | generate | run= must be given: a run folder.
+3 | generate run=latest | there is no checkpoint at
+2 | generate run=RUN n=0 | n must be a whole number
+2 | generate run=RUN class=3 | knows no classes
+2 | generate run=RUN sampler=magic | sampler=magic
+3 | generate run=FILES sampler=gmm data.root=nowhere | nowhere does not exist
+2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a .png or a folder
+2 | generate run=RUN out=x.csv | out=x.csv is the name of a file, and a .png or a folder
+2 | generate run=RUN out=RUN/summary.json | out=
+2 | detect | run= and images= must be given; --help tells
+2 | detect run=RUN | images= must be given: a folder, a file, or several
+3 | detect run=latest images=PICTURES | there is no checkpoint at
+3 | detect run=RUN images=nowhere | nowhere cannot be read
+2 | detect run=RUN images=PICTURES out=x.jpg | must name a .csv
+2 | detect run=RUN images=PICTURES score=magic | Could not find 'score/magic'
+2 | detect run=RUN images=PICTURES score=ladder_llr | use a ladder
+2 | detect run=RUN images=PICTURES alpha=1.5 | alpha must lie between 0 and 1
+2 | detect run=RUN images=PICTURES alpha=0.01 | would flag nothing: 50 calibration
+3 | detect run=RUN images=PICTURES truth=nowhere | nowhere cannot be read
+3 | detect run=FILES images=PICTURES data.root=nowhere alpha=0.4 | does not exist
+2 | report | runs= must be given: a run folder, a folder of runs, or a list of such.
+3 | report runs=latest | latest
+2 | report runs=RUN mode=up | mode must be min or max
+2 | report runs=RUN metric=val/none out=here | no finished run has metric=val/none
+2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file, and a .html or a folder
+2 | scaling data.image_size=[32] | data.image_size
+2 | scaling device=magic | device=magic
+2 | scaling out=x.jpg | out=x.jpg is the name of a file, and a folder
+"""
+FAULTS = [tuple(row.split(" | ")) for row in TABLE.strip().splitlines()]
+"""(exit code, command line, what is said)"""
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def places(blobs_run: Path) -> dict[str, Path]:
     """A run, one on images of a folder that is gone, and pictures."""
-    root = tmp_path_factory.mktemp("places")
-    run = trained_run(root / "run")
+    run, root = blobs_run, blobs_run.parent
     pictures = save_pictures(run, root / "pictures")
     with initialize_config_dir(str(CONF), version_base="1.3"):
         train(compose("train", [*FOLDER, f"data.root={pictures}", f"folder={root / 'files'}"]))
@@ -103,16 +100,17 @@ def filled(line: str, places: dict[str, Path]) -> list[str]:
     return line.split()
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(("code", "line", "sentence"), FAULTS, ids=[line for _, line, _ in FAULTS])
 def test_a_command_that_fails_has_written_nothing(  # noqa: PLR0917
-    name: str,
+    code: str,
+    line: str,
+    sentence: str,
     places: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    line, code, sentence = FAULTS[name]
     (tmp_path / "empty").mkdir()
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "1.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
@@ -120,7 +118,7 @@ def test_a_command_that_fails_has_written_nothing(  # noqa: PLR0917
     command, *arguments = filled(line, places)
     main = importlib.import_module(f"vae_lab.{command}").main
     before = contents(tmp_path, places["RUN"].parent)
-    assert invoke(main, command, *arguments, monkeypatch=monkeypatch) == code
+    assert invoke(main, command, *arguments, monkeypatch=monkeypatch) == int(code)
     printed = "".join(capfd.readouterr()) or caplog.text
     assert sentence in printed
     assert "Traceback" not in printed

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from detecting import HOW, judge, save_pictures, small, table, trained_run
+from detecting import HOW, judge, save_pictures, small, table
 
 from vae_lab.calibration import load_detector
 from vae_lab.errors import DataError, FilesFailed
@@ -17,9 +17,9 @@ ERROR = {"score": small("reconstruction_error")}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(blobs_run: Path) -> Path:
     """A run on blobs."""
-    return trained_run(tmp_path_factory.mktemp("detected") / "run")
+    return blobs_run
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.progress import track
 from vae_lab.protocol import (
+    Sizes,
     affordable,
     check,
     chosen_chunk,
@@ -92,48 +93,61 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     require_writable(folder)
     data = load_data(run, checkpoint, root=root)
     other_part = "test" if split == "val" else "val"
-    images, other = (getattr(data.fixed_parts, part) for part in (split, other_part))
-    sizes = chosen_sizes((nsamples, nll_images, ngenerated), where, len(images), len(other))
-    settings = affordable(settings, min(len(images), sizes.ncompared))
+    images, nunseen = getattr(data.fixed_parts, split), len(getattr(data.fixed_parts, other_part))
     chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())
-    say_sizes(sizes, where, len(images))
-    extractor = load_extractor(features, data.grey_parts.train).to(where)
-    nreference = min(settings["nreference"], len(data.grey_parts.train))
-    few = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=extractor.key)
-    for sentence in few:
-        log.warning("beware: %s", sentence)
+    sizes, settings = chosen_amounts((nsamples, nll_images, ngenerated), settings, where, len(images), nunseen)
+    train = data.grey_parts.train
+    extractor = load_extractor(features, train).to(where)
+    few = warned_of(sizes, min(settings["nreference"], len(train)), extractor.key)
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
     reference = every_pixel(getattr(data.grey_parts, split))
     mixture = fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
-    sets = {"real": every_pixel(getattr(data.grey_parts, other_part), sizes.ncompared)}
-    sets |= generated_sets(model, mixture, other, labels=images.labels, n=sizes.ncompared, seed=seed)
-    copies = copied(sets, data.grey_parts.train, seed, settings)
-    protocol = locate(run, checkpoint).names() | {"weights": weights_digest(run, checkpoint)}
-    protocol |= {"split": split, "nimages": len(images), "seed": seed}
-    protocol |= {"nbound": nbound, "chunk": chunk} | sizes._asdict() | settings
+    sets = compared_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
+    copies = copied(sets, train, seed, settings)
+    protocol = {"split": split, "nimages": len(images), "seed": seed, "nbound": nbound, "chunk": chunk}
+    protocol |= circumstances(run, checkpoint, extractor, train, where)
     result = {
-        "protocol": protocol | circumstances(extractor, data.grey_parts.train, where),
+        "protocol": protocol | sizes._asdict() | settings,
         "caveats": few,
-        "likelihood": likelihood_table(model, likelihood),
-        "latents": latents_table(model, reconstruction, seed),
-        "reconstruction": reconstruction.metrics,
+        **model_sections(model, likelihood, reconstruction, seed),
         "samples": compared(sets, reference, extractor, seed, settings),
         "memorisation": {name: memorisation_table(found) for name, found in copies.items()},
         "blur": blurred({"reconstructions": reconstruction.decoded} | sets, reference),
-    } | classes_section(model, extractor, data, other_part, seed)
-    result["seconds"] = time.perf_counter() - started
-    shown = every_pixel(images, 32)
-    page = Page(finite(result), reference, shown, reconstruction, sets, copies, data.grey_parts.train, likelihood)
+        **classes_section(model, extractor, data, other_part, seed),
+        "seconds": time.perf_counter() - started,
+    }
+    page = Page(finite(result), reference, every_pixel(images, 32), reconstruction, sets, copies, train, likelihood)
     write(folder, page)
     return page.result
 
 
-def circumstances(extractor: Extractor, train: Images, device: torch.device) -> dict[str, Any]:
-    """Return what else the figures depend on: who describes images, where, and with which software."""
+def chosen_amounts(
+    asked: tuple[int | None, ...], settings: dict[str, int], where: torch.device, nimages: int, nunseen: int
+) -> tuple[Sizes, dict[str, int]]:
+    """Return how much is computed and the settings of the comparisons that it allows; both have been logged."""
+    sizes = chosen_sizes(asked, where, nimages, nunseen)
+    settings = affordable(settings, min(nimages, sizes.ncompared))
+    say_sizes(sizes, where, nimages)
+    return sizes, settings
+
+
+def warned_of(sizes: Sizes, nreference: int, key: str) -> list[str]:
+    """Return the sentences on numbers that come from too few images, which have been logged too."""
+    found = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=key)
+    for sentence in found:
+        log.warning("beware: %s", sentence)
+    return found
+
+
+def circumstances(
+    run: Path, checkpoint: str, extractor: Extractor, train: Images, device: torch.device
+) -> dict[str, Any]:
+    """Return what else the figures depend on: which weights, who describes images, where, and with which software."""
+    weights = locate(run, checkpoint).names() | {"weights": weights_digest(run, checkpoint)}
     described = {"features": extractor.key, "classifier": trained_on(extractor, train)}
-    return described | {"device": device_name(device), "versions": versions()}
+    return weights | described | {"device": device_name(device), "versions": versions()}
 
 
 def write(folder: Path, page: Page) -> None:
@@ -176,27 +190,29 @@ def finite(node: Any) -> Any:  # noqa: ANN401
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def generated_sets(
+def compared_sets(
     model: LatentModel,
     mixture: Distribution | None,
-    unseen: Images,
+    data: ImageData,
+    part: str,
     *,
     labels: Int64[Tensor, " m"],
     n: int,
     seed: int,
 ) -> dict[str, Pixels]:
-    """Return images by each sampler: posteriors of unseen images, the mixture fitted to training's, and the prior.
+    """Return real images of a part, and images by each sampler: its posteriors, the mixture, and the prior.
 
     A conditional model's last two are of classes drawn from `labels`.
     """
     samplers: dict[str, Distribution | Images | None] = {
-        "posterior": unseen,
+        "posterior": getattr(data.fixed_parts, part),
         "gmm": mixture,
         "prior": model.prior(),
     }
     there = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
     made = partial(generate, model, n=n, labels=labels, seed=seed)
-    return {name: made(sampler, name=name) for name, sampler in track(there, "samples")}
+    generated = {name: made(sampler, name=name) for name, sampler in track(there, "samples")}
+    return {"real": every_pixel(getattr(data.grey_parts, part), n)} | generated
 
 
 def compared(
@@ -242,6 +258,17 @@ def blurred(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str
             log.warning("no power spectrum of %s: %s", name, error)
             table[name] = None
     return table
+
+
+def model_sections(
+    model: LatentModel, likelihood: SetLikelihood, reconstruction: Reconstruction, seed: int
+) -> dict[str, Any]:
+    """Return, by their names, the sections on what the model makes of the images themselves."""
+    return {
+        "likelihood": likelihood_table(model, likelihood),
+        "latents": latents_table(model, reconstruction, seed),
+        "reconstruction": reconstruction.metrics,
+    }
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:

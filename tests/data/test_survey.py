@@ -93,6 +93,12 @@ def photographs(root: Path) -> None:
     put(root, 20, width=72)
 
 
+def several_sizes(root: Path) -> None:
+    put(root, 12, width=60)
+    put(root, 5, first=12, width=480)
+    put(root, 3, first=17, height=32, width=32)
+
+
 def parts(root: Path) -> None:
     for number, (part, n) in enumerate((("Train", 12), ("valid", 4), ("test", 4))):
         for animal, first in (("cat", 100), ("dog", 200)):
@@ -131,10 +137,11 @@ def twins(root: Path) -> None:
 def one_colour(root: Path) -> None:
     root.mkdir()
     for i in range(20):
-        Image.new("L", (16, 16), 12 * i).save(root / f"{i}.png")
+        Image.new("L", (16, 16), 12 * i + 7).save(root / f"{i}.png")
 
 
 SUBFOLDERS = {"labels": "subfolders"}
+SIZES = {"sizes": {"smallest": [32, 32], "median": [60, 48], "largest": [480, 48]}}
 CASES: list[tuple[Make, dict[str, str], dict[str, Any], list[str]]] = [
     (plain, {}, {"nfiles": 20, "npages": 20, "npictures": 20, "formats": {"PNG": 20}, "depths": {"8": 20}}, []),
     (bits12, {}, {"depths": {"16": 20}, "white": 65535}, ["less than a quarter of the range of values"]),
@@ -145,6 +152,7 @@ CASES: list[tuple[Make, dict[str, str], dict[str, Any], list[str]]] = [
     (stacks, {}, {"npages": 100, "npictures": 20}, ["80 more pages or frames in 20 files are left out"]),
     (wide, {}, {"share_cut_off": 0.75}, ["75 % of the median picture lies outside its central square"]),
     (photographs, {}, {"share_cut_off": pytest.approx(1 / 3)}, []),
+    (several_sizes, {}, SIZES | {"share_cut_off": pytest.approx(0.2)}, []),
     (parts, {}, {}, ["the folders Train, test, valid look like the parts of a set, and their pictures are dealt out"]),
     (parts, SUBFOLDERS, {}, ["the folders Train, test, valid are taken for classes", "<root>/Train"]),
     (parts_below, {}, {}, ["the folders training, testing look like the parts"]),
@@ -154,7 +162,7 @@ CASES: list[tuple[Make, dict[str, str], dict[str, Any], list[str]]] = [
     (animals, {}, {}, ["in 2 folders (cat, dog), which are not used as labels", "model.nclasses=2"]),
     (animals, SUBFOLDERS, {}, []),
     (twins, {}, {"exact_duplicates": 0}, ["pictures to validate and test on have a near duplicate in another part"]),
-    (one_colour, {}, {"near_duplicates": {"looked_at": 4, "found": 0}}, []),
+    (one_colour, {}, {"near_duplicates": {"looked_at": 4, "found": 0}, "used": [7.0, 235.0]}, []),
 ]  # fmt: skip
 
 

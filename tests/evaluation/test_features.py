@@ -153,14 +153,14 @@ def paintings(folder: Path, pattern: str, n: int) -> Tensor:
 
 def test_worse_paintings_are_farther_from_real_ones(shared: Path) -> None:
     extractor = RandomVGG(3)
-    both = paintings(shared / "monet", "*.jpg", 300)
+    both = paintings(shared / "monet", "*.jpg", 160)
     real, held_out = both[::2], both[1::2]
-    photos = paintings(shared / "not_monet", "photo_*.jpg", 100)
+    photos = paintings(shared / "not_monet", "photo_*.jpg", 50)
     degrees = {
         "blurred": [gaussian_blur(held_out, [17, 17], [sigma, sigma]) for sigma in (0.5, 1.5, 4.0)],
         "noisy": [(held_out + sigma * noise(held_out)).clamp(0, 1) for sigma in (0.05, 0.2)],
         "in blocks": [F.interpolate(F.avg_pool2d(held_out, size), scale_factor=size) for size in (2, 8)],
-        "photos": [torch.cat([photos[:n], held_out[n:]]) for n in (50, 100)],
+        "photos": [torch.cat([photos[:n], held_out[n:]]) for n in (25, 50)],
     }
     vectors, baseline = features_of(extractor, real, 50), features_of(extractor, held_out, 50)
     interval = kernel_interval(vectors, baseline, nblocks=4)

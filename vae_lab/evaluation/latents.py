@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -52,24 +53,30 @@ def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
 
 
 def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> "Figure":
-    """Return a plot of nats per latent, most used first, beside the spread of the posterior means in the same order."""
+    """Return a plot of nats per latent, most used first, beside the spread of the posterior means in the same order.
+
+    Of the spread it shows the median, the half of the images around it, and 95 % of them. Fixed margins and one line
+    collection for all latents keep it at a third of what a constrained layout with matplotlib's boxes takes. Of more
+    than 20 latents, every second one or fewer is named.
+    """
     from matplotlib.figure import Figure  # takes half a second
 
     order = rates.argsort(descending=True)[:64]
-    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    figure = Figure(figsize=(10, 3.5))
     left, right = figure.subplots(1, 2)
-    names = [str(int(i)) for i in order]
-    left.bar(names, rates[order].numpy(), color="#3b6fb6")
-    left.set(
-        xlabel="latent",
-        ylabel="KL to the prior [nats]",
-        title=f"rate of each latent, {float(rates.sum()):.1f} nats in all",
-    )
-    right.boxplot(means[:, order].numpy(), tick_labels=names, sym="", medianprops={"color": "#c2452d"})
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.91, wspace=0.17)
+    places, step = range(len(order)), -(-len(order) // 20)
+    left.bar(places, rates[order].numpy(), color="#3b6fb6")
+    left.set(ylabel="KL to the prior [nats]", title=f"rate of each latent, {float(rates.sum()):.1f} nats in all")
+    low, first, median, third, high = np.quantile(means[:, order].numpy(), [0.025, 0.25, 0.5, 0.75, 0.975], axis=0)
+    right.vlines(places, low, high, color="black", linewidth=0.8)
+    right.vlines(places, first, third, color="#3b6fb6", linewidth=200 / (len(order) + 10))
+    right.plot(places, median, "o", color="#c2452d", markersize=2.5)
     right.axhline(0, color="grey", linewidth=0.5)
-    right.set(xlabel="latent", ylabel="posterior mean", title=f"posterior means of {len(means)} images")
+    right.set(ylabel="median, 50 % and 95 % of the images", title=f"posterior means of {len(means)} images")
     for axes in (left, right):
-        axes.tick_params(axis="x", labelsize=8 if len(names) <= 32 else 4)
+        axes.set(xlabel="latent", xlim=(-0.7, len(order) - 0.3))
+        axes.set_xticks(places[::step], order[::step].tolist(), fontsize=8)
     return figure
 
 
