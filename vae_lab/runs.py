@@ -46,6 +46,45 @@ def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str
     return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
 
+def load_task(path: str | Path, kind: type, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return the task of a checkpoint file, on the CPU and in evaluation mode.
+
+    Args:
+        path: the file.
+        kind: the class of the task.
+        parts: its arguments, where the checkpoint is of somebody's own trainer and holds no config.
+
+    Raises:
+        DataError: if it is no readable checkpoint, or its weights do not fit.
+        ValueError: if it holds no config and no parts are given, or the task of another class.
+    """
+    from hydra.utils import instantiate
+
+    from vae_lab.tensor_file import read_tensors
+
+    file = expanded(path)
+    if not file.is_file():
+        raise DataError(f"there is no checkpoint at {file.absolute()}.")
+    with refused(f"{file.absolute()} is no checkpoint that is safe to read"):
+        stored = read_tensors(file)
+    if parts:
+        task = kind(**parts)
+    else:
+        config = stored.get("hyper_parameters")
+        if not isinstance(config, dict) or not isinstance(config.get("task"), dict):
+            raise ValueError(f"{file.absolute()} holds no config of a run; pass model= and objective= as they were.")
+        require_plain(config)
+        check_config(config["task"], "task")
+        with refused(f"the config in {file.absolute()} describes no task", passing=(ValueError,)):
+            task = instantiate(config["task"], _convert_="all")
+    if not isinstance(task, kind):
+        name = type(task).__name__
+        raise ValueError(f"{file.absolute()} holds a {name}; call {name}.load_from_checkpoint.")
+    with refused(f"the weights in {file.absolute()} do not fit the task"):
+        task.load_state_dict(stored["state_dict"])
+    return task.eval()
+
+
 def build_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "LatentModel":
     """Return the model that a config describes, which takes no more memory than the weights that are meant for it.
 

@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,7 @@ from vae_lab.probability.objectives import Terms, elbo_terms
 from vae_lab.randomness import reseed
 from vae_lab.ranks import ranks
 
+Kind = TypeVar("Kind", bound="Task")
 METRICS = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")
 UNBOUNDED = 2**62
 """The step at the end of a run whose length is not known."""
@@ -56,6 +58,27 @@ class Task(LightningModule, ABC):
         self.means = MetricCollection(
             {name: MeanMetric(nan_strategy="disable") for name in METRICS}, compute_groups=False
         )
+
+    @classmethod
+    def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls: type[Kind], checkpoint_path: str | Path, map_location: str | torch.device | None = None, **parts: Any
+    ) -> Kind:
+        """Return the task of a checkpoint, in evaluation mode, read as tensors and plain values only.
+
+        Args:
+            checkpoint_path: of a run of vae_lab, which holds the config that the task is built from; or of somebody's
+                own `lightning.Trainer`, which holds none.
+            map_location: the device; None is the CPU.
+            parts: the arguments of the task, `model` and `objective` at least, where the checkpoint holds no config.
+
+        Raises:
+            DataError: if it is no readable checkpoint, or its weights do not fit.
+            ValueError: if it holds no config and no parts are given, or another task's.
+        """
+        from vae_lab.runs import load_task
+
+        task = load_task(checkpoint_path, cls, parts)
+        return task if map_location is None else task.to(map_location)
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -114,12 +137,11 @@ class Task(LightningModule, ABC):
         """Return each image's posterior mean and log sigma, [batch, nlatent], and the reconstruction from the mean."""
         sample = as_sample(batch, check=batch_idx == 0)
         model = self.model.given(sample.label)
-        posterior = model.posterior(sample.image)
-        mean = posterior.mean
+        inference = model.infer(model.posterior(sample.image), noise=sample.image.new_zeros(1, model.nlatent))
         return {
-            "posterior_mean": mean,
-            "posterior_log_sigma": posterior.stddev.log(),
-            "reconstruction": model.generative(mean).mean,
+            "posterior_mean": inference.z,
+            "posterior_log_sigma": inference.posterior.stddev.log(),
+            "reconstruction": inference.generative.mean,
         }
 
     def on_validation_epoch_end(self) -> None:

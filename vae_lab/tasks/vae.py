@@ -22,7 +22,7 @@ class VAETask(Task):
     Args:
         model: the three distributions.
         objective: what is minimised.
-        optimizer: called with the named parameters.
+        optimizer: called with the named parameters; None where nothing is trained.
         schedule: called with the optimizer, and with `total_steps` if it takes that, stepped after every step; None
             keeps the learning rate.
         settings: see `Task`.
@@ -33,7 +33,7 @@ class VAETask(Task):
         *,
         model: LatentModel,
         objective: Objective,
-        optimizer: Callable[..., Optimizer],
+        optimizer: Callable[..., Optimizer] | None = None,
         schedule: Callable[..., LRScheduler] | None = None,
         **settings: Any,
     ) -> None:
@@ -43,7 +43,13 @@ class VAETask(Task):
         self.make_schedule = schedule
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer and, if there is one, its schedule over optimizer steps."""
+        """Return the optimizer and, if there is one, its schedule over optimizer steps.
+
+        Raises:
+            ValueError: if the task was given no optimizer.
+        """
+        if self.make_optimizer is None:
+            raise ValueError("this task has no optimizer; pass one, as optimizer=partial(torch.optim.Adam, lr=5e-4).")
         optimizer = self.make_optimizer(self.model.named_parameters())
         if self.make_schedule is None:
             return optimizer
