@@ -30,7 +30,7 @@ OTHERS = [  # what Lightning and torch say of anybody's small loaders
     "ignore:.*exists and is not empty",
     "ignore:.*ended before the epoch ended and your dataloader is not resumable",
     "ignore:The dirpath has changed",
-    "ignore:.*have no `val_dataloader`",
+    "ignore:.*but have no `val",
 ]
 PLAIN = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
 IMAGES = torch.rand(48, 1, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -38,13 +38,32 @@ class Images:
 
     def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
         """Return the images at `indices` as floats in [0, 1], laid out channels-last."""
-        return Sample(scaled(self.pixels(indices)), self.labels[indices])
+        return Sample(scaled(self.pixels(indices)), self.labels[self._near(indices)])
 
     def pixels(
         self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice
     ) -> UInt8[Tensor, "batch channels height width"]:
         """Return the images at `indices` as they are stored."""
+        indices = self._near(indices)
         return self._pixels[indices if self._rows is None else self._rows[indices]]
+
+    def _near(self, indices: Sequence[int] | Int64[Tensor, " some"] | slice) -> Any:  # noqa: ANN401
+        """Return indices on the device of the pixels; they are sent there without waiting for it."""
+        if isinstance(indices, Tensor) and indices.device != self._pixels.device:
+            return indices.to(self._pixels.device, non_blocking=True)
+        return indices
+
+    def held_on(self, device: torch.device, share: float = 0.25) -> "Images":
+        """Return the set with its pixels on a GPU, where they take up to a share of the memory that is free; or itself.
+
+        Args:
+            device: of the model.
+            share: of the free memory.
+        """
+        nbytes = len(self) * self._pixels[0].numel()
+        if device.type != "cuda" or nbytes > share * torch.cuda.mem_get_info(device)[0]:
+            return self
+        return Images(self.pixels(slice(None)).to(device), self.labels.to(device))
 
     def subset(self, indices: Int64[Tensor, " some"]) -> "Images":
         """Return the images at `indices` as a set of its own, which shares these pixels."""

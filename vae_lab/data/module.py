@@ -2,13 +2,17 @@
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 from lightning import LightningDataModule
 
+from vae_lab.data.augment import read_augment
 from vae_lab.data.batches import Batches, OrderedBatches
 from vae_lab.data.binarize import WAYS, static_parts
 from vae_lab.data.images import Parts
+from vae_lab.data.sample import Sample
 from vae_lab.data.survey import Survey, survey_parts
 from vae_lab.errors import require_counts
 
@@ -27,6 +31,7 @@ class ImageData(LightningDataModule, ABC):
         split_seed: decides which image is in which part; its own key, so that runs with different seeds compare.
         binarize: null keeps grey pixels; `static` makes them zeros and ones once, as `split_seed` says; `dynamic` draws
             the training images anew each time they are seen, as `seed` says, and the other two parts once.
+        augment: `flip` and `shift` of training batches, see `Augment`; None is none.
 
     Attributes:
         classes: names of the classes that labels count, known once `load` is done; empty where there are none.
@@ -45,6 +50,7 @@ class ImageData(LightningDataModule, ABC):
         seed: int,
         split_seed: int,
         binarize: str | None = None,
+        augment: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         require_counts(data__image_size=image_size, data__batch_size=batch_size, data__eval_batch_size=eval_batch_size)
@@ -62,6 +68,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = seed
         self.split_seed = split_seed
         self.binarize = binarize
+        self.augment = read_augment(augment)
 
     @abstractmethod
     def load(self) -> Parts:
@@ -111,9 +118,11 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> Batches:
         """Return the training batches, sliced by rank."""
         rank, world_size = self._share()
-        trainer = self.trainer
+        trainer, images = self.trainer, self.parts.train
+        if trainer is not None and self.binarize != "dynamic":  # whose draws are made on the processor
+            images = images.held_on(trainer.strategy.root_device)
         return Batches(
-            self.parts.train,
+            images,
             self.batch_size,
             self.seed,
             rank=rank,
@@ -122,6 +131,14 @@ class ImageData(LightningDataModule, ABC):
             repeat=bool(getattr(trainer, "overfit_batches", 0)),
             first=int if trainer is None else lambda: trainer.fit_loop.batch_idx + 1,
         )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
+        """Augment a training batch, on its device; its counters are those of its place in the run."""
+        trainer = self.trainer
+        if self.augment is None or trainer is None or not trainer.training or not isinstance(batch, Sample):
+            return batch
+        place = (self.seed, trainer.current_epoch, trainer.fit_loop.batch_idx + 1, trainer.global_rank)
+        return batch._replace(image=self.augment(batch.image, *place))
 
     def val_dataloader(self) -> OrderedBatches:
         """Return one pass over the validation part, or this rank's share of it."""

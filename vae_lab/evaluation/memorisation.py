@@ -77,7 +77,7 @@ class Neighbours(NamedTuple):
     indices: Int64[Tensor, "n k"]
 
 
-def usual_nearness(training: Images, *, nreference: int, side: int, seed: int) -> Usual:
+def usual_nearness(training: Images, *, nreference: int, side: int, seed: int, flips: bool = False) -> Usual:
     """Return what training images that are no copies of each other have at the least.
 
     Those with an exact duplicate say nothing about how near others come and don't count.
@@ -87,20 +87,22 @@ def usual_nearness(training: Images, *, nreference: int, side: int, seed: int) -
         nreference: training images, drawn at random, whose neighbours are looked at; all if there are fewer.
         side: pixels a side above which images are averaged down.
         seed: of that draw.
+        flips: whether an image mirrored left to right is as near, as for a model that was trained on both.
 
     Raises:
         ValueError: if there are too few training images, or nearly all are duplicates.
     """
     require_counts(nreference=nreference)
     rows = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:nreference]
-    distances = nearest(training.__getitems__(rows).image, training, NEXT + 1, side=side, exclude=rows).distances
+    images = training.__getitems__(rows).image
+    distances = nearest_way(images, training, NEXT + 1, side=side, exclude=rows, flips=flips).distances
     single = distances[:, 0] > 0
     if not single.any():
         raise ValueError(f"All {len(rows)} training images looked at have exact duplicates; raise nreference.")
     return Usual(*(values[single].quantile(USUAL).item() for values in (distances[:, 0], _ratios(distances))))
 
 
-def memorisation(samples: Image, training: Images, usual: Usual, *, side: int) -> Memorisation:
+def memorisation(samples: Image, training: Images, usual: Usual, *, side: int, flips: bool = False) -> Memorisation:
     """Return how many samples are too near to a training image, and to which.
 
     Measured beside 10,000 MNIST digits: blur does not make a sample look copied. Of held-out digits 0.5 % count by
@@ -118,10 +120,11 @@ def memorisation(samples: Image, training: Images, usual: Usual, *, side: int) -
     Args:
         samples: images in [0, 1].
         training: the images that a model was trained on.
-        usual: what is usual among them, at the same `side`.
+        usual: what is usual among them, at the same `side` and with the same `flips`.
         side: pixels a side above which images are averaged down.
+        flips: whether a sample that is a training image mirrored left to right is a copy of it.
     """
-    distances, indices = nearest(samples, training, NEXT + 1, side=side)
+    distances, indices = nearest_way(samples, training, NEXT + 1, side=side, flips=flips)
     ratios = _ratios(distances)
     return Memorisation(
         share=_share(distances[:, 0] < usual.threshold), threshold=usual.threshold,
@@ -143,6 +146,18 @@ def neighbour_panel(samples: Image, training: Images, indices: Int64[Tensor, " n
     """Return each row of samples with the row of their nearest training images under it."""
     sources = training.__getitems__(indices.cpu()).image.to(samples)
     return grid(paired(samples, sources, ncolumns), ncolumns)
+
+
+def nearest_way(
+    queries: Image, references: Images, k: int, *, side: int, flips: bool, exclude: Int64[Tensor, " n"] | None = None
+) -> Neighbours:
+    """Return the `k` nearest references of each image, as it is or, with `flips`, mirrored where that is nearer."""
+    found = nearest(queries, references, k, side=side, exclude=exclude)
+    if not flips:
+        return found
+    mirrored = nearest(queries.flip(-1), references, k, side=side, exclude=exclude)
+    nearer = (mirrored.distances[:, 0] < found.distances[:, 0])[:, None]
+    return Neighbours(*(torch.where(nearer, one, other) for one, other in zip(mirrored, found, strict=True)))
 
 
 @torch.no_grad()
