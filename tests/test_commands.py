@@ -177,8 +177,8 @@ def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:
 
 def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline"}
-    arguments = ["data=synthetic", "trainer.max_steps=1000000", "logger=csv", "task.log_every=1", "folder=run"]
-    line = [sys.executable, "-m", "vae_lab.train", *arguments]
+    arguments = ["data=synthetic", "model=mlp", "trainer.max_steps=1000000", "task.log_every=1", "folder=run"]
+    line = [sys.executable, "-m", "vae_lab.train", *arguments, *NO_PICTURES, "logger=csv"]
     process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     table = tmp_path / "run" / "metrics.csv"
     deadline = time.monotonic() + LIMIT
