@@ -179,12 +179,12 @@ def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline"}
     arguments = [
         "data=synthetic",
+        "model=mlp",
         "trainer.max_steps=1000000",
-        "logger=csv",
         "trainer.log_every_n_steps=1",
         "folder=run",
     ]
-    line = [sys.executable, "-m", "vae_lab.train", *arguments]
+    line = [sys.executable, "-m", "vae_lab.train", *arguments, *NO_PICTURES, "logger=csv"]
     process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     table = tmp_path / "run" / "metrics.csv"
     deadline = time.monotonic() + LIMIT

@@ -178,6 +178,18 @@ def test_sizes_are_held_against_the_weights(flat: Trained, tmp_path: Path, place
     assert time.monotonic() - started < 5
 
 
+def test_a_stored_config_refers_to_nothing(flat: Trained, tmp_path: Path) -> None:
+    run = forged(flat, tmp_path / "run", put("model.nlatent", "${oc.env:HOME}"))
+    with pytest.raises(ValueError, match="holds an interpolation"):
+        load_model(run)
+
+
+def test_images_have_the_size_of_the_model(flat: Trained, tmp_path: Path) -> None:
+    run = forged(flat, tmp_path / "run", put("data.image_size", 32))
+    with pytest.raises(DataError, match="has image_size=32 for the data, and 16 for the model"):
+        load_data(run)
+
+
 def test_no_more_layers_are_made_than_there_are_weights(flat: Trained, tmp_path: Path) -> None:
     made = 0
 

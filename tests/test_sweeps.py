@@ -210,7 +210,8 @@ def test_a_wrong_choice_is_told_before_anything_runs(tmp_path: Path, monkeypatch
 
 
 def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> None:
-    process = start("-m", *TINY, "trainer.max_steps=1000000", "trainer.log_every_n_steps=1", "seed=0,1", cwd=tmp_path)
+    long = ("logger=csv", "trainer.max_steps=1000000", "trainer.log_every_n_steps=1")
+    process = start("-m", *TINY, *NO_PICTURES, *long, "seed=0,1", cwd=tmp_path)
     deadline = time.monotonic() + LIMIT
     while not list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv")) and time.monotonic() < deadline:
         time.sleep(0.05)
