@@ -15,11 +15,13 @@ from hydra.errors import MissingConfigException
 from invoking import invoke
 from sweeping import LIMIT, TINY, finish, made, sabotaged, start, summaries, times
 
-from vae_lab.commands import sentence
+from hydra_plugins.vae_lab_sweeper import TrialSweeper
+from vae_lab.commands import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
 from vae_lab.sweep import complete, sweep_name
+from vae_lab.system.quoting import parse
 from vae_lab.train import main
 from vae_lab.trial import Trial, digest, record, settle
 
@@ -85,6 +87,16 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
     )
     inside, alone = weights(folder), weights(tmp_path / "alone")
     assert all(torch.equal(inside[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("name", ["8e59810590", "0123456789", "1234567890", "2026_11_26", "1e5", "nan", "deadbeef00"])
+def test_a_folder_whose_name_is_a_number_keeps_its_name(name: str) -> None:
+    overrides = TrialSweeper()._job(Trial(("seed=1",), Path("/sweep") / name), "hidden=1")
+    (subdir,) = [text for text in overrides if text.startswith("hydra.sweep.subdir=")]
+    for text in (subdir, as_run_dir(name)):
+        override = parse(text)
+        assert override is not None
+        assert str(override.value()) == name
 
 
 @pytest.mark.slow
