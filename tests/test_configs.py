@@ -21,8 +21,7 @@ GROUPS = (
     "task",
     "trainer",
     "callbacks",
-    "logger",
-)
+)  # of logger: tests/test_loggers.py
 FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 NEEDS = {

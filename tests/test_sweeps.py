@@ -229,7 +229,7 @@ def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> N
 
 def test_a_table_that_goes_on_from_a_checkpoint_has_each_row_once(tmp_path: Path) -> None:
     def rows(*steps: int) -> list[str]:
-        table = MetricsTable(str(tmp_path / "metrics.csv"))
+        table = MetricsTable(tmp_path / "metrics.csv")
         for step in steps:
             table.log_metrics({"train/loss": step / 2}, step)
         table.save()
@@ -237,7 +237,7 @@ def test_a_table_that_goes_on_from_a_checkpoint_has_each_row_once(tmp_path: Path
 
     assert rows(1, 2, 3, 4, 5) == ["1", "2", "3", "4", "5"]
     assert rows(4, 5, 6) == ["1", "2", "3", "4", "5", "6"]
-    table = MetricsTable(str(tmp_path / "metrics.csv"))
+    table = MetricsTable(tmp_path / "metrics.csv")
     table.log_metrics({"test/mse": 1.0}, 6)
     table.save()
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 8, "a test alone takes no row away"

@@ -183,7 +183,7 @@ def test_a_collapse_is_caught_and_recovered_from(
     """For 20 batches of a game that was good, the discriminator's steps are far too long."""
     data, task, trainer = build(config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_every=140"), {})
     assert isinstance(task, VAEGANTask)
-    logger = MetricsTable(str(tmp_path / "metrics.csv"))
+    logger = MetricsTable(tmp_path / "metrics.csv")
     trainer.loggers = [logger]
 
     def spoil(task: VAEGANTask) -> None:
