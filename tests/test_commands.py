@@ -17,7 +17,7 @@ from sweeping import LIMIT
 
 from vae_lab.train import main
 
-TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "logger=csv")
+TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_every=2", "logger=none")
 PATIENCE = 30.0  # seconds of the processor, which a busy machine has not many more of; a quiet one takes under 10
 
 
@@ -177,7 +177,7 @@ def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:
 
 def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline"}
-    arguments = ["data=synthetic", "trainer.max_steps=1000000", "logger=csv", "task.log_every=1", "folder=run"]
+    arguments = ["data=synthetic", "trainer.max_steps=1000000", "logger=none", "task.log_every=1", "folder=run"]
     line = [sys.executable, "-m", "vae_lab.train", *arguments]
     process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     table = tmp_path / "run" / "metrics.csv"

@@ -230,7 +230,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("conditional") / "run"
     overrides = [
         "data=synthetic", "data.nimages=200", "model=mlp", "model.encoder.width=16", "model.nlatent=3",
-        "model.nclasses=10", "trainer.max_steps=4", "trainer.val_every=4", "trainer.precision=32-true", "logger=csv",
+        "model.nclasses=10", "trainer.max_steps=4", "trainer.val_every=4", "trainer.precision=32-true", "logger=none",
         f"folder={folder}",
     ]  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -82,7 +82,7 @@ def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> Non
     game = ("task=cvaegan", "data=digits", "data.batch_size=16", "model.nclasses=10", "task.warmup=2")
     narrow = [f"task.opponents.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
     settings = (*game, *narrow, "task.guard.every=2", "task.guard.patience=1", "trainer.max_steps=12")
-    code, output = finish(start(*TWO, *settings, "logger=csv", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *settings, "logger=none", cwd=tmp_path), tmp_path)
     assert code == 0, output
     first, second = witnesses(tmp_path)
     assert first["digest"] == second["digest"], "weights, averages, opponents and guard"
@@ -91,7 +91,7 @@ def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> Non
 def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("kill", "1", 5, here="1"), "+callbacks.kill.rank=1")
-    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *how, "logger=none", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
     assert time.time() - float((tmp_path / "struck").read_text()) < 300
     assert code == 6, output
     assert "process 1 of this run was killed by SIGKILL" in output
@@ -105,7 +105,7 @@ def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
 def test_if_one_process_fails_its_reason_is_that_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("raise", "1", 5, here="1"), "+callbacks.raise.rank=1")
-    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *how, "logger=none", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
     assert code == 1, output
     assert "process 1: Traceback" in output
     assert output.count("Traceback") == 1, output
@@ -159,7 +159,7 @@ def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:
     process = start(
-        *TWO, "logger=csv", "trainer.max_steps=1000000", "trainer.val_every=100000", "task.log_every=1", cwd=tmp_path
+        *TWO, "logger=none", "trainer.max_steps=1000000", "trainer.val_every=100000", "task.log_every=1", cwd=tmp_path
     )
     os.kill(process_of(1, tmp_path), signal.SIGTERM)
     code, output = finish(process, tmp_path)
@@ -175,7 +175,7 @@ def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None
 def test_a_loss_that_is_no_number_in_one_process_ends_both(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("diverge", "1", 3, here="1"), "+callbacks.diverge.rank=1")
-    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=1000", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *how, "logger=none", "trainer.max_steps=1000", cwd=tmp_path), tmp_path)
     assert code == 4, output
     assert summary(the_folder(tmp_path))["status"] == "diverged"
 

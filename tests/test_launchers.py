@@ -48,7 +48,7 @@ def test_a_trial_that_is_killed_spares_the_others_and_is_made_up_for(launcher: s
 @pytest.mark.slow
 def test_a_signal_reaches_the_trials_in_other_processes(tmp_path: Path) -> None:
     require("slurm_local")
-    settings = ("trainer.max_steps=1000000", "task.log_every=1", "logger=csv", "launcher=slurm_local", "seed=0,1")
+    settings = ("trainer.max_steps=1000000", "task.log_every=1", "logger=none", "launcher=slurm_local", "seed=0,1")
     process = start("-m", *TINY, *settings, cwd=tmp_path)
     deadline = time.monotonic() + LIMIT
     while len(list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
@@ -69,7 +69,7 @@ def nrows(folder: Path) -> int:
 @pytest.mark.slow
 def test_a_driver_killed_again_and_again_leaves_nothing_undone_and_nothing_done_twice(tmp_path: Path) -> None:
     require("joblib")
-    settings = ("logger=csv", "trainer.max_steps=60", "trainer.val_every=20", "task.log_every=1", "seed=0,1,2,3")
+    settings = ("logger=none", "trainer.max_steps=60", "trainer.val_every=20", "task.log_every=1", "seed=0,1,2,3")
     line = ("-m", *TINY, *settings, "launcher=joblib", "hydra.launcher.n_jobs=2")
     killed = 0
     for progress in (5, 70, 150, 10_000):

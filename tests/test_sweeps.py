@@ -47,7 +47,7 @@ def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "bad").touch()
-    common = ("-m", *TINY, "logger=csv", "group=mine", *sabotaged("raise", "4", 3))
+    common = ("-m", *TINY, "logger=none", "group=mine", *sabotaged("raise", "4", 3))
     assert train(*common, "model.nlatent=2,0,4", monkeypatch=monkeypatch, cwd=tmp_path) == 7
     found = summaries(tmp_path)
     assert {key: one["status"] for key, one in found.items()} == {
@@ -73,7 +73,7 @@ def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
 
 
 def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = (*TINY, "logger=csv", "optimizer.lr=0.003")
+    settings = (*TINY, "logger=none", "optimizer.lr=0.003")
     assert train("-m", *settings, "seed=0,1,2", monkeypatch=monkeypatch, cwd=tmp_path) == 0
     assert train(*settings, "seed=2", "folder=alone", monkeypatch=monkeypatch, cwd=tmp_path) == 0
     (folder,) = [
@@ -268,7 +268,7 @@ def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
     (tmp_path / "conf" / "sweep").mkdir(parents=True)
     (tmp_path / "conf" / "sweep" / "mine.yaml").write_text(SWEEP)
     added = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
-    assert train(*TINY, "logger=csv", "sweep=mine", added, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    assert train(*TINY, "logger=none", "sweep=mine", added, monkeypatch=monkeypatch, cwd=tmp_path) == 0
     for path in tmp_path.glob("outputs/sweeps/mine/*/summary.json"):
         told = shlex.split(json.loads(path.read_text())["command"])[3:]
         alone = f"alone-{path.parent.name}"
