@@ -103,9 +103,14 @@ class WeightsAndBiases(WandbLogger):
         return self.run.settings.mode == "offline"
 
     def log_graph(self, model: LightningModule, *_: object) -> None:
-        """Watch the module, as `logger.watch` would; Lightning calls this before the first batch."""
+        """Watch the model, as `logger.watch` would; Lightning calls this before the first batch.
+
+        W&B takes parameters from calls of `forward`, which a LightningModule has none of in training: so it watches the
+        latent model inside, where there is one.
+        """
         if self.watched is not None:
-            self.watch(model, log=self.watched, log_freq=self.watch_every, log_graph=False)
+            inner = getattr(model, "model", model)
+            self.watch(inner, log=self.watched, log_freq=self.watch_every, log_graph=False)
 
     def describe(self) -> dict[str, str]:
         """Return the run's id and mode for the summary."""
@@ -168,7 +173,7 @@ def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
             f"logger.wandb.{name} is an argument neither of wandb.init nor of Lightning's WandbLogger; {hint}."
         )
     arguments = {name: value for name, value in settings.items() if name in inits and value is not None}
-    arguments.setdefault("dir", settings.get("save_dir") or folder)
+    arguments["dir"] = settings.get("save_dir") or settings.get("dir") or folder  # in Lightning's order
     if settings.get("version") is not None:
         arguments.setdefault("id", settings["version"])
     if "id" in arguments:
