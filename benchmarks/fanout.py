@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2, 3)
 
 def command(*arguments: str) -> list[str]:
     """Return the command line of a training."""
-    return [sys.executable, "-m", "vae_lab.train", *arguments, "logger=csv", "trainer.precision=32-true"]
+    return [sys.executable, "-m", "vae_lab.train", *arguments, "logger=none", "trainer.precision=32-true"]
 
 
 def wall(commands: list[list[str]], cwd: Path, **env: str) -> float:

@@ -34,7 +34,7 @@ def write_run(folder: Path, seed: int, nlatent: int, lr: float) -> None:
     overrides = [f"model.nlatent={nlatent}", f"optimizer.lr={lr}", f"seed={seed}"]
     (folder / ".hydra").mkdir(parents=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("train", [*overrides, "logger=csv"])
+        config = compose("train", [*overrides, "logger=none"])
     (folder / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(config))
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
     summary = {

@@ -42,7 +42,12 @@ def company(number: int) -> Iterator[None]:
 def train(threads: str, steps: int) -> tuple[float, int]:
     """Return the images per second of a training, and its number of threads."""
     env = {key: value for key, value in os.environ.items() if key not in EXPORTED}
-    settings = [f"threads={threads}", f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}", "logger=csv"]
+    settings = [
+        f"threads={threads}",
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={steps}",
+        "logger=none",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, "-m", "vae_lab.train", *settings, f"folder={folder}/run"]
         subprocess.run(line, env=env, check=True, stdout=subprocess.DEVNULL, timeout=LONGEST)  # noqa: S603

@@ -141,4 +141,5 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.system.quoting import quote_override
 
         folder = quote_override("hydra.sweep.dir", trial.folder.parent)
-        return [*trial.overrides, folder, f"hydra.sweep.subdir={trial.folder.name}", hidden]
+        name = quote_override("hydra.sweep.subdir", trial.folder.name)  # 8e59810590 would be a number
+        return [*trial.overrides, folder, name, hidden]

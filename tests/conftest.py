@@ -72,7 +72,7 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
 
     def make(*overrides: str, folder: str = "run") -> DictConfig:
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", [*TINY, "logger=csv", f"folder={tmp_path / folder}", *overrides])
+            return compose("train", [*TINY, "logger=none", f"folder={tmp_path / folder}", *overrides])
 
     return make
 

@@ -17,7 +17,7 @@ from sweeping import LIMIT, NO_PICTURES
 
 from vae_lab.train import main
 
-TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_check_interval=2", "logger=csv")
+TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_check_interval=2", "logger=none")
 PATIENCE = 30.0  # seconds of the processor, which a busy machine has not many more of; a quiet one takes under 10
 
 
@@ -184,7 +184,7 @@ def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
         "trainer.log_every_n_steps=1",
         "folder=run",
     ]
-    line = [sys.executable, "-m", "vae_lab.train", *arguments, *NO_PICTURES, "logger=csv"]
+    line = [sys.executable, "-m", "vae_lab.train", *arguments, *NO_PICTURES, "logger=none"]
     process = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
     table = tmp_path / "run" / "metrics.csv"
     deadline = time.monotonic() + LIMIT

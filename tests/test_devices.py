@@ -62,7 +62,7 @@ def test_two_processes_train_what_one_does_with_batches_twice_as_large(
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "one")
-    alone = (*TINY, *settings, "data.batch_size=16", "logger=csv")
+    alone = (*TINY, *settings, "data.batch_size=16", "logger=none")
     assert invoke(train, "train", *alone, monkeypatch=monkeypatch) == 0
     together = (*TWO, *settings, "data.batch_size=8", "logger=wandb")
     code, output = finish(start(*together, cwd=tmp_path / "two"), tmp_path / "two")
@@ -89,7 +89,7 @@ def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> Non
     game = ("task=cvaegan", "data=digits", "data.batch_size=16", "model.nclasses=10", "task.warmup=2")
     narrow = [f"task.opponents.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
     settings = (*game, *narrow, "task.guard.every=2", "task.guard.patience=1", "trainer.max_steps=12")
-    code, output = finish(start(*TWO, *settings, "logger=csv", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *settings, "logger=none", cwd=tmp_path), tmp_path)
     assert code == 0, output
     first, second = witnesses(tmp_path)
     assert first["digest"] == second["digest"], "weights, averages, opponents and guard"
@@ -98,7 +98,7 @@ def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> Non
 def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("kill", "1", 5, here="1"), "+callbacks.kill.rank=1")
-    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *how, "logger=none", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
     assert time.time() - float((tmp_path / "struck").read_text()) < 300
     assert code == 6, output
     assert "process 1 of this run was killed by SIGKILL" in output
@@ -112,7 +112,7 @@ def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
 def test_if_one_process_fails_its_reason_is_that_of_the_run(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("raise", "1", 5, here="1"), "+callbacks.raise.rank=1")
-    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *how, "logger=none", "trainer.max_steps=100000", cwd=tmp_path), tmp_path)
     assert code == 1, output
     assert "process 1: Traceback" in output
     assert output.count("Traceback") == 1, output
@@ -167,7 +167,7 @@ def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
 def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None:
     process = start(
         *TWO,
-        "logger=csv",
+        "logger=none",
         "trainer.max_steps=1000000",
         "trainer.val_check_interval=100000",
         "trainer.log_every_n_steps=1",
@@ -187,7 +187,7 @@ def test_a_signal_to_one_process_stops_both_at_one_batch(tmp_path: Path) -> None
 def test_a_loss_that_is_no_number_in_one_process_ends_both(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("diverge", "1", 3, here="1"), "+callbacks.diverge.rank=1")
-    code, output = finish(start(*TWO, *how, "logger=csv", "trainer.max_steps=1000", cwd=tmp_path), tmp_path)
+    code, output = finish(start(*TWO, *how, "logger=none", "trainer.max_steps=1000", cwd=tmp_path), tmp_path)
     assert code == 4, output
     assert summary(the_folder(tmp_path))["status"] == "diverged"
 

@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = [
         "data=synthetic", "data.binarize=dynamic", "likelihood=bernoulli", "model=mlp", "model.encoder.width=16",
         "model.nlatent=3", "trainer.max_steps=4", "trainer.val_check_interval=4", "trainer.precision=32-true",
-        "logger=csv", f"folder={folder}",
+        "logger=none", f"folder={folder}",
     ]  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
         train(compose("train", overrides))

@@ -34,12 +34,30 @@ def test_the_old_file_survives_a_failure_at_any_step(
 
 def test_a_table_grows_columns_and_survives_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
-    table = MetricsTable(str(path))
+    table = MetricsTable(path)
     table.log_metrics({"a": 1.0}, step=1)
     table.log_metrics({"b": 2.0}, step=1)
     table.log_metrics({"c": 3.0}, step=2)
     table.save()
-    again = MetricsTable(str(path))
+    again = MetricsTable(path)
     again.log_metrics({"a": 4.0, "d": 5.0}, step=3)
     again.finalize("success")
     assert path.read_text().split() == ["step,a,b,c,d", "1,1.0,2.0,,", "2,,,3.0,", "3,4.0,,,5.0"]
+
+
+def test_a_step_has_one_row_though_lightning_saves_after_each_call(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    table = MetricsTable(path)
+    for metrics, step in (
+        ({"a": 1.0}, 1),
+        ({"b": 2.0}, 1),
+        ({"a": 1.5, "b": 20.25}, 2),
+        ({"b": 3.0}, 2),
+        ({"a": 4.0}, 3),
+    ):
+        table.log_metrics(metrics, step=step)
+        table.save()
+        rows = path.read_text().split()
+        assert len(rows) == step + 1, "each row is on disk at once"
+    table.finalize("success")
+    assert path.read_text().split() == ["step,a,b", "1,1.0,2.0", "2,1.5,3.0", "3,4.0,"]

@@ -18,7 +18,7 @@ ROOMS = {
     "evaluation": TORCH | {"torchvision", "matplotlib", "scipy", "sklearn", "torchmetrics"},
     "tasks": LIGHTNING,
     "callbacks": LIGHTNING,
-    "loggers": LIGHTNING | {"wandb"},
+    "loggers": LIGHTNING | {"matplotlib", "mlflow", "pydantic", "wandb"},
     "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
     "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
 }

@@ -51,7 +51,7 @@ def test_a_signal_reaches_the_trials_in_other_processes(tmp_path: Path) -> None:
     settings = (
         "trainer.max_steps=1000000",
         "trainer.log_every_n_steps=1",
-        "logger=csv",
+        "logger=none",
         "launcher=slurm_local",
         "seed=0,1",
     )
@@ -76,7 +76,7 @@ def nrows(folder: Path) -> int:
 def test_a_driver_killed_again_and_again_leaves_nothing_undone_and_nothing_done_twice(tmp_path: Path) -> None:
     require("joblib")
     settings = (
-        "logger=csv",
+        "logger=none",
         "trainer.max_steps=60",
         "trainer.val_check_interval=20",
         "trainer.log_every_n_steps=1",

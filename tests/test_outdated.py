@@ -56,7 +56,7 @@ def rates(cwd: Path) -> list[float]:
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that runs a sweep, in this process, and returns the exit code."""
     monkeypatch.chdir(tmp_path)
-    common = ("--config-dir", "conf", "-m", *TINY, *NO_PICTURES, "logger=csv")
+    common = ("--config-dir", "conf", "-m", *TINY, *NO_PICTURES, "logger=none")
     return lambda *swept: invoke(main, "train", *common, *swept, monkeypatch=monkeypatch)
 
 

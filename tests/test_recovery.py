@@ -160,7 +160,7 @@ def test_a_setting_that_is_wrong_ends_in_one_sentence(
 ) -> None:
     settings, sentence = BAD[name]
     monkeypatch.chdir(tmp_path)
-    arguments = ("data=synthetic", *QUICK, "trainer.max_steps=2", "trainer.val_check_interval=2", "logger=csv")
+    arguments = ("data=synthetic", *QUICK, "trainer.max_steps=2", "trainer.val_check_interval=2", "logger=none")
     task = CVAEGAN if name == "no discriminator" else VAEGAN
     assert invoke(main, "train", *arguments, *task, *settings, "folder=run", monkeypatch=monkeypatch) == 2
     printed = "".join(capfd.readouterr())

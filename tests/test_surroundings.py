@@ -36,14 +36,14 @@ TINY = (
     "trainer.val_check_interval=2",
     "trainer.precision=32-true",
 )
-TRAIN = ("train", *TINY, "logger=csv")
+TRAIN = ("train", *TINY, "logger=none")
 EVALUATE = ("evaluate", "run={run}", "nsamples=2", "nll_images=4", "ngenerated=8", "nblocks=2", "k=2", "nreplicates=2",
             "nreference=10", "features=vgg")  # fmt: skip
 DETECT = ("detect", "run={run}", "images={pictures}", "alpha=0.2", "ncalibration=8", "nfit=8", "nshown=2")
 REPORT = ("report", "runs={run}")
 SCALING = ("scaling", "model=mlp", "data.image_size=[8,16]", "data.channels=1", "pixels=256", "nrepeats=3",
            "max_seconds=0.1", "timed_from=8", "fits_batch=2", "memory=64MiB")  # fmt: skip
-TUNE = ("tune", *TINY, "logger=csv", "search.ntrials=1")
+TUNE = ("tune", *TINY, "logger=none", "search.ntrials=1")
 GENERATE = ("generate", "run={run}", "n=2")
 ALL = (TRAIN, (*GENERATE, "out=g.png"), (*EVALUATE, "out=evaluated"), DETECT, (*REPORT, "out=report"), SCALING, TUNE)
 
@@ -185,7 +185,7 @@ def test_a_cluster_with_leftovers_in_a_folder_of_odd_letters(place: Place) -> No
     shutil.copytree(place.run, cwd / "Größe (2)")
     commands = [
         ("train", *TINY, "logger=wandb", "folder=einzeln, [1] = x"),
-        ("train", "-m", *TINY, "logger=csv", "seed=0", 'group="lr=1e-3,b=2 (a)"'),
+        ("train", "-m", *TINY, "logger=none", "seed=0", 'group="lr=1e-3,b=2 (a)"'),
         ("printed", "report"),
         ("stored", "outputs/sweeps/*/*/summary.json"),
         ("generate", "run=Größe (2)", "n=2", "out=neu (3).png"),

@@ -15,11 +15,13 @@ from hydra.errors import MissingConfigException
 from invoking import invoke
 from sweeping import LIMIT, NO_PICTURES, TINY, finish, made, sabotaged, start, summaries, times
 
-from vae_lab.commands import sentence
+from hydra_plugins.vae_lab_sweeper import TrialSweeper
+from vae_lab.commands import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
 from vae_lab.sweep import complete, sweep_name
+from vae_lab.system.quoting import parse
 from vae_lab.train import main
 from vae_lab.trial import Trial, digest, record, settle
 
@@ -45,7 +47,7 @@ def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "bad").touch()
-    common = ("-m", *TINY, *NO_PICTURES, "logger=csv", "group=mine", *sabotaged("raise", "4", 3))
+    common = ("-m", *TINY, *NO_PICTURES, "logger=none", "group=mine", *sabotaged("raise", "4", 3))
     assert train(*common, "model.nlatent=2,0,4", monkeypatch=monkeypatch, cwd=tmp_path) == 7
     found = summaries(tmp_path)
     assert {key: one["status"] for key, one in found.items()} == {
@@ -71,7 +73,7 @@ def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
 
 
 def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = (*TINY, *NO_PICTURES, "logger=csv", "optimizer.lr=0.003")
+    settings = (*TINY, *NO_PICTURES, "logger=none", "optimizer.lr=0.003")
     assert train("-m", *settings, "seed=0,1,2", monkeypatch=monkeypatch, cwd=tmp_path) == 0
     assert train(*settings, "seed=2", "folder=alone", monkeypatch=monkeypatch, cwd=tmp_path) == 0
     (folder,) = [
@@ -85,6 +87,16 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
     )
     inside, alone = weights(folder), weights(tmp_path / "alone")
     assert all(torch.equal(inside[name], alone[name]) for name in alone)
+
+
+@pytest.mark.parametrize("name", ["8e59810590", "0123456789", "1234567890", "2026_11_26", "1e5", "nan", "deadbeef00"])
+def test_a_folder_whose_name_is_a_number_keeps_its_name(name: str) -> None:
+    overrides = TrialSweeper()._job(Trial(("seed=1",), Path("/sweep") / name), "hidden=1")
+    (subdir,) = [text for text in overrides if text.startswith("hydra.sweep.subdir=")]
+    for text in (subdir, as_run_dir(name)):
+        override = parse(text)
+        assert override is not None
+        assert str(override.value()) == name
 
 
 @pytest.mark.slow
@@ -210,7 +222,7 @@ def test_a_wrong_choice_is_told_before_anything_runs(tmp_path: Path, monkeypatch
 
 
 def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> None:
-    long = ("logger=csv", "trainer.max_steps=1000000", "trainer.log_every_n_steps=1")
+    long = ("logger=none", "trainer.max_steps=1000000", "trainer.log_every_n_steps=1")
     process = start("-m", *TINY, *NO_PICTURES, *long, "seed=0,1", cwd=tmp_path)
     deadline = time.monotonic() + LIMIT
     while not list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv")) and time.monotonic() < deadline:
@@ -225,7 +237,7 @@ def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> N
 
 def test_a_table_that_goes_on_from_a_checkpoint_has_each_row_once(tmp_path: Path) -> None:
     def rows(*steps: int) -> list[str]:
-        table = MetricsTable(str(tmp_path / "metrics.csv"))
+        table = MetricsTable(tmp_path / "metrics.csv")
         for step in steps:
             table.log_metrics({"train/loss": step / 2}, step)
         table.save()
@@ -233,7 +245,7 @@ def test_a_table_that_goes_on_from_a_checkpoint_has_each_row_once(tmp_path: Path
 
     assert rows(1, 2, 3, 4, 5) == ["1", "2", "3", "4", "5"]
     assert rows(4, 5, 6) == ["1", "2", "3", "4", "5", "6"]
-    table = MetricsTable(str(tmp_path / "metrics.csv"))
+    table = MetricsTable(tmp_path / "metrics.csv")
     table.log_metrics({"test/mse": 1.0}, 6)
     table.save()
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 8, "a test alone takes no row away"
@@ -264,7 +276,7 @@ def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
     (tmp_path / "conf" / "sweep").mkdir(parents=True)
     (tmp_path / "conf" / "sweep" / "mine.yaml").write_text(SWEEP)
     added = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
-    assert train(*TINY, *NO_PICTURES, "logger=csv", "sweep=mine", added, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    assert train(*TINY, *NO_PICTURES, "logger=none", "sweep=mine", added, monkeypatch=monkeypatch, cwd=tmp_path) == 0
     for path in tmp_path.glob("outputs/sweeps/mine/*/summary.json"):
         told = shlex.split(json.loads(path.read_text())["command"])[3:]
         alone = f"alone-{path.parent.name}"

@@ -47,7 +47,7 @@ TINY = (
     "trainer.max_steps=2",
     "trainer.val_check_interval=2",
     *NO_PICTURES,
-    "logger=csv",
+    "logger=none",
 )
 MAINS = {
     name: module.main
@@ -222,7 +222,7 @@ def test_a_run_says_stores_and_repeats_its_number(
     monkeypatch.setenv(OMP, "1")
     assert ", 1 threads, " in run("folder=one").splitlines()[0]
     assert (summary(Path("one"))["threads"], stored(Path("one"))) == (1, 1)
-    assert summary(Path("one"))["command"].endswith(" logger=csv threads=1")
+    assert summary(Path("one"))["command"].endswith(" logger=none threads=1")
     assert summary(Path("one"))["overrides"] == list(TINY), "what was typed"
     said = run("resume=two", "trainer.max_steps=3", "folder=further")
     assert "threads=2 (as before)" in said

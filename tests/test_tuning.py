@@ -189,7 +189,7 @@ def test_a_search_for_nothing_is_refused(changes: dict[str, object], sentence: s
 def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     root = Path(__file__).parents[1]
     env = os.environ | {"PYTHONPATH": str(root)}
-    tiny = ("data=synthetic", "model=mlp", "trainer.max_steps=8", "trainer.val_check_interval=2", "logger=csv")
+    tiny = ("data=synthetic", "model=mlp", "trainer.max_steps=8", "trainer.val_check_interval=2", "logger=none")
     prune = ("search.pruner.n_startup_trials=1", "search.ntrials=6", "search.study=mine")
     line = [sys.executable, "-m", "vae_lab.tune", *tiny, *prune]
     first = subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
@@ -222,7 +222,7 @@ def tune(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
         "model=mlp",
         "trainer.max_steps=4",
         "trainer.val_check_interval=4",
-        "logger=csv",
+        "logger=none",
         "trainer.precision=32-true",
     )
     return invoke(main, "tune", *tiny, *arguments, monkeypatch=monkeypatch)

@@ -186,7 +186,7 @@ def test_a_collapse_is_caught_and_recovered_from(
         config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_check_interval=140"), {}
     )
     assert isinstance(task, VAEGANTask)
-    logger = MetricsTable(str(tmp_path / "metrics.csv"))
+    logger = MetricsTable(tmp_path / "metrics.csv")
     trainer.loggers = [logger]
 
     class Spoil(Callback):
@@ -196,7 +196,7 @@ def test_a_collapse_is_caught_and_recovered_from(
     trainer.callbacks.append(Spoil())  # pyright: ignore[reportAttributeAccessIssue]
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
         trainer.fit(task, datamodule=data)
-    logger.write_row()
+    logger.save()
     said = [record.getMessage() for record in caplog.records if "back to the weights of batch" in record.getMessage()]
     assert said
     assert int(re.findall(r"weights of batch (\d+)", said[0])[0]) >= 60

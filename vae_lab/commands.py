@@ -29,7 +29,7 @@ from vae_lab.ranks import ranks, unheeded
 from vae_lab.resume import continued
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
-from vae_lab.system.quoting import quote_override, quote_typed
+from vae_lab.system.quoting import parse, quote_override, quote_typed
 from vae_lab.system.signals import EndAtOnce, heard, ignore
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
 
@@ -180,7 +180,14 @@ def in_one_place(arguments: list[str]) -> list[str]:
         return arguments
     if any(text.startswith("hydra.run.dir=") for text in arguments) or folders[-1] in ("folder=", "folder=null"):
         raise ValueError(f"{folders[-1]}: name one folder, by folder= or by hydra.run.dir=, or leave both out.")
-    return [f"hydra.run.dir={text.removeprefix('folder=')}" if text in folders else text for text in arguments]
+    return [as_run_dir(text.removeprefix("folder=")) if text in folders else text for text in arguments]
+
+
+def as_run_dir(folder: str) -> str:
+    """Return the override that names Hydra's run folder; a name that Hydra would read as a number is quoted."""
+    parsed = parse(f"hydra.run.dir={folder}")
+    is_number = parsed is not None and isinstance(parsed.value(), int | float)
+    return quote_override("hydra.run.dir", folder) if is_number else f"hydra.run.dir={folder}"
 
 
 def unwritable(error: OSError) -> Exception:

@@ -89,6 +89,7 @@ CODES: dict[type[BaseException], int] = {
 NAMES = {
     "MisconfigurationException": 2,
     "OutOfMemoryError": 6,
+    "MlflowException": 5,  # a server or database that cannot be reached
 }  # so that Lightning and torch need not be imported to ask
 PARTLY_FAILED = 7
 

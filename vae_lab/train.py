@@ -14,7 +14,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.commands import command, settle_threads
@@ -83,11 +83,13 @@ def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | Non
     """
     if "wandb" in cfg.logger:
         typed, asked = cfg.group, os.environ.get("WANDB_RUN_GROUP")
-        cfg.logger.wandb.group = asked if asked and typed is None else group
-        cfg.logger.wandb.id = wandb_id
-        cfg.logger.wandb.name = cfg.logger.wandb.name or " ".join(swept)
-        tags = list(cfg.logger.wandb.tags) or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
-        cfg.logger.wandb.tags = [*tags, *(text[:64] for text in swept)]
+        wandb = cfg.logger.wandb
+        tags = list(wandb.get("tags") or []) or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+        with open_dict(wandb):  # Lightning's own logger may stand here, with other settings
+            wandb.group = asked if asked and typed is None else group
+            wandb.id = wandb_id
+            wandb.name = wandb.get("name") or " ".join(swept)
+            wandb.tags = [*tags, *(text[:64] for text in swept)]
     cfg.group = group
 
 

@@ -6,8 +6,9 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,8 @@ from vae_lab.data.module import ImageData
 from vae_lab.errors import DivergedError
 from vae_lab.files import write_whole
 from vae_lab.identity import identity, with_absolute_paths
+from vae_lab.loggers.opening import close_logger, open_loggers
+from vae_lab.loggers.packages import require_packages
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
@@ -74,6 +77,7 @@ def train_until(
     config["threads"] = threads_in_use(config["threads"])
     remember(config)
     folder = Path(cfg.folder)
+    require_packages(config["logger"])
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
     data, task, trainer = build(cfg, config, watchers)
@@ -82,7 +86,10 @@ def train_until(
     summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
     if config["init"] is not None:
         summary |= load_initial_weights(task, config["init"])
-    trainer.loggers = loggers = [] if is_trial_run(trainer) else open_loggers(cfg, config, summary)
+    trainer.loggers = loggers = []
+    if not is_trial_run(trainer):
+        trainer.loggers = loggers = open_loggers(logger_makers(cfg), folder, masked(config))
+    summary |= described(loggers)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
         write_summary(folder, summary)
@@ -102,8 +109,7 @@ def train_until(
         summary["seconds"]["total"] = time.perf_counter() - started
         write_summary(folder, summary)
         for logger in loggers:
-            if hasattr(logger, "close"):
-                logger.close(exit_code=0 if summary["status"] == "completed" else 1)  # pyright: ignore[reportAttributeAccessIssue]
+            close_logger(logger, exit_code=0 if summary["status"] == "completed" else 1)
     say_end(summary, folder)
     return summary
 
@@ -215,18 +221,9 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
         write_whole(folder / "summary.json", json.dumps(masked(summary), indent=2).encode())
 
 
-def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any]) -> list[Logger]:
-    """Return the loggers, which have been given the config, and add what they say of themselves to `summary`.
-
-    Of several processes the first alone has any.
-    """
-    if ranks().rank > 0:
-        return []
-    loggers: dict[str, Logger] = instantiate(cfg.logger, _convert_="all")
-    for logger in loggers.values():
-        logger.log_hyperparams(masked(config))
-        summary |= logger.describe() if hasattr(logger, "describe") else {}  # pyright: ignore[reportAttributeAccessIssue]
-    return list(loggers.values())
+def logger_makers(cfg: DictConfig) -> dict[str, Callable[[], Logger]]:
+    """Return what makes each logger of the config, by its name."""
+    return {str(name): partial(instantiate, settings, _convert_="all") for name, settings in cfg.logger.items()}
 
 
 def fit_and_test(
@@ -243,7 +240,7 @@ def fit_and_test(
         summary["seconds"] |= {"fit": clock.fit, "training": clock.training}
         summary["images_per_second"] = clock.images_per_second if clock.images else None
         summary |= measured(trainer)
-        summary |= described(trainer)
+        summary |= described(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
     received = distributed.largest(stop.received or 0, task.device)
     if received:
         raise errors.Interrupted(received, "after a validation and a checkpoint")
@@ -251,7 +248,7 @@ def fit_and_test(
     try:
         summary |= test(trainer, task, data)
     finally:
-        summary |= described(trainer)
+        summary |= described(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def measured(trainer: Trainer) -> dict[str, float]:
@@ -260,9 +257,9 @@ def measured(trainer: Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in seen if name != "step" and not name.startswith("train/")}
 
 
-def described(trainer: Trainer) -> dict[str, Any]:
-    """Return what the callbacks have to say in the summary."""
-    facts = [callback.describe() for callback in trainer.callbacks if hasattr(callback, "describe")]  # pyright: ignore[reportAttributeAccessIssue]
+def described(parts: Iterable[object]) -> dict[str, Any]:
+    """Return what callbacks or loggers have to say in the summary."""
+    facts = [part.describe() for part in parts if hasattr(part, "describe")]  # pyright: ignore[reportAttributeAccessIssue]
     return {name: value for part in facts for name, value in part.items()}
 
 

@@ -40,7 +40,7 @@ HOLES = (MISSING, KILLED, INTERRUPTED, OUTDATED)
 """States that the same command fills; every other one is an outcome, or somebody's work in hand."""
 FAILURES = ("failed", "diverged")
 PATIENCE = 5.0  # seconds in which those who merely look at a lock should have gone
-LEFT_BEHIND = ("summary.json", "metrics.csv", "checkpoints", "figures")
+LEFT_BEHIND = ("summary.json", "metrics.csv", "checkpoints", "figures", "tensorboard")
 
 
 class State(NamedTuple):

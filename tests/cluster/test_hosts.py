@@ -47,7 +47,7 @@ def test_torchrun_on_two_hosts_trains_one_model(hosts: list[str], tmp_path: Path
     for number, host in enumerate(hosts):
         (tmp_path / host).mkdir()
         meeting = ("--nnodes=2", f"--node-rank={number}", "--nproc-per-node=1", f"--master-addr={ADDRESS.format(1)}")
-        command = (*meeting, "--master-port=29511", "-m", "vae_lab.train", *TINY, "data.batch_size=8", "logger=csv")
+        command = (*meeting, "--master-port=29511", "-m", "vae_lab.train", *TINY, "data.batch_size=8", "logger=none")
         command += ("+callbacks.witness._target_=sabotage.Witness",)
         where = ("ip", "netns", "exec", host, "env", f"GLOO_SOCKET_IFNAME=lab{number}")
         processes.append(start(*command, cwd=tmp_path / host, module="torch.distributed.run", before=where))

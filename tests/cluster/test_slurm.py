@@ -13,7 +13,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif("SLURM_CONF" not in os.environ, reason="there is no Slurm: make cluster starts one"),
 ]
-SLURM = ("launcher=slurm", "logger=csv", "hydra.launcher.array_parallelism=2")
+SLURM = ("launcher=slurm", "logger=none", "hydra.launcher.array_parallelism=2")
 
 
 def test_an_array_of_trials_one_of_which_is_killed(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_a_trial_that_is_preempted_goes_on(how: str, tmp_path: Path) -> None:
 
 
 def test_tasks_of_a_step_train_one_model(tmp_path: Path) -> None:
-    settings = ("data.batch_size=8", "logger=csv", "+callbacks.witness._target_=sabotage.Witness")
+    settings = ("data.batch_size=8", "logger=none", "+callbacks.witness._target_=sabotage.Witness")
     srun = ("srun", "--nodes=1", "--ntasks-per-node=2")
     code, output = finish(start(*TINY, *settings, cwd=tmp_path, before=srun), tmp_path)
     assert code == 0, output

@@ -10,6 +10,7 @@ from vae_lab.errors import require_counts
 from vae_lab.evaluation import figures
 from vae_lab.evaluation.bounds import placed
 from vae_lab.files import write_png
+from vae_lab.loggers.pictures import log_image, takes_images
 from vae_lab.randomness import seeded
 from vae_lab.tasks.task import Task
 
@@ -67,7 +68,5 @@ class Gallery(Callback):
             }
         for name, grid in grids.items():
             write_png(self.folder / f"{name}.png", grid)
-            for logger in trainer.loggers:
-                if hasattr(logger, "log_image"):
-                    picture = grid.permute(1, 2, 0).numpy()  # uint8: W&B turns floats black without a word
-                    logger.log_image(name, [picture], step=trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
+            for logger in filter(takes_images, trainer.loggers):
+                log_image(logger, name, grid, step=trainer.global_step)

@@ -12,13 +12,14 @@ from torch import Tensor
 from vae_lab.evaluation.bounds import placed
 from vae_lab.evaluation.latents import latents_figure, posterior_statistics
 from vae_lab.files import whole
+from vae_lab.loggers.pictures import log_histogram, takes_images
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
 
 class Latents(Callback):
-    """After each validation, the KL of each latent and a histogram of the posterior means, to W&B; at the end a figure.
+    """After each validation, the KL of each latent and a histogram of the posterior means; at the end a figure.
 
     A run in which no latent tells anything of its image says so at the end, and each run's summary how many do.
 
@@ -50,9 +51,9 @@ class Latents(Callback):
         images = trainer.datamodule.parts.val  # pyright: ignore[reportAttributeAccessIssue]
         self.seen = means, rates = posterior_statistics(*placed(pl_module.model, images, slice(self.nimages)))
         self.rate = float(trainer.callback_metrics["val/rate"])
-        for logger in trainer.loggers:
-            if hasattr(logger, "log_histograms"):
-                logger.log_histograms(histograms(means, rates), step=trainer.global_step)  # pyright: ignore[reportAttributeAccessIssue]
+        for logger in filter(takes_images, trainer.loggers):
+            for name, (heights, edges) in histograms(means, rates).items():
+                log_histogram(logger, name, heights, edges, step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Draw the figure of the last validation, and say so if no latent is in use."""

@@ -17,7 +17,8 @@ SCALING = "results of scaling"
 EVALUATIONS = [f"evaluation{part}.{kind}" for part in ("", "-train", "-val", "-test") for kind in ("html", "json")]
 
 RUN_ENTRIES = frozenset({
-    "calibration", "checkpoints", "figures", "generated", "metrics.csv", "summary.json", "train.log", "wandb",
+    "calibration", "checkpoints", "figures", "generated", "metrics.csv", "mlflow", "summary.json", "tensorboard",
+    "train.log", "wandb",
     *EVALUATIONS,
 })  # fmt: skip
 """Names of the files and folders that a run writes into its folder."""

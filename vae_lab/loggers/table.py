@@ -1,4 +1,4 @@
-"""metrics.csv, the record that never depends on a network."""
+"""metrics.csv, the record of every run that never depends on a network or on a choice of loggers."""
 
 import csv
 from pathlib import Path
@@ -9,23 +9,25 @@ from vae_lab.files import whole
 
 
 class MetricsTable(Logger):
-    """Appends a row for each step to a CSV file, and keeps what is there when a run goes on.
+    """Writes one row for each step to a CSV file, and keeps what is there when a run goes on.
 
     Lightning's own CSV logger deletes the file of a run that is resumed. Columns are `step` and whatever was logged; a
-    new one rewrites the file, and so does a run that goes on from a checkpoint behind the last row.
+    new one rewrites the file, and so does a run that goes on from a checkpoint behind the last row. Lightning saves
+    after each call of `self.log`: metrics of the same step that come later are written over the row of that step.
 
     Args:
         path: the file.
     """
 
-    name = None  # pyright: ignore[reportAssignmentType]
-    version = None  # pyright: ignore[reportAssignmentType]
+    name = ""  # pyright: ignore[reportAssignmentType]
+    version = ""  # pyright: ignore[reportAssignmentType]
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path = path
         self.columns: list[str] = ["step"]
         self.row: dict[str, float] = {}
+        self.begin: int | None = None  # bytes before the row of the present step, if that was written already
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), self.columns)
@@ -35,13 +37,14 @@ class MetricsTable(Logger):
         """Do nothing: the config lies beside the table."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add metrics to the row of `step`; rows are written once a later step begins."""
-        if self.row and self.row["step"] != step:
-            self.write_row()
+        """Add metrics to the row of `step`, which is written by `save` or once a later step begins."""
+        if self.row and self.row["step"] != (step or 0):
+            self.save()
+            self.row, self.begin = {}, None
         self.row |= {"step": step or 0, **metrics}
 
-    def write_row(self) -> None:
-        """Write the row in hand; not `save`, which Lightning calls after each part of a row."""
+    def save(self) -> None:
+        """Write the row in hand."""
         if not self.row:
             return
         new = [name for name in self.row if name not in self.columns]
@@ -50,21 +53,21 @@ class MetricsTable(Logger):
         if new or not self.path.exists() or self.goes_on:
             self._rewrite(new, end)
         self.goes_on = False
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        with self.path.open("r+", newline="", encoding="utf-8") as file:
+            self.begin = file.seek(0, 2) if self.begin is None else file.seek(self.begin)
             csv.DictWriter(file, self.columns).writerow(self.row)
-        self.row = {}
+            file.truncate()
 
     def finalize(self, status: str) -> None:
         """Write what is left."""
-        self.write_row()
+        self.save()
 
     def _rewrite(self, new: list[str], end: float) -> None:
-        """Add columns, and leave out what stands at or behind the step `end`."""
-        rows: list[dict[str, str]] = []
-        if self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))
+        """Add columns, and leave out the row in hand and what stands at or behind the step `end`."""
+        content = self.path.read_bytes()[: self.begin].decode() if self.path.exists() else ""
+        rows = list(csv.DictReader(content.splitlines()))
         self.columns += new
+        self.begin = None
         with whole(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()

@@ -1,23 +1,27 @@
 """Weights & Biases: online where a key is configured, else offline, never a prompt, a hang or a lost run."""
 
+import difflib
+import inspect
 import logging
 import netrc
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from lightning import LightningModule
 from lightning.pytorch.loggers import WandbLogger
 
+from vae_lab.errors import require_counts
+from vae_lab.loggers import naming
 from vae_lab.system.masking import masked
 
 if TYPE_CHECKING:
-    import numpy as np
-    from wandb import Run
+    from wandb import Run, Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,9 +32,10 @@ MODES = {
     "offline": "offline",
     "dryrun": "offline",
     "disabled": "disabled",
+    "shared": "shared",
 }
-
-
+WATCHED = ("gradients", "parameters", "all")
+SUMMARIES = ("min", "max", "mean", "last", "first", "none")
 FINISH_TIMEOUT = 60.0  # seconds; W&B's own default waits until everything is uploaded, however long
 
 
@@ -39,50 +44,73 @@ class WeightsAndBiases(WandbLogger):
 
     Args:
         project: W&B project.
-        id: of a run to go on with; None lets W&B choose, or WANDB_RUN_ID.
         group: what the runs of one sweep have in common; None leaves it to WANDB_RUN_GROUP.
         name: of the run; None is the end of its folder's path.
         tags: of the run; none leaves them to WANDB_TAGS.
-        mode: "auto" is online if a key is configured, else offline; "online", "offline" and "disabled" as W&B has them.
+        mode: "auto" is online if a key is configured, else offline; others as W&B has them.
         folder: the run folder.
-        dir: where W&B makes a folder of its own.
         timeout: seconds to wait for the server before going offline.
+        define_metric: what the run's summary keeps of a metric, by the metric's name: "min", "max", "mean", "last",
+            or several as in "min,last".
+        watch: "gradients", "parameters" or "all", whose histograms are logged; None for none.
+        watch_every: batches between two of them.
+        settings: any other argument of Lightning's WandbLogger or of `wandb.init`.
     """
 
     def __init__(
         self,
         *,
         project: str,
-        id: str | None,  # noqa: A002
         group: str | None,
         name: str | None,
         tags: list[str],
         mode: str,
         folder: str,
-        dir: str,  # noqa: A002
         timeout: float,
+        define_metric: Mapping[str, str],
+        watch: str | None,
+        watch_every: int,
+        **settings: Any,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
-        name = name or run_name(folder)
-        named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags) or None}
-        with masked_command_line():
-            run = open_run(MODES[mode], timeout, project=project or None, group=group, dir=dir, **masked(named))
-        run.define_metric("trainer/global_step")
-        run.define_metric("*", step_metric="trainer/global_step")
-        super().__init__(project=run.project, save_dir=folder, experiment=run)
+        mode = checked_mode(mode, offline=settings.get("offline", False))
+        check_watched(watch, watch_every)
+        check_summaries(define_metric)
+        named = {"group": group, "name": name or naming.run_name(folder), "tags": list(tags) or None}
+        arguments = {"project": project or None, **named, **init_arguments(settings, folder)}
+        run = settings.get("experiment")
+        if run is None:
+            with masked_command_line():
+                run = open_run(mode, timeout, **arguments)
+        settings |= {"project": run.project, "save_dir": folder, "experiment": run}
+        super().__init__(**{key: value for key, value in settings.items() if key != "offline"})
         self.run = run
+        self.watched, self.watch_every = watch, watch_every
+        self._define_metrics(define_metric)
+
+    def _define_metrics(self, summaries: Mapping[str, str]) -> None:
+        """Set the horizontal axis of every metric, and what the summary keeps of some."""
+        from_tensorboard = self._wandb_init.get("sync_tensorboard")  # which brings a step of its own
+        step = "global_step" if from_tensorboard else "trainer/global_step"  # as Lightning's logger has it
+        self.run.define_metric(step)
+        self.run.define_metric("*", step_metric=step)
+        for name, summary in summaries.items():
+            logged = f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name
+            self.run.define_metric(logged, step_metric=step, summary=summary)
 
     @property
     def is_offline(self) -> bool:
         """Whether the run waits on disk for `wandb sync`."""
         return self.run.settings.mode == "offline"
 
-    def log_histograms(self, histograms: dict[str, tuple["np.ndarray", "np.ndarray"]], step: int) -> None:
-        """Log (heights, edges) under their names."""
-        import wandb
+    def log_graph(self, model: LightningModule, *_: object) -> None:
+        """Watch the model, as `logger.watch` would; Lightning calls this before the first batch.
 
-        self.log_metrics({name: wandb.Histogram(np_histogram=pair) for name, pair in histograms.items()}, step=step)  # pyright: ignore[reportArgumentType]
+        W&B takes parameters from calls of `forward`, which a LightningModule has none of in training: so it watches the
+        latent model inside, where there is one.
+        """
+        if self.watched is not None:
+            inner = getattr(model, "model", model)
+            self.watch(inner, log=self.watched, log_freq=self.watch_every, log_graph=False)
 
     def describe(self) -> dict[str, str]:
         """Return the run's id and mode for the summary."""
@@ -96,6 +124,63 @@ class WeightsAndBiases(WandbLogger):
             log.info("W&B was offline; upload this run with: %s", command)
 
 
+def checked_mode(mode: str, *, offline: bool) -> str:
+    """Return W&B's name of a mode, or "auto"; Lightning's `offline` is the mode of that name.
+
+    Raises:
+        ValueError: if there is no such mode, or the two contradict each other.
+    """
+    if mode not in MODES:
+        raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
+    if offline and MODES[mode] not in ("auto", "offline"):
+        raise ValueError(
+            f"logger.wandb.offline=true and logger.wandb.mode={mode} contradict each other; leave one out."
+        )
+    return "offline" if offline else MODES[mode]
+
+
+def check_watched(watch: str | None, watch_every: int) -> None:
+    """Raise ValueError unless these are what W&B can watch, and how often."""
+    if watch is not None and watch not in WATCHED:
+        raise ValueError(f"logger.wandb.watch must be null or one of {', '.join(WATCHED)}, not {watch}.")
+    require_counts(logger__wandb__watch_every=watch_every)
+
+
+def check_summaries(summaries: Mapping[str, str]) -> None:
+    """Raise ValueError unless W&B's summary can keep this of each metric."""
+    for name, summary in summaries.items():
+        if not set(str(summary).split(",")) <= set(SUMMARIES):
+            raise ValueError(
+                f"logger.wandb.define_metric: {name} must be one of {', '.join(SUMMARIES)}, or several as in min,last,"
+                f" not {summary}."
+            )
+
+
+def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Return the arguments of `wandb.init` among those of a logger; `version` and `save_dir` are Lightning's names.
+
+    Raises:
+        ValueError: if one is an argument of neither.
+    """
+    import wandb  # takes half a second
+
+    inits = inspect.signature(wandb.init).parameters.keys()
+    lightnings = inspect.signature(WandbLogger).parameters.keys() - {"kwargs"}
+    for name in settings.keys() - inits - lightnings:
+        near = difflib.get_close_matches(name, [*inits, *lightnings], n=1)
+        hint = f"did you mean {near[0]}" if near else "see their documentation"
+        raise ValueError(
+            f"logger.wandb.{name} is an argument neither of wandb.init nor of Lightning's WandbLogger; {hint}."
+        )
+    arguments = {name: value for name, value in settings.items() if name in inits and value is not None}
+    arguments["dir"] = settings.get("save_dir") or settings.get("dir") or folder  # in Lightning's order
+    if settings.get("version") is not None:
+        arguments.setdefault("id", settings["version"])
+    if "id" in arguments:
+        arguments.setdefault("resume", "allow")
+    return arguments
+
+
 @contextmanager
 def masked_command_line() -> Iterator[None]:
     """Hide secrets in the arguments of this process while W&B takes note of them, which no setting of it prevents."""
@@ -107,39 +192,61 @@ def masked_command_line() -> Iterator[None]:
         sys.argv = before
 
 
-def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
-    """Return a new W&B run, offline where the server does not answer in time."""
-    import wandb  # takes half a second
-    from wandb.errors import AuthenticationError, CommError, UsageError
+def open_run(mode: str, timeout: float, *, settings: "Settings | dict[str, Any] | None" = None, **given: Any) -> "Run":
+    """Return a new W&B run, offline where the server does not answer in time.
+
+    Raises:
+        ValueError: if W&B refuses the arguments.
+    """
+    import wandb
+    from pydantic import ValidationError
+    from wandb.errors import CommError, Error, UsageError
     from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
 
-    Path(str(arguments["dir"])).mkdir(parents=True, exist_ok=True)
-    settings = wandb.Settings(
-        init_timeout=timeout, finish_timeout=FINISH_TIMEOUT, silent=True, disable_git=True, save_code=False
-    )
-    chosen = ("online" if has_key(settings.base_url) else "offline") if mode == "auto" else mode
+    Path(given["dir"]).mkdir(parents=True, exist_ok=True)
     try:
-        return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        chosen = run_settings(timeout, settings)
+        mode = ("online" if has_key(chosen) else "offline") if mode == "auto" else mode
+        arguments = {"reinit": "finish_previous", "settings": chosen, **masked(given), "dir": given["dir"]}
+        return wandb.init(mode=mode, **arguments)  # pyright: ignore[reportArgumentType]
     except ServerResponseError as error:  # W&B's own process still has the run of one that was killed
+        if given.get("id") is None:
+            raise
         log.warning("W&B: %s; this part of the run gets one of its own", str(error).splitlines()[0])
-        anew = arguments | {"id": None, "resume": None}
-        return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **anew)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except (CommError, UsageError, AuthenticationError) as error:
+        return open_run(mode, timeout, settings=settings, **given | {"id": None, "resume": None})
+    except (CommError, UsageError) as error:
+        if mode == "offline":
+            raise ValueError(f"logger.wandb: {str(error).splitlines()[0]}") from error
         log.warning("W&B could not be reached (%s); going on offline", str(error).splitlines()[0])
-        return wandb.init(mode="offline", settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return open_run("offline", timeout, settings=settings, **given)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(["logger.wandb", *map(str, wrong["loc"])])
+        raise ValueError(f"{where}: {wrong['msg'].removeprefix('Value error, ').rstrip('.')}.") from error
+    except Error as error:
+        raise ValueError(f"logger.wandb: {str(error).splitlines()[0]}.") from error
 
 
-def run_name(folder: str) -> str:
-    """Return the end of a run folder's path, from its date on."""
-    return "/".join(Path(folder).absolute().parts[-3:]).partition("outputs/")[2] or Path(folder).name
+def run_settings(timeout: float, given: "Settings | dict[str, Any] | None") -> "Settings":
+    """Return W&B's settings of a run: ours, and those that were given in their place."""
+    import wandb
+
+    ours = {"init_timeout": timeout, "finish_timeout": FINISH_TIMEOUT, "silent": True, "disable_git": True}
+    chosen = wandb.Settings(**ours, save_code=False)
+    if given is not None:
+        chosen.update_from_settings(wandb.Settings(**given) if isinstance(given, dict) else given)
+    return chosen
 
 
-def has_key(server: str) -> bool:
-    """Return whether an API key for `server` is in the environment or in the netrc file."""
-    if any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
+def has_key(settings: "Settings") -> bool:
+    """Return whether an API key for the server is in the settings, the environment or the netrc file."""
+    import wandb
+
+    if settings.api_key or any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
+    known = settings if "base_url" in settings.model_fields_set else wandb.setup().settings
     path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))  # noqa: PTH111 (there may be no home)
     try:
-        return netrc.netrc(path).authenticators(urlparse(server).hostname or "") is not None
+        return netrc.netrc(path).authenticators(urlparse(known.base_url).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):
         return False

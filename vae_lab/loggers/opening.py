@@ -1,0 +1,69 @@
+"""The loggers of a run, from the first line to the last."""
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from vae_lab.loggers.pictures import takes_images
+from vae_lab.loggers.table import MetricsTable
+from vae_lab.loggers.wandb import masked_command_line
+from vae_lab.ranks import ranks
+
+log = logging.getLogger(__name__)
+
+Maker = Callable[[], Logger]
+
+
+def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, Any]) -> list[Logger]:
+    """Return the loggers that were chosen, which have been given the hyper-parameters, and last metrics.csv.
+
+    Of several processes the first alone has any.
+
+    Args:
+        makers: of the loggers, by name.
+        folder: the run folder.
+        hparams: the config, without secrets.
+
+    Raises:
+        ValueError: if a package is missing that a logger needs.
+    """
+    if ranks().rank > 0:
+        return []
+    chosen: list[Logger] = []
+    with ExitStack() as opened, masked_command_line():
+        for name, make in makers.items():
+            chosen.append(open_logger(name, make, hparams))
+            opened.callback(close_logger, chosen[-1], exit_code=1)  # if the next one cannot be opened
+            if not takes_images(chosen[-1]):
+                log.warning("logger.%s takes no pictures; they lie in %s", name, folder / "figures")
+        opened.pop_all()
+    return [*chosen, MetricsTable(folder / "metrics.csv")]
+
+
+def open_logger(name: str, make: Maker, hparams: dict[str, Any]) -> Logger:
+    """Return a logger that has been given the hyper-parameters.
+
+    Raises:
+        ValueError: if a package is missing that it needs.
+    """
+    try:
+        logger = make()
+        logger.log_hyperparams(hparams)
+    except Exception as error:
+        cause = error.__cause__ or error  # Hydra wraps it
+        if isinstance(cause, ImportError):
+            raise ValueError(f"logger.{name}: {' '.join(str(cause).split())}") from error
+        raise
+    return logger
+
+
+def close_logger(logger: Logger, exit_code: int) -> None:
+    """End a logger's run; Lightning leaves that of its own W&B logger open, and the next trial would go on in it."""
+    if hasattr(logger, "close"):
+        logger.close(exit_code=exit_code)  # pyright: ignore[reportAttributeAccessIssue]
+    elif isinstance(logger, WandbLogger):
+        logger.experiment.finish(exit_code=exit_code)
