@@ -1,12 +1,13 @@
-"""A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
+"""A run folder read back. Nothing here trusts what it reads: tensors, plain values, and classes of known packages."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.errors import DataError
 from vae_lab.identity import file_digest
+from vae_lab.packages import Trust
 from vae_lab.stored_config import check_config, require_plain
 from vae_lab.system.folders import expanded
 from vae_lab.system.reading import Unreadable, read_json
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
 PARTS = ("train", "val", "test")
 
 
-def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str] = ()) -> "LatentModel":
+def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None) -> "LatentModel":
     """Return the trained model of a run folder, on the CPU and in evaluation mode; the data are not needed.
 
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
-        allow: names of classes outside the packaged conf/ that the run's model may be made of.
+        trust: packages beside vae_lab that the run's model may be made of; see docs/packages.md.
 
     Raises:
         DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
-        ValueError: if the stored config names a class that is neither packaged for its role nor in `allow`.
+        ValueError: if the stored config names a class that is neither packaged for its role nor in a trusted package.
     """
     import torch
 
     stored = load_checkpoint(run, checkpoint)
     config = stored["hyper_parameters"]["model"]
-    check_config(config, "model", allow)
+    check_config(config, "model", trust)
     prefix = "model."
     weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
     with refused(f"the weights in {run} do not fit the model that its config describes"):
@@ -105,7 +106,7 @@ def refused(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator
 
 
 def load_data(
-    run: str | Path, checkpoint: str = "best", *, root: str | None = None, allow: Iterable[str] = ()
+    run: str | Path, checkpoint: str = "best", *, root: str | None = None, trust: Trust = None
 ) -> "ImageData":
     """Return the images that a run was trained on, as its config says.
 
@@ -113,7 +114,7 @@ def load_data(
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
         root: the folder that they lie in now; None looks where they were.
-        allow: names of classes outside the packaged conf/ that the run's data may be made of.
+        trust: packages beside vae_lab that the run's data may be made of.
 
     Raises:
         DataError: if they are not there, or are not the same images in the same parts.
@@ -124,15 +125,13 @@ def load_data(
 
     stored = load_checkpoint(run, checkpoint)
     config: dict[str, Any] = stored["hyper_parameters"]["data"]
-    check_config(config, "data", allow)
+    check_config(config, "data", trust)
     check_sizes(config, stored["hyper_parameters"]["model"])
     if root is not None:
         if "root" not in config:
             raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
         config["root"] = root
-    # a run folder may come from anybody: nothing is fetched for it, and nothing written where it says
-    harmless = {"download": False, "archive": None, "cache": None}
-    config |= {key: value for key, value in harmless.items() if key in config}
+    config = harmless(config)
     with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
         data: ImageData = instantiate(config, _convert_="all")
         fingerprint = data.fingerprint
@@ -143,6 +142,17 @@ def load_data(
             " the folder that holds those with data.root=."
         )
     return data
+
+
+def harmless(node: Any) -> Any:  # noqa: ANN401
+    """Return a stored config of images by which nothing is fetched, and nothing written where it says, at any depth.
+
+    A run folder may come from anybody.
+    """
+    if isinstance(node, dict):
+        off = {"download": False, "archive": None, "cache": None}
+        return {key: off[key] if key in off else harmless(value) for key, value in node.items()}
+    return [harmless(value) for value in node] if isinstance(node, list) else node
 
 
 def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
