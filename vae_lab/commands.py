@@ -25,6 +25,7 @@ from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, exit_code
 from vae_lab.hydra_files import hide_secrets
 from vae_lab.overrides import understood
+from vae_lab.packages import import_problem
 from vae_lab.ranks import ranks, unheeded
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
@@ -215,7 +216,7 @@ def explain(error: BaseException, *, verbose: bool = False, config_name: str = "
 def account(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
     """Return the exit code, and what went wrong in a sentence, with a traceback where it is our own fault."""
     cause = error
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None and not import_problem(cause):
         cause = cause.__cause__
     from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
     code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
@@ -232,6 +233,9 @@ def sentence(error: BaseException, config_name: str) -> str:
     text = str(error).strip() or type(error).__name__
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return text
+    unimportable = import_problem(error)
+    if unimportable:
+        return unimportable
     choices = re.search(
         r"(Could not find '[^']+').*Available options in '[^']+':\s*(.*?)(\n\n|\nConfig search|$)", text, re.DOTALL
     )
