@@ -6,7 +6,9 @@ import subprocess  # noqa: F401
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from lightning import Callback
 from torch import Tensor, nn
 
 from vae_lab.data.module import ImageData
@@ -51,3 +53,10 @@ class Brightness(Score):
 
     def forward(self, model: LatentModel, images: Tensor) -> Tensor:
         return images.mean((1, 2, 3)).to(torch.float32)
+
+
+class Keeper(Callback):
+    """A callback that keeps a number of NumPy."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": np.float64(1)}
