@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, exit_code
 from vae_lab.hydra_files import hide_secrets
-from vae_lab.overrides import understood
+from vae_lab.overrides import config_dirs, understood
 from vae_lab.packages import import_problem
 from vae_lab.ranks import ranks, unheeded
 from vae_lab.system.folders import provide_home
@@ -192,8 +192,11 @@ def unwritable(error: OSError) -> Exception:
 
 def introduction(config_name: str) -> str:
     """Return what --help says before the config; Hydra's own takes a second to find the groups."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    groups = [f"{path.name}: {', '.join(sorted(file.stem for file in path.glob('*.yaml')))}" for path in folders]
+    choices: dict[str, set[str]] = {}
+    for folder in (CONF, *config_dirs(sys.argv[1:])):
+        for path in folder.glob("*/*.yaml"):
+            choices.setdefault(path.parent.name, set()).add(path.stem)
+    groups = [f"{name}: {', '.join(sorted(found))}" for name, found in sorted(choices.items())]
     return (
         f"python -m vae_lab.{config_name} [group=choice] [setting=value] ...\n\n"
         "== Configuration groups ==\n" + "\n".join(groups) + "\n\n"
