@@ -27,7 +27,8 @@ from vae_lab.training import train
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*", "ignore:The ``noload``")
 TINY = (
     "data=synthetic", "model=mlp", "model.encoder.width=8", "model.nlatent=3", "callbacks.gallery.nimages=4",
-    "trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "trainer.precision=32-true", "threads=1",
+    "trainer.max_steps=4", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1", "trainer.precision=32-true",
+    "threads=1",
 )  # fmt: skip
 GRIDS = ("reconstructions", "samples", "traversals")
 HISTOGRAMS = ("latents/posterior_means", "latents/rate")

@@ -1,6 +1,7 @@
 """What a caller writes who has one kind of number is understood where it can mean one thing only."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -101,3 +102,30 @@ def test_wildcards_that_a_shell_has_left_are_filled_in(tmp_path: Path) -> None:
     assert expand_wildcards([tmp_path / "none.png"], "images") == [tmp_path / "none.png"]
     with pytest.raises(DataError, match=r"images=.*c\*\.png matches no file"):
         expand_wildcards([tmp_path / "c*.png"], "images")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A folder of configs beside vae_lab's, with a blank in its name."""
+    folder = tmp_path / "my configs"
+    for name, text in {
+        "data/mine": "defaults: [synthetic, _self_]\nnimages: 32\n",
+        "experiment/mine": "# @package _global_\ndefaults:\n  - override /data: mine\n",
+    }.items():
+        (folder / f"{name}.yaml").parent.mkdir(parents=True)
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["data=mine", "experiment=mine"])
+def test_a_number_is_understood_in_configs_of_ones_own(own: Path, choice: str) -> None:
+    for where in (["--config-dir", str(own)], [f"--config-dir={own}"], [f"hydra.searchpath=['file://{own}']"]):
+        assert understood([*where, choice, "data.nimages=16.0"], "train")[-1] == "data.nimages=16"
+        assert understood([*where, choice, "data.nimages=16.0", "-m"], "train")[-2] == "data.nimages=16"
+    assert understood([choice, "data.nimages=16.0"], "train") == [choice, "data.nimages=16.0"], "nobody knows it"
+
+
+def test_help_shows_the_choices_of_ones_own(own: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    assert invoke(main, "train", "--config-dir", str(own), "--help", monkeypatch=monkeypatch) == 0
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("data: ")]
+    assert "mine, mnist" in line

@@ -16,7 +16,7 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from vae_lab.callbacks.signals import GracefulStop
-from vae_lab.resume import load_initial_weights
+from vae_lab.resume import continued, load_initial_weights
 from vae_lab.train import main
 from vae_lab.training import build, train
 
@@ -175,6 +175,29 @@ def test_resume_alone_goes_on_in_the_folder_with_its_settings(
     }
     ours, theirs = (torch.load(tmp_path / n / "checkpoints/last.ckpt", weights_only=True) for n in ("run", "whole"))
     assert all(weight.equal(theirs["state_dict"][name]) for name, weight in ours["state_dict"].items())
+
+
+DOUBTFUL = {
+    "a class": "+callbacks.x._target_=os.system",
+    "a nested class": "+callbacks.x={_target_:os.system}",
+    "a place": "callbacks.checkpoint.dirpath=/tmp/elsewhere",
+    "a variable": "group=${oc.env:HOME}",
+    "Hydra": "hydra.searchpath=[evil]",
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_a_strangers_folder_chooses_no_class_and_no_place(name: str, tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
+    images = "data.root=/somewhere/images"
+    for overrides, refused in (([images], False), ([images, DOUBTFUL[name]], True)):
+        (tmp_path / "run" / "summary.json").write_text(json.dumps({"overrides": overrides}))
+        if not refused:
+            assert images in continued([f"resume={tmp_path / 'run'}"])
+            continue
+        with pytest.raises(ValueError, match="names a class or a place and is not taken from a file; type it again"):
+            continued([f"resume={tmp_path / 'run'}"])
 
 
 def test_an_earlier_better_checkpoint_is_carried_along(config: Compose, tmp_path: Path) -> None:

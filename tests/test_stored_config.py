@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from vae_lab.calibration import Calibration, load_detector, read_calibration, score_config
+from vae_lab.calibration import read_calibration
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
 from vae_lab.probability.anomaly import NegELBO
@@ -112,7 +112,7 @@ def test_a_stored_config_says_nothing_else_to_hydra(trained: Trained, tmp_path: 
         load_model(run)
 
 
-@pytest.mark.parametrize("group", ["model", "data", "score"])
+@pytest.mark.parametrize("group", ["model", "data"])
 def test_every_packaged_config_is_allowed_in_its_role(group: str) -> None:
     roles = packaged_roles(group)
     assert roles[group].classes
@@ -126,15 +126,6 @@ def test_groups_that_a_model_refers_to_have_their_role_in_it() -> None:
     assert packaged_roles("data")["data.dataset"] == Role(
         frozenset({"torchvision.datasets.MNIST", "torchvision.datasets.FashionMNIST"}), partial=True
     )
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "score").glob("*.yaml")))
-def test_scores_are_made_of_scores_alone(trained: Trained, name: str) -> None:
-    config = score_config(name)
-    for one in [config] if "_target_" in config else config.values():
-        check_config(one, "score")
-    with pytest.raises(ValueError, match="does not ship"):
-        load_detector(trained[0], {"_target_": LOGGER["_target_"]}, Calibration())
 
 
 HUGE = [

@@ -332,3 +332,22 @@ def test_what_a_search_cannot_do_is_refused_at_once(
     assert "secret" not in printed
     assert len(printed.splitlines()) == 1
     assert not list(tmp_path.rglob("summary.json"))
+
+
+@pytest.mark.parametrize("how", ["--config-dir={}", "hydra.searchpath=[{}]"])
+def test_a_search_finds_configs_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    (tmp_path / "own" / "data").mkdir(parents=True)
+    (tmp_path / "own" / "data" / "mine.yaml").write_text("defaults: [synthetic, _self_]\nnimages: 40\n")
+    monkeypatch.chdir(tmp_path)
+    tiny = [
+        "data=mine",
+        "model=mlp",
+        "model.encoder.width=8",
+        "trainer.max_steps=2",
+        "trainer.val_every=2",
+        "logger=csv",
+    ]
+    arguments = [how.format(tmp_path / "own"), *tiny, "search.ntrials=1", "data.nimages=32.0"]
+    assert invoke(main, "tune", *arguments, monkeypatch=monkeypatch) == 0
+    (summary,) = Path("outputs/studies").glob("*/*/summary.json")
+    assert read_summary(summary.parent)["data"]["ntrain"] == 24

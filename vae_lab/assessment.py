@@ -28,6 +28,7 @@ from vae_lab.extractors import load_extractor, trained_classifier
 from vae_lab.files import require_folder_name, write_whole
 from vae_lab.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
 from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.packages import Trust
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.progress import track
@@ -63,7 +64,7 @@ Reference = Float[Tensor, "m channels height width"]
 
 def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
            features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
-           chunk: int | None, **settings: int) -> dict[str, Any]:  # fmt: skip
+           chunk: int | None, trust: Trust = None, **settings: int) -> dict[str, Any]:  # fmt: skip
     """Return what docs/evaluation.md lists, and write it to `folder` as evaluation-<split>.json and .html.
 
     Args:
@@ -80,6 +81,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         ngenerated: images for each sampler.
         nbound: latents for each image in the bound that carries the likelihood over to the others.
         chunk: latents decoded at once; None takes fewer for larger images.
+        trust: packages beside vae_lab that the run may be made of.
         settings: those of the comparisons.
 
     Raises:
@@ -89,9 +91,9 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     check(split, seed, nbound=nbound, **settings)
     require_folder_name(folder)
     where = chosen_device(device)
-    model = load_sound(run, checkpoint).to(where)
+    model = load_sound(run, checkpoint, trust).to(where)
     require_writable(folder)
-    data = load_data(run, checkpoint, root=root)
+    data = load_data(run, checkpoint, root=root, trust=trust)
     other_part = "test" if split == "val" else "val"
     images, nunseen = getattr(data.fixed_parts, split), len(getattr(data.fixed_parts, other_part))
     chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())

@@ -33,11 +33,11 @@ from vae_lab.errors import DataError, require_counts
 from vae_lab.evaluation.conformal import require_level
 from vae_lab.files import whole
 from vae_lab.models.vae import LatentModel
+from vae_lab.packages import Trust
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
 from vae_lab.randomness import counter_seed
 from vae_lab.runs import checkpoint_path, load_checkpoint, load_data, load_model, locate, weights_digest
-from vae_lab.stored_config import check_config, packaged_roles
 from vae_lab.system.folders import kept_path
 from vae_lab.tensor_file import read_tensors
 
@@ -55,12 +55,14 @@ class Calibration(NamedTuple):
         root: where the run's images lie now, or None.
         ncalibration: validation images that set the p-values, at most.
         nfit: training images that a score learns from, at most.
+        trust: packages beside vae_lab that the runs may be made of.
     """
 
     checkpoint: str = "best"
     root: str | None = None
     ncalibration: int = 1000
     nfit: int = 5000
+    trust: Trust = None
 
 
 def score_config(name: str) -> dict[str, Any]:
@@ -93,15 +95,13 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
     if not runs:
         raise ValueError("run= names no run; name the folder of a finished one.")
     require_counts(ncalibration=how.ncalibration, nfit=how.nfit)
-    for one in [config] if "_target_" in config else config.values():
-        check_config(one, "score", packaged_roles("score")["score"].classes)  # any score may be made of any other
     if "_target_" in config:
         return load_one(runs, config, how)
     members: dict[str, Detector] = {}
     refused: dict[str, list[str]] = {}
     for name, one in config.items():
         try:
-            check_fit(runs, instantiate(one, _convert_="all"), how)
+            check_fit(runs, make_score(one), how)
         except ValueError as error:
             log.info("without %s: %s", name, error)
             refused.setdefault(str(error).rstrip("."), []).append(name)
@@ -120,9 +120,23 @@ def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
     require_level(min([how.ncalibration, *nval]), alpha)
 
 
+def make_score(config: dict[str, Any]) -> Score | Ensemble:
+    """Return the score that a config describes; it comes from the caller and not from a run folder.
+
+    Raises:
+        ValueError: if it describes something else.
+    """
+    score = instantiate(config, _convert_="all")
+    if not isinstance(score, Score | Ensemble):
+        raise ValueError(
+            f"score: {config['_target_']} makes a {type(score).__name__}, which is no Score and no Ensemble."
+        )
+    return score
+
+
 def load_one(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
     """Return the detector of one score."""
-    score: Score | Ensemble = instantiate(config, _convert_="all")
+    score = make_score(config)
     check_fit(runs, score, how)
     if isinstance(score, Ensemble):
         return EnsembleDetector([load_run(run, config["member"], how) for run in runs], score)
@@ -142,7 +156,7 @@ def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> No
     elif len(runs) > 1:
         raise ValueError(f"{type(score).__name__} is for one run; score=waic and score=ensemble_mean are for several.")
     for run in runs:
-        model = load_model(run, how.checkpoint)
+        model = load_model(run, how.checkpoint, trust=how.trust)
         if model.nclasses:
             raise ValueError(f"{run} is conditional on classes, which images to be judged don't tell: train without.")
         (score.member if isinstance(score, Ensemble) else score).require(model)
@@ -151,14 +165,14 @@ def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> No
 def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
     """Return the detector of one run and one score."""
     score: Score = instantiate(config, _convert_="all")
-    model = load_model(run, how.checkpoint)
+    model = load_model(run, how.checkpoint, trust=how.trust)
     require_finite(model, run)
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
     path = calibration_path(run, config, how)
     if path.is_file():
         scores, own = read_calibration(path, score)
         return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
-    parts = load_data(run, how.checkpoint, root=how.root).grey_parts
+    parts = load_data(run, how.checkpoint, root=how.root, trust=how.trust).grey_parts
     log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
     score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
     scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]

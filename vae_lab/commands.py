@@ -24,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, exit_code
 from vae_lab.hydra_files import hide_secrets
-from vae_lab.overrides import understood
+from vae_lab.overrides import config_dirs, understood
+from vae_lab.packages import import_problem
 from vae_lab.ranks import ranks, unheeded
 from vae_lab.resume import continued
 from vae_lab.system.folders import provide_home
@@ -199,8 +200,11 @@ def unwritable(error: OSError) -> Exception:
 
 def introduction(config_name: str) -> str:
     """Return what --help says before the config; Hydra's own takes a second to find the groups."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    groups = [f"{path.name}: {', '.join(sorted(file.stem for file in path.glob('*.yaml')))}" for path in folders]
+    choices: dict[str, set[str]] = {}
+    for folder in (CONF, *config_dirs(sys.argv[1:])):
+        for path in folder.glob("*/*.yaml"):
+            choices.setdefault(path.parent.name, set()).add(path.stem)
+    groups = [f"{name}: {', '.join(sorted(found))}" for name, found in sorted(choices.items())]
     return (
         f"python -m vae_lab.{config_name} [group=choice] [setting=value] ...\n\n"
         "== Configuration groups ==\n" + "\n".join(groups) + "\n\n"
@@ -223,7 +227,7 @@ def explain(error: BaseException, *, verbose: bool = False, config_name: str = "
 def account(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
     """Return the exit code, and what went wrong in a sentence, with a traceback where it is our own fault."""
     cause = error
-    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None and not import_problem(cause):
         cause = cause.__cause__
     from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
     code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
@@ -240,6 +244,9 @@ def sentence(error: BaseException, config_name: str) -> str:
     text = str(error).strip() or type(error).__name__
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return text
+    unimportable = import_problem(error)
+    if unimportable:
+        return unimportable
     choices = re.search(
         r"(Could not find '[^']+').*Available options in '[^']+':\s*(.*?)(\n\n|\nConfig search|$)", text, re.DOTALL
     )

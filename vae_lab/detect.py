@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
 def score_images(
     run: str | Path | Sequence[str | Path],
     images: "Tensor",
-    score: str = "neg_elbo",
+    score: str | dict[str, Any] = "neg_elbo",
     alpha: float = 0.05,
     **settings: Any,
 ) -> "Judged":
@@ -40,7 +40,7 @@ def score_images(
     Args:
         run: a run folder, or a checkpoint file; several for an ensemble.
         images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's size.
-        score: name of a file in conf/score.
+        score: name of a file in conf/score, or the settings of a score of your own.
         alpha: share of normal images that may be flagged.
         settings: those of `vae_lab.calibration.Calibration`.
 
@@ -57,7 +57,7 @@ def score_images(
     require_level(how.ncalibration, alpha)
     runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
     check_level(runs, how, alpha)
-    detector = load_detector(runs, score_config(score), how)
+    detector = load_detector(runs, score_config(score) if isinstance(score, str) else score, how)
     require_size(pixels, detector.model.channels, detector.model.image_size)
     judged = detector.judge(detector.examine(pixels), alpha)
     warn_of_seen(judged)

@@ -50,11 +50,11 @@ def main(cfg: DictConfig) -> None:
     made_of = described(cfg, run)
     require_room(out, made_of, replace=HydraConfig.get().mode != RunMode.MULTIRUN)
     settle_threads(cfg)
-    model = load_model(run, cfg.checkpoint)
+    model = load_model(run, cfg.checkpoint, trust=cfg.trust)
     names, counts = class_names(run, cfg.checkpoint), class_counts(run, cfg.checkpoint)
     which = class_number(model, cfg["class"], names)
     warn_of_idle(model, which, names, counts)
-    sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root)
+    sampler = load_sampler(run, model, cfg.sampler, checkpoint=cfg.checkpoint, root=cfg.data.root, trust=cfg.trust)
     drawn_from = None if cfg.sampler == "prior" else sampler
     labels: list[int] = []
     images = sample(model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=which, counts=counts, drawn=labels)

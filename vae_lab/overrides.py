@@ -2,20 +2,24 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab.conf_folder import CONF
+from vae_lab.system.quoting import quote_text
 from vae_lab.trial import key
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 SHARES = ("trainer.val_check_interval",)
 """Settings that are a count where they are whole and a share with a point, whatever the default is."""
 LIMITS = ("trainer.max_epochs", "trainer.max_time")
+CHOICE = re.compile(r"([\w/@.]+)=([\w/-]+)")
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=([^\[\](){}'\"]+)")
 
 
@@ -64,15 +68,42 @@ def rewritten(text: str, default: DictConfig) -> str:
 
 
 def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
-    """Return the config with the packaged groups that are chosen and without any setting; else an empty one."""
-    groups = [text for text in arguments if (CONF / f"{text.replace('=', '/', 1)}.yaml").is_file() and "=" in text]
+    """Return the config with the groups that are chosen and without any setting; else an empty one.
+
+    The groups are those of vae_lab and of --config-dir and hydra.searchpath.
+    """
+    places = search_path(arguments)
     try:
         if GlobalHydra.instance().is_initialized():
-            return compose(config_name, groups)
+            return with_choices(arguments, config_name, places)
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(config_name, groups)
+            return with_choices(arguments, config_name, places)
     except (HydraException, OmegaConfBaseException):  # what is wrong with them the command itself says
         return OmegaConf.create()
+
+
+def with_choices(arguments: Sequence[str], config_name: str, places: list[str]) -> DictConfig:
+    """Return the config with the groups that are chosen, by the Hydra that is initialised."""
+    loader = GlobalHydra.instance().config_loader()
+
+    def is_choice(group: str, choice: str) -> bool:
+        return choice in loader.get_group_options(group, config_name=config_name, overrides=places)
+
+    chosen = [found for found in map(CHOICE.fullmatch, arguments) if found is not None and is_choice(*found.groups())]
+    return compose(config_name, [*places, *(found[0] for found in chosen)])
+
+
+def config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """Return the folder that --config-dir names; [] for none."""
+    typed, _ = get_args_parser().parse_known_args([*arguments])
+    return [] if typed.config_dir is None else [Path(typed.config_dir).absolute()]
+
+
+def search_path(arguments: Sequence[str]) -> list[str]:
+    """Return the override that has Hydra look where a command line says, besides in vae_lab's configs; [] for none."""
+    folder = [quote_text(f"file://{path}") for path in config_dirs(arguments)]
+    paths = [text.partition("=")[2].strip("[]") for text in arguments if text.startswith("hydra.searchpath=")]
+    return [f"hydra.searchpath=[{','.join(filter(None, [*folder, *paths]))}]"] if folder or paths else []
 
 
 def settle_limits(cfg: DictConfig, overrides: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
+from vae_lab.packages import Trust
 from vae_lab.provenance import device_name
 from vae_lab.runs import PARTS, load_checkpoint, load_model
 
@@ -43,13 +44,13 @@ def check(split: str, seed: int, **counts: int) -> None:
             raise ValueError(f"{name}={counts[name]} gives no interval; choose 2 or more.")
 
 
-def load_sound(run: Path, checkpoint: str) -> LatentModel:
+def load_sound(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
     """Return the run's model, and warn if it was trained for something else than a likelihood.
 
     Raises:
         DivergedError: if a weight is not finite.
     """
-    model = load_model(run, checkpoint)
+    model = load_model(run, checkpoint, trust=trust)
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise DivergedError(f"the weights of {run} are not finite: training diverged; evaluate another checkpoint.")
     objective = str(load_checkpoint(run, checkpoint)["hyper_parameters"]["objective"].get("_target_"))

@@ -1,6 +1,7 @@
 """Going on with a run, in its folder or in another one, and starting a new one from its weights."""
 
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ def continued(arguments: list[str]) -> list[str]:
 
     Raises:
         DataError: if there is no such run.
-        ValueError: if a secret was typed for the run, which no file holds.
+        ValueError: if a secret was typed for the run, which no file holds, or a class or place, which is not believed.
     """
     typed = [text for text in arguments if not text.startswith("-")]
     runs = [text.partition("=")[2] for text in typed if key(text) == "resume"]
@@ -55,12 +56,28 @@ def continued(arguments: list[str]) -> list[str]:
     if again & set(LIMITS):
         again |= set(LIMITS)
     stored = [str(text) for text in read_summary(at.folder).get("overrides") or [] if key(str(text)) not in again]
+    check_stored(run, stored)
     hidden = [key(text) for text in stored if HIDDEN in text]
     if hidden:
         raise ValueError(
             f"resume={run}: {' and '.join(hidden)} was typed for that run and is not stored; type it again."
         )
     return [*arguments, *stored, *in_place(at, typed)]
+
+
+def check_stored(run: str, overrides: Sequence[str]) -> None:
+    """Raise ValueError if a run's own settings could do more than train: a run folder may be a stranger's.
+
+    They may not name classes, nor places but that of the images, nor refer to variables, nor set up Hydra.
+    """
+    for text in overrides:
+        name, _, value = text.partition("=")
+        harmless = key(text) == "data.root" and "${" not in text
+        if name.startswith("hydra") or "_target_" in text or (not harmless and re.search(r"[/\\]|\$\{", value)):
+            raise ValueError(
+                f"resume={run}: that run was started with {text}, which names a class or a place and is not taken from"
+                " a file; type it again, or its key with another value."
+            )
 
 
 def in_place(at: Located, typed: Sequence[str]) -> list[str]:

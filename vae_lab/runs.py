@@ -1,12 +1,13 @@
-"""A run folder read back. Nothing here trusts what it reads: tensors and plain values only, no class but our own."""
+"""A run folder read back. Nothing here trusts what it reads: tensors, plain values, and classes of known packages."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.errors import DataError
 from vae_lab.identity import file_digest
+from vae_lab.packages import Trust
 from vae_lab.stored_config import check_config, require_plain
 from vae_lab.system.folders import expanded
 from vae_lab.system.reading import Unreadable, read_json
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
 PARTS = ("train", "val", "test")
 
 
-def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str] = ()) -> "LatentModel":
+def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None) -> "LatentModel":
     """Return the trained model of a run folder, on the CPU and in evaluation mode; the data are not needed.
 
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
-        allow: names of classes outside the packaged conf/ that the run's model may be made of.
+        trust: packages beside vae_lab that the run's model may be made of; see docs/packages.md.
 
     Raises:
         DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
-        ValueError: if the stored config names a class that is neither packaged for its role nor in `allow`.
+        ValueError: if the stored config names a class that is neither packaged for its role nor in a trusted package.
     """
     import torch
 
     stored = load_checkpoint(run, checkpoint)
     config = stored["hyper_parameters"]["model"]
-    check_config(config, "model", allow)
+    check_config(config, "model", trust)
     prefix = "model."
     weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
     with refused(f"the weights in {run} do not fit the model that its config describes"):
@@ -46,13 +47,14 @@ def load_model(run: str | Path, checkpoint: str = "best", *, allow: Iterable[str
     return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
 
-def load_task(path: str | Path, kind: type, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: Trust = None) -> Any:  # noqa: ANN401
     """Return the task of a checkpoint file, on the CPU and in evaluation mode.
 
     Args:
         path: the file.
         kind: the class of the task.
         parts: its arguments, where the checkpoint is of somebody's own trainer and holds no config.
+        trust: packages beside vae_lab that the task may be made of.
 
     Raises:
         DataError: if it is no readable checkpoint, or its weights do not fit.
@@ -74,7 +76,7 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any]) -> Any:  #
         if not isinstance(config, dict) or not isinstance(config.get("task"), dict):
             raise ValueError(f"{file.absolute()} holds no config of a run; pass model= and objective= as they were.")
         require_plain(config)
-        check_config(config["task"], "task")
+        check_config(config["task"], "task", trust)
         with refused(f"the config in {file.absolute()} describes no task", passing=(ValueError,)):
             task = instantiate(config["task"], _convert_="all")
     if not isinstance(task, kind):
@@ -144,7 +146,7 @@ def refused(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator
 
 
 def load_data(
-    run: str | Path, checkpoint: str = "best", *, root: str | None = None, allow: Iterable[str] = ()
+    run: str | Path, checkpoint: str = "best", *, root: str | None = None, trust: Trust = None
 ) -> "ImageData":
     """Return the images that a run was trained on, as its config says.
 
@@ -152,7 +154,7 @@ def load_data(
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
         root: the folder that they lie in now; None looks where they were.
-        allow: names of classes outside the packaged conf/ that the run's data may be made of.
+        trust: packages beside vae_lab that the run's data may be made of.
 
     Raises:
         DataError: if they are not there, or are not the same images in the same parts.
@@ -163,15 +165,13 @@ def load_data(
 
     stored = load_checkpoint(run, checkpoint)
     config: dict[str, Any] = stored["hyper_parameters"]["data"]
-    check_config(config, "data", allow)
+    check_config(config, "data", trust)
     check_sizes(config, stored["hyper_parameters"]["model"])
     if root is not None:
         if "root" not in config:
             raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
         config["root"] = root
-    # a run folder may come from anybody: nothing is fetched for it, and nothing written where it says
-    harmless = {"download": False, "archive": None, "cache": None}
-    config |= {key: value for key, value in harmless.items() if key in config}
+    config = harmless(config)
     with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
         data: ImageData = instantiate(config, _convert_="all")
         fingerprint = data.fingerprint
@@ -182,6 +182,17 @@ def load_data(
             " the folder that holds those with data.root=."
         )
     return data
+
+
+def harmless(node: Any) -> Any:  # noqa: ANN401
+    """Return a stored config of images by which nothing is fetched, and nothing written where it says, at any depth.
+
+    A run folder may come from anybody.
+    """
+    if isinstance(node, dict):
+        off = {"download": False, "archive": None, "cache": None}
+        return {key: off[key] if key in off else harmless(value) for key, value in node.items()}
+    return [harmless(value) for value in node] if isinstance(node, list) else node
 
 
 def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:

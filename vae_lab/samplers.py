@@ -22,6 +22,7 @@ from vae_lab.evaluation.samplers import fitted_density
 from vae_lab.files import whole
 from vae_lab.identity import identity
 from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.packages import Trust
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
 from vae_lab.runs import encode, load_data, locate, weights_digest
@@ -37,7 +38,13 @@ NFITTED = 20_000
 
 
 def load_sampler(
-    run: Path, model: LatentModel, name: str, *, checkpoint: str = "best", root: str | None = None
+    run: Path,
+    model: LatentModel,
+    name: str,
+    *,
+    checkpoint: str = "best",
+    root: str | None = None,
+    trust: Trust = None,
 ) -> Distribution:
     """Return the density over latents called `name`; a mixture is fitted, and kept, if the run has none yet.
 
@@ -54,7 +61,8 @@ def load_sampler(
     if path.is_file():
         return read_mixture(path)
     log.info("fitting a mixture of %d normals to the training images' latents, kept in %s", NCOMPONENTS, path)
-    return fit_mixture(run, model, load_data(run, checkpoint, root=root).fixed_parts.train, checkpoint=checkpoint)
+    data = load_data(run, checkpoint, root=root, trust=trust)
+    return fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint)
 
 
 def check_mixture(model: LatentModel) -> None:

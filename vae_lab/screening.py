@@ -76,7 +76,8 @@ def screen(
     detector = load_detector(runs, score, how)
     warn_if_inverted(detector)
     warn_if_few(len(detector.calibration), alpha)
-    rules = file_rules(load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
+    sizes = {"channels": detector.model.channels, "image_size": detector.model.image_size}
+    rules = file_rules(sizes | load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [
         screen_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
     ]

@@ -2,15 +2,17 @@
 
 The roles are read off the packaged conf/: a file of conf/model names the classes that may be `model`, and the parts in
 it those that may be `model.encoder`; `likelihood: ${likelihood}` in it admits those of conf/likelihood there.
+Classes of other packages are admitted in any place if the package is trusted; see `vae_lab.packages`.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
+from vae_lab.packages import NEVER, OWN, Trust, defined_name, is_in, is_name, read_trust
 
 MAX_VALUES = 20_000
 MAX_NESTING = 30
@@ -53,43 +55,88 @@ def _roles(node: object, name: str) -> Iterator[tuple[str, Role]]:
             yield from _roles(value, f"{name}.{key}")
 
 
-def check_config(config: object, role: str, allow: Iterable[str] = ()) -> None:
+def check_config(config: object, role: str, trust: Trust = None) -> None:
     """Raise ValueError if a stored config names a class that is not for its role, or holds an interpolation.
 
     Args:
-        config: of the model, the data or a score.
-        role: `model`, `data` or `score`.
-        allow: classes that may stand anywhere.
+        config: of the model or the data.
+        role: `model` or `data`.
+        trust: packages whose classes may stand anywhere, and whose arguments may be whatever vae_lab ships for any
+            place of the role, or layers of torch.
     """
-    roles, allow = packaged_roles(role), set(allow)
+    packages = read_trust(trust)
     if not isinstance(config, dict) or "_target_" not in config:
         raise ValueError(f"the stored config names no class for {role}; it was edited.")
-    for name, node in _mappings(config, role):
-        known = roles.get(name, Role())
-        target = node.get("_target_")
-        if target in allow:
-            continue
-        if target is not None and target not in known.classes:
-            raise ValueError(
-                f"the stored config names {target!r} as {name}, where vae_lab does not ship it; if you trust it, pass"
-                " load_model(…, allow=[that name])."
-            )
-        odd = {key for key in node if INSTRUCTION.fullmatch(str(key))} - KNOWN_INSTRUCTIONS
-        if odd or node.get("_partial_", False) is not (known.partial if target else False):
-            raise ValueError(f"the stored config calls the class of {name} as vae_lab never does; it was edited.")
+    roles = packaged_roles(role)
+    for name, node, above in _mappings(config, role):
+        is_below = any(is_in(one, packages) for one in above)
+        check_class(name, node, [*roles.values(), *layers()] if is_below else [roles.get(name, Role())], packages)
     if "${" in repr(config):
         raise ValueError("the stored config holds an interpolation, which a stored config never does; it was edited.")
 
 
-def _mappings(node: object, name: str) -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Yield every mapping at any depth with its dotted name."""
+def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packages: Collection[str]) -> None:
+    """Raise ValueError unless a mapping names no class, one of a trusted package, or one that is shipped for a role.
+
+    Args:
+        name: where the mapping stands.
+        node: the mapping.
+        roles: those that it may have there.
+        packages: those that are trusted.
+    """
+    target: Any = node.get("_target_")
+    defined = defined_name(target) if is_in(target, packages) else target
+    if is_in(defined, packages):
+        return
+    known = [role for role in roles if isinstance(defined, str) and defined in role.classes]
+    if "_target_" in node and not known:
+        raise ValueError(refusal(name, target, defined, packages))
+    odd = {key for key in node if INSTRUCTION.fullmatch(str(key))} - KNOWN_INSTRUCTIONS
+    if odd or not any(node.get("_partial_", False) is role.partial for role in known or [Role()]):
+        raise ValueError(f"the stored config calls the class of {name} as vae_lab never does; it was edited.")
+
+
+@cache
+def layers() -> tuple[Role, Role]:
+    """Return the layers of torch, made at once or later: arguments of somebody's network, harmless to make."""
+    from torch import nn
+
+    names = {key for key, value in vars(nn).items() if isinstance(value, type) and issubclass(value, nn.Module)}
+    classes = frozenset(f"torch.nn.{name}" for name in names)
+    return Role(classes), Role(classes, partial=True)
+
+
+def refusal(name: str, target: object, defined: object, packages: Collection[str]) -> str:
+    """Return the sentence on a class that is not admitted at a place, with the remedy if there is one."""
+    top = str(target).partition(".")[0]
+    what = f"the stored config names {target!r:.200} as {name}, where vae_lab does not ship it"
+    if defined != target:
+        return f"{what}; it is {defined!r:.200}, which is no part of {top}."
+    if not is_name(top) or top in NEVER:
+        return f"{what}, and no trust= admits it; only a class of a package of your own may use it."
+    return (
+        f"{what}; if you trust the package {top} with whatever this run folder asks of it, type"
+        f" trust=[{','.join([*packages, top])}]."
+    )
+
+
+def foreign_packages(config: object) -> set[str]:
+    """Return the packages beside vae_lab whose classes a config names."""
+    targets = {str(node["_target_"]) for _, node, _ in _mappings(config, "") if "_target_" in node}
+    return {target.partition(".")[0] for target in targets}.difference(OWN)
+
+
+def _mappings(
+    node: object, name: str, above: tuple[object, ...] = ()
+) -> Iterator[tuple[str, dict[Any, Any], tuple[object, ...]]]:
+    """Yield every mapping at any depth with its dotted name, and the classes that it is an argument of."""
     if isinstance(node, dict):
-        yield name, node
+        yield name, node, above
         for key, value in node.items():
-            yield from _mappings(value, f"{name}.{key}")
+            yield from _mappings(value, f"{name}.{key}", (*above, node.get("_target_")))
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            yield from _mappings(value, f"{name}.{i}")
+            yield from _mappings(value, f"{name}.{i}", above)
 
 
 def require_plain(config: object) -> None:

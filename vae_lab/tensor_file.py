@@ -1,7 +1,9 @@
 """Files that torch.save wrote, read without trust: no code runs, and what comes out is no larger than the file."""
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,36 @@ def read_tensors(path: Path) -> Any:  # noqa: ANN401
     stored = torch.load(path, map_location="cpu", weights_only=True)
     require_real(stored)
     return stored
+
+
+def require_storable(states: Mapping[str, object]) -> None:
+    """Raise ValueError if a callback's state could be written to a checkpoint, and not be read back as data.
+
+    Args:
+        states: of the callbacks, by name.
+    """
+    for name, state in states.items():
+        kind = unreadable_type(state)
+        if kind is not None:
+            raise ValueError(
+                f"callbacks: {name.partition('{')[0]} keeps a {kind.__module__}.{kind.__qualname__} in its state, and a"
+                " checkpoint holds tensors and plain values alone; let its state_dict return such."
+            )
+
+
+def unreadable_type(stored: object) -> type | None:
+    """Return the type of something in a state that `read_tensors` would refuse; None if there is no such thing."""
+    from torch import Size, Tensor, device, dtype, nn
+
+    kind = type(stored)
+    if kind in (dict, OrderedDict, Counter):
+        parts: Iterable[object] = chain.from_iterable(stored.items())  # pyright: ignore[reportAttributeAccessIssue]
+    elif kind in (list, tuple, set, Size):
+        parts = stored  # pyright: ignore[reportAssignmentType]
+    else:
+        plain = (str, bytes, int, float, bool, complex, type(None), Tensor, nn.Parameter, device, dtype)
+        return None if kind in plain else kind  # subclasses, as NumPy's float64 of float, are read by their own names
+    return next(filter(None, map(unreadable_type, parts)), None)
 
 
 def check_archive(path: Path) -> None:

@@ -21,8 +21,10 @@ from vae_lab.commands import command, settle_threads
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.overrides import settle_limits
+from vae_lab.packages import NEVER
 from vae_lab.ranks import ranks
 from vae_lab.runs import locate
+from vae_lab.stored_config import check_config, foreign_packages
 from vae_lab.system.masking import masked
 from vae_lab.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
 from vae_lab.trial import command as command_line
@@ -45,6 +47,7 @@ def train_checked(cfg: DictConfig) -> None:
     overrides = list(hydra.overrides.task)
     settle_limits(cfg, overrides)
     check_model(cfg)
+    say_packages(cfg)
     ndevices = cfg.trainer.devices
     alone = ranks().size > 1 or not isinstance(ndevices, int) or ndevices < 2
     settle_threads(cfg, nprocesses=1 if alone else ndevices, kept=threads_of(cfg.resume))
@@ -140,6 +143,24 @@ def check_model(cfg: DictConfig) -> None:
         instantiate(cfg.optimizer, _convert_="all")(model.named_parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer: {error}.") from error
+
+
+def say_packages(cfg: DictConfig) -> None:
+    """Log which packages the commands that read this run are to trust, or warn that they will refuse it."""
+    parts = {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
+    foreign = foreign_packages(parts)
+    if not foreign:
+        return
+    packages = sorted(foreign - NEVER)
+    try:
+        for role, config in parts.items():
+            check_config(config, role, packages)
+    except ValueError as error:
+        if error.__cause__ is None:  # else a class cannot be imported, with which the run ends anyway
+            log.warning("generate, evaluate and detect will refuse this run: %s", error)
+        return
+    if packages:
+        log.info("generate, evaluate and detect read this run with trust=[%s]", ",".join(packages))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TextIO
 from vae_lab import errors
 from vae_lab.conf_folder import CONF
 from vae_lab.identity import images_digest
+from vae_lab.packages import import_problem
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line
 from vae_lab.system.reading import Unreadable, read_json
@@ -330,6 +331,9 @@ def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
 
 def reason(error: BaseException) -> str:
     """Return in one line what went wrong, below what Hydra wraps around it."""
+    unimportable = import_problem(error)
+    if unimportable:
+        return unimportable
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error = error.__cause__
     text = f"left with exit code {error.code}" if isinstance(error, SystemExit) else str(error).strip()

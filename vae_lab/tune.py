@@ -18,7 +18,7 @@ from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.hydra_files import save_config
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
-from vae_lab.overrides import settle_limits, understood
+from vae_lab.overrides import search_path, settle_limits, understood
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
@@ -80,10 +80,11 @@ def read_search(cfg: DictConfig) -> "Search":
     for text in fixed:
         if key(text) in REFUSED:
             raise ValueError(f"{text}: {REFUSED[key(text)]}.")
-    made_of = study_made_of(cfg, fixed)
+    flags = config_flags(hydra)
+    made_of = study_made_of(cfg, [*search_path(flags), *fixed])
     parts = instantiate(cfg.search, _convert_="all")
     name = parts.pop("study") or f"{hydra.runtime.choices['search']}-{identity(made_of)[:8]}"
-    folder, flags = Path(hydra.runtime.output_dir) / name, config_flags(hydra)
+    folder = Path(hydra.runtime.output_dir) / name
     return Search(**parts, study=name, folder=folder, fixed=fixed, flags=flags, made_of=made_of)
 
 
@@ -115,7 +116,8 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training import train
 
-    cfg = compose("train", [*understood(trial.overrides, "train"), quote_override("folder", trial.folder)])
+    overrides = [*search_path(trial.flags), *understood(trial.overrides, "train")]
+    cfg = compose("train", [*overrides, quote_override("folder", trial.folder)])
     settle_limits(cfg, trial.overrides)
     hidden = trial.folder / ".hydra"
     hidden.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import StorageError
 from vae_lab.files import whole
+from vae_lab.tensor_file import require_storable
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,13 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames; Lightning's own save stages in $TMPDIR, and a kill can cut the copy."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        """Write the checkpoint to `path` at once."""
+        """Write the checkpoint to `path` at once.
+
+        Raises:
+            ValueError: if a callback keeps what could not be read back.
+            StorageError: if the file cannot be written.
+        """
+        require_storable(checkpoint.get("callbacks", {}))
         try:
             with whole(Path(path)) as temporary:
                 torch.save(checkpoint, temporary)

@@ -41,7 +41,12 @@ def quote_typed(text: str, *, sweeps: bool = False) -> str:
 
 
 def _quoted(key: str, text: str) -> str:
-    return f"{key}={QuotedString(text, Quote.double).with_quotes()}"
+    return f"{key}={quote_text(text)}"
+
+
+def quote_text(text: str) -> str:
+    """Return a text in the quotes in which Hydra takes it letter by letter, as in a list."""
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def command_line(command: str, overrides: Sequence[str] = (), flags: Sequence[str] = ()) -> str:

@@ -1,7 +1,7 @@
 """The role that every task plays: training, validation and test of a latent model by Lightning's loop."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +61,12 @@ class Task(LightningModule, ABC):
 
     @classmethod
     def load_from_checkpoint(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls: type[Kind], checkpoint_path: str | Path, map_location: str | torch.device | None = None, **parts: Any
+        cls: type[Kind],
+        checkpoint_path: str | Path,
+        map_location: str | torch.device | None = None,
+        *,
+        trust: Sequence[str] = (),
+        **parts: Any,
     ) -> Kind:
         """Return the task of a checkpoint, in evaluation mode, read as tensors and plain values only.
 
@@ -69,6 +74,7 @@ class Task(LightningModule, ABC):
             checkpoint_path: of a run of vae_lab, which holds the config that the task is built from; or of somebody's
                 own `lightning.Trainer`, which holds none.
             map_location: the device; None is the CPU.
+            trust: packages beside vae_lab that the task of a run may be made of.
             parts: the arguments of the task, `model` and `objective` at least, where the checkpoint holds no config.
 
         Raises:
@@ -77,7 +83,7 @@ class Task(LightningModule, ABC):
         """
         from vae_lab.runs import load_task
 
-        task = load_task(checkpoint_path, cls, parts)
+        task = load_task(checkpoint_path, cls, parts, trust=trust)
         return task if map_location is None else task.to(map_location)
 
     @abstractmethod
