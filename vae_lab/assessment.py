@@ -107,8 +107,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     reference = every_pixel(getattr(data.grey_parts, split))
     mixture = fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
     sets = compared_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
-    flips = data.augment is not None and data.augment.flip
-    copies = copied(sets, train, seed, settings, flips=flips)
+    copies = copied(sets, data, seed, settings)
     protocol = {"split": split, "nimages": len(images), "seed": seed, "nbound": nbound, "chunk": chunk}
     protocol |= circumstances(run, checkpoint, extractor, train, where)
     result = {
@@ -244,11 +243,10 @@ def vectors(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"
     return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
 
 
-def copied(
-    sets: dict[str, Pixels], training: Images, seed: int, settings: dict[str, int], *, flips: bool
-) -> dict[str, Memorisation]:
-    """Return how near each set comes to the training images, with `flips` to their mirror images too."""
-    side = settings["side"]
+def copied(sets: dict[str, Pixels], data: ImageData, seed: int, settings: dict[str, int]) -> dict[str, Memorisation]:
+    """Return how near each set comes to the training images, and to their mirror images if training saw those."""
+    training, side = data.grey_parts.train, settings["side"]
+    flips = data.augment is not None and data.augment.flip
     usual = usual_nearness(training, nreference=settings["nreference"], side=side, seed=seed, flips=flips)
     return {
         name: memorisation(some, training, usual, side=side, flips=flips)
