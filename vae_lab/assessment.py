@@ -94,8 +94,8 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
     model = load_sound(run, checkpoint, trust).to(where)
     require_writable(folder)
     data = load_data(run, checkpoint, root=root, trust=trust)
-    other_part = "test" if split == "val" else "val"
-    images, nunseen = getattr(data.fixed_parts, split), len(getattr(data.fixed_parts, other_part))
+    images, other_part = getattr(data.fixed_parts, split), "test" if split == "val" else "val"
+    nunseen = len(getattr(data.fixed_parts, other_part))
     chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())
     sizes, settings = chosen_amounts((nsamples, nll_images, ngenerated), settings, where, len(images), nunseen)
     train = data.grey_parts.train
@@ -121,8 +121,7 @@ def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | 
         "seconds": time.perf_counter() - started,
     }
     page = Page(finite(result), reference, every_pixel(images, 32), reconstruction, sets, copies, train, likelihood)
-    write(folder, page)
-    return page.result
+    return write(folder, page)
 
 
 def chosen_amounts(
@@ -152,12 +151,13 @@ def circumstances(
     return weights | described | {"device": device_name(device), "versions": versions()}
 
 
-def write(folder: Path, page: Page) -> None:
-    """Write the two files of a split."""
+def write(folder: Path, page: Page) -> dict[str, Any]:
+    """Return the result of a page, once the two files of its split are written."""
     name = file_name(page.result["protocol"]["split"])
     keep_other(folder, name, page.result["protocol"])
     write_whole(folder / f"{name}.json", json.dumps(page.result, indent=2, allow_nan=False).encode())
     write_whole(folder / f"{name}.html", render(page).encode())
+    return page.result
 
 
 def file_name(split: str) -> str:
