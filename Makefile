@@ -3,9 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PINS = import json, sys; \
+	parts = [part["metadata"] for part in json.load(open(sys.argv[1]))["install"]]; \
+	pins = {part["name"].lower() + "==" + part["version"].partition("+")[0] for part in parts if part["name"] != "vae_lab"}; \
+	print(*sorted(pins), sep="\n")
 
 .DEFAULT_GOAL := help
-.PHONY: help train test slow lint types fix bench cluster clean
+.PHONY: help train test slow lint types fix bench cluster lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
@@ -40,16 +46,22 @@ bench: $(VENV)/bench ## Measure training against other loops, the likelihood aga
 cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
 	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -n 0 -m slow tests/cluster $(ARGS)
 
+lock: $(VENV)/done ## Write the newest versions that pyproject.toml admits to constraints.txt; then make test installs them
+	$(PIP) --dry-run --ignore-installed --report $(VENV)/lock.json --editable '.[dev]'
+	$(BIN)/python -c '$(PINS)' $(VENV)/lock.json > $(VENV)/pins.txt
+	mv $(VENV)/pins.txt constraints.txt
+
 clean: ## Remove the environment and the caches; outputs/ and data/ stay
 	rm -rf $(VENV) dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(VENV)/done: pyproject.toml
+# The versions that the tests passed with; CONSTRAINTS= takes the newest that pyproject.toml admits
+$(VENV)/done: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]' || { echo "make CONSTRAINTS= takes other versions"; exit 1; }
 	touch $@
 
 $(VENV)/bench: $(VENV)/done
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || echo "pythae cannot be installed here; the benchmark says so"
+	$(PIP) $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[bench]' || echo "pythae cannot be installed here; the benchmark says so"
 	touch $@

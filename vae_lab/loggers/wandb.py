@@ -162,9 +162,9 @@ def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
     Raises:
         ValueError: if one is an argument of neither.
     """
-    import wandb  # takes half a second
+    from wandb.sdk import init  # takes half a second; not wandb.init, which somebody may have wrapped
 
-    inits = inspect.signature(wandb.init).parameters.keys()
+    inits = inspect.signature(init).parameters.keys()
     lightnings = inspect.signature(WandbLogger).parameters.keys() - {"kwargs"}
     for name in settings.keys() - inits - lightnings:
         near = difflib.get_close_matches(name, [*inits, *lightnings], n=1)
