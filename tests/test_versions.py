@@ -20,7 +20,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 def required() -> list[Requirement]:
     """What the tests need: the dependencies, and what the extra `dev` brings."""
     found = [Requirement(text) for text in [*PROJECT["dependencies"], *EXTRAS["dev"]]]
-    own = [name for requirement in found if requirement.name == "vae_lab" for name in requirement.extras]
+    own = [name for requirement in found if requirement.name == "vae_lab" for name in sorted(requirement.extras)]
     found += [Requirement(text) for name in own for text in EXTRAS[name]]
     return [requirement for requirement in found if requirement.name != "vae_lab"]
 
