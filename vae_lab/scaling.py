@@ -57,7 +57,7 @@ def report(result: dict[str, Any]) -> Iterator[str]:
     )
 
 
-def _peaks(memory: dict[str, float]) -> str:
+def _peaks(memory: dict[str, int | float]) -> str:
     return f"{memory['measured'] / 2**20:>9.1f} {memory['ratio']:>7.1%}"
 
 

@@ -1,0 +1,1 @@
+"""The configs of this package, for hydra.searchpath=[pkg://mylab.conf]."""
