@@ -43,7 +43,8 @@ class WeightsAndBiases(WandbLogger):
         group: what the runs of one sweep have in common; None leaves it to WANDB_RUN_GROUP.
         name: of the run; None is the end of its folder's path.
         tags: of the run; none leaves them to WANDB_TAGS.
-        mode: "auto" is online if a key is configured, else offline; "online", "offline" and "disabled" as W&B has them.
+        mode: "auto" is disabled if WANDB_DISABLED is true, online if a key is configured, else offline; "online",
+            "offline" and "disabled" as W&B has them.
         folder: the run folder.
         dir: where W&B makes a folder of its own.
         timeout: seconds to wait for the server before going offline.
@@ -66,8 +67,9 @@ class WeightsAndBiases(WandbLogger):
             raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
         name = name or run_name(folder)
         named = {"id": id, "resume": None if id is None else "allow", "name": name, "tags": list(tags) or None}
+        place = str(Path(dir).absolute())  # W&B's own process keeps the working directory of the first run
         with masked_command_line():
-            run = open_run(MODES[mode], timeout, project=project or None, group=group, dir=dir, **masked(named))
+            run = open_run(MODES[mode], timeout, project=project or None, group=group, dir=place, **masked(named))
         run.define_metric("trainer/global_step")
         run.define_metric("*", step_metric="trainer/global_step")
         super().__init__(project=run.project, save_dir=folder, experiment=run)
@@ -117,7 +119,7 @@ def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
     settings = wandb.Settings(
         init_timeout=timeout, finish_timeout=FINISH_TIMEOUT, silent=True, disable_git=True, save_code=False
     )
-    chosen = ("online" if has_key(settings.base_url) else "offline") if mode == "auto" else mode
+    chosen = automatic_mode(settings.base_url) if mode == "auto" else mode
     try:
         return wandb.init(mode=chosen, settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
     except ServerResponseError as error:  # W&B's own process still has the run of one that was killed
@@ -127,6 +129,13 @@ def open_run(mode: str, timeout: float, **arguments: object) -> "Run":
     except (CommError, UsageError, AuthenticationError) as error:
         log.warning("W&B could not be reached (%s); going on offline", str(error).splitlines()[0])
         return wandb.init(mode="offline", settings=settings, reinit="finish_previous", **arguments)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def automatic_mode(server: str) -> str:
+    """Return "disabled" if WANDB_DISABLED is true, "online" if a key for `server` is configured, else "offline"."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    return "online" if has_key(server) else "offline"
 
 
 def run_name(folder: str) -> str:
