@@ -12,6 +12,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -38,10 +39,9 @@ class TrialSweeper(BasicSweeper):
             ValueError: if what is to be swept is a search.
         """
         if "search" in config:
-            raise ValueError(
-                "vae_lab.tune takes neither -m nor sweep=: search.space says what is tried; start it several times for"
-                " several trials at once."
-            )
+            from vae_lab.other_sweepers import NO_SWEEP
+
+            raise ValueError(NO_SWEEP)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401
@@ -55,7 +55,6 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.launchers import shares_fate, warn_of_pickles
         from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name, with_images
-        from vae_lab.train import resolved
         from vae_lab.trial import Trial, config_flags, digest, key, with_threads
 
         assert self.config is not None
@@ -66,12 +65,7 @@ class TrialSweeper(BasicSweeper):
             )
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
-        for override in parsed:
-            if override.get_key_element() in ("folder", "resume"):
-                raise ValueError(f"{override.input_line}: a sweep names its folders itself; group= names the sweep.")
-        for text in self.config.hydra.overrides.hydra:
-            if key(text) == "hydra.run.dir":  # as folder= is given to Hydra
-                raise ValueError(f"{text}: a sweep names its folders itself; group= names the sweep.")
+        self._refuse(parsed)
         (grid,) = self.split_arguments(parsed, None)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         fixed = [text for text in grid[0] if text.partition("=")[0] not in swept and key(text) != "launcher"]
@@ -92,8 +86,7 @@ class TrialSweeper(BasicSweeper):
         composed: dict[Path, object] = {}
         plain: dict[Path, object] = {}
         for trial in asked:
-            config = self._compose(trial)
-            composed[trial.folder], plain[trial.folder] = OmegaConf.to_container(config), resolved(config)
+            composed[trial.folder], plain[trial.folder] = self._compose(trial)
         trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)
         names = ",".join(f"'{name}'" for name in sorted({*map(key, fixed), "threads"} - swept))
         hidden = f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
@@ -110,15 +103,46 @@ class TrialSweeper(BasicSweeper):
         shared_fate = shares_fate(self.config.hydra)
         complete(trials, launch, shared_fate=shared_fate, retry_failed=self.retry_failed, configs=composed)
 
-    def _compose(self, trial: Any) -> DictConfig:  # noqa: ANN401
-        """Return the config that a trial's process will have."""
+    def _refuse(self, parsed: Sequence[Override]) -> None:
+        """Raise ValueError if something is typed that a grid of trials cannot follow."""
+        from vae_lab.trial import key
+
+        assert self.config is not None
+        for override in parsed:
+            if override.get_key_element() in ("folder", "resume"):
+                raise ValueError(f"{override.input_line}: a sweep names its folders itself; group= names the sweep.")
+            if override.is_sweep_override() and not override.is_discrete_sweep():
+                raise ValueError(
+                    f"{override.input_line}: a grid takes values, as in optimizer.lr=1e-4,1e-3; python -m vae_lab.tune"
+                    " searches an interval, by search.space."
+                )
+        typed = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        for text in map(str, typed or ()):
+            if key(text) == "hydra.run.dir":  # as folder= is given to Hydra
+                raise ValueError(f"{text}: a sweep names its folders itself; group= names the sweep.")
+            if key(text) == "hydra.sweep.subdir":
+                raise ValueError(
+                    f"{text}: a sweep names its trials by their settings, to find them again; hydra/sweeper=basic names"
+                    " them as you say."
+                )
+
+    def _compose(self, trial: Any) -> tuple[object, object]:  # noqa: ANN401
+        """Return the config that a trial's process will have, as plain values: as it is, and resolved."""
+        from vae_lab.train import resolved
+
         assert self.config is not None
         assert self.hydra_context is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
         with read_write(config), open_dict(config):
             config.hydra.runtime.output_dir = str(trial.folder)  # as Hydra sets it once the trial runs
-        HydraConfig.instance().set_config(config)  # for what refers to hydra:, as folder does
-        return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        singleton = HydraConfig.instance()
+        before = singleton.cfg
+        singleton.set_config(config)  # for what refers to hydra:, as folder does
+        try:
+            own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+            return OmegaConf.to_container(own), resolved(own)
+        finally:
+            singleton.cfg = before
 
     def _settle_threads(self, grid: Sequence[Sequence[str]], folder: Path) -> list[int]:
         """Return the threads of each trial, and make the launcher."""

@@ -23,12 +23,12 @@ FEWER = (
     "data.nval=40",
     "data.ntest=40",
     "trainer.max_steps=40",
-    "trainer.val_every=20",
+    "trainer.val_check_interval=20",
     "threads=1",
 )
 SMALLER = {
-    "train": (*FEWER, "logger=csv"),
-    "tune": ("search.ntrials=1", *FEWER, "logger=csv"),
+    "train": (*FEWER, "logger=none"),
+    "tune": ("search.ntrials=1", *FEWER, "logger=none"),
     "generate": ("threads=1",),
     "evaluate": (
         "threads=1",

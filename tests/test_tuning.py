@@ -344,8 +344,8 @@ def test_a_search_finds_configs_of_ones_own(tmp_path: Path, monkeypatch: pytest.
         "model=mlp",
         "model.encoder.width=8",
         "trainer.max_steps=2",
-        "trainer.val_every=2",
-        "logger=csv",
+        "trainer.val_check_interval=2",
+        "logger=none",
     ]
     arguments = [how.format(tmp_path / "own"), *tiny, "search.ntrials=1", "data.nimages=32.0"]
     assert invoke(main, "tune", *arguments, monkeypatch=monkeypatch) == 0

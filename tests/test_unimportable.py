@@ -10,7 +10,13 @@ from invoking import invoke
 
 from vae_lab.train import main as train_main
 
-TINY = ["data=synthetic", "model=mlp", "trainer.max_steps=4", "trainer.val_every=4", "trainer.precision=32-true"]
+TINY = [
+    "data=synthetic",
+    "model=mlp",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=4",
+    "trainer.precision=32-true",
+]
 UNIMPORTABLE = {
     "model.encoder._target_=nolab.Net": "model.encoder: nolab.Net cannot be imported (No module named 'nolab'); install"
     " nolab, or add its folder to PYTHONPATH.",
@@ -48,7 +54,7 @@ def test_a_class_that_cannot_be_imported_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], setting: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert invoke(train_main, "train", *TINY, "logger=csv", "threads=1", setting, monkeypatch=monkeypatch) == 2
+    assert invoke(train_main, "train", *TINY, "logger=none", "threads=1", setting, monkeypatch=monkeypatch) == 2
     printed = capfd.readouterr()
     assert "Traceback" not in printed.out + printed.err
     (line,) = [line for line in printed.out.splitlines() if "cannot be imported" in line]
@@ -59,7 +65,7 @@ def test_a_class_that_cannot_be_imported_is_one_sentence(
 def test_a_trial_that_failed_for_want_of_a_class_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     swept = "data._target_=vae_lab.data.synthetic.Blobs,otherlab.Nothing"
-    arguments = ["-m", *TINY, "logger=csv", "threads=1", "group=g", swept]
+    arguments = ["-m", *TINY, "logger=none", "threads=1", "group=g", swept]
     assert invoke(train_main, "train", *arguments, monkeypatch=monkeypatch) == 7
     reasons = [json.loads(path.read_text()).get("reason") for path in Path("outputs/sweeps/g").glob("*/summary.json")]
     sentence = "data: otherlab.Nothing cannot be imported (otherlab has no Nothing); name a class that is there."

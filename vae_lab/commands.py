@@ -12,18 +12,23 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vae_lab.command_line import in_order, needed_keys
+from vae_lab.completion import completion
 from vae_lab.conf_folder import CONF
-from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, exit_code
+from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
+from vae_lab.hydra_errors import told
 from vae_lab.hydra_files import hide_secrets
+from vae_lab.other_sweepers import is_own
 from vae_lab.overrides import config_dirs, understood
 from vae_lab.packages import import_problem
 from vae_lab.ranks import ranks, unheeded
@@ -35,6 +40,9 @@ from vae_lab.system.signals import EndAtOnce, heard, ignore
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
 
 log = logging.getLogger(__name__)
+
+PATHS = ("data.root", "data.cache", "resume", "run", "runs", "images", "truth", "out", "logger.wandb.dir")
+"""Settings that are paths, relative to where a command was started."""
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
@@ -83,9 +91,9 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     if asks_for_help:
         sys.stdout.write(introduction(config_name))
         sys.argv[1:] = ["--cfg=job", *(argument for argument in sys.argv[1:] if argument not in asks_for_help)]
-    sys.argv[1:] = understood(sys.argv[1:], config_name)
     codes: list[int] = []
     multirun = False
+    pid = os.getpid()
 
     @functools.wraps(task)
     def job(cfg: DictConfig) -> None:
@@ -95,16 +103,27 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
             log.warning("%s", notes.pop(0))
         try:
             hide_secrets(cfg)
+            require_complete(cfg, config_name)
             require_given(cfg, config_name)
+            keep_paths(cfg)
             check_threads(cfg.get("threads", 1))  # a report computes nothing that would share it
             task(cfg)
             codes.append(0)
         except Exception as error:  # reported here, so that the other jobs of a sweep go on
             codes.append(explain(error, verbose=verbose, config_name=config_name))
+            if os.getpid() != pid and not is_own(HydraConfig.get()):  # the process that launched it learns no other way
+                raise SweepFailed(
+                    f"job {HydraConfig.get().job.num}: {account(error, config_name=config_name)[1]}"
+                ) from None
 
     try:
+        sys.argv[1:] = understood(in_order(sys.argv[1:], config_name), config_name)
         if config_name == "train":
             sys.argv[1:] = in_one_place(continued(sys.argv[1:]))
+        printed = completion(sys.argv[1:])
+        if printed is not None:
+            sys.stdout.write(printed)
+            return 0
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         known = unwritable(error) if isinstance(error, OSError) else error
@@ -140,6 +159,38 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     several = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
     sweeps = bool(several) or any(argument.startswith("sweep=") for argument in arguments)
     return [quote_typed(argument, sweeps=sweeps) for argument in arguments]
+
+
+def require_complete(cfg: DictConfig, config_name: str) -> None:
+    """Raise ValueError if a setting or group that the command reads was taken out, or one's own config lacks it."""
+    hydra_config = HydraConfig.get()
+    lacking = [key for key in needed_keys(config_name) if key not in [*cfg] and key not in hydra_config.runtime.choices]
+    if not lacking:
+        return
+    names, own = ", ".join(lacking), hydra_config.job.config_name
+    if own != config_name:
+        raise ValueError(
+            f"--config-name {own}: it lacks {names}, which vae_lab.{config_name} needs; begin its defaults with"
+            f" {config_name}."
+        )
+    choices = ", ".join(sorted(path.stem for path in (CONF / lacking[0]).glob("*.yaml")))
+    remedy = f"choose one of {choices} with {lacking[0]}=" if choices else "leave it in"
+    raise ValueError(f"~{lacking[0]}: vae_lab.{config_name} needs it; {remedy}.")
+
+
+def keep_paths(cfg: DictConfig) -> None:
+    """Make the paths among the settings absolute if Hydra has changed the working directory: they were typed before."""
+    hydra_config = HydraConfig.get()
+    if not hydra_config.job.chdir:
+        return
+    for name in PATHS:
+        value = OmegaConf.select(cfg, name)
+        if isinstance(value, str) and not value.startswith("~"):
+            OmegaConf.update(cfg, name, str(Path(hydra_config.runtime.cwd) / value))
+        elif isinstance(value, ListConfig):
+            paths = [str(one) for one in value]
+            start = Path(hydra_config.runtime.cwd)
+            OmegaConf.update(cfg, name, [one if one.startswith("~") else str(start / one) for one in paths])
 
 
 def require_given(cfg: DictConfig, config_name: str) -> None:
@@ -244,14 +295,14 @@ def sentence(error: BaseException, config_name: str) -> str:
     text = str(error).strip() or type(error).__name__
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return text
-    unimportable = import_problem(error)
-    if unimportable:
-        return unimportable
+    known = import_problem(error) or told(text)
+    if known:
+        return known
     choices = re.search(
         r"(Could not find '[^']+').*Available options in '[^']+':\s*(.*?)(\n\n|\nConfig search|$)", text, re.DOTALL
     )
     if choices:
-        plugin = re.search(r"'hydra/launcher/(submitit|[a-z]+)", choices[1])
+        plugin = re.search(r"'hydra/launcher/(submitit|joblib|ray)", choices[1])
         if plugin:
             extra = {"submitit": "slurm"}.get(plugin[1], plugin[1])
             return f"launcher={extra} is not installed: pip install 'vae_lab[{extra}]'."
@@ -281,8 +332,15 @@ def as_text(override: str) -> str:
 
 def missing(name: str, inside: str, config_name: str) -> str:
     """Return the sentence on a setting or group that is not there; `inside` is what exactly a value for it lacks."""
+    if name.startswith("hydra."):
+        return f"There is no setting {name}; --cfg hydra lists Hydra's own, and +{name}=… adds one to a mapping."
     if inside.startswith(f"{name}."):
         return f"There is no setting {inside}; +{inside}=… adds it, and a ~ before a setting takes that one out."
+    if any(text.startswith(("--config-name", "-cn")) for text in sys.argv):
+        return (
+            f"There is no setting {name} in the config that --config-name names; begin its defaults with {config_name}"
+            " to have all of them."
+        )
     known = known_keys(config_name)
     if name in known:
         return f"There is no setting {name} beside the other choices; --cfg job with these lists all there are."

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.commands import command, settle_threads
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
+from vae_lab.other_sweepers import is_own
 from vae_lab.overrides import settle_limits
 from vae_lab.packages import NEVER
 from vae_lab.ranks import ranks
@@ -112,8 +113,11 @@ def train_in_sweep(cfg: DictConfig) -> None:
         label(cfg, Path(hydra.sweep.dir).name, swept, wandb_id)
         train_checked(cfg)
 
-    try:
-        run_trial(trial, work, retry_failed=hydra.sweeper.retry_failed)
+    others = "" if is_own(hydra) else trial.made_of_other()
+    if others:
+        raise ValueError(f"{trial.folder} holds a run of other {others}; name another place with hydra.sweep.dir=.")
+    try:  # another sweeper than our own runs what it is told to, a trial that failed before as well
+        run_trial(trial, work, retry_failed=not is_own(hydra) or hydra.sweeper.retry_failed)
     except SystemExit:
         if "SUBMITIT_EXECUTOR" in os.environ:  # that is how submitit ends a job that goes back to the queue
             raise

@@ -64,8 +64,21 @@ def train(
         TimeLimit: if its time was up before the last batch; it is tested all the same.
         Interrupted: if a signal ended it early, in training after a checkpoint.
     """
-    with GracefulStop() as stop, alone(Path(cfg.folder)):
+    with GracefulStop() as stop, alone(run_folder(cfg)):
         return train_until(stop, cfg, watchers, facts or {})
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        ValueError: if a command would give it, and there is none.
+    """
+    folder = OmegaConf.select(cfg, "folder", throw_on_resolution_failure=False)
+    if folder is None:
+        line = 'a command gives a run its folder, and compose() does not; add "folder=<new folder>" to the overrides.'
+        raise ValueError(f"folder: {line}")
+    return Path(folder)
 
 
 def train_until(

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.commands import command, settle_threads
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.hydra_files import save_config
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
+from vae_lab.other_sweepers import NO_SWEEP
 from vae_lab.overrides import search_path, settle_limits, understood
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.system.masking import masked
@@ -46,6 +48,8 @@ REFUSED = {
 @command("tune")
 def main(cfg: DictConfig) -> None:
     """Search until the study has its trials, and name the best."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # of another sweeper than our own, which refuses it sooner
+        raise ValueError(NO_SWEEP)
     require_counts(search__ntrials=cfg.search.ntrials)
     if cfg.trainer.devices not in (1, "auto"):
         raise ValueError(

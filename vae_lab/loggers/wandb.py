@@ -47,7 +47,8 @@ class WeightsAndBiases(WandbLogger):
         group: what the runs of one sweep have in common; None leaves it to WANDB_RUN_GROUP.
         name: of the run; None is the end of its folder's path.
         tags: of the run; none leaves them to WANDB_TAGS.
-        mode: "auto" is online if a key is configured, else offline; others as W&B has them.
+        mode: "auto" is disabled if WANDB_DISABLED is true, online if a key is configured, else offline; others as W&B
+            has them.
         folder: the run folder.
         timeout: seconds to wait for the server before going offline.
         define_metric: what the run's summary keeps of a metric, by the metric's name: "min", "max", "mean", "last",
@@ -206,8 +207,13 @@ def open_run(mode: str, timeout: float, *, settings: "Settings | dict[str, Any] 
     Path(given["dir"]).mkdir(parents=True, exist_ok=True)
     try:
         chosen = run_settings(timeout, settings)
-        mode = ("online" if has_key(chosen) else "offline") if mode == "auto" else mode
-        arguments = {"reinit": "finish_previous", "settings": chosen, **masked(given), "dir": given["dir"]}
+        mode = automatic_mode(chosen) if mode == "auto" else mode
+        arguments = {
+            "reinit": "finish_previous",
+            "settings": chosen,
+            **masked(given),
+            "dir": str(Path(given["dir"]).absolute()),
+        }  # W&B keeps its first folder
         return wandb.init(mode=mode, **arguments)  # pyright: ignore[reportArgumentType]
     except ServerResponseError as error:  # W&B's own process still has the run of one that was killed
         if given.get("id") is None:
@@ -236,6 +242,13 @@ def run_settings(timeout: float, given: "Settings | dict[str, Any] | None") -> "
     if given is not None:
         chosen.update_from_settings(wandb.Settings(**given) if isinstance(given, dict) else given)
     return chosen
+
+
+def automatic_mode(settings: "Settings") -> str:
+    """Return "disabled" if WANDB_DISABLED is true, "online" if a key for the server is configured, else "offline"."""
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("1", "true", "yes", "on"):
+        return "disabled"
+    return "online" if has_key(settings) else "offline"
 
 
 def has_key(settings: "Settings") -> bool:

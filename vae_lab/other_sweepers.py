@@ -1,0 +1,55 @@
+"""Sweepers other than vae_lab's own, as `hydra/sweeper=basic`: a folder for each sweep, and what is swept in it."""
+
+import os
+import time
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+FOLDER = "hydra.sweep.dir"
+FIXED = "hydra.job.config.override_dirname.exclude_keys"
+NO_SWEEP = (
+    "vae_lab.tune takes neither -m nor sweep=: search.space says what is tried; start it several times for several"
+    " trials at once."
+)
+
+
+def is_own(hydra: Any) -> bool:  # noqa: ANN401
+    """Return whether the sweeper is vae_lab's own, which names trials by their settings and records each end."""
+    return str(hydra.sweeper.get("_target_", "")).endswith(".TrialSweeper")
+
+
+class SweepFolder(Callback):
+    """Gives each sweep of another sweeper a folder by its time, as Hydra does, and tells its jobs what is swept.
+
+    A folder that was typed stays. What is told lies where each job's config is composed from: in the overrides of
+    Hydra's own settings.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        """Add what is not typed."""
+        hydra = config.hydra
+        if is_own(hydra):
+            return
+        typed: list[str] = OmegaConf.to_container(hydra.overrides.hydra, resolve=False)  # pyright: ignore[reportAssignmentType]
+        added: list[str] = []
+        if not any(text.lstrip("+").startswith(f"{FOLDER}=") for text in typed):
+            name = f"{time.strftime('%Y-%m-%d/%H-%M-%S')}-{os.environ.get('VAE_LAB_RUN', 'sweep')}"
+            added.append(f"{FOLDER}={hydra.sweep.dir}/{name}")
+        if not any(text.lstrip("+").startswith(f"{FIXED}=") for text in typed):
+            names = ",".join(f"'{key}'" for key in fixed_keys(hydra.overrides.task))
+            added.append(f"{FIXED}=[{names}]")
+        with read_write(config), open_dict(config):
+            for text in added:
+                hydra.overrides.hydra.append(text)
+                if text.startswith(FOLDER):
+                    hydra.sweep.dir = text.partition("=")[2]
+
+
+def fixed_keys(overrides: Any) -> list[str]:  # noqa: ANN401
+    """Return the settings that are typed with one value, which all jobs of a sweep share."""
+    texts: list[str] = OmegaConf.to_container(overrides, resolve=False)  # pyright: ignore[reportAssignmentType]
+    parsed = OverridesParser.create().parse_overrides(texts)
+    return sorted({one.get_key_element().lstrip("+~") for one in parsed if not one.is_sweep_override()})
