@@ -205,7 +205,7 @@ HYDRA = {
     ),
     "hydra.job.chdir=true data.root=pictures": Row(
         ("hydra.job.chdir=true", "data=folder", "data.root=nowhere"),
-        prints("/nowhere does not exist"),
+        lambda f, output: prints(f"{f}/nowhere does not exist")(f, output),
         code=3,
         tiny=False,
     ),
