@@ -210,7 +210,7 @@ WRONG = [
     ({"images": "/nowhere"}, DataError, "/nowhere cannot be read"),
     ({"nshown": 0}, ValueError, "nshown"),
     ({"score": score_config("ladder_llr")}, ValueError, "use a ladder"),
-    ({"score": {"_target_": "os.system"}}, ValueError, "does not ship"),
+    ({"score": {"_target_": "torch.nn.GELU"}}, ValueError, "which is no Score"),
     ({"score": score_config("waic")}, ValueError, "compares several runs"),
     ({"run": ["a", "b"]}, ValueError, "NegELBO is for one run"),
     ({"alpha": "abc"}, ValueError, "alpha must lie between 0 and 1, not abc"),
