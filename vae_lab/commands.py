@@ -41,7 +41,7 @@ from vae_lab.system.threads import allowed_cores, check_threads, decide_threads,
 
 log = logging.getLogger(__name__)
 
-PATHS = ("data.root", "data.cache", "resume", "run", "runs", "images", "truth", "out", "logger.wandb.dir")
+PATHS = ("data.root", "data.cache", "resume", "init", "run", "runs", "images", "truth", "out", "logger.wandb.dir")
 """Settings that are paths, relative to where a command was started."""
 
 
