@@ -29,7 +29,10 @@ NEEDS = {
     "likelihood=bernoulli": ["data.binarize=dynamic"],
     "model=resnet_fast": ["data.image_size=32"],
     "task=cvaegan": ["model.nclasses=10", "data=digits"],
+    "callbacks=swa": ["trainer.max_epochs=2"],
 }
+ADDED = {f"callbacks={name}" for name in ("early_stopping", "ema", "lr_monitor", "swa")}
+"""Callbacks to be chosen beside the default ones."""
 NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.opponents.discriminator.network.widths=[8,8,8,8,8,8]"]
 SMALL = ["data.nimages=8", "data.batch_size=2", "callbacks.gallery.nimages=1"]
 SMALLER = {
@@ -44,7 +47,8 @@ TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_check_interval=
 def test_every_file_trains(path: Path, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     choice = f"{path.parent.name}={path.stem}"
-    assert train(config(choice, *NEEDS.get(choice, []), *TINY))["steps"] == 2
+    added = f"callbacks=[default,{path.stem}]" if choice in ADDED else choice
+    assert train(config(added, *NEEDS.get(choice, []), *TINY))["steps"] == 2
 
 
 @pytest.mark.parametrize("choice", NEEDS)
