@@ -25,13 +25,16 @@ GROUPS = (
 DEFAULTS = [entry for entry in yaml.safe_load((CONF / "train.yaml").read_text())["defaults"] if isinstance(entry, dict)]
 """What a run is made of where nothing is chosen: one run trains all of these files."""
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-CHOSEN = [choice for choice in CHOICES if dict([choice.split("=")]) not in DEFAULTS]
+CHOSEN = [choice for choice in CHOICES if dict([choice.split("=")]) not in DEFAULTS and choice != "callbacks=default"]
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 NEEDS = {
     "likelihood=bernoulli": ["data.binarize=dynamic"],
     "model=resnet_fast": ["data.image_size=32"],
     "task=cvaegan": ["model.nclasses=10", "data=digits"],
+    "callbacks=swa": ["trainer.max_epochs=2"],
 }
+ADDED = {f"callbacks={name}" for name in ("early_stopping", "ema", "lr_monitor", "swa")}
+"""Callbacks to be chosen beside the default ones."""
 NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.opponents.discriminator.network.widths=[8,8,8,8,8,8]"]
 SMALL = ["data.nimages=8", "data.batch_size=2", "callbacks.gallery.nimages=1"]
 SMALLER = {
@@ -45,7 +48,8 @@ TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_check_interval=
 @pytest.mark.parametrize("choice", ["logger=wandb", *CHOSEN])  # the first with all defaults
 def test_every_file_trains(choice: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    assert train(config(choice, *NEEDS.get(choice, []), *TINY))["steps"] == 2
+    added = f"callbacks=[default,{choice.partition('=')[2]}]" if choice in ADDED else choice
+    assert train(config(added, *NEEDS.get(choice, []), *TINY))["steps"] == 2
 
 
 @pytest.mark.parametrize("choice", NEEDS)

@@ -218,9 +218,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
         raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
     path = checkpoint_path(run, checkpoint)
     if not path.is_file():
-        last = checkpoint_path(run, "last")
-        remedy = "checkpoint=last is there" if last.is_file() else "run= takes the folder of a finished run"
-        raise DataError(f"there is no checkpoint at {path.absolute()}; {remedy}.")
+        raise DataError(f"there is no checkpoint at {path.absolute()}; {instead(run)}.")
     try:
         stored = read_tensors(path)
         check_layout(stored, path.stat().st_size)
@@ -229,6 +227,21 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
         raise DataError(f"{path.absolute()} is no checkpoint of vae_lab that is safe to read ({reason}).") from error
     require_plain(stored["hyper_parameters"])
     return stored
+
+
+def instead(run: str | Path) -> str:
+    """Return in words why a run lacks a checkpoint, and what there is in its place."""
+    if checkpoint_path(run, "last").is_file():
+        return "checkpoint=last is there"
+    try:
+        status = load_summary(locate(run, "last").folder).get("status")
+    except DataError:
+        status = None
+    if status == "fast_dev_run":
+        return "that run was trainer.fast_dev_run, of which nothing is kept; train without it"
+    if status == "completed":
+        return "that run kept none, as trainer.enable_checkpointing or its callbacks say; train with callbacks=default"
+    return "run= takes the folder of a finished run"
 
 
 def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401

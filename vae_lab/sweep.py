@@ -185,7 +185,7 @@ def wait(trials: Sequence[Trial]) -> None:
 
 
 def conclude(trials: Sequence[Trial]) -> None:
-    """Log how many trials are completed, and raise SweepFailed with the reason of every other one."""
+    """Log how many trials are completed, and raise SweepFailed with the reason of every one that is not well."""
     states: dict[Trial, State] = {trial: trial.state() for trial in trials}
     counts = Counter(state.status for state in states.values())
     folder = trials[0].folder.parent
@@ -193,7 +193,10 @@ def conclude(trials: Sequence[Trial]) -> None:
     log.info("%d of %d trials completed; %s", counts["completed"], len(trials), report)
     for sentence in findings([trial for trial, state in states.items() if state.status == "completed"]):
         log.info("%s", sentence)
-    others = {trial: state for trial, state in states.items() if state.status != "completed"}
+    if counts["fast_dev_run"]:
+        log.info("%d trials worked as trainer.fast_dev_run, which keeps nothing", counts["fast_dev_run"])
+    well = ("completed", "fast_dev_run")
+    others = {trial: state for trial, state in states.items() if state.status not in well}
     if not others:
         return
     common = set.intersection(*(set(trial.overrides) for trial in trials))

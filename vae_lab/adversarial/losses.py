@@ -29,7 +29,7 @@ def gradient_penalty(
     https://arxiv.org/abs/1801.04406. In single precision, whatever autocast says: it is a derivative of a derivative.
     """
     with torch.autocast(image.device.type, enabled=False):
-        image = image.detach().float().requires_grad_()
+        image = (image if image.dtype == torch.float64 else image.float()).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(logits(image).mean(1).sum(), image, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean() / 2
 

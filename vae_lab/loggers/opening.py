@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 Maker = Callable[[], Logger]
 
 
-def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, Any]) -> list[Logger]:
+def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, Any] | None) -> list[Logger]:
     """Return the loggers that were chosen, which have been given the hyper-parameters, and last metrics.csv.
 
     Of several processes the first alone has any.
@@ -26,7 +26,7 @@ def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, A
     Args:
         makers: of the loggers, by name.
         folder: the run folder.
-        hparams: the config, without secrets.
+        hparams: the config, without secrets; None is not given to them.
 
     Raises:
         ValueError: if a package is missing that a logger needs.
@@ -44,7 +44,7 @@ def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, A
     return [*chosen, MetricsTable(folder / "metrics.csv")]
 
 
-def open_logger(name: str, make: Maker, hparams: dict[str, Any]) -> Logger:
+def open_logger(name: str, make: Maker, hparams: dict[str, Any] | None) -> Logger:
     """Return a logger that has been given the hyper-parameters.
 
     Raises:
@@ -52,7 +52,8 @@ def open_logger(name: str, make: Maker, hparams: dict[str, Any]) -> Logger:
     """
     try:
         logger = make()
-        logger.log_hyperparams(hparams)
+        if hparams is not None:
+            logger.log_hyperparams(hparams)
     except Exception as error:
         cause = error.__cause__ or error  # Hydra wraps it
         if isinstance(cause, ImportError):

@@ -33,6 +33,11 @@ class MetricsTable(Logger):
                 self.columns = next(csv.reader(file), self.columns)
         self.goes_on = self.path.exists()
 
+    @property
+    def save_dir(self) -> str:
+        """The run folder, in which a user's ModelCheckpoint makes checkpoints/ where it is told no other place."""
+        return str(self.path.parent)
+
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing: the config lies beside the table."""
 

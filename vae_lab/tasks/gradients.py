@@ -10,10 +10,16 @@ from vae_lab.distributed import averaged
 
 
 def take(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -> None:
-    """Give these parameters the loss's gradient, and leave none anywhere else."""
-    gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
-    for parameter, gradient in zip(parameters, averaged(gradients), strict=True):
+    """Give these parameters the loss's gradient, but for those that are frozen, and leave none anywhere else."""
+    moving = trainable(parameters)
+    gradients = torch.autograd.grad(loss, moving, retain_graph=True) if moving else ()
+    for parameter, gradient in zip(moving, averaged(gradients), strict=True):
         parameter.grad = gradient
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Return the parameters that no callback has frozen."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def averaged_alike(*groups: Sequence[Tensor | None]) -> tuple[list[Tensor | None], ...]:

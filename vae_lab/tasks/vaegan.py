@@ -23,7 +23,7 @@ from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
 from vae_lab.schedules import make_schedule
-from vae_lab.tasks.gradients import averaged_alike, finite, norm, take
+from vae_lab.tasks.gradients import averaged_alike, finite, norm, take, trainable
 from vae_lab.tasks.perceptual import Perceptual
 from vae_lab.tasks.task import Task, listed
 from vae_lab.tasks.vaegan_settings import opponent_optimizers, read_bounds, require_settings
@@ -230,10 +230,10 @@ class VAEGANTask(Task):
 
     def pull_model(self, losses: Losses, ramp: float) -> dict[str, Tensor]:
         """Give the model both gradients; return the pull's weight, and its gradient's norm beside the rest's."""
-        decoder = list(self.learner.decoder.parameters())
-        pulls = torch.autograd.grad(losses.pull, decoder, retain_graph=True, allow_unused=True)
+        decoder = trainable(self.learner.decoder.parameters())
+        pulls = torch.autograd.grad(losses.pull, decoder, retain_graph=True, allow_unused=True) if decoder else ()
         rest = losses.bound + self.liking(ramp) * losses.likeness + losses.perceptual
-        parameters = list(self.learner.parameters())
+        parameters = trainable(self.learner.parameters())
         gradients = torch.autograd.grad(rest, parameters, retain_graph=True, allow_unused=True)
         pulls, gradients = averaged_alike(pulls, gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
