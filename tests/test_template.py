@@ -24,7 +24,7 @@ from vae_lab.training import train
 Compose = Callable[..., DictConfig]
 FAST = ("trainer.fast_dev_run=true", "~callbacks.gallery", "~callbacks.latents")
 SMALL = ("data=synthetic", "data.image_size=8", "data.batch_size=12", "model=mlp", "model.encoder.width=8")
-RUN = (*SMALL, "trainer.max_steps=2", "trainer.precision=32-true", "logger=csv", "~callbacks.gallery")
+RUN = (*SMALL, "trainer.max_steps=2", "trainer.precision=32-true", "logger=none", "~callbacks.gallery")
 MODELS = sorted((CONF / "model").glob("*.yaml"))
 DATA = sorted((CONF / "data").glob("*.yaml"))
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
