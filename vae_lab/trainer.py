@@ -11,25 +11,18 @@ from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.callbacks import ModelSummary, ProgressBar, StochasticWeightAveraging
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from vae_lab.callbacks.checkpoints import WholeCheckpointIO
+from vae_lab.callbacks.checkpoints import BestCheckpoint, WholeCheckpointIO
 from vae_lab.callbacks.progress import ProgressLine
-from vae_lab.precision import fastest_precision
+from vae_lab.precision_plugin import bfloat16_mixed, named_precision
 from vae_lab.ranks import by_torchrun, ranks
 from vae_lab.replicas import TIMEOUT, Replicas
+from vae_lab.trainer_checks import check_callbacks, check_owned, check_precision, check_settings, check_several
 
 log = logging.getLogger(__name__)
-
-OWNED = {
-    "logger": "choose them with the group logger=",
-    "callbacks": "add them to the group callbacks, as in +callbacks.mine._target_=…",
-    "plugins": "vae_lab writes checkpoints and finds other processes by plugins of its own",
-    "barebones": "it leaves out checkpoints and logs, which a run folder is made of; choose logger=none instead",
-    "model_registry": "upload a checkpoint with its own tool after the run",
-}
-"""Arguments of Lightning's trainer that belong elsewhere, and where."""
 
 
 def build(
@@ -43,6 +36,7 @@ def build(
     num_nodes: int,
     default_root_dir: str,
     max_epochs: int | None,
+    enable_checkpointing: bool,
     enable_progress_bar: bool,
     enable_model_summary: bool,
     **settings: Any,
@@ -61,6 +55,7 @@ def build(
         num_nodes: of the processes that were started.
         default_root_dir: where Lightning's parts write that were told no other place.
         max_epochs: limit; None is no limit, also where Lightning means 1,000.
+        enable_checkpointing: whether checkpoints are kept.
         enable_progress_bar: whether there is one.
         enable_model_summary: whether Lightning prints a table of the modules.
         settings: any other argument of `lightning.Trainer`.
@@ -68,11 +63,12 @@ def build(
     Raises:
         ValueError: if a setting belongs elsewhere, or is not one of Lightning's.
     """
-    for name, remedy in OWNED.items():
-        if settings.pop(name, None):
-            raise ValueError(f"trainer.{name}: {remedy}.")
+    settings = check_owned(settings)
     if not automatic:
-        check_manual(callbacks or (), settings)
+        check_several(callbacks or (), settings, precision)
+    check_settings(settings, strategy)
+    check_precision(precision)
+    check_callbacks(callbacks or (), accelerator, max_epochs)
     check_devices(devices, strategy)
     check_root(Path(default_root_dir))
     _, size, local_size = ranks()
@@ -81,24 +77,33 @@ def build(
     if not torch.cuda.is_available():
         # set by Lightning on import; every step of a torch optimizer would then load NVIDIA's library to look for a GPU
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+    chosen = named_precision(precision, accelerator)
+    plugin = bfloat16_mixed(chosen, accelerator)
     try:
         return Trainer(
             accelerator=accelerator,
-            precision=fastest_precision(accelerator) if precision == "auto" else precision,  # pyright: ignore[reportArgumentType]
+            precision=None if plugin else chosen,  # pyright: ignore[reportArgumentType]
             devices=local_size,
             num_nodes=size // local_size,
             strategy=chosen_strategy(strategy, size, automatic=automatic),
-            callbacks=with_one_bar(callbacks or (), wanted=enable_progress_bar),
+            callbacks=without_idle(callbacks or (), bar=enable_progress_bar, checkpoints=enable_checkpointing),
             logger=False,
-            plugins=[WholeCheckpointIO(), *environment()],
+            plugins=[WholeCheckpointIO(), *plugin, *environment()],
             default_root_dir=default_root_dir,
             max_epochs=-1 if max_epochs is None else max_epochs,
+            enable_checkpointing=enable_checkpointing,
             enable_progress_bar=enable_progress_bar,
             enable_model_summary=enable_model_summary or any(isinstance(one, ModelSummary) for one in callbacks or ()),
             **validation(settings),
         )
     except TypeError as error:
         raise ValueError(f"trainer: {error}; its settings are those of lightning.Trainer.") from error
+    except RuntimeError as error:  # two callbacks whose states a checkpoint could not tell apart
+        raise ValueError(f"callbacks: {error}") from error
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # as of hardware that is not here
+        asked = {"accelerator": accelerator, "precision": precision, "strategy": strategy}
+        named = ", ".join(f"trainer.{name}={value}" for name, value in asked.items() if value != "auto")
+        raise ValueError(f"{named or 'trainer'}: {error}") from error
 
 
 def validation(settings: dict[str, Any]) -> dict[str, Any]:
@@ -112,30 +117,19 @@ def validation(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"check_val_every_n_epoch": 1 if share and epochs is None else epochs}
 
 
-def with_one_bar(callbacks: Sequence[Callback], *, wanted: bool) -> list[Callback]:
-    """Return the callbacks without our progress bar where there is another one, or where none is wanted."""
+def without_idle(callbacks: Sequence[Callback], *, bar: bool, checkpoints: bool) -> list[Callback]:
+    """Return the callbacks without ours that another one or a setting of Lightning's leaves no work for.
+
+    Args:
+        callbacks: all.
+        bar: whether a progress bar is wanted; another one takes the place of ours.
+        checkpoints: whether any are wanted.
+    """
     others = any(isinstance(one, ProgressBar) and not isinstance(one, ProgressLine) for one in callbacks)
-    if wanted and not others:
-        return list(callbacks)
-    return [one for one in callbacks if not isinstance(one, ProgressLine)]
-
-
-def check_manual(callbacks: Sequence[Callback], settings: dict[str, Any]) -> None:
-    """Raise ValueError if a task with several optimizers is asked for what Lightning offers one optimizer only."""
-    refused = {
-        "accumulate_grad_batches": (1, "choose a larger data.batch_size"),
-        "gradient_clip_val": (None, "choose task.gradient_clip_val, which clips the gradients of each"),
-    }
-    for name, (neutral, remedy) in refused.items():
-        if settings.get(name) not in (neutral, None):
-            raise ValueError(
-                f"trainer.{name}={settings[name]} is for tasks with one optimizer, and this one has several; {remedy}."
-            )
-    if any(isinstance(one, StochasticWeightAveraging) for one in callbacks):
-        raise ValueError(
-            "StochasticWeightAveraging is for tasks with one optimizer; this one keeps an average of its weights"
-            " already, task.average_decay."
-        )
+    idle = (() if bar and not others else (ProgressLine,)) + (() if checkpoints else (BestCheckpoint,))
+    if not checkpoints:
+        log.warning("trainer.enable_checkpointing=false: no checkpoint is kept, which other commands and resume= need")
+    return [one for one in callbacks if not isinstance(one, idle)]
 
 
 def chosen_strategy(strategy: str, size: int, *, automatic: bool) -> str | Strategy:

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,19 +13,23 @@ from typing import Any, TypeVar
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import distributed, errors
+from vae_lab.averaging import finish_averaging
 from vae_lab.callbacks.checkpoints import StoredConfig
 from vae_lab.callbacks.signals import GracefulStop
-from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, ended_by
+from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.module import ImageData
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.files import write_whole
 from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, Change, differences, identity, stated, with_absolute_paths
+from vae_lab.lightning_log import quieten_lightning
 from vae_lab.models.vae import LatentModel
 from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.randomness import seeded
@@ -36,6 +39,7 @@ from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.masking import masked, remember
 from vae_lab.system.threads import threads_in_use
 from vae_lab.tasks.task import Task
+from vae_lab.trainer_checks import check_owned, check_pruning, check_resumed
 from vae_lab.trial import hold, holder
 
 log = logging.getLogger(__name__)
@@ -79,13 +83,16 @@ def train_until(
     data, task, trainer = build(cfg, config, watchers)
     trainer.callbacks[:0] = [stop, FolderWatch(folder)]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
+    check_resumed(trainer.callbacks if checkpoint else ())  # pyright: ignore[reportAttributeAccessIssue]
     summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
-    trainer.loggers = loggers = [] if is_trial_run(trainer) else open_loggers(cfg, config, summary)
+    loggers = [] if is_trial_run(trainer) else open_loggers(cfg, config, summary)
+    trainer.loggers = [DummyLogger()] if is_trial_run(trainer) else loggers
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
         write_summary(folder, summary)
         fit_and_test(data, task, trainer, checkpoint, summary)
         summary["status"] = status_of(trainer, summary)
+        summary |= {"reason": "trainer.fast_dev_run keeps nothing"} if is_trial_run(trainer) else {}
     except BaseException as error:
         known = lost(error)
         summary |= {"status": errors.status(known), "reason": str(known)}
@@ -151,18 +158,21 @@ def build(
     with seeded("weights", cfg.seed):
         task: Task = instantiate(cfg.task, _convert_="all")
     data: ImageData = instantiate(cfg.data, _convert_="all")
-    _ = data.parts
+    callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
+    chosen = [*filter(None, callbacks.values()), *watchers]
+    check_owned({"callbacks": cfg.trainer.callbacks})
+    make_trainer = instantiate(cfg.trainer, _convert_="all")
+    trainer: Trainer = make_trainer(callbacks=[*chosen, Stopwatch()], automatic=task.automatic_optimization)
+    check_pruning(chosen, task)
+    _ = data.parts  # after all settings of the trainer are known to be right: this may take minutes
     if ranks().rank == 0:
         data.survey.tell()
     check_classes(task.model, data)
-    callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    own = [StoredConfig(masked(config), data.fingerprint), Stopwatch()]
-    make_trainer = instantiate(cfg.trainer, _convert_="all")
-    automatic = task.automatic_optimization
-    trainer: Trainer = make_trainer(callbacks=[*filter(None, callbacks.values()), *watchers, *own], automatic=automatic)
     watching: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     first = next((i for i, one in enumerate(watching) if isinstance(one, Checkpoint)), len(watching))
-    watching.insert(first, FinalValidation())  # after whatever ends training, before what stores the validation
+    final = FinalValidation()  # after whatever ends training, before what stores the validation
+    watching[first:first] = [StoredConfig(masked(config), data.fingerprint), final]
+    watching.insert(0, LateValidation(final))
     return data, task, trainer
 
 
@@ -222,7 +232,8 @@ def open_loggers(cfg: DictConfig, config: dict[str, Any], summary: dict[str, Any
         return []
     loggers: dict[str, Logger] = instantiate(cfg.logger, _convert_="all")
     for logger in loggers.values():
-        logger.log_hyperparams(masked(config))
+        if cfg.trainer.enable_autolog_hparams:
+            logger.log_hyperparams(masked(config))
         summary |= logger.describe() if hasattr(logger, "describe") else {}  # pyright: ignore[reportAttributeAccessIssue]
     return list(loggers.values())
 
@@ -247,7 +258,7 @@ def fit_and_test(
         raise errors.Interrupted(received, "after a validation and a checkpoint")
     summary["ended_by"] = ended_by(trainer, watcher(trainer, FinalValidation).limit)
     try:
-        summary |= test(trainer, task, data)
+        summary |= test(trainer, task, data, last=finish_averaging(trainer, task, data))
     finally:
         summary |= described(trainer)
 
@@ -268,6 +279,8 @@ def lost(error: BaseException) -> BaseException:
     """Return the error, or what it means: that another process of this run is gone, or that training has diverged."""
     if isinstance(error, RuntimeError) and "returned nan values in its" in str(error):  # torch's anomaly detection
         return DivergedError(f"{error} Try a smaller optimizer.lr.")
+    if isinstance(error, TrainingSpikeException):
+        return DivergedError(f"SpikeDetection: {error}; try a smaller optimizer.lr, or a larger rtol.")
     if distributed.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:
@@ -281,14 +294,16 @@ def watcher(trainer: Trainer, kind: type[Watcher]) -> Watcher:
     return found
 
 
-def test(trainer: Trainer, task: Task, data: ImageData) -> dict[str, Any]:
-    """Return the test metrics of the checkpoint with the best validation, or of the last weights if none was kept.
+def test(trainer: Trainer, task: Task, data: ImageData, *, last: bool) -> dict[str, Any]:
+    """Return the test metrics of the best checkpoint, or of the last weights, if these are asked for or none was kept.
 
     The validation metrics of the same weights come along: what is chosen by them is what was tested.
     """
     keeper = trainer.checkpoint_callback
-    best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) else ""
-    tested: dict[str, Any] = {"tested": Path(best).name if best else "last weights"}
+    best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) and not last else ""
+    tested: dict[str, Any] = {"tested": Path(best).name if best else "last weights"} | (
+        measured(trainer) if last else {}
+    )
     if best:
         stored = torch.load(best, map_location=task.device, weights_only=True)
         task.load_state_dict(stored["state_dict"])
@@ -383,18 +398,3 @@ def check_folder(folder: Path, resume: str | None) -> None:
     if (folder / "summary.json").exists() and not goes_on:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     require_writable(folder, "name another with folder=")
-
-
-def quieten_lightning() -> None:
-    """Leave of Lightning's log what tells of a fault: the rest is hints, and each line comes twice under Hydra."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-        logging.getLogger(name).handlers.clear()
-    for message in (
-        "Checkpoint directory .* exists and is not empty",
-        "The dirpath has changed",
-        ".*treespec, LeafSpec",
-        "The `srun` command is available",
-        "The number of training batches .* is smaller than the logging interval",  # which counts over the run
-    ):
-        warnings.filterwarnings("ignore", message=f"(?s).*{message}")

@@ -56,6 +56,11 @@ class BestCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         self.write_last(trainer)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write `last` where nothing has been written, but not for `trainer.fast_dev_run`, as Lightning does."""
+        if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
+            super().on_train_end(trainer, pl_module)
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember beside which checkpoint the best one so far lies."""
         self.came_from = Path(str(trainer.ckpt_path)).parent if trainer.ckpt_path else None
@@ -90,7 +95,8 @@ class BestCheckpoint(ModelCheckpoint):
 class StoredConfig(Callback):
     """Puts the resolved config, JSON types alone, into every checkpoint, so that a model loads from that one file.
 
-    The metrics of the latest validation are stored too, which are of these weights: checkpoints come with validations.
+    The metrics of the latest validation are stored too if they are of these weights. Checkpoints of a user's callback
+    may come between two validations.
 
     Args:
         config: the resolved config.
@@ -100,10 +106,15 @@ class StoredConfig(Callback):
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
         self.config = config
         self.data = data
+        self.validated_at: int | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember which weights were validated."""
+        self.validated_at = None if trainer.sanity_checking else trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the config as the checkpoint's hyper-parameters."""
         checkpoint["hyper_parameters"] = self.config
         checkpoint["data"] = self.data
-        seen = trainer.callback_metrics
+        seen = trainer.callback_metrics if self.validated_at == trainer.global_step else {}
         checkpoint["metrics"] = {name: float(value) for name, value in seen.items() if name.startswith("val/")}

@@ -38,8 +38,12 @@ class Gallery(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
         """Say so if the interval asked for cannot be kept."""
-        interval = trainer.val_check_interval
-        if trainer.check_val_every_n_epoch is None and self.every < min(interval, pl_module.last_step):
+        interval = getattr(trainer, "val_check_interval", None)  # none where it is a time
+        if (
+            trainer.check_val_every_n_epoch is None
+            and isinstance(interval, int)
+            and self.every < min(interval, pl_module.last_step)
+        ):
             line = "pictures come with validations, every %d batches; trainer.val_check_interval=%d has them as asked"
             log.warning(line, interval, self.every)
 
@@ -59,7 +63,7 @@ class Gallery(Callback):
         """Write the three grids and send them to every logger that takes images."""
         self.visited = trainer.global_step
         model, images = placed(task.model, trainer.datamodule.parts.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
-        with seeded("gallery", task.seed), torch.no_grad():
+        with seeded("gallery", task.seed), torch.no_grad(), trainer.precision_plugin.tensor_init_context():
             grids = {
                 "reconstructions": figures.reconstructions(model, images),
                 "samples": figures.samples(task.model, self.nimages),

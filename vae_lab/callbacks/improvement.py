@@ -93,7 +93,8 @@ class Improvement(Callback):
 def mean_loss(trainer: Trainer, task: Task) -> float:
     """Return the mean over as many of the first validation images as a training batch has; nothing else changes."""
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-    images, labels = (part[: data.batch_size].to(task.device) for part in next(iter(data.val_dataloader())))
+    first = trainer.precision_plugin.convert_input(next(iter(data.val_dataloader())))
+    images, labels = (part[: data.batch_size].to(task.device) for part in first)
     training = task.model.training
     task.model.eval()
     with seeded("val", task.seed, trainer.global_rank, 0), trainer.precision_plugin.val_step_context():

@@ -66,9 +66,22 @@ class FinalValidation(Callback):
         if not trainer.sanity_checking:
             self.validated_at = trainer.global_step
 
+
+class LateValidation(Callback):
+    """Validates where a callback ended training after the last validation, as at the end of an epoch.
+
+    It is to come before Lightning's callbacks that put averaged weights into the model at the end of training.
+
+    Args:
+        final: knows which weights were validated.
+    """
+
+    def __init__(self, final: FinalValidation) -> None:
+        self.final = final
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate if a callback ended training after the last validation, as at the end of an epoch."""
-        if trainer.enable_validation and trainer.global_step and self.validated_at != trainer.global_step:
+        """Validate if the last weights were not."""
+        if trainer.enable_validation and trainer.global_step and self.final.validated_at != trainer.global_step:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
             trainer.training = True
@@ -84,6 +97,15 @@ def reached_limit(trainer: Trainer) -> str | None:
     return None
 
 
+def limit_at_start(trainer: Trainer) -> str | None:
+    """Return the setting that leaves no batch to train on, as where a finished run goes on; None if there is none."""
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return f"trainer.max_steps={trainer.max_steps}"
+    if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
+        return f"trainer.max_epochs={trainer.max_epochs}"
+    return None
+
+
 def expiring(trainer: Trainer) -> Timer | None:
     """Return the trainer's timer that has a limit, which trainer.max_time makes, or None."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
@@ -92,6 +114,7 @@ def expiring(trainer: Trainer) -> Timer | None:
 
 def ended_by(trainer: Trainer, limit: str | None) -> str:
     """Return what ended training: a limit that was reached, a timer or another callback."""
+    limit = limit or limit_at_start(trainer)
     if limit is not None:
         return limit
     timer = expiring(trainer)

@@ -119,9 +119,9 @@ def estimate_pass(
 def placed(
     model: LatentModel, images: Images, rows: Int64[Tensor, " some"] | slice
 ) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
-    """Return the model of the classes of some images, and those images on its device."""
+    """Return the model of the classes of some images, and those images on its device, in its precision."""
     batch = images.__getitems__(rows)
-    return model.given(batch.label), batch.image.to(device_of(model))
+    return model.given(batch.label), batch.image.to(next(model.parameters()))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -36,11 +36,11 @@ class Surgery(NamedTuple):
 def posterior_statistics(
     model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
-    """Return the posterior means of the images and each latent's mean KL to the prior in nats, both on the CPU."""
+    """Return posterior means and each latent's mean KL to the prior in nats, over the images, as float32 on the CPU."""
     with seeded("latents"), evaluating(model):  # a ladder's rates are taken at draws
         parts = [one(part) for one, part in model.split(images, 250)]
     means = torch.cat([part.posterior.mean for part in parts])
-    return means.cpu(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu()
+    return means.cpu().float(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu().float()
 
 
 def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:

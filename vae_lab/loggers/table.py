@@ -18,8 +18,8 @@ class MetricsTable(Logger):
         path: the file.
     """
 
-    name = None  # pyright: ignore[reportAssignmentType]
-    version = None  # pyright: ignore[reportAssignmentType]
+    name = ""  # pyright: ignore[reportAssignmentType]
+    version = ""  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -30,6 +30,11 @@ class MetricsTable(Logger):
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), self.columns)
         self.goes_on = self.path.exists()
+
+    @property
+    def save_dir(self) -> str:
+        """The run folder, in which a user's ModelCheckpoint makes checkpoints/ where it is told no other place."""
+        return str(self.path.parent)
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing: the config lies beside the table."""

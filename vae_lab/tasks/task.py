@@ -1,12 +1,15 @@
 """The role that every task plays: training, validation and test of a latent model by Lightning's loop."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning import LightningModule
+from lightning import Callback, LightningModule
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.tuner.lr_finder import _LRCallback
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 
@@ -19,6 +22,8 @@ from vae_lab.randomness import reseed
 from vae_lab.ranks import ranks
 
 METRICS = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")
+UNAVERAGED = "unaveraged_state_dict"
+"""Where a checkpoint has the weights in training, if `state_dict` has their average."""
 UNBOUNDED = 2**62
 """The step at the end of a run whose length is not known."""
 
@@ -26,7 +31,8 @@ UNBOUNDED = 2**62
 class Task(LightningModule, ABC):
     """Trains a latent model and reports its ELBO with weight 1 on the rate, whatever is trained.
 
-    Logs train/{loss,distortion,rate,lr} every `trainer.log_every_n_steps` steps and
+    Logs train/{loss,distortion,rate,lr} every `trainer.log_every_n_steps` steps, for the callbacks at every step if one
+    of them has such a metric as its `monitor`, and
     {val,test}/{neg_elbo,distortion,rate,mse,sse_kl} at each validation and test: nats per image, but for `mse`, the
     mean over pixels in [0, 1], and `sse_kl`, the summed squared error plus the rate. Steps are optimizer steps, as in
     Lightning; a row of metrics has the number of steps taken.
@@ -43,6 +49,8 @@ class Task(LightningModule, ABC):
 
     Attributes:
         loss_sum: sum of the training losses since the last validation; None before the first of them.
+        is_monitored: whether a callback watches a metric of training batches.
+        is_searching: whether Lightning looks for a learning rate, up to such that nothing stays finite.
         must_improve: whether a run whose end is worse than its beginning, by `measure`, has diverged.
     """
 
@@ -53,6 +61,8 @@ class Task(LightningModule, ABC):
         self.model = model.to(memory_format=torch.channels_last)
         self.seed = seed
         self.loss_sum: Tensor | None = None
+        self.is_monitored = False
+        self.is_searching = False
         self.means = MetricCollection(
             {name: MeanMetric(nan_strategy="disable") for name in METRICS}, compute_groups=False
         )
@@ -88,19 +98,32 @@ class Task(LightningModule, ABC):
         """
         loss = terms.loss.detach().mean()
         self.loss_sum = loss if self.loss_sum is None else self.loss_sum + loss
-        every = self.log_every_n_steps
+        every = 1 if self.is_monitored else self.log_every_n_steps
         if not every or (step + 1) % every or self.trainer.fit_loop._should_accumulate():  # noqa: SLF001
             return
         numbers = {name: value.detach().mean() for name, value in terms._asdict().items()} | dict(notes)
         means = [value.float().cpu() for value in averaged(list(numbers.values()))]
         seen = {f"train/{name}": value for name, value in zip(numbers, means, strict=True)}
         self.refuse_nonfinite(float(seen["train/loss"]), "the training loss")
-        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.log_dict({**seen, "train/lr": lr, "step": float(step + 1)})
+        seen["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict(seen, logger=False)
+        if self.log_every_n_steps and (step + 1) % self.log_every_n_steps == 0:
+            self.trainer._logger_connector.log_metrics(seen, step=step + 1)  # noqa: SLF001
+
+    def on_train_start(self) -> None:
+        """Forget the losses of a learning rate finder, and look whether a callback needs the metrics of every step."""
+        self.loss_sum = None
+        callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        self.is_monitored = any(str(getattr(one, "monitor", "")).startswith("train/") for one in callbacks)
+        self.is_searching = any(isinstance(one, _LRCallback) for one in callbacks)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Repair Lightning's count of logged steps, which is one behind after a resume in the middle of an epoch."""
+        """Repair Lightning's count of logged steps, which is one behind after a resume in the middle of an epoch.
+
+        A ModelCheckpoint would name its files after the step of the last validation, if that stayed a metric.
+        """
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step  # noqa: SLF001
+        self.trainer._logger_connector._callback_metrics.pop("step", None)  # noqa: SLF001
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics; its noise is the same at every validation."""
@@ -130,6 +153,11 @@ class Task(LightningModule, ABC):
         """Log the test metrics."""
         self._conclude("test")
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the weights in training where the checkpoint has their average in their place."""
+        if UNAVERAGED in checkpoint:
+            checkpoint["state_dict"] = checkpoint.pop(UNAVERAGED)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store no state that is not finite, whoever asks for it.
 
@@ -146,8 +174,13 @@ class Task(LightningModule, ABC):
     @property
     def last_step(self) -> int:
         """The step at the end of the run; `UNBOUNDED` where its length is not known."""
-        limit = self.trainer.max_steps
-        if limit < 0 and self.trainer.max_epochs is not None and self.trainer.max_epochs > 0:
+        limit, epochs = self.trainer.max_steps, self.trainer.max_epochs or 0
+        accumulation: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        changes = [one for one in accumulation if isinstance(one, GradientAccumulationScheduler)]
+        if limit < 0 < epochs and changes:
+            sizes = [changes[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+            limit = sum(math.ceil(self.trainer.num_training_batches / size) for size in sizes)
+        elif limit < 0 < epochs:
             limit = self.trainer.estimated_stepping_batches
         return int(limit) if 0 <= limit < float("inf") else UNBOUNDED
 
@@ -186,8 +219,8 @@ class Task(LightningModule, ABC):
             self.refuse_nonfinite(nonfinite(numbers), "a number of the optimizer's state")
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
-        """Raise DivergedError unless the value is a finite number."""
-        if not abs(value) < float("inf"):
+        """Raise DivergedError unless the value is a finite number, or learning rates are being tried out."""
+        if not abs(value) < float("inf") and not self.is_searching:
             raise DivergedError(
                 f"{what} is {value} after {self.global_step} batches; the checkpoints keep the last good state; try a"
                 " smaller optimizer.lr."

@@ -1,5 +1,6 @@
 """Training of a VAE by one optimizer."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import Objective
 from vae_lab.tasks.task import Task
 
+log = logging.getLogger(__name__)
+
 
 class VAETask(Task):
     """Fits a VAE to an objective, by Lightning's automatic optimization.
@@ -24,6 +27,9 @@ class VAETask(Task):
         optimizer: called with the parameters.
         schedule: called with the optimizer, stepped after every optimizer step; None keeps the learning rate.
         settings: see `Task`.
+
+    Attributes:
+        lr: the learning rate that Lightning's LearningRateFinder has found; None if it did not look for one.
     """
 
     def __init__(
@@ -39,6 +45,7 @@ class VAETask(Task):
         self.objective = objective
         self.make_optimizer = optimizer
         self.make_schedule = schedule
+        self.lr: float | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and, if there is one, its schedule over optimizer steps."""
@@ -49,6 +56,25 @@ class VAETask(Task):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_schedule(optimizer), "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """Train with the learning rate that was found, in place of the optimizer's and its schedule's."""
+        super().on_train_start()
+        if self.lr is None or self.is_searching:
+            return
+        log.info("learning rate %.3g was found, and is trained with in place of optimizer.lr", self.lr)
+        optimizer = self.trainer.optimizers[0]
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr
+            group.pop("initial_lr", None)
+        for config in self.trainer.lr_scheduler_configs:  # made of the other rate
+            config.scheduler = self.remake_schedule(optimizer, self.lr)
+
+    def remake_schedule(self, optimizer: Optimizer, lr: float) -> LRScheduler:
+        """Return the schedule at its beginning, for another learning rate than `optimizer.lr`."""
+        assert self.make_schedule is not None
+        named = {"max_lr": lr} if "max_lr" in getattr(self.make_schedule, "keywords", {}) else {}
+        return self.make_schedule(optimizer, **named)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the mean of the objective's loss over the batch, in nats per image, under "loss"."""

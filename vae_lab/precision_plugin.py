@@ -1,0 +1,55 @@
+"""Lightning's precisions by name, and mixed precision in bfloat16 that may clip gradients of fused optimizers."""
+
+import logging
+
+import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch.optim import Optimizer
+
+from vae_lab.precision import fastest_precision
+
+log = logging.getLogger(__name__)
+
+OLDER = {"bf16": "bf16-mixed", "16": "16-mixed"}
+"""Lightning's older names, of which it warns."""
+
+
+class Bfloat16Mixed(MixedPrecision):
+    """Lightning's bf16-mixed, but that it clips the gradients of fused optimizers too.
+
+    Lightning 2.6 refuses that wherever an optimizer could unscale gradients in its step. In bfloat16 nothing scales
+    them.
+    """
+
+    def clip_gradients(
+        self,
+        optimizer: Optimizer,
+        clip_val: float = 0.0,
+        gradient_clip_algorithm: GradClipAlgorithmType = GradClipAlgorithmType.NORM,
+    ) -> None:
+        """Clip the gradients."""
+        Precision.clip_gradients(self, optimizer, clip_val, gradient_clip_algorithm)
+
+
+def named_precision(precision: str | int, accelerator: str) -> str | int:
+    """Return Lightning's own name of a precision; a CPU has bfloat16 in place of float16 with a scaled loss."""
+    name = OLDER.get(str(precision), precision)
+    if name == "auto":
+        return fastest_precision(accelerator)
+    if name == "16-mixed" and is_cpu(accelerator):
+        log.warning("trainer.precision=%s is for a GPU; on this CPU it is bf16-mixed", precision)
+        return "bf16-mixed"
+    return name
+
+
+def bfloat16_mixed(precision: str | int, accelerator: str) -> list[Bfloat16Mixed]:
+    """Return the plugin for bf16-mixed, and none for another precision."""
+    if precision != "bf16-mixed":
+        return []
+    return [Bfloat16Mixed("bf16-mixed", "cpu" if is_cpu(accelerator) else "cuda")]
+
+
+def is_cpu(accelerator: str) -> bool:
+    """Return whether training will run on a CPU."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
