@@ -150,6 +150,9 @@ def rate_finder(row: Row) -> None:
         assert max(run.seen.rates) == pytest.approx(found, rel=0.05)
         assert run.seen.losses[0] == pytest.approx(plain.seen.losses[0]), "weights and noise are those without it"
         assert (len(run.seen.batches), run.summary["steps"]) == (8, 8)
+    until_nothing_is_finite = {"max_lr": 1e15, "num_training_steps": 40, "early_stop_threshold": None}
+    run = row.run(LOGGED, stock.LearningRateFinder(**until_nothing_is_finite, update_attr=False))
+    assert run.seen.losses == row.run(LOGGED).seen.losses
 
 
 def rate_monitor(row: Row) -> None:

@@ -79,29 +79,34 @@ def build(
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     chosen = named_precision(precision, accelerator)
     plugin = bfloat16_mixed(chosen, accelerator)
+    return construct(
+        {"accelerator": accelerator, "precision": precision, "strategy": strategy},
+        accelerator=accelerator,
+        precision=None if plugin else chosen,  # pyright: ignore[reportArgumentType]
+        devices=local_size,
+        num_nodes=size // local_size,
+        strategy=chosen_strategy(strategy, size, automatic=automatic),
+        callbacks=without_idle(callbacks or (), bar=enable_progress_bar, checkpoints=enable_checkpointing),
+        logger=False,
+        plugins=[WholeCheckpointIO(), *plugin, *environment()],
+        default_root_dir=default_root_dir,
+        max_epochs=-1 if max_epochs is None else max_epochs,
+        enable_checkpointing=enable_checkpointing,
+        enable_progress_bar=enable_progress_bar,
+        enable_model_summary=enable_model_summary or any(isinstance(one, ModelSummary) for one in callbacks or ()),
+        **validation(settings),
+    )
+
+
+def construct(asked: dict[str, Any], **arguments: Any) -> Trainer:
+    """Return Lightning's trainer; what it refuses is said of the settings, those of `asked` by name."""
     try:
-        return Trainer(
-            accelerator=accelerator,
-            precision=None if plugin else chosen,  # pyright: ignore[reportArgumentType]
-            devices=local_size,
-            num_nodes=size // local_size,
-            strategy=chosen_strategy(strategy, size, automatic=automatic),
-            callbacks=without_idle(callbacks or (), bar=enable_progress_bar, checkpoints=enable_checkpointing),
-            logger=False,
-            plugins=[WholeCheckpointIO(), *plugin, *environment()],
-            default_root_dir=default_root_dir,
-            max_epochs=-1 if max_epochs is None else max_epochs,
-            enable_checkpointing=enable_checkpointing,
-            enable_progress_bar=enable_progress_bar,
-            enable_model_summary=enable_model_summary or any(isinstance(one, ModelSummary) for one in callbacks or ()),
-            **validation(settings),
-        )
+        return Trainer(**arguments)
     except TypeError as error:
         raise ValueError(f"trainer: {error}; its settings are those of lightning.Trainer.") from error
     except RuntimeError as error:  # two callbacks whose states a checkpoint could not tell apart
         raise ValueError(f"callbacks: {error}") from error
     except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # as of hardware that is not here
-        asked = {"accelerator": accelerator, "precision": precision, "strategy": strategy}
         named = ", ".join(f"trainer.{name}={value}" for name, value in asked.items() if value != "auto")
         raise ValueError(f"{named or 'trainer'}: {error}") from error
 

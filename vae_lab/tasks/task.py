@@ -210,6 +210,7 @@ class Task(LightningModule, ABC):
         changes = [one for one in watching if isinstance(one, GradientAccumulationScheduler)]
         if not changes or epochs <= 0:
             return trainer.estimated_stepping_batches
+        trainer.fit_loop.setup_data()  # which counts the batches
         sizes = [changes[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
         steps = sum(math.ceil(trainer.num_training_batches / size) for size in sizes)
         return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)

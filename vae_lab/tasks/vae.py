@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from jaxtyping import Float
@@ -79,8 +80,9 @@ class VAETask(Task):
     def remake_schedule(self, optimizer: Optimizer, lr: float) -> LRScheduler:
         """Return the schedule at its beginning, for another learning rate than `optimizer.lr`."""
         assert self.make_schedule is not None
-        named = {"max_lr": lr} if "max_lr" in getattr(self.make_schedule, "keywords", {}) else {}
-        return self.make_schedule(optimizer, **named)
+        given = getattr(self.make_schedule, "keywords", {})
+        make = partial(self.make_schedule, max_lr=lr) if "max_lr" in given else self.make_schedule
+        return make_schedule(make, optimizer, self.total_steps)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the mean of the objective's loss over the batch, in nats per image, under "loss"."""
