@@ -103,7 +103,12 @@ def test_fast_dev_run_in_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("kept", ["trainer.fast_dev_run=true", "trainer.enable_checkpointing=false"])
 def test_other_commands_say_that_a_run_kept_nothing(
-    kept: str, config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    kept: str,
+    config: Compose,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     train(config(*RUN, kept))
     said = "that run was trainer.fast_dev_run" if "fast" in kept else "that run kept none"
@@ -113,4 +118,4 @@ def test_other_commands_say_that_a_run_kept_nothing(
     assert invoke(generate.main, "generate", "run=run", monkeypatch=monkeypatch) == 3
     assert said in "".join(capfd.readouterr())
     assert invoke(command.main, "train", *RUN, "resume=run", monkeypatch=monkeypatch) == 3
-    assert said in "".join(capfd.readouterr())
+    assert said in "".join([*capfd.readouterr(), caplog.text])

@@ -30,6 +30,7 @@ def quieten_lightning() -> None:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True  # off where Lightning was imported before a log was set up
     for name in (f"lightning.pytorch.{folder}" for folder in CHOSEN):
         logging.getLogger(name).setLevel(logging.INFO)
     shared = logging.getLogger("lightning.pytorch.utilities.rank_zero")
