@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab import distributed, errors
 from vae_lab.callbacks.checkpoints import StoredConfig
+from vae_lab.callbacks.compiled import Compiled
 from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
@@ -158,7 +159,8 @@ def build(
         data.survey.tell()
     check_classes(task.model, data)
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    own = [StoredConfig(masked(config), data.fingerprint), Stopwatch()]
+    own: list[Callback] = [StoredConfig(masked(config), data.fingerprint), Stopwatch()]
+    own += [Compiled(cfg.compile)] if cfg.compile else []
     make_trainer = instantiate(cfg.trainer, _convert_="all")
     automatic = task.automatic_optimization
     trainer: Trainer = make_trainer(callbacks=[*filter(None, callbacks.values()), *watchers, *own], automatic=automatic)
@@ -267,9 +269,12 @@ def described(trainer: Trainer) -> dict[str, Any]:
 
 
 def lost(error: BaseException) -> BaseException:
-    """Return the error, or what it means: that another process of this run is gone, or that training has diverged."""
+    """Return the error, or what it means: a lost process, training that has diverged, or no compiler."""
     if isinstance(error, RuntimeError) and "returned nan values in its" in str(error):  # torch's anomaly detection
         return DivergedError(f"{error} Try a smaller optimizer.lr.")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = str(error).strip().splitlines()[0]
+        return ValueError(f"compile: torch cannot compile the networks here ({reason}); choose compile=false.")
     if distributed.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from jaxtyping import Float
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from vae_lab.data.sample import Batch, Sample, as_sample
@@ -90,6 +90,10 @@ class Task(LightningModule, ABC):
 
         So it compares between two moments of a run, also where the weights of its terms follow a schedule.
         """
+
+    def trained_networks(self) -> list[nn.Module]:
+        """Return the networks that take most of a training step, which `compile` is for."""
+        return [self.model.encoder, self.model.decoder]
 
     def begin_batch(self, batch: Batch, batch_idx: int) -> Sample:
         """Return a training batch as a `Sample`, with the random generators set for it."""
