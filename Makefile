@@ -11,10 +11,15 @@ PINS = import json, sys; \
 	print(*sorted(pins), sep="\n")
 
 .DEFAULT_GOAL := help
-.PHONY: help train test slow lint types fix bench cluster lock clean
+.PHONY: help train test slow lint types fix bench gpu gpu-wheels cluster lock clean
+
+# what a machine with torch may lack to run vae_lab, all of it Python alone
+GPU_PACKAGES := "hydra-core<1.4" "omegaconf<2.4" "antlr4-python3-runtime==4.9.*" "lightning<2.7,!=2.6.2,!=2.6.3" \
+	lightning-utilities torchmetrics jaxtyping wadler-lindig beartype rich markdown-it-py mdurl pygments joblib \
+	threadpoolctl jinja2 fsspec packaging tqdm typing-extensions
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/\1\t\2/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
 
 train: $(VENV)/done ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
 	$(BIN)/python -m vae_lab.train $(ARGS)
@@ -43,6 +48,15 @@ bench: $(VENV)/bench ## Measure training against other loops, the likelihood aga
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.transposed
 
+gpu: ## Check and time everything on a GPU, in four minutes, with PYTHON's own torch; see docs/gpu.md
+	rm -rf .gpu/unpacked
+	for wheel in .gpu/*.whl; do test ! -f "$$wheel" || $(PYTHON) -m zipfile -e "$$wheel" .gpu/unpacked || exit; done
+	PYTHONPATH="$(CURDIR):$(CURDIR)/.gpu/unpacked$${PYTHONPATH:+:$$PYTHONPATH}" $(PYTHON) -m benchmarks.gpu $(ARGS)
+
+gpu-wheels: ## Put what a machine with a GPU may lack for that into .gpu/, which is to be taken along
+	rm -rf .gpu
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .gpu $(GPU_PACKAGES)
+
 cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
 	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -n 0 -m slow tests/cluster $(ARGS)
 
@@ -52,7 +66,7 @@ lock: $(VENV)/done ## Write the newest versions that pyproject.toml admits to co
 	mv $(VENV)/pins.txt constraints.txt
 
 clean: ## Remove the environment and the caches; outputs/ and data/ stay
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) dist .gpu .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The versions that the tests passed with; CONSTRAINTS= takes the newest that pyproject.toml admits

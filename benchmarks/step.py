@@ -50,29 +50,46 @@ def config(*overrides: str) -> DictConfig:
 class PlainLoop:
     """What a person would write without any framework."""
 
-    def __init__(self, images: Images, batch_size: int, precision: str) -> None:
+    def __init__(self, images: Images, batch_size: int, precision: str, device: str = "cpu") -> None:
         model: VAE = instantiate(config(*data_overrides()).model, _convert_="all")
-        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4, fused=True)
-        self.pixels = images.pixels(slice(None))
-        self.order = torch.randperm(len(images))
+        self.pixels = images.pixels(slice(None)).to(device)
+        self.order = torch.randperm(len(images), device=device)
+        self.places = torch.arange(batch_size, device=device)
         self.batch_size = batch_size
         self.precision = precision
         self.steps = 0
 
     def run(self, steps: int) -> float:
         """Return the seconds that some steps take."""
+        wait_for(self.pixels.device)
         start = time.perf_counter()
         for _ in range(steps):
-            places = torch.arange(self.steps * self.batch_size, (self.steps + 1) * self.batch_size) % len(self.order)
-            image = self.pixels[self.order[places]].to(torch.float32, memory_format=torch.channels_last).div_(255)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16-mixed"):
-                loss = seed_loss(self.model, image)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.steps += 1
+            self.step()
+        wait_for(self.pixels.device)
         return time.perf_counter() - start
+
+    def step(self) -> None:
+        """Take a step."""
+        places = (self.places + self.steps * self.batch_size) % len(self.order)
+        self.optimizer.zero_grad()
+        self.loss(self.order[places]).backward()
+        self.optimizer.step()
+        self.steps += 1
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Return the loss of the images at some rows."""
+        image = self.pixels[rows].to(torch.float32, memory_format=torch.channels_last).div_(255)
+        mixed = self.precision == "bf16-mixed"  # each weight is used once, so that a cache of casts would gain nothing
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=mixed, cache_enabled=False):
+            return seed_loss(self.model, image)
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 class Alternate(Callback):

@@ -42,6 +42,15 @@ def test_ranks_share_the_global_batch() -> None:
         assert torch.equal(torch.cat([part.indices(b) for part in pair]), alone.indices(b))
 
 
+def test_the_order_lies_where_the_pixels_do_and_moves_there_once_for_each_pass() -> None:
+    images = numbered(10)
+    far = Images(images.pixels(slice(None)).to("meta"), images.labels.to("meta"))
+    batches = Batches(far, 4, seed=0)
+    assert [batches.indices(b).device.type for b in (0, 1, 2)] == ["meta"] * 3
+    order = batches._permutation(0)
+    assert batches._permutation(0) is order
+
+
 def test_ordered_batches_are_one_pass() -> None:
     batches = OrderedBatches(numbered(10), 4)
     assert len(batches) == 3

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from vae_lab.evaluation.samplers import fitted_mixture
-from vae_lab.probability.discrete import TOP, log_level_probability
+from vae_lab.probability.discrete import TOP, log_level_probability, nan_unless_binary
 from vae_lab.probability.distributions import (
     DiagonalNormal,
     IsotropicNormal,
@@ -137,6 +137,18 @@ def test_a_logistic_can_be_nearly_sure_of_black_and_still_allow_white() -> None:
     black, white = (density.log_prob(torch.full((1, 1, 1, 1), value)).item() for value in (0.0, 1.0))
     assert black > math.log(0.95)
     assert white > -8
+
+
+@pytest.mark.parametrize("grey", [0.5, -1.0, 1e-7])
+def test_a_grey_pixel_makes_its_image_nan_where_a_look_would_be_waited_for(grey: float) -> None:
+    images = torch.tensor([[0.0, 1.0, 1.0, 0.0], [0.0, 1.0, grey, 0.0]]).view(2, 1, 2, 2)
+    log_prob = Bernoulli()(torch.zeros(2, 1, 2, 2)).log_prob(images.round().clamp(0, 1))
+    assert nan_unless_binary(log_prob, images).isnan().tolist() == [False, True]
+    far = images.to("meta")  # has no numbers to look at, like a GPU that is busy
+    density = Bernoulli()(far)
+    assert density.log_prob(far).shape == (2,)
+    with torch.no_grad(), pytest.raises((RuntimeError, NotImplementedError), match=r"[Mm]eta"):
+        density.log_prob(far)
 
 
 def test_bernoulli_refuses_grey_pixels() -> None:

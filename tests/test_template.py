@@ -102,7 +102,7 @@ def test_fast_dev_run_in_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kept", ["trainer.fast_dev_run=true", "trainer.enable_checkpointing=false"])
-def test_other_commands_say_that_a_run_kept_nothing(
+def test_other_commands_say_that_a_run_kept_nothing(  # noqa: PLR0917
     kept: str,
     config: Compose,
     tmp_path: Path,

@@ -20,6 +20,7 @@ WITHOUT_EFFECT = (
     "launcher",
     "logger",
     "threads",
+    "compile",
     "callbacks.gallery",
     "callbacks.latents",
     "callbacks.progress",
@@ -31,8 +32,9 @@ WITHOUT_EFFECT = (
 )
 """Settings, or groups of them, that do not change what a run computes.
 
-They say where it lies and is logged, how many threads share the work (sums differ in their last bits), what only looks
-on, and where the images lie, how they are fetched and how they are held: the images themselves are compared.
+They say where it lies and is logged, how many threads share the work and whether it is compiled (sums differ in their
+last bits), what only looks on, and where the images lie, how they are fetched and how they are held: the images
+themselves are compared.
 `data.eval_batch_size` counts, as the noise of a validation is drawn batch by batch.
 """
 

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab import distributed, errors
 from vae_lab.averaging import finish_averaging
 from vae_lab.callbacks.checkpoints import StoredConfig
+from vae_lab.callbacks.compiled import Compiled
 from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
@@ -181,7 +182,7 @@ def build(
         task: Task = instantiate(cfg.task, _convert_="all")
     data: ImageData = instantiate(cfg.data, _convert_="all")
     callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
-    chosen = [*filter(None, callbacks.values()), *watchers]
+    chosen = [*filter(None, callbacks.values()), *watchers, *([Compiled(cfg.compile)] if cfg.compile else [])]
     check_owned({"callbacks": cfg.trainer.callbacks})
     make_trainer = instantiate(cfg.trainer, _convert_="all")
     trainer: Trainer = make_trainer(callbacks=[*chosen, Stopwatch()], automatic=task.automatic_optimization)
@@ -288,11 +289,14 @@ def described(parts: Iterable[object]) -> dict[str, Any]:
 
 
 def lost(error: BaseException) -> BaseException:
-    """Return the error, or what it means: that another process of this run is gone, or that training has diverged."""
+    """Return the error, or what it means: a lost process, training that has diverged, or no compiler."""
     if isinstance(error, RuntimeError) and "returned nan values in its" in str(error):  # torch's anomaly detection
         return DivergedError(f"{error} Try a smaller optimizer.lr.")
     if isinstance(error, TrainingSpikeException):
         return DivergedError(f"SpikeDetection: {error}; try a smaller optimizer.lr, or a larger rtol.")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        reason = str(error).strip().splitlines()[0]
+        return ValueError(f"compile: torch cannot compile the networks here ({reason}); choose compile=false.")
     if distributed.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:

@@ -119,7 +119,9 @@ class Discriminator(Opponent):
         fake = torch.cat([reconstructed.logits, sampled.logits])
         own = cross_entropy = discriminator_loss(real.logits, fake)
         if self.r1 and step % self.r1_every == 0:
-            own = own + self.r1 * self.r1_every * gradient_penalty(lambda x: self.network(x).logits, image)
+            # `forward`, as what torch.compile makes of the network has no second derivative
+            penalty = gradient_penalty(lambda x: self.network.forward(x).logits, image)
+            own = own + self.r1 * self.r1_every * penalty
         pull = self.nonsaturating * nonsaturating_loss(fake)
         if self.mean_matching:
             everything = torch.zeros_like(shown.label)

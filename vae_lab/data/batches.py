@@ -101,11 +101,15 @@ class Batches:
         return places[offset : offset + self.batch_size]
 
     def _permutation(self, npass: int) -> Int64[Tensor, " n"]:
-        """Return the order of the set's pass number `npass`, kept while its batches are being cut."""
+        """Return the order of the set's pass number `npass`, kept while its batches are being cut.
+
+        It lies where the pixels do, so that a set on a GPU needs nothing from the processor for each batch.
+        """
         if npass not in self._passes:
             generator = torch.Generator().manual_seed(counter_seed("order", self.seed, npass))
             self._passes = {i: order for i, order in self._passes.items() if i >= npass - 1}
-            self._passes[npass] = torch.randperm(len(self.images), generator=generator)
+            order = torch.randperm(len(self.images), generator=generator)
+            self._passes[npass] = order.to(self.images.device, non_blocking=True)
         return self._passes[npass]
 
 

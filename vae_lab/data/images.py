@@ -36,6 +36,11 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels lie."""
+        return self._pixels.device
+
     def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
         """Return the images at `indices` as floats in [0, 1], laid out channels-last."""
         return Sample(scaled(self.pixels(indices)), self.labels[self._near(indices)])

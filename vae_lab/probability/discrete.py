@@ -17,7 +17,7 @@ three factors whose logarithms are all negative and each stable, so nothing canc
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, constraints
 from torch.nn.functional import logsigmoid, softplus
@@ -35,17 +35,34 @@ class BinaryPixels(Independent):
     def log_prob(self, value: Float[Tensor, "*shape channels height width"]) -> Float[Tensor, "*shape"]:
         """Return the log-probability of each image, in nats.
 
+        The cross-entropy of a grey pixel is the logarithm of no density: its integral over [0, 1] isn't 1
+        (Loaiza-Ganem and Cunningham 2019, https://arxiv.org/abs/1907.06845). While gradients are recorded on a GPU, a
+        look at the pixels would make each training step wait for it; an image with a grey pixel is NaN there.
+
         Raises:
-            ValueError: if a pixel is neither 0 nor 1. The cross-entropy of a grey pixel is the logarithm of no density:
-                its integral over [0, 1] isn't 1 (Loaiza-Ganem and Cunningham 2019, https://arxiv.org/abs/1907.06845).
+            ValueError: if a pixel is neither 0 nor 1.
         """
-        binary = (value == 0) | (value == 1)
+        if value.device.type != "cpu" and torch.is_grad_enabled():
+            return nan_unless_binary(super().log_prob(value), value)
+        binary = is_binary(value)
         if not binary.all():
             raise ValueError(
                 f"likelihood=bernoulli is for pixels that are 0 or 1, not {value[~binary][0]:.3g}; choose"
                 " data=mnist_binary, data.binarize=dynamic or static, or likelihood=logistic for grey images."
             )
         return super().log_prob(value)
+
+
+def is_binary(value: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Return where pixels are 0 or 1."""
+    return (value == 0) | (value == 1)
+
+
+def nan_unless_binary(
+    log_prob: Float[Tensor, "*shape"], value: Float[Tensor, "*images channels height width"]
+) -> Float[Tensor, "*shape"]:
+    """Return the log-probabilities of images, NaN for those with a pixel that is neither 0 nor 1."""
+    return log_prob.where(is_binary(value).flatten(-3).all(-1), torch.nan)
 
 
 class LogisticLevels(Distribution):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from lightning import Callback, LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.tuner.lr_finder import _LRCallback
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from vae_lab.data.sample import Batch, Sample, as_sample
@@ -106,6 +106,10 @@ class Task(LightningModule, ABC):
 
         So it compares between two moments of a run, also where the weights of its terms follow a schedule.
         """
+
+    def trained_networks(self) -> list[nn.Module]:
+        """Return the networks that take most of a training step, which `compile` is for."""
+        return [self.model.encoder, self.model.decoder]
 
     def begin_batch(self, batch: Batch, batch_idx: int) -> Sample:
         """Return a training batch as a `Sample`, with the random generators set for it."""

@@ -141,6 +141,11 @@ class VAEGANTask(Task):
             return [optimizer, *others], []
         return [optimizer, *others], [{"scheduler": make_schedule(self.make_schedule, optimizer, self.total_steps)}]
 
+    def trained_networks(self) -> list[nn.Module]:
+        """Return the networks in training, those of the opponents included."""
+        networks = [getattr(opponent, "network", None) for opponent in self.opponents.values()]
+        return [self.learner.encoder, self.learner.decoder, *(one for one in networks if isinstance(one, nn.Module))]
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Take one step with every optimizer and return the batch's mean loss under "loss".
 

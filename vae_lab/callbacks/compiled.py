@@ -1,0 +1,60 @@
+"""Networks compiled by `torch.compile` for as long as batches are trained on."""
+
+import torch
+import torch._functorch.config as functorch
+from lightning import Callback, LightningModule, Trainer
+
+from vae_lab.tasks.task import Task
+
+
+class Compiled(Callback):
+    """Compiles the networks that a task trains, in place, so that checkpoints keep their keys.
+
+    The compiled code runs in training batches alone. Validations, tests and pictures have batches of other sizes and no
+    gradients, for each of which torch would compile again; they run as without this callback.
+
+    Args:
+        choice: true for torch's own way, or the name of another backend, as torch.compile takes it.
+
+    Raises:
+        ValueError: if there is no such backend.
+    """
+
+    def __init__(self, choice: object) -> None:
+        known = torch.compiler.list_backends(exclude_tags=())
+        if choice is not True and choice not in known:
+            raise ValueError(f"compile={choice} must be true, false or a backend of torch.compile: {', '.join(known)}.")
+        self.backend = "inductor" if choice is True else str(choice)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Compile the networks; torch does so in fact at the first batch."""
+        if stage != "fit" or not isinstance(pl_module, Task):
+            return
+        # compiled noise would come from another generator than that which the counters set
+        options = {"fallback_random": True} if self.backend == "inductor" else None
+        for network in pl_module.trained_networks():
+            network.compile(backend=self.backend, dynamic=False, options=options)
+        if not pl_module.automatic_optimization:  # several losses are derived through one pass
+            functorch.donated_buffer = False
+        torch.compiler.set_stance("force_eager")
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Let compiled code run."""
+        torch.compiler.set_stance("default")
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        """Let it run no longer."""
+        torch.compiler.set_stance("force_eager")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the networks back as they were."""
+        self._undo(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the networks back as they were."""
+        self._undo(pl_module)
+
+    def _undo(self, task: LightningModule) -> None:
+        torch.compiler.set_stance("default")
+        for network in task.trained_networks() if isinstance(task, Task) else ():
+            network._compiled_call_impl = None  # noqa: SLF001 - torch has no way back of its own
