@@ -1,10 +1,14 @@
 """Order, coverage and slicing of batches, and the split they come from."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch.utils.data import SequentialSampler
 
-from vae_lab.data.batches import Batches, OrderedBatches
+from vae_lab.data.batches import Batches, EpochCounter, OrderedBatches
 from vae_lab.data.images import Images
+from vae_lab.data.sample import Sample
 from vae_lab.data.split import split
 from vae_lab.errors import DataError
 
@@ -28,10 +32,37 @@ def test_the_order_follows_from_seed_and_number_alone() -> None:
     images = numbered(50)
     order = [Batches(images, 8, seed=1).indices(b) for b in range(40)]
     batches = Batches(images, 8, seed=1)
-    assert next(iter(batches)) is batches
     for number in (39, 7, 0, 6, 25, 26):
         assert torch.equal(batches[number].label, order[number])
     assert not torch.equal(order[0], Batches(images, 8, seed=2).indices(0))
+
+
+def test_an_epoch_is_as_many_batches_as_fit_into_the_set() -> None:
+    images = numbered(50)
+    loader = Batches(images, 8, seed=1)
+    whole = [sample.label for epoch in range(3) for sample in epoch_of(loader, epoch)]
+    assert len(loader) == 6
+    assert all(label.equal(loader.indices(number)) for number, label in enumerate(whole))
+    assert len(list(epoch_of(Batches(numbered(5), 8, seed=1), 0))) == 1
+
+
+def test_a_loader_goes_on_in_an_epoch_and_repeats_the_first_where_asked() -> None:
+    images, done = numbered(50), 0
+    loader = Batches(images, 8, seed=1, first=lambda: done)
+    epoch = iter(loader)  # before the epoch and the place in it are known, as Lightning asks for it
+    loader.sampler.set_epoch(2)
+    done = 4
+    assert [sample.label.tolist() for sample in epoch] == [loader.indices(16).tolist(), loader.indices(17).tolist()]
+    again = Batches(images, 8, seed=1, repeat=True)
+    assert isinstance(again.sampler, SequentialSampler)
+    assert [sample.label.tolist() for sample in again] == [again.indices(number).tolist() for number in range(6)]
+
+
+def epoch_of(loader: Batches, epoch: int) -> Iterator[Sample]:
+    """The batches of an epoch."""
+    assert isinstance(loader.sampler, EpochCounter)
+    loader.sampler.set_epoch(epoch)
+    return iter(loader)
 
 
 def test_ranks_share_the_global_batch() -> None:

@@ -94,7 +94,7 @@ class Row:
     code: int = 0
     command: str = "train"
     tiny: bool = True
-    logger: str = "csv"
+    logger: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
     process: bool = False  # launchers cannot hand on what pytest has changed in this one
 

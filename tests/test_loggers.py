@@ -202,7 +202,7 @@ def test_metrics_csv_is_no_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert invoke(main, "train", *TINY, "logger=none", monkeypatch=monkeypatch) == 2
+    assert invoke(main, "train", *TINY, "logger=csv", monkeypatch=monkeypatch) == 2
     assert "Could not find 'logger/csv'; there are mlflow, none, tensorboard, wandb." in caplog.messages
 
 

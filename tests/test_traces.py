@@ -19,7 +19,7 @@ FOLDER = [
 TABLE = """
 2 | train model.nlatent=0 | model.nlatent must be a whole number
 2 | train experiment=none | Could not find 'experiment/none'
-2 | train data=synthetic data.batch_size=65 | training part of 48 images
+2 | train data=synthetic trainer.logger=true | trainer.logger: choose
 3 | train data=folder data.root=nowhere | nowhere does not exist
 3 | train data=folder | data.root=
 3 | train data=folder data.root=damaged | damaged

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
 from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, differences, stated
-from vae_lab.provenance import git_commit, versions
 from vae_lab.runs import PARTS, Located, checkpoint_path, load_checkpoint, load_summary, locate
 from vae_lab.system.folders import expanded
 from vae_lab.system.masking import HIDDEN
@@ -52,7 +51,7 @@ def continued(arguments: list[str]) -> list[str]:
     at = locate(run, "last")
     if not checkpoint_path(run, "last").is_file():
         load_checkpoint(run, "last")  # which says what is missing
-    again = {key(text) for text in typed} | {"resume"}
+    again = {key(text) for text in typed} | {"resume", "threads"}  # whose number is kept by itself
     if again & set(LIMITS):
         again |= set(LIMITS)
     stored = [str(text) for text in read_summary(at.folder).get("overrides") or [] if key(str(text)) not in again]
@@ -155,6 +154,8 @@ def other_images(stored: dict[str, Any], config: dict[str, Any], data: dict[str,
 
 def say_version(run: str | Path) -> None:
     """Warn if the run to go on from was made by another version or commit of vae_lab."""
+    from vae_lab.provenance import git_commit, versions  # which take torch along
+
     try:
         summary = load_summary(locate(run, "last").folder)
     except DataError:  # a checkpoint alone says no version

@@ -161,9 +161,11 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
         Digits(nval=180, ntest=180, **(SETTINGS | wrong))
 
 
-def test_a_batch_larger_than_the_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="than the training part of 48 images; choose at most 48"):
-        _ = Blobs(nimages=64, **(SETTINGS | {"batch_size": 49})).parts
+def test_a_batch_larger_than_the_set_repeats_images(caplog: pytest.LogCaptureFixture) -> None:
+    data = Blobs(nimages=64, **(SETTINGS | {"batch_size": 49}))
+    (batch,) = data.train_dataloader()
+    assert len(batch.image) == 49
+    assert "is larger than the training part of 48 images: a batch repeats some of them" in caplog.text
 
 
 @pytest.mark.parametrize(("only", "names"), [([3], ("3",)), ([0, 9], ("0", "9")), ([7, 3, 3], ("3", "7"))], ids=str)
