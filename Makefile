@@ -55,7 +55,8 @@ gpu: ## Check and time everything on a GPU, in four minutes, with PYTHON's own t
 
 gpu-wheels: ## Put what a machine with a GPU may lack for that into .gpu/, which is to be taken along
 	rm -rf .gpu
-	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .gpu $(GPU_PACKAGES)
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .gpu \
+		$(addprefix --constraint ,$(wildcard $(CONSTRAINTS))) $(GPU_PACKAGES)
 
 cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
 	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -n 0 -m slow tests/cluster $(ARGS)

@@ -32,6 +32,7 @@ def test_the_order_follows_from_seed_and_number_alone() -> None:
     images = numbered(50)
     order = [Batches(images, 8, seed=1).indices(b) for b in range(40)]
     batches = Batches(images, 8, seed=1)
+    assert torch.equal(next(iter(batches)).label, order[0])
     for number in (39, 7, 0, 6, 25, 26):
         assert torch.equal(batches[number].label, order[number])
     assert not torch.equal(order[0], Batches(images, 8, seed=2).indices(0))

@@ -50,7 +50,6 @@ BAD = {
     "a wrong argument of Lightning's": ((*TINY, "+trainer.depth=3"), 2, "depth"),
     "a precision that is none": ((*TINY, "trainer.precision=17"), 2, "trainer.precision=17"),
     "no device": ((*TINY, "trainer.devices=0"), 2, "trainer.devices=0"),
-    "another strategy": ((*TINY, "trainer.strategy=fsdp"), 2, "trainer.strategy"),
     "no such device": ((*TINY, "trainer.accelerator=gpu"), 2, "gpu"),
     "a learning rate below 0": ((*TINY, "optimizer.lr=-1"), 2, "optimizer: Invalid learning rate: -1"),
     "a learning rate of letters": ((*TINY, "optimizer.lr=abc"), 2, "optimizer:"),

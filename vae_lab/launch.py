@@ -70,7 +70,8 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
 
 def told(cfg: DictConfig) -> dict[str, Any]:
     """Return what each process is to know: the resolved config, and where log lines go."""
-    logs = HydraConfig.get().job_logging if HydraConfig.initialized() else None
+    runs = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
+    logs = HydraConfig.get().job_logging if runs else None
     return {
         "config": OmegaConf.to_container(cfg, resolve=True),
         "logging": None if logs is None else OmegaConf.to_container(logs, resolve=True),
