@@ -51,6 +51,7 @@ def test_a_loader_goes_on_in_an_epoch_and_repeats_the_first_where_asked() -> Non
     images, done = numbered(50), 0
     loader = Batches(images, 8, seed=1, first=lambda: done)
     epoch = iter(loader)  # before the epoch and the place in it are known, as Lightning asks for it
+    assert isinstance(loader.sampler, EpochCounter)
     loader.sampler.set_epoch(2)
     done = 4
     assert [sample.label.tolist() for sample in epoch] == [loader.indices(16).tolist(), loader.indices(17).tolist()]

@@ -29,7 +29,7 @@ class Compare(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Task, *_: object) -> None:
         with trainer.precision_plugin.train_step_context():
-            for _ in range(2):
+            for _turn in range(2):
                 seen = pl_module.model.posterior(self.image).mean
                 with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
                     self.fresh.append(seen.equal(pl_module.model.posterior(self.image).mean))
