@@ -95,6 +95,7 @@ def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> Non
     assert first["digest"] == second["digest"], "weights, averages, opponents and guard"
 
 
+@pytest.mark.slow
 def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "bad").touch()
     how = (*sabotaged("kill", "1", 5, here="1"), "+callbacks.kill.rank=1")

@@ -342,6 +342,7 @@ def wandb_run(file: Path) -> dict[str, Any]:
     return run
 
 
+@pytest.mark.slow
 def test_the_line_that_wandb_s_agent_types_trains(place: Path) -> None:
     sweep = yaml.safe_load((CONF / "wandb_sweep.yaml").read_text(encoding="utf-8"))
     proposed = {"model.nlatent": 4, "optimizer.lr": 0.0012, "seed": 2}

@@ -162,7 +162,7 @@ def test_a_conditional_network_costs_what_its_wider_inputs_do() -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux")
-@pytest.mark.parametrize("model", ["conv", "resnet_fast"])
+@pytest.mark.parametrize("model", ["conv", pytest.param("resnet_fast", marks=pytest.mark.slow)])
 def test_predicted_memory_is_the_measured_within_15_percent(model: str) -> None:
     setting = maker(f"model={model}")(128, 8)
     measured, predicted = footprint(setting, maker(f"model={model}")(32, 2)), predicted_peaks(setting)

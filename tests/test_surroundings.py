@@ -133,6 +133,7 @@ def stranger() -> Iterator[Path]:
         yield folder
 
 
+@pytest.mark.slow
 def test_a_user_without_name_or_home_and_a_run_of_somebody_else(shared_run: Path, stranger: Path) -> None:
     place = Place(shared_run / "run", shared_run / "pictures", stranger)
     before = sorted(place.run.rglob("*"))
@@ -179,6 +180,7 @@ LEFTOVERS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_cluster_with_leftovers_in_a_folder_of_odd_letters(place: Place) -> None:
     cwd = place.cwd / ODD
     cwd.mkdir()

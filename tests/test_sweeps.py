@@ -223,6 +223,7 @@ def test_a_wrong_choice_is_told_before_anything_runs(tmp_path: Path, monkeypatch
     assert not list(tmp_path.glob("outputs/sweeps/*/*/summary.json"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_trial_in_hand_and_stops_the_sweep(tmp_path: Path) -> None:
     long = ("logger=none", "trainer.max_steps=1000000", "trainer.log_every_n_steps=1")
     process = start("-m", *TINY, *NO_PICTURES, *long, "seed=0,1", cwd=tmp_path)

@@ -45,6 +45,7 @@ def recorded(folder: Path, *arguments: str, **variables: str) -> dict[str, Any]:
     return run | {"where": file.relative_to(folder).parts[0]}
 
 
+@pytest.mark.slow
 def test_a_variable_counts_where_nothing_was_typed(tmp_path: Path) -> None:
     run = recorded(tmp_path, **VARIABLES, WANDB_DIR=str(tmp_path / "scratch"))
     assert {key: run.get(key) for key in ASKED} == ASKED
