@@ -194,7 +194,7 @@ def test_runs_inside_the_folder_of_their_images_leave_it_the_same(
     for i in range(20):
         put(tmp_path / f"pictures/{'x' * (i + 1)}.png")
     few = ("data=folder", f"data.root={tmp_path / 'pictures'}", "data.image_size=16", "data.batch_size=4", "model=mlp",
-           "model.encoder.width=16", "data.on_bad=fail", "data.channels=3")  # fmt: skip
+           "model.encoder.width=16", "data.on_bad=fail", "data.channels=3", "callbacks.gallery.nimages=4")  # fmt: skip
     runs = [train(config(*few, folder=f"pictures/outputs/{name}")) for name in "ab"]
     assert list((tmp_path / "pictures/outputs/a/figures").glob("*.png"))
     assert runs[0]["data"] == runs[1]["data"]
