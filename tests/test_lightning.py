@@ -9,10 +9,12 @@ import lightning_callbacks
 import pytest
 import torch
 import yaml
-from lightning import Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch import callbacks, loggers
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning_rows import Check, Row
 
+from vae_lab.callbacks.idle import HOOKS, skip_idle_hooks
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import exit_code
 
@@ -78,3 +80,14 @@ def test_the_page_has_every_argument_callback_and_logger_of_lightning() -> None:
 def test_the_config_has_the_arguments_of_the_trainer_and_no_other() -> None:
     ours = yaml.safe_load((CONF / "trainer" / "default.yaml").read_text())
     assert set(ours) - {"_target_", "_partial_"} == set(inspect.signature(Trainer).parameters)
+
+
+def test_hooks_that_do_nothing_are_passed_over_and_others_are_not() -> None:
+    class Counts(Callback):
+        def on_after_backward(self, *_: object) -> None:
+            pass
+
+    own, given, none = Counts(), LambdaCallback(on_before_zero_grad=lambda *_: None), Callback()
+    skip_idle_hooks([own, given, none])
+    kept = [[name for name in HOOKS if callable(getattr(one, name))] for one in (own, given, none)]
+    assert kept == [["on_after_backward"], ["on_before_zero_grad"], []]

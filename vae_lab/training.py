@@ -24,6 +24,7 @@ from vae_lab import distributed, errors
 from vae_lab.averaging import finish_averaging
 from vae_lab.callbacks.checkpoints import StoredConfig
 from vae_lab.callbacks.compiled import Compiled
+from vae_lab.callbacks.idle import skip_idle_hooks
 from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
@@ -196,6 +197,7 @@ def build(
     final = FinalValidation()  # after whatever ends training, before what stores the validation
     watching[first:first] = [StoredConfig(masked(config), data.fingerprint), final]
     watching.insert(0, LateValidation(final))
+    skip_idle_hooks(watching)
     return data, task, trainer
 
 
