@@ -17,6 +17,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
+from sweeping import TINY
 
 from vae_lab.conf_folder import CONF
 from vae_lab.training import train
@@ -29,13 +30,6 @@ AS_STRANGER = (
     "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search",
 )  # fmt: skip
 ODD = "Meine Läufe (1), a=b $x 'q'"
-TINY = (
-    "data=synthetic",
-    "model=mlp",
-    "trainer.max_steps=4",
-    "trainer.val_check_interval=2",
-    "trainer.precision=32-true",
-)
 TRAIN = ("train", *TINY, "logger=none")
 EVALUATE = ("evaluate", "run={run}", "nsamples=2", "nll_images=4", "ngenerated=8", "nblocks=2", "k=2", "nreplicates=2",
             "nreference=10", "features=vgg")  # fmt: skip

@@ -24,7 +24,7 @@ def is_own(hydra: Any) -> bool:  # noqa: ANN401
 class SweepFolder(Callback):
     """Gives each sweep of another sweeper a folder by its time, as Hydra does, and tells its jobs what is swept.
 
-    A folder that was typed stays. What is told lies where each job's config is composed from: in the overrides of
+    A folder that was typed is kept. The defaults are set where each job's config is composed from: in the overrides of
     Hydra's own settings.
     """
 

@@ -1,7 +1,7 @@
 """Other people's packages: which of them a run folder may be made of, and what their names stand for.
 
-A stored config says which class is made of a package and with which arguments, so whoever made a run folder chooses
-both. Of vae_lab only the classes that it ships for a role are made. Of a trusted package every class and function that
+A stored config names the classes to make and their arguments, so the author of a run folder chooses both.
+Of vae_lab only the classes that it ships for a role are made. Of a trusted package every class and function that
 is defined in it may be called, with any plain values. That is why the standard library and the libraries that vae_lab
 is built on cannot be trusted: they hold functions that run, load or fetch whatever their arguments say.
 """

@@ -44,7 +44,7 @@ def build(
     """Return a trainer without loggers, which are set once all else is known to be right.
 
     Args:
-        callbacks: whatever watches.
+        callbacks: of the config and of vae_lab.
         automatic: whether the task uses Lightning's automatic optimization; one that does not averages its gradients
             over processes itself.
         precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
@@ -71,12 +71,9 @@ def build(
     check_callbacks(callbacks or (), accelerator, max_epochs)
     check_devices(devices, strategy)
     check_root(Path(default_root_dir))
+    check_nodes(num_nodes)
+    skip_nvml()
     _, size, local_size = ranks()
-    if num_nodes not in (1, size // local_size):
-        raise ValueError(f"trainer.num_nodes={num_nodes}: {size // local_size} take part, as torchrun or srun says.")
-    if not torch.cuda.is_available():
-        # set by Lightning on import; every step of a torch optimizer would then load NVIDIA's library to look for a GPU
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
     chosen = named_precision(precision, accelerator)
     plugin = bfloat16_mixed(chosen, accelerator)
     return construct(
@@ -96,6 +93,19 @@ def build(
         enable_model_summary=enable_model_summary or any(isinstance(one, ModelSummary) for one in callbacks or ()),
         **validation(settings),
     )
+
+
+def check_nodes(num_nodes: int) -> None:
+    """Raise ValueError unless this is the number of machines whose processes were started."""
+    _, size, local_size = ranks()
+    if num_nodes not in (1, size // local_size):
+        raise ValueError(f"trainer.num_nodes={num_nodes}: {size // local_size} take part, as torchrun or srun says.")
+
+
+def skip_nvml() -> None:
+    """Unset what Lightning sets on import: each optimizer step would load NVIDIA's library to look for a GPU."""
+    if not torch.cuda.is_available():
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def construct(asked: dict[str, Any], **arguments: Any) -> Trainer:

@@ -191,7 +191,7 @@ class Task(LightningModule, ABC):
             checkpoint["state_dict"] = checkpoint.pop(UNAVERAGED)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store no state that is not finite, whoever asks for it.
+        """Refuse to store a state that is not finite, for any callback.
 
         Raises:
             DivergedError: if a weight or a number of an optimizer's state is not finite.
