@@ -201,8 +201,13 @@ PARTS = {
     "adamw": ("optimizer=adamw", "schedule=cosine"),
     "clipped": ("trainer.gradient_clip_val=1.0", "trainer.accumulate_grad_batches=2", "trainer.precision=32-true"),
 }
-ON_A_GPU = {"conditional": ("model.nclasses=10",), "sgd": ("optimizer=sgd",), "muon": ("optimizer=muon", "model=mlp")}
-"""What looks at CPU tensors alone, which no GPU is waited for."""
+ON_A_GPU = {
+    "conditional": ("model.nclasses=10",),
+    "sgd": ("optimizer=sgd",),
+    "muon": ("optimizer=muon", "model=mlp"),
+    "compiled": ("compile=true",),
+}
+"""What looks at CPU tensors alone, which no GPU is waited for, and what is for a GPU alone."""
 
 
 def waited(device: str, folder: Path, *overrides: str) -> int:
@@ -315,17 +320,32 @@ class Losses(Callback):
         self.seen.append(float(outputs["loss"]))
 
 
-def check_compiled(device: str, folder: Path) -> Facts:
-    """Train what torch.compile has traced, and find the losses and the keys of a run that is not compiled."""
-    seen = []
+def losses_and_keys(device: str, folder: Path, *settings: str) -> tuple[list[float], list[str]]:
+    """Return the losses of a few batches, and the keys of the checkpoint."""
+    losses = Losses()
+    length = ("trainer.deterministic=true", "trainer.max_steps=8", "trainer.val_check_interval=4", *BARE)
+    trained(device, folder, *length, *settings, watchers=[losses])
+    return losses.seen, list(checkpoint(folder)["state_dict"])
+
+
+def compare_compiled(device: str, folder: Path, *settings: str) -> Facts:
+    """Train with and without `compile`, on a GPU as CUDA graphs, and find the same losses and keys."""
+    choices = ("false", "eager", "true") if device == "cuda" else ("false", "eager")
     with nondeterministic_afterwards():
-        for choice in ("false", "eager"):
-            losses = Losses()
-            settings = ("trainer.deterministic=true", "trainer.max_steps=5", "trainer.val_check_interval=5", *BARE)
-            trained(device, folder / choice, *settings, f"compile={choice}", watchers=[losses])
-            seen.append((losses.seen, list(checkpoint(folder / choice)["state_dict"])))
-    assert seen[0] == seen[1], f"losses {seen[0][0]} became {seen[1][0]}, or the keys changed"
-    return {"losses": seen[0][0]}
+        seen = {one: losses_and_keys(device, folder / one, *settings, f"compile={one}") for one in choices}
+    for choice, found in seen.items():
+        assert found == seen["false"], f"{choice}: losses {seen['false'][0]} became {found[0]}, or the keys changed"
+    return {"compile": list(choices), "losses": seen["false"][0]}
+
+
+def check_compiled(device: str, folder: Path) -> Facts:
+    """Train a VAE with and without `compile`, and find the same losses and keys."""
+    return compare_compiled(device, folder)
+
+
+def check_compiled_gan(device: str, folder: Path) -> Facts:
+    """Train a VAE-GAN, whose losses are derived through one pass, with and without `compile`."""
+    return compare_compiled(device, folder, "task=vaegan", "task.warmup=1")
 
 
 CHECKS: dict[str, Check] = {
@@ -335,6 +355,7 @@ CHECKS: dict[str, Check] = {
     "precisions": check_precisions,
     "reading_on_a_processor": check_reading_on_a_processor,
     "compiled": check_compiled,
+    "compiled_gan": check_compiled_gan,
     "no_waiting_of_parts": check_no_waiting_of_parts,
 }
 """The most important first."""

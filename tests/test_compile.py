@@ -87,6 +87,13 @@ def test_a_backend_that_there_is_not_is_refused(choice: object, config: Callable
         train(config(*SMALL, "model=mlp", f"compile={choice}"))
 
 
+@pytest.mark.parametrize("choice", ["true", "cudagraphs"])
+def test_cuda_graphs_without_a_gpu_are_refused(choice: str, config: Callable[..., DictConfig]) -> None:
+    with pytest.raises(ValueError, match=r"this run is on no GPU; choose compile=false, or compile=inductor") as caught:
+        train(config(*SMALL, "model=mlp", f"compile={choice}"))
+    assert exit_code(caught.value) == 2
+
+
 def test_what_torch_cannot_compile_is_a_setting_that_is_wrong() -> None:
     error = BackendCompilerFailed(Compiled, RuntimeError("no compiler"), None)
     known = lost(error)
