@@ -22,8 +22,8 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import config
-from vae_lab import commands
 from vae_lab.callbacks.stopping import reached_limit
+from vae_lab.cli import entry
 from vae_lab.runs import encode, load_data, load_model
 from vae_lab.training import train
 
@@ -62,7 +62,7 @@ def call(name: str, *arguments: str) -> None:
     before, sys.argv = sys.argv, [name, *arguments]
     logging.getLogger("vae_lab").addHandler(messages)
     try:
-        code = commands.run(main.__wrapped__, name)
+        code = entry.run(main.__wrapped__, name)
     finally:
         sys.argv = before
         logging.getLogger("vae_lab").removeHandler(messages)

@@ -39,7 +39,7 @@ class TrialSweeper(BasicSweeper):
             ValueError: if what is to be swept is a search.
         """
         if "search" in config:
-            from vae_lab.other_sweepers import NO_SWEEP
+            from vae_lab.cli.other_sweepers import NO_SWEEP
 
             raise ValueError(NO_SWEEP)
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
@@ -50,7 +50,7 @@ class TrialSweeper(BasicSweeper):
         Raises:
             SweepFailed: if a trial has no result in the end.
         """
-        from vae_lab.hydra_files import save_config
+        from vae_lab.cli.hydra_files import save_config
         from vae_lab.identity import identity
         from vae_lab.launchers import shares_fate, warn_of_pickles
         from vae_lab.ranks import ranks

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from vae_lab.commands import run, run_until
+from vae_lab.cli.entry import run, run_until
 from vae_lab.system.signals import EndAtOnce
 
 

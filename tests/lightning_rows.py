@@ -19,8 +19,8 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from vae_lab.cli.overrides import settle_limits
 from vae_lab.conf_folder import CONF
-from vae_lab.overrides import settle_limits
 from vae_lab.training import build, train
 
 TINY = (

@@ -13,7 +13,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from vae_lab.commands import run
+from vae_lab.cli.entry import run
 
 
 def main(output: Path, commands: list[list[str]]) -> None:

@@ -12,7 +12,7 @@ import torch
 from invoking import invoke
 from sweeping import LIMIT, TINY, finish, sabotaged, start
 
-from vae_lab.commands import account
+from vae_lab.cli.entry import account
 from vae_lab.data.batches import OrderedBatches
 from vae_lab.data.images import Images
 from vae_lab.errors import RanksLost, exit_code, status

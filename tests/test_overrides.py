@@ -8,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from invoking import invoke
 from omegaconf import OmegaConf
 
+from vae_lab.cli.overrides import SHARES, understood
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
 from vae_lab.files import expand_wildcards
-from vae_lab.overrides import SHARES, understood
 from vae_lab.train import main
 
 EXACT = {

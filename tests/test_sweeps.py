@@ -16,7 +16,7 @@ from invoking import invoke
 from sweeping import LIMIT, NO_PICTURES, TINY, finish, made, sabotaged, start, summaries, times
 
 from hydra_plugins.vae_lab_sweeper import TrialSweeper
-from vae_lab.commands import as_run_dir, sentence
+from vae_lab.cli.entry import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command, settle_threads
+from vae_lab.cli.entry import command, settle_threads
 
 if TYPE_CHECKING:
     from torch import Tensor

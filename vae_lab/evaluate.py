@@ -4,7 +4,7 @@ import logging
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command, settle_threads
+from vae_lab.cli.entry import command, settle_threads
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no part of vae_lab

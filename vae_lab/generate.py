@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vae_lab.commands import command, settle_threads
+from vae_lab.cli.entry import command, settle_threads
 from vae_lab.errors import require_counts
 from vae_lab.system.folders import expanded, require_writable
 

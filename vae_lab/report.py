@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command
+from vae_lab.cli.entry import command
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part of vae_lab

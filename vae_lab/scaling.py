@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from vae_lab.commands import command, settle_threads
+from vae_lab.cli.entry import command, settle_threads
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part of vae_lab

@@ -17,11 +17,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.commands import command, settle_threads
+from vae_lab.cli.entry import command, settle_threads
+from vae_lab.cli.other_sweepers import is_own
+from vae_lab.cli.overrides import settle_limits
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
-from vae_lab.other_sweepers import is_own
-from vae_lab.overrides import settle_limits
 from vae_lab.packages import NEVER
 from vae_lab.ranks import ranks
 from vae_lab.runs import locate

@@ -15,12 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.commands import command, settle_threads
+from vae_lab.cli.entry import command, settle_threads
+from vae_lab.cli.hydra_files import save_config
+from vae_lab.cli.other_sweepers import NO_SWEEP
+from vae_lab.cli.overrides import search_path, settle_limits, understood
 from vae_lab.errors import SweepFailed, require_counts
-from vae_lab.hydra_files import save_config
 from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
-from vae_lab.other_sweepers import NO_SWEEP
-from vae_lab.overrides import search_path, settle_limits, understood
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vae_lab.commands import as_typed
+from vae_lab.cli.entry import as_typed
 from vae_lab.system.quoting import command_line, quote_override, quote_typed
 
 ODD = [

@@ -22,14 +22,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.command_line import in_order, needed_keys
-from vae_lab.completion import completion
+from vae_lab.cli.command_line import in_order, needed_keys
+from vae_lab.cli.completion import completion
+from vae_lab.cli.hydra_errors import told
+from vae_lab.cli.hydra_files import hide_secrets
+from vae_lab.cli.other_sweepers import is_own
+from vae_lab.cli.overrides import config_dirs, understood
 from vae_lab.conf_folder import CONF
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
-from vae_lab.hydra_errors import told
-from vae_lab.hydra_files import hide_secrets
-from vae_lab.other_sweepers import is_own
-from vae_lab.overrides import config_dirs, understood
 from vae_lab.packages import import_problem
 from vae_lab.ranks import ranks, unheeded
 from vae_lab.resume import continued
