@@ -16,10 +16,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from vae_lab.conf_folder import CONF
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.scores import importance_estimate
 from vae_lab.provenance import processor_name
+from vae_lab.system.config_dir import CONF
 
 CASES = {
     "conv, mse": [],

@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 
 LATENTS = (2, 4, 8, 16, 32)
 RATES = (5e-4, 1e-3, 2e-3, 5e-3, 1e-2)

@@ -7,9 +7,9 @@ import torch
 
 from vae_lab.evaluation.figures import grid
 from vae_lab.evaluation.passes import every_pixel, generate
-from vae_lab.files import write_png
 from vae_lab.runs import load_data, load_model
 from vae_lab.samplers import load_sampler
+from vae_lab.system.atomic import write_png
 
 COLUMNS = 16
 

@@ -53,8 +53,8 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.cli.hydra_files import save_config
         from vae_lab.identity import identity
         from vae_lab.launchers import shares_fate, warn_of_pickles
-        from vae_lab.ranks import ranks
         from vae_lab.sweep import complete, sweep_name, with_images
+        from vae_lab.system.processes import ranks
         from vae_lab.trial import Trial, config_flags, digest, key, with_threads
 
         assert self.config is not None

@@ -19,7 +19,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 TINY = [

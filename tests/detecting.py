@@ -9,10 +9,10 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from vae_lab.calibration import Calibration, score_config
-from vae_lab.conf_folder import CONF
 from vae_lab.journal import Row
 from vae_lab.runs import load_data
 from vae_lab.screening import screen
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 HOW = Calibration(ncalibration=40, nfit=60)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from vae_lab.cli.overrides import settle_limits
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import build, train
 
 TINY = (

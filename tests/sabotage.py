@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
-from vae_lab.ranks import ranks
+from vae_lab.system.processes import ranks
 from vae_lab.tasks.task import Task
 
 

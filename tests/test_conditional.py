@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from vae_lab import extractors
 from vae_lab.assessment import assess, classes_section, headline
-from vae_lab.conf_folder import CONF
 from vae_lab.data.images import Images
 from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import train_classifier
@@ -34,8 +33,9 @@ from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import Gaussian, SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
-from vae_lab.randomness import reseed, seeded
 from vae_lab.runs import encode, load_data, load_model
+from vae_lab.system.config_dir import CONF
+from vae_lab.system.randomness import reseed, seeded
 from vae_lab.training import build, train
 
 Compose = Callable[..., DictConfig]

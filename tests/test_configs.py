@@ -8,7 +8,7 @@ import yaml
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 GROUPS = (

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.calibration import calibration_path, load_detector, score_config
-from vae_lab.conf_folder import CONF
 from vae_lab.data.decoded import decode_files
 from vae_lab.detect import score_images
 from vae_lab.detection import Panel, RunDetector, to_pixels
@@ -23,6 +22,7 @@ from vae_lab.probability.anomaly import Score
 from vae_lab.runs import load_data, load_model
 from vae_lab.scorefile import find, score_block
 from vae_lab.screening import file_rules, screen
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 SCORES = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))

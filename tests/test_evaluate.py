@@ -18,7 +18,6 @@ from PIL import Image
 
 from vae_lab import assessment, extractors
 from vae_lab.assessment import assess, headline
-from vae_lab.conf_folder import CONF
 from vae_lab.data.images import Images
 from vae_lab.data.synthetic import Blobs
 from vae_lab.errors import DataError, DivergedError, StorageError
@@ -29,6 +28,7 @@ from vae_lab.generate import sample
 from vae_lab.protocol import affordable, chosen_chunk, chosen_sizes
 from vae_lab.runs import load_data, load_model, locate
 from vae_lab.samplers import load_sampler, mixture_path, read_mixture
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 Trained = tuple[Path, dict[str, Any]]

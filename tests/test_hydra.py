@@ -19,7 +19,7 @@ from hydra.core.global_hydra import GlobalHydra
 from invoking import invoke
 from sweeping import finish, start
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from vae_lab.conf_folder import CONF
 from vae_lab.identity import WITHOUT_EFFECT, differences, file_digest, identity, images_digest, stated
+from vae_lab.system.config_dir import CONF
 
 CONFIG: dict[str, Any] = {
     "seed": 0,

@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import LambdaCallback
 from lightning_rows import Check, Row
 
 from vae_lab.callbacks.idle import HOOKS, skip_idle_hooks
-from vae_lab.conf_folder import CONF
 from vae_lab.errors import exit_code
+from vae_lab.system.config_dir import CONF
 
 PAGE = Path(__file__).parents[1] / "docs" / "lightning.md"
 COLUMNS = ("one", "several")

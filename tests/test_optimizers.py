@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Adam, Muon, Optimizer
 
-from vae_lab.conf_folder import CONF
 from vae_lab.models.vae import VAE
 from vae_lab.optimizers import MuonWithAdamW, make_adamw
+from vae_lab.system.config_dir import CONF
 from vae_lab.train import check_model
 from vae_lab.training import train
 

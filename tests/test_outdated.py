@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from sweeping import NO_PICTURES, TINY
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
 from vae_lab.trial import Trial, config_flags, digest, record
 

@@ -9,9 +9,9 @@ from invoking import invoke
 from omegaconf import OmegaConf
 
 from vae_lab.cli.overrides import SHARES, understood
-from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
-from vae_lab.files import expand_wildcards
+from vae_lab.system.atomic import expand_wildcards
+from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
 
 EXACT = {

@@ -184,7 +184,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose encoder and images are classes of otherlab."""
     from hydra import compose, initialize_config_dir
 
-    from vae_lab.conf_folder import CONF
+    from vae_lab.system.config_dir import CONF
 
     folder = tmp_path_factory.mktemp("foreign") / "run"
     with initialize_config_dir(str(CONF), version_base="1.3"):

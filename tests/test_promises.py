@@ -14,7 +14,6 @@ from invoking import invoke
 from PIL import Image
 from torch import Tensor
 
-from vae_lab.conf_folder import CONF
 from vae_lab.detect import score_images
 from vae_lab.detection import RunDetector, content_hashes
 from vae_lab.evaluation.caveats import caveats
@@ -24,6 +23,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.probability.anomaly import NegELBO
 from vae_lab.runs import load_data, load_model
 from vae_lab.screening import warn_if_few
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 from vae_lab.truth import Known, report_truth
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vae_lab.ranks import READ_BY_LIGHTNING, SIZES, Ranks, by_torchrun, ranks, unheeded
+from vae_lab.system.processes import READ_BY_LIGHTNING, SIZES, Ranks, by_torchrun, ranks, unheeded
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "a"}
 STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}

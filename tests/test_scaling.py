@@ -16,13 +16,13 @@ from invoking import invoke
 from omegaconf import DictConfig
 from test_commands import vae_lab
 
-from vae_lab.conf_folder import CONF
 from vae_lab.counting import LiveBytes, multiplications, predicted_peaks, weigh
 from vae_lab.evaluation.power_law import fit_power_law
 from vae_lab.footprint import footprint
 from vae_lab.growth import largest_that_fits, limits
 from vae_lab.scaling import lists, main
 from vae_lab.scaling_settings import read_memory, read_sizes
+from vae_lab.system.config_dir import CONF
 from vae_lab.workload import Setting
 
 SIZES = [32, 64, 128, 256]

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from vae_lab.conf_folder import CONF
 from vae_lab.schedules import make_schedule, warm_up_and_cosine
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 Compose = Callable[..., DictConfig]

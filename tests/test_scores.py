@@ -12,7 +12,6 @@ from hydra.utils import instantiate
 from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from torch import Tensor
 
-from vae_lab.conf_folder import CONF
 from vae_lab.evaluation.latent_path import LatentCopula, LatentPath, tail
 from vae_lab.models.dense_ladder import DenseDecoder, DenseEncoder
 from vae_lab.models.ladder import Ladder
@@ -33,7 +32,8 @@ from vae_lab.probability.ensembles import WAIC, Ensemble, EnsembleMean
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, SigmaVAE
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
-from vae_lab.randomness import seeded
+from vae_lab.system.config_dir import CONF
+from vae_lab.system.randomness import seeded
 
 EVERY: list[Callable[[], Score]] = [
     ReconstructionError,

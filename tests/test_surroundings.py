@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from sweeping import TINY
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ from detecting import save_pictures
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 from vae_lab.trial import LOCK
 

@@ -18,7 +18,7 @@ from invoking import invoke
 from lightning import Callback
 from sweeping import LIMIT
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 from vae_lab.trial import Trial, hold, read_summary, record
 from vae_lab.tune import main
 

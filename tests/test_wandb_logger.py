@@ -16,8 +16,8 @@ from logged import of_kind, wandb_records
 from omegaconf import DictConfig, OmegaConf
 from test_loggers import DOCS, TINY, require
 
-from vae_lab.conf_folder import CONF
 from vae_lab.loggers.wandb import WeightsAndBiases, has_key, run_settings
+from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 
 Records = list[dict[str, Any]]

@@ -25,13 +25,11 @@ from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, rec
 from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.extractors import load_extractor, trained_classifier
-from vae_lab.files import require_folder_name, write_whole
 from vae_lab.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.packages import Trust
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
-from vae_lab.progress import track
 from vae_lab.protocol import (
     Sizes,
     affordable,
@@ -45,7 +43,9 @@ from vae_lab.protocol import (
 from vae_lab.provenance import device_name, versions
 from vae_lab.runs import load_data, locate, weights_digest
 from vae_lab.samplers import fit_mixture
+from vae_lab.system.atomic import require_folder_name, write_whole
 from vae_lab.system.folders import require_writable
+from vae_lab.system.progress import track
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
-from vae_lab.progress import track
+from vae_lab.system.progress import track
 
 log = logging.getLogger(__name__)
 

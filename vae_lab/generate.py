@@ -35,10 +35,10 @@ EVERY = "all"
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
-    from vae_lab.files import require_folder_name
     from vae_lab.manifest import put_pictures, require_room
     from vae_lab.runs import load_model, locate
     from vae_lab.samplers import load_sampler
+    from vae_lab.system.atomic import require_folder_name
 
     run = expanded(cfg.run)
     out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else expanded(cfg.out)
@@ -111,7 +111,7 @@ def sample(
     """
     import torch
 
-    from vae_lab.randomness import seeded
+    from vae_lab.system.randomness import seeded
 
     require_counts(n=n, batch_size=batch_size)
     check_class(model, which)
@@ -235,7 +235,7 @@ def save(
         folders: names of the folders; their numbers if there are none.
     """
     from vae_lab.evaluation.figures import grid, to_uint8
-    from vae_lab.files import write_png
+    from vae_lab.system.atomic import write_png
 
     picture = grid(images, max(1, round(len(images) ** 0.5)) if nrow is None else nrow)
     if out.suffix.lower() == ".png":

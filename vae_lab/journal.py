@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vae_lab.data.listing import Found
-from vae_lab.files import write_whole
+from vae_lab.system.atomic import write_whole
 
 
 class Row(NamedTuple):

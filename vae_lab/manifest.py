@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_lab.files import write_whole
 from vae_lab.identity import differences, stated
+from vae_lab.system.atomic import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch.optim import Optimizer
 
-from vae_lab.precision import fastest_precision
+from vae_lab.system.devices import fastest_precision
 
 log = logging.getLogger(__name__)
 

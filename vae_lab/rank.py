@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from vae_lab import last_words
 from vae_lab.errors import Interrupted
 from vae_lab.launchers import end_with_parent
-from vae_lab.ranks import ranks
+from vae_lab.system.processes import ranks
 
 
 def main(path: str) -> int:

@@ -96,7 +96,7 @@ def build_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "La
     import torch
     from hydra.utils import instantiate
 
-    from vae_lab.randomness import seeded
+    from vae_lab.system.randomness import seeded
 
     with torch.device("meta"), bounded(weights):
         instantiate(config, _convert_="all")

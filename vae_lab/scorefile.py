@@ -19,11 +19,11 @@ from vae_lab.data.source import Source
 from vae_lab.data.survey import survey_sources
 from vae_lab.detection import SEEN, Columns, Detector, Judged
 from vae_lab.errors import DataError
-from vae_lab.files import write_whole
 from vae_lab.journal import Row, append, resumed
-from vae_lab.progress import track
 from vae_lab.reporting.tables import literal
+from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded
+from vae_lab.system.progress import track
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared
 from vae_lab.errors import DataError, FilesFailed, require_counts
 from vae_lab.evaluation.conformal import false_alarms, require_level
 from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors
-from vae_lab.files import expand_wildcards, whole, write_png
 from vae_lab.journal import Row
 from vae_lab.runs import load_checkpoint
 from vae_lab.scorefile import (
@@ -30,6 +29,7 @@ from vae_lab.scorefile import (
     write_table,
     written,
 )
+from vae_lab.system.atomic import expand_wildcards, whole, write_png
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.truth import is_table, known_rows, labels_of, read_truth, report_truth
 

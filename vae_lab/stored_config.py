@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from vae_lab.conf_folder import CONF
 from vae_lab.errors import DataError
 from vae_lab.packages import NEVER, OWN, Trust, defined_name, is_in, is_name, read_trust
+from vae_lab.system.config_dir import CONF
 
 MAX_VALUES = 20_000
 MAX_NESTING = 30

@@ -17,10 +17,10 @@ from typing import Any
 
 import yaml
 
-from vae_lab.conf_folder import CONF
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.identity import differences, images_digest, stated
 from vae_lab.reporting.remains import read_yaml
+from vae_lab.system.config_dir import CONF
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line, quote_override
 from vae_lab.system.reading import Unreadable

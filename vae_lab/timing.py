@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from vae_lab.progress import track
-from vae_lab.randomness import seeded
+from vae_lab.system.progress import track
+from vae_lab.system.randomness import seeded
 from vae_lab.workload import Setting, Workload
 
 TASKS = ("training", "generation")

@@ -23,10 +23,10 @@ from vae_lab.cli.overrides import settle_limits
 from vae_lab.identity import identity
 from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.packages import NEVER
-from vae_lab.ranks import ranks
 from vae_lab.runs import locate
 from vae_lab.stored_config import check_config, foreign_packages
 from vae_lab.system.masking import masked
+from vae_lab.system.processes import ranks
 from vae_lab.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
 from vae_lab.trial import command as command_line
 

@@ -18,8 +18,8 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 from vae_lab.callbacks.checkpoints import BestCheckpoint, WholeCheckpointIO
 from vae_lab.callbacks.progress import ProgressLine
 from vae_lab.precision_plugin import bfloat16_mixed, named_precision
-from vae_lab.ranks import by_torchrun, ranks
 from vae_lab.replicas import TIMEOUT, Replicas
+from vae_lab.system.processes import by_torchrun, ranks
 from vae_lab.trainer_checks import check_callbacks, check_owned, check_precision, check_settings, check_several
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
-from vae_lab.conf_folder import CONF
 from vae_lab.identity import images_digest
 from vae_lab.packages import import_problem
+from vae_lab.system.config_dir import CONF
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line
 from vae_lab.system.reading import Unreadable, read_json
@@ -130,7 +130,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def record(folder: Path, **facts: object) -> None:
     """Add facts to a run's summary."""
-    from vae_lab.files import write_whole  # which takes torch along
+    from vae_lab.system.atomic import write_whole  # which takes torch along
 
     write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
 

@@ -10,9 +10,9 @@ from vae_lab.detection import Detector, Panel
 from vae_lab.errors import DataError
 from vae_lab.evaluation.detection import Detection, detection, inverted
 from vae_lab.evaluation.detection_figures import roc_figure
-from vae_lab.files import whole, write_whole
 from vae_lab.journal import Row
 from vae_lab.scorefile import Place, cell, columns, scored
+from vae_lab.system.atomic import whole, write_whole
 
 log = logging.getLogger(__name__)
 

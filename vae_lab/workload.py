@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from vae_lab.data.sample import Sample
 from vae_lab.models.vae import LatentModel
-from vae_lab.precision import arithmetic
 from vae_lab.probability.objectives import Objective
+from vae_lab.system.devices import arithmetic
 
 STEPS = 2
 """Training steps that show the peak: from the second one on the gradients of the last are alive in the forward pass."""

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import StorageError
-from vae_lab.files import whole
+from vae_lab.system.atomic import whole
 from vae_lab.tensor_file import require_storable
 
 log = logging.getLogger(__name__)

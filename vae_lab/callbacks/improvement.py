@@ -9,7 +9,7 @@ from lightning import Callback, Trainer
 from vae_lab.data.sample import Sample
 from vae_lab.distributed import averaged
 from vae_lab.errors import DivergedError, require_counts
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 from vae_lab.tasks.task import Task
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args_parser
 
 from vae_lab.cli.completion import line_to_complete
 from vae_lab.cli.other_sweepers import NO_SWEEP
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 
 NO_CHOICE = ("null", "None", "")
 

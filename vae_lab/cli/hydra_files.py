@@ -27,7 +27,7 @@ def mask_file(path: Path) -> None:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     hidden = masked(content)
     if hidden != content:
-        from vae_lab.files import write_whole  # which takes torch along
+        from vae_lab.system.atomic import write_whole  # which takes torch along
 
         write_whole(path, yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True).encode())
 

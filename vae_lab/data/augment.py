@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from vae_lab.randomness import counter_seed
+from vae_lab.system.randomness import counter_seed
 
 Images = Float[Tensor, "batch channels height width"]
 

@@ -10,7 +10,7 @@ from torch.utils.data import SequentialSampler
 from vae_lab.data.binarize import binarized
 from vae_lab.data.images import Images, scaled
 from vae_lab.data.sample import Sample
-from vae_lab.randomness import counter_seed
+from vae_lab.system.randomness import counter_seed
 
 
 class EpochCounter:

@@ -5,7 +5,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from vae_lab.data.images import Images, Parts
-from vae_lab.randomness import counter_seed
+from vae_lab.system.randomness import counter_seed
 
 WAYS = (None, "static", "dynamic")
 

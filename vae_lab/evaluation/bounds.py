@@ -15,7 +15,7 @@ from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import importance_estimate
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 
 Track = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
 """Goes through batches of row numbers and shows how far it got."""

@@ -12,7 +12,7 @@ from vae_lab.evaluation.bounds import device_of
 from vae_lab.evaluation.features import DigitClassifier
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 
 ATONCE = 250
 

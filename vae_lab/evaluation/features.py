@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
 from vae_lab.models.modes import evaluating
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 
 Pixels = Float[Tensor, "batch channels height width"]
 

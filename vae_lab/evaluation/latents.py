@@ -13,7 +13,7 @@ from vae_lab.evaluation.bounds import Mean, plain_mean
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ from vae_lab.evaluation.reconstruction import reconstruction_metrics
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 
 NUMBERS = 1_000_000
 """Pixels and channels decoded at once: some hundreds of megabytes of activations."""

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
-from vae_lab.randomness import seeded
+from vae_lab.system.randomness import seeded
 
 LARGEST = 256
 """Latents from which on full covariances take too long to fit."""

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from vae_lab.loggers.pictures import takes_images
 from vae_lab.loggers.table import MetricsTable
 from vae_lab.loggers.wandb import masked_command_line
-from vae_lab.ranks import ranks
+from vae_lab.system.processes import ranks
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from importlib.util import find_spec
 
-from vae_lab.conf_folder import CONF
+from vae_lab.system.config_dir import CONF
 
 
 def require_packages(names: Iterable[str]) -> None:

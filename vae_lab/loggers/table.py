@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import Logger
 
-from vae_lab.files import whole
+from vae_lab.system.atomic import whole
 
 
 class MetricsTable(Logger):

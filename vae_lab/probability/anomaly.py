@@ -22,7 +22,7 @@ from vae_lab.probability.importance import draw
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Estimate, Images, Nats, bits_per_dimension, importance_estimate
-from vae_lab.randomness import counter_seed
+from vae_lab.system.randomness import counter_seed
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
 """Normal images, some at a time: of any number, so that their sizes are not held to agree."""

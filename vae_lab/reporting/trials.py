@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from vae_lab.errors import DataError
 from vae_lab.identity import file_digest, images_digest
-from vae_lab.progress import track
 from vae_lab.reporting.remains import (
     Curve,
     is_number,
@@ -21,6 +20,7 @@ from vae_lab.reporting.remains import (
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
 from vae_lab.system.masking import masked
+from vae_lab.system.progress import track
 from vae_lab.system.reading import Unreadable, is_there, read_json
 from vae_lab.trial import command as command_line
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from vae_lab.ranks import ranks
+from vae_lab.system.processes import ranks
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from vae_lab.distributed import averaged
 from vae_lab.errors import DivergedError
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.objectives import Terms, elbo_terms
-from vae_lab.randomness import reseed
-from vae_lab.ranks import ranks
+from vae_lab.system.processes import ranks
+from vae_lab.system.randomness import reseed
 
 Kind = TypeVar("Kind", bound="Task")
 METRICS = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")
