@@ -14,7 +14,7 @@ import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
 from vae_lab.calibration import Calibration, load_detector, score_config
-from vae_lab.data.decoded import decode_files
+from vae_lab.data.files.cache import decode_files
 from vae_lab.detection import Panel, Pixels
 from vae_lab.evaluation.detection import detection
 from vae_lab.runs import load_checkpoint, load_data

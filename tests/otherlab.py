@@ -11,7 +11,7 @@ import torch
 from lightning import Callback
 from torch import Tensor, nn
 
-from vae_lab.data.module import ImageData
+from vae_lab.data.datamodule import ImageData
 from vae_lab.data.synthetic import Blobs
 from vae_lab.models.mlp import MLPEncoder  # noqa: F401
 from vae_lab.models.vae import LatentModel

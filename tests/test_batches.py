@@ -9,7 +9,7 @@ from torch.utils.data import SequentialSampler
 from vae_lab.data.batches import Batches, EpochCounter, OrderedBatches
 from vae_lab.data.images import Images
 from vae_lab.data.sample import Sample
-from vae_lab.data.split import split
+from vae_lab.data.splits import split
 from vae_lab.errors import DataError
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.calibration import calibration_path, load_detector, score_config
-from vae_lab.data.decoded import decode_files
+from vae_lab.data.files.cache import decode_files
 from vae_lab.detect import score_images
 from vae_lab.detection import Panel, RunDetector, to_pixels
 from vae_lab.errors import DataError, FilesFailed

@@ -199,7 +199,7 @@ def test_a_stored_config_fetches_and_writes_nothing(trained: Trained, tmp_path: 
     victim = tmp_path / "victim"
     stored["hyper_parameters"]["data"] = {
         "_target_": "vae_lab.data.folder.Folder", "root": str(victim), "download": True, "cache": str(victim),
-        "archive": {"_target_": "vae_lab.data.archive.ZipArchive", "url": "http://127.0.0.1:9/x.zip"},
+        "archive": {"_target_": "vae_lab.data.files.download.ZipArchive", "url": "http://127.0.0.1:9/x.zip"},
         "channels": 1, "image_size": 16, "batch_size": 8, "eval_batch_size": 8, "seed": 0, "split_seed": 0,
         "val_fraction": 0.1, "test_fraction": 0.1, "on_bad": "skip", "max_pixels": 10**6, "background": 255,
         "memory_limit": 0,

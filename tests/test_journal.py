@@ -11,7 +11,7 @@ from PIL import Image
 
 from vae_lab import screening
 from vae_lab.calibration import load_detector, score_config
-from vae_lab.data.decoded import Rules
+from vae_lab.data.files.cache import Rules
 from vae_lab.errors import DataError
 from vae_lab.journal import Row, append, read_journal, resumed
 from vae_lab.scorefile import BLOCK, find, score_files

@@ -38,7 +38,7 @@ LOGGER: Config = {
 MNIST: Config = {"_target_": "torchvision.datasets.MNIST", "root": "made", "download": True}
 KEEPER: Config = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "made"}
 TABLE: Config = {"_target_": "vae_lab.loggers.table.MetricsTable", "path": "made"}
-ARCHIVE: Config = {"_target_": "vae_lab.data.archive.ZipArchive", "url": "https://example.org"}
+ARCHIVE: Config = {"_target_": "vae_lab.data.files.download.ZipArchive", "url": "https://example.org"}
 BLOBS: Config = {"_target_": "vae_lab.data.synthetic.Blobs", "nimages": 8}
 FOREIGN = [LOGGER, MNIST, KEEPER, TABLE, ARCHIVE, {"_target_": "torch.optim.Adam"}, {"_target_": "os.system"}]
 
@@ -98,7 +98,7 @@ def test_no_other_class_is_taken_for_a_part_of_data(
 
 
 def test_a_data_set_is_made_as_a_function_alone() -> None:
-    whole: Config = {"_target_": "vae_lab.data.idx.IdxImages", "dataset": MNIST}
+    whole: Config = {"_target_": "vae_lab.data.mnist.IdxImages", "dataset": MNIST}
     with pytest.raises(ValueError, match=r"class of data\.dataset as vae_lab never does"):
         check_config(whole, "data")
     check_config(whole | {"dataset": {"_target_": MNIST["_target_"], "_partial_": True}}, "data")

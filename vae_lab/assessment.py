@@ -13,8 +13,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
+from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import Images
-from vae_lab.data.module import ImageData
 from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
 from vae_lab.evaluation.caveats import caveats
 from vae_lab.evaluation.classes import class_accuracy

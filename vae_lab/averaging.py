@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 
 from vae_lab.callbacks.checkpoints import WholeCheckpointIO
 from vae_lab.callbacks.latents import Latents
-from vae_lab.data.module import ImageData
+from vae_lab.data.datamodule import ImageData
 from vae_lab.tasks.task import UNAVERAGED, Task
 
 

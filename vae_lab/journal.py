@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from vae_lab.data.listing import Found
+from vae_lab.data.files.listing import Found
 from vae_lab.system.atomic import write_whole
 
 

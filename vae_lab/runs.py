@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from vae_lab.data.module import ImageData
+    from vae_lab.data.datamodule import ImageData
     from vae_lab.models.vae import LatentModel
 
 PARTS = ("train", "val", "test")

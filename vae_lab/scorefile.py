@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import torch
 
-from vae_lab.data.decoded import Decoded, Rules, decode_files
-from vae_lab.data.listing import Bad, Found, list_files, printable, report_passed
-from vae_lab.data.own_output import TABLE_COLUMNS, begins_as_table, table_names
-from vae_lab.data.source import Source
+from vae_lab.data.files.cache import Decoded, Rules, decode_files
+from vae_lab.data.files.listing import Bad, Found, list_files, printable, report_passed
+from vae_lab.data.files.own_output import TABLE_COLUMNS, begins_as_table, table_names
+from vae_lab.data.files.source import Source
 from vae_lab.data.survey import survey_sources
 from vae_lab.detection import SEEN, Columns, Detector, Judged
 from vae_lab.errors import DataError

@@ -9,8 +9,8 @@ import PIL
 import torch
 
 from vae_lab.calibration import Calibration, check_level, load_detector
-from vae_lab.data.decode import RULES
-from vae_lab.data.decoded import Rules, decode_files
+from vae_lab.data.files.cache import Rules, decode_files
+from vae_lab.data.files.decode import RULES
 from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared, warn_of_seen
 from vae_lab.errors import DataError, FilesFailed, require_counts
 from vae_lab.evaluation.conformal import false_alarms, require_level

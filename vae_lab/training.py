@@ -28,7 +28,7 @@ from vae_lab.callbacks.idle import skip_idle_hooks
 from vae_lab.callbacks.signals import GracefulStop
 from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
 from vae_lab.callbacks.stopwatch import Stopwatch
-from vae_lab.data.module import ImageData
+from vae_lab.data.datamodule import ImageData
 from vae_lab.errors import DivergedError
 from vae_lab.identity import identity, with_absolute_paths
 from vae_lab.lightning_log import quieten_lightning

@@ -20,7 +20,7 @@ import yaml
 from PIL import Image
 from sweeping import LIMIT
 
-from vae_lab.data.archive import ZipArchive, files_digest
+from vae_lab.data.files.download import ZipArchive, files_digest
 from vae_lab.data.folder import Folder
 from vae_lab.errors import DataError
 
@@ -220,7 +220,7 @@ def test_a_folder_that_is_there_stays(server, target):
 
 def test_a_killed_download_leaves_no_folder(server, target):
     code = (
-        "import sys; from pathlib import Path; from vae_lab.data.archive import ZipArchive\n"
+        "import sys; from pathlib import Path; from vae_lab.data.files.download import ZipArchive\n"
         "ZipArchive(url=sys.argv[1], members='set/trainA/', digest='0' * 64, nfiles=11).download(Path(sys.argv[2]))"
     )
     url = f"http://127.0.0.1:{server.server_port}/hanging.zip"

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vae_lab.data.binarize import binarized
-from vae_lab.data.module import ImageData
+from vae_lab.data.datamodule import ImageData
 from vae_lab.data.synthetic import Blobs
 from vae_lab.training import train
 

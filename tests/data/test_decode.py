@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
-from vae_lab.data.decode import PIXEL_CEILING, TURN, BadImage, decode
+from vae_lab.data.files.decode import PIXEL_CEILING, TURN, BadImage, decode
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8))

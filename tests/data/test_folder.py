@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+from vae_lab.data.files.listing import list_files, printable
 from vae_lab.data.folder import Folder
-from vae_lab.data.listing import list_files, printable
 from vae_lab.errors import DataError, StorageError
 
 MONET = Path(__file__).parents[3] / "shared/data/monet"

@@ -13,7 +13,7 @@ import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
 from vae_lab.data.digits import Digits
-from vae_lab.data.idx import IdxImages
+from vae_lab.data.mnist import IdxImages
 from vae_lab.data.selection import check_only
 from vae_lab.data.synthetic import Blobs
 from vae_lab.errors import DataError

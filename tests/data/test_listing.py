@@ -13,10 +13,10 @@ import pytest
 from omegaconf import DictConfig
 from PIL import Image
 
-from vae_lab.data import listing
+from vae_lab.data.files import listing
+from vae_lab.data.files.listing import list_files, report_passed
+from vae_lab.data.files.own_output import GRIDS, RUN_PARTS, RUNS, SAMPLES, SCALING, SWEEPS, TABLES, WANDB
 from vae_lab.data.folder import Folder
-from vae_lab.data.listing import list_files, report_passed
-from vae_lab.data.own_output import GRIDS, RUN_PARTS, RUNS, SAMPLES, SCALING, SWEEPS, TABLES, WANDB
 from vae_lab.errors import DataError
 from vae_lab.runs import load_data
 from vae_lab.scorefile import find, find_all

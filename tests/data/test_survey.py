@@ -14,9 +14,9 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from vae_lab.data.decode import decode
 from vae_lab.data.digits import Digits
-from vae_lab.data.duplicates import NearDuplicates, near_duplicates
+from vae_lab.data.files.decode import decode
+from vae_lab.data.files.duplicates import NearDuplicates, near_duplicates
 from vae_lab.data.folder import Folder
 from vae_lab.data.survey import Survey
 from vae_lab.training import train

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 
+from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import Images, Parts
-from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
-from vae_lab.data.split import split
+from vae_lab.data.splits import split
 from vae_lab.errors import require_counts
 
 

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from vae_lab.data.archive import ZipArchive
-from vae_lab.data.decode import PIXEL_CEILING
-from vae_lab.data.decoded import Decoded, Rules, decode_files, decode_files_mapped
-from vae_lab.data.duplicates import near_duplicates
+from vae_lab.data.datamodule import ImageData
+from vae_lab.data.files.cache import Decoded, Rules, decode_files, decode_files_mapped
+from vae_lab.data.files.decode import PIXEL_CEILING
+from vae_lab.data.files.download import ZipArchive
+from vae_lab.data.files.duplicates import near_duplicates
+from vae_lab.data.files.listing import Bad, Listing, list_files, printable, report_passed
 from vae_lab.data.images import Images, Parts
-from vae_lab.data.listing import Bad, Listing, list_files, printable, report_passed
-from vae_lab.data.module import ImageData
-from vae_lab.data.split import split
+from vae_lab.data.splits import split
 from vae_lab.data.survey import Survey, join_surveys, survey_duplicates, survey_folders, survey_sources
 from vae_lab.errors import DataError
 from vae_lab.system.folders import cache_folder, expanded

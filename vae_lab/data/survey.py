@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vae_lab.data.duplicates import NearDuplicates
+from vae_lab.data.files.duplicates import NearDuplicates
+from vae_lab.data.files.listing import printable
+from vae_lab.data.files.source import Source
 from vae_lab.data.images import Parts
-from vae_lab.data.listing import printable
-from vae_lab.data.source import Source
 
 log = logging.getLogger(__name__)
 

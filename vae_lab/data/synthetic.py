@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch.nn.functional import interpolate
 
+from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import Images, Parts
-from vae_lab.data.module import ImageData
 
 
 class Blobs(ImageData):

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
+from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import Images, Parts
-from vae_lab.data.module import ImageData
-from vae_lab.data.split import split
+from vae_lab.data.splits import split
 
 
 class Shapes(ImageData):

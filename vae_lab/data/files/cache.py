@@ -18,10 +18,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vae_lab.data.decode import HEAD_BYTES, RULES, BadImage, decode, is_image
-from vae_lab.data.listing import Bad, Found
-from vae_lab.data.source import Source
-from vae_lab.data.staging import bar, whole_folder
+from vae_lab.data.files.decode import HEAD_BYTES, RULES, BadImage, decode, is_image
+from vae_lab.data.files.listing import Bad, Found
+from vae_lab.data.files.source import Source
+from vae_lab.data.files.staging import bar, whole_folder
 from vae_lab.errors import StorageError
 from vae_lab.system.threads import allowed_cores
 

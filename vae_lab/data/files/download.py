@@ -15,7 +15,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from vae_lab.data.staging import bar, made_folder, whole_folder
+from vae_lab.data.files.staging import bar, made_folder, whole_folder
 from vae_lab.errors import DataError
 
 log = logging.getLogger(__name__)

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torchvision.datasets import MNIST
 
+from vae_lab.data.datamodule import ImageData
+from vae_lab.data.files.listing import printable
+from vae_lab.data.files.staging import made_folder
 from vae_lab.data.images import Images, Parts
-from vae_lab.data.listing import printable
-from vae_lab.data.module import ImageData
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
-from vae_lab.data.split import split
-from vae_lab.data.staging import made_folder
+from vae_lab.data.splits import split
 from vae_lab.errors import DataError, require_counts
 from vae_lab.system.folders import expanded
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vae_lab.data.own_output import (
+from vae_lab.data.files.own_output import (
     GRIDS,
     MANIFEST,
     MULTIRUN,

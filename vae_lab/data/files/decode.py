@@ -32,7 +32,7 @@ from PIL import (  # importing the plugins registers them, keeps the 40 others o
 )
 from torch import Tensor
 
-from vae_lab.data.source import Source, bits_per_sample, count_pages, difference_hash, is_deep, value_range
+from vae_lab.data.files.source import Source, bits_per_sample, count_pages, difference_hash, is_deep, value_range
 
 RULES = 2
 """Raised with every change to what `decode` returns, so that nothing decoded by older rules is used again."""
