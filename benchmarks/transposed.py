@@ -12,7 +12,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from vae_lab.models.transposed import TransposedConv2d
+from vae_lab.models.conv_transpose import TransposedConv2d
 from vae_lab.provenance import processor_name
 
 TURNS, CALLS = 7, 10

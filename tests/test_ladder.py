@@ -14,9 +14,9 @@ from vae_lab.data.sample import Sample
 from vae_lab.evaluation.figures import traversals
 from vae_lab.evaluation.latents import active_units, posterior_statistics
 from vae_lab.evaluation.passes import reconstruct
-from vae_lab.models.dense_ladder import DenseDecoder, DenseEncoder
-from vae_lab.models.grid_ladder import GridDecoder, GridEncoder
 from vae_lab.models.ladder import Ladder
+from vae_lab.models.ladder_conv import GridDecoder, GridEncoder
+from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
 from vae_lab.probability import scores
 from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, Logistic

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vae_lab.models.conv import ConvDecoder, ConvEncoder, conv_sizes
+from vae_lab.models.conv_transpose import TransposedConv2d
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder, halvings
-from vae_lab.models.transposed import TransposedConv2d
 from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.priors import StandardNormal

@@ -13,8 +13,8 @@ from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from torch import Tensor
 
 from vae_lab.evaluation.latent_path import LatentCopula, LatentPath, tail
-from vae_lab.models.dense_ladder import DenseDecoder, DenseEncoder
 from vae_lab.models.ladder import Ladder
+from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability import anomaly

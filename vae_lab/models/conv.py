@@ -12,7 +12,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.models.transposed import TransposedConv2d
+from vae_lab.models.conv_transpose import TransposedConv2d
 
 
 def conv_sizes(image_size: int, kernel: int, padding: int, strides: Sequence[int]) -> list[int]:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from vae_lab.errors import require_counts
+from vae_lab.models.conv_transpose import TransposedConv2d
 from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
-from vae_lab.models.transposed import TransposedConv2d
 from vae_lab.probability.distributions import full_precision
 
 
