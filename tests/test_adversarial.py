@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_lab.adversarial.augment import DiffAugment
-from vae_lab.adversarial.guard import WATCHED, BalanceGuard
+from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
+from vae_lab.adversarial.diffaugment import DiffAugment
 from vae_lab.adversarial.losses import (
     MeanMatching,
     discriminator_loss,

@@ -10,8 +10,8 @@ from omegaconf import DictConfig
 from test_vaegan import CVAEGAN, VAEGAN, WARM, played
 from torch import Tensor, nn
 
-from vae_lab.adversarial.augment import DiffAugment
-from vae_lab.adversarial.opponents import Classifier, Discriminator, Round
+from vae_lab.adversarial.adversaries import Classifier, Discriminator, Round
+from vae_lab.adversarial.diffaugment import DiffAugment
 from vae_lab.models.discriminator import Judgement
 from vae_lab.tasks.perceptual import Perceptual
 from vae_lab.tasks.vaegan import VAEGANTask

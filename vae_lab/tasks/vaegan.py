@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from vae_lab.adversarial.guard import WATCHED, BalanceGuard
-from vae_lab.adversarial.opponents import Opinion, Opponent, Round
+from vae_lab.adversarial.adversaries import Opinion, Opponent, Round
+from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
 from vae_lab.data.sample import Batch, Sample
 from vae_lab.distributed import averaged, share_buffers
 from vae_lab.errors import DivergedError, require_counts

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vae_lab.adversarial.augment import DiffAugment
+from vae_lab.adversarial.diffaugment import DiffAugment
 from vae_lab.adversarial.losses import (
     MeanMatching,
     discriminator_loss,
