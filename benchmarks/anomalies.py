@@ -17,7 +17,7 @@ from vae_lab.calibration import Calibration, load_detector, score_config
 from vae_lab.data.files.cache import decode_files
 from vae_lab.detection import Panel, Pixels
 from vae_lab.evaluation.detection import detection
-from vae_lab.runs import load_checkpoint, load_data
+from vae_lab.runs.load import load_checkpoint, load_data
 from vae_lab.scorefile import find
 from vae_lab.screening import file_rules
 

@@ -24,7 +24,7 @@ from vae_lab.detection import BATCH
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Images, Score
 from vae_lab.probability.objectives import elbo_terms
-from vae_lab.provenance import processor_name
+from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF
 
 

@@ -55,7 +55,7 @@ def describe_machine(device: str, _: Path) -> Facts:
     if device == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(), "capability": torch.cuda.get_device_capability()}
         facts["memory_gib"] = round(torch.cuda.mem_get_info()[1] / 2**30, 1)
-    from vae_lab.provenance import processor_name, versions
+    from vae_lab.runs.provenance import processor_name, versions
 
     return facts | {"processor": processor_name(), "threads": torch.get_num_threads(), "versions": versions()}
 

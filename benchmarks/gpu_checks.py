@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.step import config
 from vae_lab.callbacks.stopping import reached_limit
 from vae_lab.cli import entry
-from vae_lab.runs import encode, load_data, load_model
+from vae_lab.runs.load import encode, load_data, load_model
 from vae_lab.training import train
 
 # torch looks at it once, at the process's first matrix product, and without it refuses trainer.deterministic=true later

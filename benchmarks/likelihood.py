@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.scores import importance_estimate
-from vae_lab.provenance import processor_name
+from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF
 
 CASES = {

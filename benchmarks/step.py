@@ -32,7 +32,7 @@ from torchvision.transforms import functional
 
 from vae_lab.data.images import Images
 from vae_lab.models.vae import VAE
-from vae_lab.provenance import processor_name
+from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.devices import fastest_precision
 from vae_lab.training import train

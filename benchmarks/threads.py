@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vae_lab.provenance import processor_name
+from vae_lab.runs.provenance import processor_name
 from vae_lab.system.threads import EXPORTED, allowed_cores
 
 COMPETITORS = (0, 1, 2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vae_lab.models.conv_transpose import TransposedConv2d
-from vae_lab.provenance import processor_name
+from vae_lab.runs.provenance import processor_name
 
 TURNS, CALLS = 7, 10
 CASES = {

@@ -51,8 +51,8 @@ class TrialSweeper(BasicSweeper):
             SweepFailed: if a trial has no result in the end.
         """
         from vae_lab.cli.hydra_files import save_config
-        from vae_lab.identity import identity
         from vae_lab.launchers import shares_fate, warn_of_pickles
+        from vae_lab.runs.identity import identity
         from vae_lab.sweep import complete, sweep_name, with_images
         from vae_lab.system.processes import ranks
         from vae_lab.trial import Trial, config_flags, digest, key, with_threads

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vae_lab.calibration import Calibration, score_config
 from vae_lab.journal import Row
-from vae_lab.runs import load_data
+from vae_lab.runs.load import load_data
 from vae_lab.screening import screen
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train

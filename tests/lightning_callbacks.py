@@ -15,7 +15,7 @@ from lightning_rows import LOGGED, Check, Row, Run, heard
 
 from vae_lab.data.sample import batch_size
 from vae_lab.errors import DivergedError, TimeLimit
-from vae_lab.runs import load_model
+from vae_lab.runs.load import load_model
 
 NEVER = 1e9
 """An improvement that no epoch makes."""

@@ -16,7 +16,7 @@ from vae_lab.calibration import Calibration, calibration_path, drawn, load_detec
 from vae_lab.data.images import Images, scaled
 from vae_lab.detection import Panel, RunDetector
 from vae_lab.probability.anomaly import IwaeNLL, NegELBO, Score, Typicality
-from vae_lab.runs import load_data, load_model
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.training import train
 
 FOLDERS = ("a_day", "b_night")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from vae_lab.tensor_file import read_tensors, require_storable
+from vae_lab.runs.tensor_file import read_tensors, require_storable
 from vae_lab.training import train
 
 STATES: dict[str, tuple[object, str | None]] = {

@@ -23,9 +23,7 @@ from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import train_classifier
 from vae_lab.evaluation.figures import grid, reconstructions, samples, traversals
 from vae_lab.evaluation.latents import posterior_statistics
-from vae_lab.evaluation.passes import generate
 from vae_lab.generate import check_class, main, sample
-from vae_lab.identity import differences
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder
@@ -33,7 +31,9 @@ from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import Gaussian, SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
-from vae_lab.runs import encode, load_data, load_model
+from vae_lab.runs.identity import differences
+from vae_lab.runs.inference import generate
+from vae_lab.runs.load import encode, load_data, load_model
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.randomness import reseed, seeded
 from vae_lab.training import build, train

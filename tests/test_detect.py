@@ -19,7 +19,7 @@ from vae_lab.errors import DataError, FilesFailed
 from vae_lab.evaluation.conformal import p_values
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
-from vae_lab.runs import load_data, load_model
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.scorefile import find, score_block
 from vae_lab.screening import file_rules, screen
 from vae_lab.system.config_dir import CONF

@@ -18,7 +18,7 @@ from vae_lab.data.images import Images
 from vae_lab.errors import RanksLost, exit_code, status
 from vae_lab.last_words import LastWords, leave, left
 from vae_lab.launch import what_happened
-from vae_lab.runs import load_model
+from vae_lab.runs.load import load_model
 from vae_lab.train import main as train
 
 TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vae_lab.identity import WITHOUT_EFFECT, differences, file_digest, identity, images_digest, stated
+from vae_lab.runs.identity import WITHOUT_EFFECT, differences, file_digest, identity, images_digest, stated
 from vae_lab.system.config_dir import CONF
 
 CONFIG: dict[str, Any] = {

@@ -11,8 +11,8 @@ from invoking import invoke
 from PIL import Image
 
 from vae_lab.generate import main
-from vae_lab.identity import file_digest
-from vae_lab.manifest import pictures_in, put_pictures, require_room
+from vae_lab.runs.identity import file_digest
+from vae_lab.runs.manifest import pictures_in, put_pictures, require_room
 from vae_lab.system.config_dir import CONF
 
 Trained = tuple[Path, dict[str, Any]]

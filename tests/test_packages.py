@@ -18,9 +18,9 @@ from vae_lab.detect import main as detect
 from vae_lab.detect import score_images
 from vae_lab.evaluate import main as evaluate
 from vae_lab.generate import main as generate
-from vae_lab.packages import LIBRARIES, read_trust
-from vae_lab.runs import harmless, load_data, load_model
-from vae_lab.stored_config import check_config
+from vae_lab.runs.configs import check_config
+from vae_lab.runs.load import harmless, load_data, load_model
+from vae_lab.runs.packages import LIBRARIES, read_trust
 from vae_lab.training import train
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from vae_lab.generate import class_counts, class_folders, class_number, main, sa
 from vae_lab.journal import Row
 from vae_lab.models.vae import VAE
 from vae_lab.probability.anomaly import NegELBO
-from vae_lab.runs import load_data, load_model
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.screening import warn_if_few
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train

@@ -18,7 +18,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import ELBO
 from vae_lab.probability.priors import StandardNormal
-from vae_lab.runs import load_model
+from vae_lab.runs.load import load_model
 from vae_lab.tasks.task import Task
 from vae_lab.tasks.vae import VAETask
 from vae_lab.tasks.vaegan import VAEGANTask

@@ -12,8 +12,8 @@ from PIL import Image
 
 from vae_lab.errors import DataError
 from vae_lab.generate import sample, save
-from vae_lab.runs import encode, load_model
-from vae_lab.stored_config import check_config
+from vae_lab.runs.configs import check_config
+from vae_lab.runs.load import encode, load_model
 
 Trained = tuple[Path, dict[str, Any]]
 

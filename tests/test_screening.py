@@ -19,7 +19,7 @@ from vae_lab.errors import DataError, FilesFailed
 from vae_lab.evaluation.detection_figures import contact_sheet
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.anomaly import Score
-from vae_lab.runs import load_data, load_model
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.scorefile import find, find_all
 from vae_lab.screening import warn_if_inverted
 from vae_lab.training import train

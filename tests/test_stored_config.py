@@ -14,12 +14,12 @@ import torch
 from vae_lab.calibration import read_calibration
 from vae_lab.errors import DataError
 from vae_lab.probability.anomaly import NegELBO
-from vae_lab.runs import load_checkpoint, load_data, load_model, load_summary
+from vae_lab.runs.configs import MAX_VALUES, Role, check_config, packaged_roles, require_plain
+from vae_lab.runs.load import load_checkpoint, load_data, load_model, load_summary
+from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.samplers import read_mixture
-from vae_lab.stored_config import MAX_VALUES, Role, check_config, packaged_roles, require_plain
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.reading import MAX_BYTES, Unreadable, read_json
-from vae_lab.tensor_file import read_tensors
 from vae_lab.trial import left, read_summary
 
 Trained = tuple[Path, dict[str, Any]]

@@ -16,7 +16,7 @@ from vae_lab.evaluation.samplers import fitted_density, fitted_mixture, fitted_s
 from vae_lab.generate import main, sample
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.subspace import SubspaceMixture
-from vae_lab.runs import load_model
+from vae_lab.runs.load import load_model
 from vae_lab.samplers import load_sampler, mixture_path
 from vae_lab.training import train
 

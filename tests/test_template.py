@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from vae_lab import generate
 from vae_lab import train as command
 from vae_lab.errors import DataError
-from vae_lab.runs import load_model
+from vae_lab.runs.load import load_model
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 

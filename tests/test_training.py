@@ -16,7 +16,7 @@ from PIL import Image
 from sweeping import LIMIT
 
 from vae_lab.errors import DataError, DivergedError
-from vae_lab.runs import load_data
+from vae_lab.runs.load import load_data
 from vae_lab.system.signals import SIGNALS
 from vae_lab.training import build, train
 

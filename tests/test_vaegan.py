@@ -17,7 +17,7 @@ from test_training import rows, same, weights
 from vae_lab.data.sample import Sample
 from vae_lab.errors import DataError
 from vae_lab.loggers.table import MetricsTable
-from vae_lab.runs import load_model
+from vae_lab.runs.load import load_model
 from vae_lab.tasks.vaegan import VAEGANTask
 from vae_lab.training import build, train
 

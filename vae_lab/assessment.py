@@ -21,13 +21,10 @@ from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import DigitClassifier, Extractor, features_of
 from vae_lab.evaluation.latents import active_units, elbo_surgery
 from vae_lab.evaluation.memorisation import Memorisation, memorisation, usual_nearness
-from vae_lab.evaluation.passes import Reconstruction, every_pixel, generate, reconstruct
 from vae_lab.evaluation.spectra import band_ratios
 from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.extractors import load_extractor, trained_classifier
-from vae_lab.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
 from vae_lab.models.vae import VAE, LatentModel
-from vae_lab.packages import Trust
 from vae_lab.page import Page, render
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.protocol import (
@@ -40,8 +37,11 @@ from vae_lab.protocol import (
     load_sound,
     say_sizes,
 )
-from vae_lab.provenance import device_name, versions
-from vae_lab.runs import load_data, locate, weights_digest
+from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
+from vae_lab.runs.inference import Reconstruction, every_pixel, generate, reconstruct
+from vae_lab.runs.load import load_data, locate, weights_digest
+from vae_lab.runs.packages import Trust
+from vae_lab.runs.provenance import device_name, versions
 from vae_lab.samplers import fit_mixture
 from vae_lab.system.atomic import require_folder_name, write_whole
 from vae_lab.system.folders import require_writable

@@ -31,15 +31,15 @@ from vae_lab.detection import (
 from vae_lab.errors import DataError, require_counts
 from vae_lab.evaluation.conformal import require_level
 from vae_lab.models.vae import LatentModel
-from vae_lab.packages import Trust
 from vae_lab.probability.anomaly import Score
 from vae_lab.probability.ensembles import Ensemble
-from vae_lab.runs import checkpoint_path, load_checkpoint, load_data, load_model, locate, weights_digest
+from vae_lab.runs.load import checkpoint_path, load_checkpoint, load_data, load_model, locate, weights_digest
+from vae_lab.runs.packages import Trust
+from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.system.atomic import whole
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.folders import kept_path
 from vae_lab.system.randomness import counter_seed
-from vae_lab.tensor_file import read_tensors
 
 log = logging.getLogger(__name__)
 

@@ -35,8 +35,8 @@ EVERY = "all"
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
-    from vae_lab.manifest import put_pictures, require_room
-    from vae_lab.runs import load_model, locate
+    from vae_lab.runs.load import load_model, locate
+    from vae_lab.runs.manifest import put_pictures, require_room
     from vae_lab.samplers import load_sampler
     from vae_lab.system.atomic import require_folder_name
 
@@ -65,8 +65,8 @@ def main(cfg: DictConfig) -> None:
 
 def described(cfg: DictConfig, run: Path) -> dict[str, object]:
     """Return what decides the pictures of a call: the run with its weights, and what is drawn."""
-    from vae_lab.provenance import versions
-    from vae_lab.runs import locate, weights_digest
+    from vae_lab.runs.load import locate, weights_digest
+    from vae_lab.runs.provenance import versions
 
     folder, checkpoint = locate(run, cfg.checkpoint)
     drawn = {key: cfg[key] for key in ("seed", "n", "sampler", "class")}
@@ -150,7 +150,7 @@ def class_counts(run: Path, checkpoint: str) -> list[int]:
 def summary_of(run: Path, checkpoint: str) -> dict[str, Any]:
     """Return a run's summary; nothing if it is gone."""
     from vae_lab.errors import DataError
-    from vae_lab.runs import load_summary, locate
+    from vae_lab.runs.load import load_summary, locate
 
     try:
         return load_summary(locate(run, checkpoint).folder)

@@ -16,7 +16,7 @@ from vae_lab.counting import multiplications, predicted_peaks, weigh
 from vae_lab.evaluation.power_law import PowerLaw, fit_power_law
 from vae_lab.evaluation.scaling_figures import scaling_figure
 from vae_lab.footprint import footprint
-from vae_lab.provenance import device_name, git_commit, versions
+from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.scaling_settings import device, read_memory, read_sizes
 from vae_lab.system.atomic import require_folder_name, whole, write_whole
 from vae_lab.system.folders import expanded, require_writable

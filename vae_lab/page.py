@@ -14,8 +14,8 @@ from vae_lab.data.images import Images
 from vae_lab.evaluation.bounds import SetLikelihood
 from vae_lab.evaluation.figures import grid, paired
 from vae_lab.evaluation.memorisation import Memorisation, neighbour_panel
-from vae_lab.evaluation.passes import Reconstruction
 from vae_lab.evaluation.spectra import spectrum_figure
+from vae_lab.runs.inference import Reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,9 +8,9 @@ import torch
 
 from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
-from vae_lab.packages import Trust
-from vae_lab.provenance import device_name
-from vae_lab.runs import PARTS, load_checkpoint, load_model
+from vae_lab.runs.load import PARTS, load_checkpoint, load_model
+from vae_lab.runs.packages import Trust
+from vae_lab.runs.provenance import device_name
 
 log = logging.getLogger(__name__)
 

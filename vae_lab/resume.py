@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
-from vae_lab.identity import WHEN_RESUMED, WITHOUT_EFFECT, differences, stated
-from vae_lab.runs import PARTS, Located, checkpoint_path, load_checkpoint, load_summary, locate
+from vae_lab.runs.identity import WHEN_RESUMED, WITHOUT_EFFECT, differences, stated
+from vae_lab.runs.load import PARTS, Located, checkpoint_path, load_checkpoint, load_summary, locate
 from vae_lab.system.folders import expanded
 from vae_lab.system.masking import HIDDEN
 from vae_lab.system.quoting import quote_override
@@ -154,7 +154,7 @@ def other_images(stored: dict[str, Any], config: dict[str, Any], data: dict[str,
 
 def say_version(run: str | Path) -> None:
     """Warn if the run to go on from was made by another version or commit of vae_lab."""
-    from vae_lab.provenance import git_commit, versions  # which take torch along
+    from vae_lab.runs.provenance import git_commit, versions  # which take torch along
 
     try:
         summary = load_summary(locate(run, "last").folder)

@@ -16,7 +16,7 @@ from vae_lab.errors import DataError, FilesFailed, require_counts
 from vae_lab.evaluation.conformal import false_alarms, require_level
 from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors
 from vae_lab.journal import Row
-from vae_lab.runs import load_checkpoint
+from vae_lab.runs.load import load_checkpoint
 from vae_lab.scorefile import (
     Place,
     columns,

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from vae_lab.errors import Interrupted, SweepFailed
-from vae_lab.identity import differences, images_digest, stated
 from vae_lab.reporting.remains import read_yaml
+from vae_lab.runs.identity import differences, images_digest, stated
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line, quote_override
@@ -143,7 +143,7 @@ def with_images(trials: Sequence[Trial], configs: Mapping[Path, Any]) -> list[Tr
 
 def readable_digest(config: dict[str, Any]) -> str:
     """Return the digest of the images of a `data` config; "", with a warning, if they cannot be read here."""
-    from vae_lab.runs import fingerprint
+    from vae_lab.runs.load import fingerprint
 
     try:
         return images_digest(fingerprint(config)) or ""

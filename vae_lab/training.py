@@ -30,13 +30,13 @@ from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateV
 from vae_lab.callbacks.stopwatch import Stopwatch
 from vae_lab.data.datamodule import ImageData
 from vae_lab.errors import DivergedError
-from vae_lab.identity import identity, with_absolute_paths
 from vae_lab.lightning_log import quieten_lightning
 from vae_lab.loggers.opening import close_logger, open_loggers
 from vae_lab.loggers.packages import require_packages
 from vae_lab.models.vae import LatentModel
-from vae_lab.provenance import device_name, git_commit, versions
 from vae_lab.resume import load_initial_weights, resumable
+from vae_lab.runs.identity import identity, with_absolute_paths
+from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.masking import masked, remember

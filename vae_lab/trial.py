@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from vae_lab import errors
-from vae_lab.identity import images_digest
-from vae_lab.packages import import_problem
+from vae_lab.runs.identity import images_digest
+from vae_lab.runs.packages import import_problem
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line

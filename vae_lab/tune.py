@@ -20,8 +20,8 @@ from vae_lab.cli.hydra_files import save_config
 from vae_lab.cli.other_sweepers import NO_SWEEP
 from vae_lab.cli.overrides import search_path, settle_limits, understood
 from vae_lab.errors import SweepFailed, require_counts
-from vae_lab.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.reporting.ranking import beside, direction
+from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
@@ -98,7 +98,7 @@ def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
     Raises:
         DataError: if the images cannot be read; where the search chooses them, they are not.
     """
-    from vae_lab.runs import fingerprint
+    from vae_lab.runs.load import fingerprint
 
     config: Any = OmegaConf.to_container(compose("train", [*fixed, "folder=study"]), resolve=True)
     searched: Any = OmegaConf.to_container(cfg.search, resolve=True)

@@ -17,9 +17,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from vae_lab.errors import StorageError
-from vae_lab.identity import differences, identity, stated
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.remains import is_number
+from vae_lab.runs.identity import differences, identity, stated
 from vae_lab.system.quoting import quote_typed
 from vae_lab.system.threads import AUTO
 from vae_lab.tasks.task import Task

@@ -15,8 +15,8 @@ import yaml
 from made_runs import make_run, make_sweep
 
 from vae_lab.errors import DataError
-from vae_lab.identity import file_digest
 from vae_lab.reporting.trials import read_trial, read_trials
+from vae_lab.runs.identity import file_digest
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:

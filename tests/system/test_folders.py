@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vae_lab.errors import StorageError
-from vae_lab.runs import load_data
+from vae_lab.runs.load import load_data
 from vae_lab.system import folders
 from vae_lab.training import train
 

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from vae_lab.errors import StorageError
+from vae_lab.runs.tensor_file import require_storable
 from vae_lab.system.atomic import whole
-from vae_lab.tensor_file import require_storable
 
 log = logging.getLogger(__name__)
 

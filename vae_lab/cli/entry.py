@@ -29,8 +29,8 @@ from vae_lab.cli.hydra_files import hide_secrets
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import config_dirs, understood
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
-from vae_lab.packages import import_problem
 from vae_lab.resume import continued
+from vae_lab.runs.packages import import_problem
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked

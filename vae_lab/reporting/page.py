@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vae_lab.identity import WITHOUT_EFFECT
 from vae_lab.reporting.cells import Cell, cautions, decimal, grouped, result, verdicts
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
 from vae_lab.reporting.pictures import thumbnail
 from vae_lab.reporting.ranking import beside, direction, measured_on, ranked_sets
 from vae_lab.reporting.settings import labelled, shown, varied_keys
 from vae_lab.reporting.trials import COMPLETED, Trial
+from vae_lab.runs.identity import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

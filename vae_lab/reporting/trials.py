@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vae_lab.errors import DataError
-from vae_lab.identity import file_digest, images_digest
 from vae_lab.reporting.remains import (
     Curve,
     is_number,
@@ -19,6 +18,7 @@ from vae_lab.reporting.remains import (
     read_yaml,
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
+from vae_lab.runs.identity import file_digest, images_digest
 from vae_lab.system.masking import masked
 from vae_lab.system.progress import track
 from vae_lab.system.reading import Unreadable, is_there, read_json
@@ -160,7 +160,7 @@ def read_settings(folder: Path) -> Settings:
         if is_there(folder / ".hydra" / "config.yaml"):
             return flat_settings(masked(read_yaml(folder / ".hydra" / "config.yaml")))
         if is_there(folder / "checkpoints" / "best.ckpt"):
-            from vae_lab.runs import load_checkpoint  # torch takes seconds
+            from vae_lab.runs.load import load_checkpoint  # torch takes seconds
 
             return flat_settings(masked(load_checkpoint(folder)["hyper_parameters"]))
     except (ValueError, RecursionError, DataError) as error:

@@ -91,7 +91,7 @@ class Task(LightningModule, ABC):
             DataError: if it is no readable checkpoint, or its weights do not fit.
             ValueError: if it holds no config and no parts are given, or another task's.
         """
-        from vae_lab.runs import load_task
+        from vae_lab.runs.load import load_task
 
         task = load_task(checkpoint_path, cls, parts, trust=trust)
         return task if map_location is None else task.to(map_location)

@@ -2,7 +2,7 @@
 
 The roles are read off the packaged conf/: a file of conf/model names the classes that may be `model`, and the parts in
 it those that may be `model.encoder`; `likelihood: ${likelihood}` in it admits those of conf/likelihood there.
-Classes of other packages are admitted in any place if the package is trusted; see `vae_lab.packages`.
+Classes of other packages are admitted in any place if the package is trusted; see `vae_lab.runs.packages`.
 """
 
 import re
@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from vae_lab.errors import DataError
-from vae_lab.packages import NEVER, OWN, Trust, defined_name, is_in, is_name, read_trust
+from vae_lab.runs.packages import NEVER, OWN, Trust, defined_name, is_in, is_name, read_trust
 from vae_lab.system.config_dir import CONF
 
 MAX_VALUES = 20_000

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_lab.identity import differences, stated
+from vae_lab.runs.identity import differences, stated
 from vae_lab.system.atomic import write_whole
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vae_lab.errors import DataError
-from vae_lab.identity import file_digest
-from vae_lab.packages import Trust
-from vae_lab.stored_config import check_config, require_plain
+from vae_lab.runs.configs import check_config, require_plain
+from vae_lab.runs.identity import file_digest
+from vae_lab.runs.packages import Trust
 from vae_lab.system.folders import expanded
 from vae_lab.system.reading import Unreadable, read_json
 
@@ -62,7 +62,7 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
     """
     from hydra.utils import instantiate
 
-    from vae_lab.tensor_file import read_tensors
+    from vae_lab.runs.tensor_file import read_tensors
 
     file = expanded(path)
     if not file.is_file():
@@ -212,7 +212,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
     Raises:
         DataError: if it is not there, or holds anything but tensors and plain values.
     """
-    from vae_lab.tensor_file import read_tensors
+    from vae_lab.runs.tensor_file import read_tensors
 
     if checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
