@@ -17,7 +17,6 @@ from vae_lab.evaluation.classes import class_accuracy
 from vae_lab.evaluation.features import DigitClassifier, features_of, train_classifier
 from vae_lab.evaluation.latents import posterior_statistics
 from vae_lab.evaluation.memorisation import memorisation, usual_nearness
-from vae_lab.evaluation.samplers import fitted_density
 from vae_lab.evaluation.two_sample import frechet_interval
 from vae_lab.generate import sample
 from vae_lab.models.vae import VAE
@@ -27,6 +26,7 @@ from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.regret import LikelihoodRegret
 from vae_lab.runs.inference import generate, reconstruct
 from vae_lab.runs.load import encode
+from vae_lab.sampling.latent_samplers import fitted_density
 
 SIZE, NLATENT, NCLASSES = 8, 4, 3
 LABELS = torch.arange(24) % NCLASSES

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
-from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.probability.discrete import TOP, log_level_probability, nan_unless_binary
 from vae_lab.probability.distributions import (
     DiagonalNormal,
@@ -26,6 +25,7 @@ from vae_lab.probability.likelihoods import (
 )
 from vae_lab.probability.priors import Prior, VampPrior
 from vae_lab.probability.priors import StandardNormal as StandardNormalPrior
+from vae_lab.sampling.latent_samplers import fitted_mixture
 
 
 def vamp() -> VampPrior:

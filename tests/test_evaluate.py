@@ -23,11 +23,11 @@ from vae_lab.data.synthetic import Blobs
 from vae_lab.errors import DataError, DivergedError, StorageError
 from vae_lab.evaluation.bounds import difference_mean, plain_mean, set_likelihood
 from vae_lab.evaluation.features import DigitClassifier, RandomVGG
-from vae_lab.evaluation.samplers import fitted_mixture
 from vae_lab.generate import sample
 from vae_lab.protocol import affordable, chosen_chunk, chosen_sizes
 from vae_lab.runs.load import load_data, load_model, locate
-from vae_lab.samplers import load_sampler, mixture_path, read_mixture
+from vae_lab.sampling.latent_samplers import fitted_mixture
+from vae_lab.sampling.mixture import load_sampler, mixture_path, read_mixture
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, MultivariateNormal
 
-from vae_lab.evaluation.samplers import fitted_density, fitted_mixture, fitted_subspace
 from vae_lab.generate import main, sample
 from vae_lab.probability.priors import gaussian_mixture
-from vae_lab.probability.subspace import SubspaceMixture
 from vae_lab.runs.load import load_model
-from vae_lab.samplers import load_sampler, mixture_path
+from vae_lab.sampling.latent_samplers import fitted_density, fitted_mixture, fitted_subspace
+from vae_lab.sampling.mixture import load_sampler, mixture_path
+from vae_lab.sampling.subspace import SubspaceMixture
 from vae_lab.training import train
 
 Compose = Callable[..., DictConfig]

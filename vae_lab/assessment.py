@@ -42,7 +42,7 @@ from vae_lab.runs.inference import Reconstruction, every_pixel, generate, recons
 from vae_lab.runs.load import load_data, locate, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name, versions
-from vae_lab.samplers import fit_mixture
+from vae_lab.sampling.mixture import fit_mixture
 from vae_lab.system.atomic import require_folder_name, write_whole
 from vae_lab.system.folders import require_writable
 from vae_lab.system.progress import track

@@ -37,7 +37,7 @@ def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
     from vae_lab.runs.load import load_model, locate
     from vae_lab.runs.manifest import put_pictures, require_room
-    from vae_lab.samplers import load_sampler
+    from vae_lab.sampling.mixture import load_sampler
     from vae_lab.system.atomic import require_folder_name
 
     run = expanded(cfg.run)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.probability.priors import gaussian_mixture
-from vae_lab.probability.subspace import SubspaceMixture
+from vae_lab.sampling.subspace import SubspaceMixture
 from vae_lab.system.randomness import seeded
 
 LARGEST = 256
