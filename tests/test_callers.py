@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from vae_lab.data.images import Images
 from vae_lab.detection import describe_pixels, to_pixels
-from vae_lab.evaluation.bounds import set_likelihood
-from vae_lab.evaluation.classes import class_accuracy
-from vae_lab.evaluation.features import DigitClassifier, features_of, train_classifier
-from vae_lab.evaluation.latents import posterior_statistics
-from vae_lab.evaluation.memorisation import memorisation, usual_nearness
-from vae_lab.evaluation.two_sample import frechet_interval
+from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
+from vae_lab.evaluation.metrics.features import DigitClassifier, features_of, train_classifier
+from vae_lab.evaluation.metrics.latents import posterior_statistics
+from vae_lab.evaluation.metrics.likelihood import set_likelihood
+from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
+from vae_lab.evaluation.metrics.two_sample import frechet_interval
 from vae_lab.generate import sample
 from vae_lab.models.vae import VAE
 from vae_lab.probability.anomaly import NegELBO

@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
-from vae_lab import extractors
-from vae_lab.assessment import assess, classes_section, headline
 from vae_lab.data.images import Images
-from vae_lab.evaluation.classes import class_accuracy
-from vae_lab.evaluation.features import train_classifier
+from vae_lab.evaluation import extractors
 from vae_lab.evaluation.figures import grid, reconstructions, samples, traversals
-from vae_lab.evaluation.latents import posterior_statistics
+from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
+from vae_lab.evaluation.metrics.features import train_classifier
+from vae_lab.evaluation.metrics.latents import posterior_statistics
+from vae_lab.evaluation.run import assess, classes_section, headline
 from vae_lab.generate import check_class, main, sample
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder

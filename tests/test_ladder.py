@@ -12,7 +12,7 @@ from torch import nn
 from vae_lab.data.images import Images
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.figures import traversals
-from vae_lab.evaluation.latents import active_units, posterior_statistics
+from vae_lab.evaluation.metrics.latents import active_units, posterior_statistics
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.ladder_conv import GridDecoder, GridEncoder
 from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder

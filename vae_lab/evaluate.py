@@ -13,7 +13,7 @@ log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no par
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Write evaluation-<split>.json and .html."""
-    from vae_lab.assessment import assess, file_name, headline  # torch and Lightning take seconds
+    from vae_lab.evaluation.run import assess, file_name, headline  # torch and Lightning take seconds
     from vae_lab.runs.load import locate
 
     settle_threads(cfg)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from vae_lab.data.augment import Augment, read_augment, reflected
 from vae_lab.data.images import Images
 from vae_lab.data.sample import Sample
-from vae_lab.evaluation.memorisation import memorisation, usual_nearness
+from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
 from vae_lab.training import build
 
 IMAGES = torch.rand(64, 3, 6, 5, generator=torch.Generator().manual_seed(0))

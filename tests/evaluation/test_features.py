@@ -15,8 +15,8 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import Images, scaled
-from vae_lab.evaluation.features import DigitClassifier, Extractor, RandomVGG, features_of, train_classifier
-from vae_lab.evaluation.two_sample import frechet_distance, kernel_distance, kernel_interval
+from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, RandomVGG, features_of, train_classifier
+from vae_lab.evaluation.metrics.two_sample import frechet_distance, kernel_distance, kernel_interval
 
 EXTRACTORS = [RandomVGG(1), RandomVGG(3), DigitClassifier(1, 10).eval(), DigitClassifier(3, 4).eval()]
 

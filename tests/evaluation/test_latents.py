@@ -9,7 +9,7 @@ from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
-from vae_lab.evaluation.latents import Mean, Surgery, active_units, elbo_surgery, log_aggregate
+from vae_lab.evaluation.metrics.latents import Mean, Surgery, active_units, elbo_surgery, log_aggregate
 from vae_lab.probability.distributions import DiagonalNormal, StandardNormal
 from vae_lab.probability.priors import gaussian_mixture
 

@@ -13,7 +13,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import Images
-from vae_lab.evaluation.memorisation import Memorisation, memorisation, nearest, neighbour_panel, usual_nearness
+from vae_lab.evaluation.metrics.memorisation import Memorisation, memorisation, nearest, neighbour_panel, usual_nearness
 
 NREFERENCE = 1000
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from vae_lab.evaluation.reconstruction import reconstruction_metrics
+from vae_lab.evaluation.metrics.reconstruction import reconstruction_metrics
 
 SIZES = [(1, 8, 3), (3, 10, 4), (1, 28, 5), (3, 64, 5)]
 

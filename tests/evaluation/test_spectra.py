@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
-from vae_lab.evaluation.spectra import BANDS, _power, band_ratios, radial_power, spectrum_figure
+from vae_lab.evaluation.metrics.power_spectrum import BANDS, _power, band_ratios, radial_power, spectrum_figure
 
 SIZES = [(8, 8), (9, 9), (28, 28), (64, 64), (24, 40)]
 

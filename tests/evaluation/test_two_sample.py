@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from vae_lab.evaluation import two_sample
-from vae_lab.evaluation.two_sample import (
+from vae_lab.evaluation.metrics import two_sample
+from vae_lab.evaluation.metrics.two_sample import (
     Manifold,
     frechet_distance,
     frechet_interval,

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from vae_lab.evaluation.bounds import placed
-from vae_lab.evaluation.latents import latents_figure, posterior_statistics
+from vae_lab.evaluation.metrics.latents import latents_figure, posterior_statistics
+from vae_lab.evaluation.metrics.likelihood import placed
 from vae_lab.loggers.pictures import log_histogram, takes_images
 from vae_lab.system.atomic import whole
 from vae_lab.tasks.task import Task

@@ -18,7 +18,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from vae_lab.errors import require_counts
-from vae_lab.evaluation.two_sample import Interval
+from vae_lab.evaluation.metrics.two_sample import Interval
 
 Scores = Float[Tensor, " n"]
 PValues = Float64[Tensor, " m"]

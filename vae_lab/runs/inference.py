@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
-from vae_lab.evaluation.bounds import placed
-from vae_lab.evaluation.reconstruction import reconstruction_metrics
+from vae_lab.evaluation.metrics.likelihood import placed
+from vae_lab.evaluation.metrics.reconstruction import reconstruction_metrics
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.distributions import DiagonalNormal

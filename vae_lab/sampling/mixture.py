@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
 from vae_lab.errors import DataError
-from vae_lab.evaluation.bounds import placed
+from vae_lab.evaluation.metrics.likelihood import placed
 from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.runs.identity import identity

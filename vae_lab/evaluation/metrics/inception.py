@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.evaluation.features import Extractor, Pixels
+from vae_lab.evaluation.metrics.features import Extractor, Pixels
 
 
 class Inception(Extractor):

@@ -8,8 +8,8 @@ import torch
 
 from vae_lab.data.images import Images
 from vae_lab.errors import DataError
-from vae_lab.evaluation.features import DigitClassifier, Extractor, RandomVGG, train_classifier
-from vae_lab.evaluation.inception import Inception
+from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, RandomVGG, train_classifier
+from vae_lab.evaluation.metrics.inception import Inception
 from vae_lab.system.atomic import whole
 from vae_lab.system.folders import cache_folder, torch_folder
 

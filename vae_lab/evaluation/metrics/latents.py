@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.errors import require_counts
-from vae_lab.evaluation.bounds import Mean, plain_mean
+from vae_lab.evaluation.metrics.likelihood import Mean, plain_mean
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.data.images import Images
-from vae_lab.evaluation.bounds import SetLikelihood
 from vae_lab.evaluation.figures import grid, paired
-from vae_lab.evaluation.memorisation import Memorisation, neighbour_panel
-from vae_lab.evaluation.spectra import spectrum_figure
+from vae_lab.evaluation.metrics.likelihood import SetLikelihood
+from vae_lab.evaluation.metrics.memorisation import Memorisation, neighbour_panel
+from vae_lab.evaluation.metrics.power_spectrum import spectrum_figure
 from vae_lab.runs.inference import Reconstruction
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Page(NamedTuple):
 
 def render(page: Page) -> str:
     """Return the page's HTML."""
-    environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("vae_lab.evaluation", "templates"), autoescape=True, undefined=StrictUndefined
+    )
     copies = page.copies["prior"]
     nearest = copies.ratios.argsort()[:16]
     panel = neighbour_panel(page.sets["prior"][nearest], page.training, copies.indices[nearest])

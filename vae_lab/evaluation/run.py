@@ -15,19 +15,17 @@ from torch.distributions import Distribution
 
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import Images
-from vae_lab.evaluation.bounds import SetLikelihood, set_likelihood
 from vae_lab.evaluation.caveats import caveats
-from vae_lab.evaluation.classes import class_accuracy
-from vae_lab.evaluation.features import DigitClassifier, Extractor, features_of
-from vae_lab.evaluation.latents import active_units, elbo_surgery
-from vae_lab.evaluation.memorisation import Memorisation, memorisation, usual_nearness
-from vae_lab.evaluation.spectra import band_ratios
-from vae_lab.evaluation.two_sample import frechet_interval, kernel_interval, manifold
-from vae_lab.extractors import load_extractor, trained_classifier
-from vae_lab.models.vae import VAE, LatentModel
-from vae_lab.page import Page, render
-from vae_lab.probability.scores import bits_per_dimension
-from vae_lab.protocol import (
+from vae_lab.evaluation.extractors import load_extractor, trained_classifier
+from vae_lab.evaluation.html import Page, render
+from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
+from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, features_of
+from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
+from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
+from vae_lab.evaluation.metrics.memorisation import Memorisation, memorisation, usual_nearness
+from vae_lab.evaluation.metrics.power_spectrum import band_ratios
+from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
+from vae_lab.evaluation.protocol import (
     Sizes,
     affordable,
     check,
@@ -37,6 +35,8 @@ from vae_lab.protocol import (
     load_sound,
     say_sizes,
 )
+from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
 from vae_lab.runs.inference import Reconstruction, every_pixel, generate, reconstruct
 from vae_lab.runs.load import load_data, locate, weights_digest

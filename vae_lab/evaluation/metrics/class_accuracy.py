@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
-from vae_lab.evaluation.bounds import device_of
-from vae_lab.evaluation.features import DigitClassifier
+from vae_lab.evaluation.metrics.features import DigitClassifier
+from vae_lab.evaluation.metrics.likelihood import device_of
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
 from vae_lab.system.randomness import seeded
