@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
-from vae_lab.calibration import Calibration, load_detector, score_config
 from vae_lab.data.files.cache import decode_files
-from vae_lab.detection import Panel, Pixels
-from vae_lab.evaluation.detection import detection
+from vae_lab.detection.calibration import Calibration, load_detector, score_config
+from vae_lab.detection.detector import Panel, Pixels
+from vae_lab.detection.metrics import detection
+from vae_lab.detection.score_folder import file_rules
+from vae_lab.detection.score_table import find
 from vae_lab.runs.load import load_checkpoint, load_data
-from vae_lab.scorefile import find
-from vae_lab.screening import file_rules
 
 SETS = {"mnist": MNIST, "fashion": FashionMNIST}
 

@@ -17,9 +17,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from torchvision.datasets import MNIST
 
-from vae_lab.calibration import Calibration, load_detector, score_config
-from vae_lab.detection import Panel
-from vae_lab.evaluation.detection import detection
+from vae_lab.detection.calibration import Calibration, load_detector, score_config
+from vae_lab.detection.detector import Panel
+from vae_lab.detection.metrics import detection
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 

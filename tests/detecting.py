@@ -8,10 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from vae_lab.calibration import Calibration, score_config
-from vae_lab.journal import Row
+from vae_lab.detection.calibration import Calibration, score_config
+from vae_lab.detection.journal import Row
+from vae_lab.detection.score_folder import screen
 from vae_lab.runs.load import load_data
-from vae_lab.screening import screen
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 

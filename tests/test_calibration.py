@@ -12,10 +12,10 @@ from linear_gaussian import linear_gaussian_vae, marginal
 from PIL import Image
 from scipy.stats import binom, kstest
 
-from vae_lab.calibration import Calibration, calibration_path, drawn, load_detector, score_config
 from vae_lab.data.images import Images, scaled
-from vae_lab.detection import Panel, RunDetector
-from vae_lab.probability.anomaly import IwaeNLL, NegELBO, Score, Typicality
+from vae_lab.detection.calibration import Calibration, calibration_path, drawn, load_detector, score_config
+from vae_lab.detection.detector import Panel, RunDetector
+from vae_lab.detection.scores.anomaly import IwaeNLL, NegELBO, Score, Typicality
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.training import train
 

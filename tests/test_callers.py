@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from vae_lab.data.images import Images
-from vae_lab.detection import describe_pixels, to_pixels
+from vae_lab.detection.detector import describe_pixels, to_pixels
+from vae_lab.detection.scores.anomaly import NegELBO
+from vae_lab.detection.scores.regret import LikelihoodRegret
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
 from vae_lab.evaluation.metrics.features import DigitClassifier, features_of, train_classifier
 from vae_lab.evaluation.metrics.latents import posterior_statistics
@@ -20,10 +22,8 @@ from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
 from vae_lab.evaluation.metrics.two_sample import frechet_interval
 from vae_lab.generate import sample
 from vae_lab.models.vae import VAE
-from vae_lab.probability.anomaly import NegELBO
 from vae_lab.probability.likelihoods import SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
-from vae_lab.probability.regret import LikelihoodRegret
 from vae_lab.runs.inference import generate, reconstruct
 from vae_lab.runs.load import encode
 from vae_lab.sampling.latent_samplers import fitted_density

@@ -11,17 +11,17 @@ from detecting import HOW, QUICK, SETTINGS, judge, save_pictures, small, table, 
 from PIL import Image
 from torch import Tensor
 
-from vae_lab.calibration import calibration_path, load_detector, score_config
 from vae_lab.data.files.cache import decode_files
 from vae_lab.detect import score_images
-from vae_lab.detection import Panel, RunDetector, to_pixels
+from vae_lab.detection.calibration import calibration_path, load_detector, score_config
+from vae_lab.detection.conformal import p_values
+from vae_lab.detection.detector import Panel, RunDetector, to_pixels
+from vae_lab.detection.score_folder import file_rules, screen
+from vae_lab.detection.score_table import find, score_block
+from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
-from vae_lab.evaluation.conformal import p_values
 from vae_lab.models.vae import LatentModel
-from vae_lab.probability.anomaly import Score
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.scorefile import find, score_block
-from vae_lab.screening import file_rules, screen
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
 

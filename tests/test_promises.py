@@ -15,17 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.detect import score_images
-from vae_lab.detection import RunDetector, content_hashes
+from vae_lab.detection.detector import RunDetector, content_hashes
+from vae_lab.detection.ground_truth import Known, report_truth
+from vae_lab.detection.journal import Row
+from vae_lab.detection.score_folder import warn_if_few
+from vae_lab.detection.scores.anomaly import NegELBO
 from vae_lab.evaluation.caveats import caveats
 from vae_lab.generate import class_counts, class_folders, class_number, main, sample
-from vae_lab.journal import Row
 from vae_lab.models.vae import VAE
-from vae_lab.probability.anomaly import NegELBO
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.screening import warn_if_few
 from vae_lab.system.config_dir import CONF
 from vae_lab.training import train
-from vae_lab.truth import Known, report_truth
 
 FOLDER = [
     "data=folder", "data.labels=subfolders", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp",

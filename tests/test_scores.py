@@ -12,13 +12,8 @@ from hydra.utils import instantiate
 from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from torch import Tensor
 
-from vae_lab.evaluation.latent_path import LatentCopula, LatentPath, tail
-from vae_lab.models.ladder import Ladder
-from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
-from vae_lab.models.mlp import MLPDecoder, MLPEncoder
-from vae_lab.models.vae import VAE, LatentModel
-from vae_lab.probability import anomaly
-from vae_lab.probability.anomaly import (
+from vae_lab.detection.scores import anomaly
+from vae_lab.detection.scores.anomaly import (
     Complexity,
     IwaeNLL,
     LadderLLR,
@@ -28,10 +23,15 @@ from vae_lab.probability.anomaly import (
     Score,
     Typicality,
 )
-from vae_lab.probability.ensembles import WAIC, Ensemble, EnsembleMean
+from vae_lab.detection.scores.ensembles import WAIC, Ensemble, EnsembleMean
+from vae_lab.detection.scores.latent_path import LatentCopula, LatentPath, tail
+from vae_lab.detection.scores.regret import LikelihoodRegret
+from vae_lab.models.ladder import Ladder
+from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
+from vae_lab.models.mlp import MLPDecoder, MLPEncoder
+from vae_lab.models.vae import VAE, LatentModel
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, SigmaVAE
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
-from vae_lab.probability.regret import LikelihoodRegret
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.randomness import seeded
 

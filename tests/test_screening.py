@@ -14,14 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.detect import main
-from vae_lab.detection import RunDetector, to_pixels
+from vae_lab.detection.detector import RunDetector, to_pixels
+from vae_lab.detection.figures import contact_sheet
+from vae_lab.detection.score_folder import warn_if_inverted
+from vae_lab.detection.score_table import find, find_all
+from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
-from vae_lab.evaluation.detection_figures import contact_sheet
 from vae_lab.models.vae import LatentModel
-from vae_lab.probability.anomaly import Score
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.scorefile import find, find_all
-from vae_lab.screening import warn_if_inverted
 from vae_lab.training import train
 
 ERROR = {"score": small("reconstruction_error")}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from vae_lab.calibration import read_calibration
+from vae_lab.detection.calibration import read_calibration
+from vae_lab.detection.scores.anomaly import NegELBO
 from vae_lab.errors import DataError
-from vae_lab.probability.anomaly import NegELBO
 from vae_lab.runs.configs import MAX_VALUES, Role, check_config, packaged_roles, require_plain
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, load_summary
 from vae_lab.runs.tensor_file import read_tensors

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from detecting import HOW, judge, save_pictures, small, table
 
-from vae_lab.calibration import load_detector
+from vae_lab.detection.calibration import load_detector
+from vae_lab.detection.ground_truth import Known, report_truth
+from vae_lab.detection.journal import Row
 from vae_lab.errors import DataError, FilesFailed
-from vae_lab.journal import Row
-from vae_lab.truth import Known, report_truth
 
 ERROR = {"score": small("reconstruction_error")}
 

@@ -12,7 +12,7 @@ from vae_lab.cli.entry import command, settle_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vae_lab.detection import Judged
+    from vae_lab.detection.detector import Judged
 
 log = logging.getLogger("vae_lab.detect")  # __main__, as a command, is no part of vae_lab
 
@@ -20,7 +20,7 @@ log = logging.getLogger("vae_lab.detect")  # __main__, as a command, is no part 
 @command("detect")
 def main(cfg: DictConfig) -> None:
     """Write a table of scores, p-values and verdicts, a contact sheet and heat maps of what is flagged."""
-    from vae_lab.screening import screen  # torch takes seconds
+    from vae_lab.detection.score_folder import screen  # torch takes seconds
 
     settle_threads(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
@@ -42,16 +42,16 @@ def score_images(
         images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's size.
         score: name of a file in conf/score, or the settings of a score of your own.
         alpha: share of normal images that may be flagged.
-        settings: those of `vae_lab.calibration.Calibration`.
+        settings: those of `vae_lab.detection.calibration.Calibration`.
 
     Raises:
         DataError: if a run or, the first time for a score, its images cannot be read.
         ValueError: if the images are not such, or the score is not for the run.
     """
-    from vae_lab.calibration import Calibration, check_level, load_detector, score_config
     from vae_lab.data.images import require_size
-    from vae_lab.detection import to_pixels, warn_of_seen
-    from vae_lab.evaluation.conformal import require_level
+    from vae_lab.detection.calibration import Calibration, check_level, load_detector, score_config
+    from vae_lab.detection.conformal import require_level
+    from vae_lab.detection.detector import to_pixels, warn_of_seen
 
     how, pixels = Calibration(**settings), to_pixels(images)
     require_level(how.ncalibration, alpha)

@@ -17,9 +17,9 @@ from vae_lab.data.files import listing
 from vae_lab.data.files.listing import list_files, report_passed
 from vae_lab.data.files.own_output import GRIDS, RUN_PARTS, RUNS, SAMPLES, SCALING, SWEEPS, TABLES, WANDB
 from vae_lab.data.folder import Folder
+from vae_lab.detection.score_table import find, find_all
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_data
-from vae_lab.scorefile import find, find_all
 from vae_lab.training import train
 
 SUMMARY = {"status": "completed", "seed": 0, "data": {}, "versions": {}}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vae_lab.evaluation.conformal import (
+from vae_lab.detection.conformal import (
     false_alarms,
     p_values,
     require_level,

@@ -8,8 +8,8 @@ import torch
 from sklearn import metrics
 from torch import Tensor
 
-from vae_lab.evaluation import detection as module
-from vae_lab.evaluation.detection import (
+from vae_lab.detection import metrics as module
+from vae_lab.detection.metrics import (
     CONSTANTS,
     auroc,
     constant_images,

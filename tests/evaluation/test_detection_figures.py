@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_lab.evaluation.detection_figures import contact_sheet, heat_map, heat_sheet, pixel_errors, roc_figure
+from vae_lab.detection.figures import contact_sheet, heat_map, heat_sheet, pixel_errors, roc_figure
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -15,7 +15,8 @@ import yaml
 from hydra.utils import instantiate
 
 from vae_lab.data.images import Images
-from vae_lab.detection import (
+from vae_lab.detection.conformal import require_level
+from vae_lab.detection.detector import (
     BATCH,
     Detector,
     EnsembleDetector,
@@ -28,11 +29,10 @@ from vae_lab.detection import (
     describe_pixels,
     prepared,
 )
+from vae_lab.detection.scores.anomaly import Score
+from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.errors import DataError, require_counts
-from vae_lab.evaluation.conformal import require_level
 from vae_lab.models.vae import LatentModel
-from vae_lab.probability.anomaly import Score
-from vae_lab.probability.ensembles import Ensemble
 from vae_lab.runs.load import checkpoint_path, load_checkpoint, load_data, load_model, locate, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.tensor_file import read_tensors

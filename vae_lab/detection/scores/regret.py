@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vae_lab.detection.scores.anomaly import Score, common_noise
 from vae_lab.errors import require_counts
 from vae_lab.models.vae import VAE, LatentModel
-from vae_lab.probability.anomaly import Score, common_noise
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Images, Nats

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from vae_lab.data.binarize import binarized
 from vae_lab.data.images import require_range, scaled
-from vae_lab.evaluation.conformal import p_values, require_level, verdicts
-from vae_lab.evaluation.detection import CONSTANTS, constant_images, inverted
+from vae_lab.detection.conformal import p_values, require_level, verdicts
+from vae_lab.detection.metrics import CONSTANTS, constant_images, inverted
+from vae_lab.detection.scores.anomaly import Score
+from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import LatentModel
-from vae_lab.probability.anomaly import Score
-from vae_lab.probability.ensembles import Ensemble
 from vae_lab.system.progress import track
 
 log = logging.getLogger(__name__)

@@ -8,16 +8,15 @@ from typing import Any
 import PIL
 import torch
 
-from vae_lab.calibration import Calibration, check_level, load_detector
 from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import RULES
-from vae_lab.detection import Columns, Detector, Judged, Panel, Pixels, prepared, warn_of_seen
-from vae_lab.errors import DataError, FilesFailed, require_counts
-from vae_lab.evaluation.conformal import false_alarms, require_level
-from vae_lab.evaluation.detection_figures import contact_sheet, heat_sheet, pixel_errors
-from vae_lab.journal import Row
-from vae_lab.runs.load import load_checkpoint
-from vae_lab.scorefile import (
+from vae_lab.detection.calibration import Calibration, check_level, load_detector
+from vae_lab.detection.conformal import false_alarms, require_level
+from vae_lab.detection.detector import Columns, Detector, Judged, Panel, Pixels, prepared, warn_of_seen
+from vae_lab.detection.figures import contact_sheet, heat_sheet, pixel_errors
+from vae_lab.detection.ground_truth import is_table, known_rows, labels_of, read_truth, report_truth
+from vae_lab.detection.journal import Row
+from vae_lab.detection.score_table import (
     Place,
     columns,
     find_all,
@@ -29,9 +28,10 @@ from vae_lab.scorefile import (
     write_table,
     written,
 )
+from vae_lab.errors import DataError, FilesFailed, require_counts
+from vae_lab.runs.load import load_checkpoint
 from vae_lab.system.atomic import expand_wildcards, whole, write_png
 from vae_lab.system.folders import expanded, require_writable
-from vae_lab.truth import is_table, known_rows, labels_of, read_truth, report_truth
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from vae_lab.data.files.listing import Bad, Found, list_files, printable, report
 from vae_lab.data.files.own_output import TABLE_COLUMNS, begins_as_table, table_names
 from vae_lab.data.files.source import Source
 from vae_lab.data.survey import survey_sources
-from vae_lab.detection import SEEN, Columns, Detector, Judged
+from vae_lab.detection.detector import SEEN, Columns, Detector, Judged
+from vae_lab.detection.journal import Row, append, resumed
 from vae_lab.errors import DataError
-from vae_lab.journal import Row, append, resumed
 from vae_lab.reporting.tables import literal
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded

@@ -6,12 +6,12 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vae_lab.detection import Detector, Panel
+from vae_lab.detection.detector import Detector, Panel
+from vae_lab.detection.figures import roc_figure
+from vae_lab.detection.journal import Row
+from vae_lab.detection.metrics import Detection, detection, inverted
+from vae_lab.detection.score_table import Place, cell, columns, scored
 from vae_lab.errors import DataError
-from vae_lab.evaluation.detection import Detection, detection, inverted
-from vae_lab.evaluation.detection_figures import roc_figure
-from vae_lab.journal import Row
-from vae_lab.scorefile import Place, cell, columns, scored
 from vae_lab.system.atomic import whole, write_whole
 
 log = logging.getLogger(__name__)

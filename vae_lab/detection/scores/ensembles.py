@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.probability.anomaly import Score
+from vae_lab.detection.scores.anomaly import Score
 from vae_lab.probability.scores import Nats
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from vae_lab.detection.conformal import require_scores
 from vae_lab.errors import require_counts
-from vae_lab.evaluation.conformal import require_scores
 from vae_lab.evaluation.metrics.two_sample import Interval
 
 Normal = Float[Tensor, " n"]

@@ -1,0 +1,1 @@
+"""Anomaly scores, their calibration, p-values and tables."""
