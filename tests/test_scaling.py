@@ -16,14 +16,14 @@ from invoking import invoke
 from omegaconf import DictConfig
 from test_commands import vae_lab
 
-from vae_lab.counting import LiveBytes, multiplications, predicted_peaks, weigh
-from vae_lab.evaluation.power_law import fit_power_law
-from vae_lab.footprint import footprint
-from vae_lab.growth import largest_that_fits, limits
+from vae_lab.profiling.counting import LiveBytes, multiplications, predicted_peaks, weigh
+from vae_lab.profiling.peak_memory import footprint
+from vae_lab.profiling.power_law import fit_power_law
+from vae_lab.profiling.run import largest_that_fits, limits
+from vae_lab.profiling.settings import read_memory, read_sizes
+from vae_lab.profiling.workload import Setting
 from vae_lab.scaling import lists, main
-from vae_lab.scaling_settings import read_memory, read_sizes
 from vae_lab.system.config_dir import CONF
-from vae_lab.workload import Setting
 
 SIZES = [32, 64, 128, 256]
 

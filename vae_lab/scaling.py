@@ -17,7 +17,7 @@ log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part
 @command("scaling")
 def main(cfg: DictConfig) -> None:
     """Write scaling.json and scaling.png, and tell what is in them."""
-    from vae_lab.growth import scaling  # torch takes seconds
+    from vae_lab.profiling.run import scaling  # torch takes seconds
 
     settle_threads(cfg)
     for line in report(scaling(cfg)):

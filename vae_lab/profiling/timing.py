@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
+from vae_lab.profiling.workload import Setting, Workload
 from vae_lab.system.progress import track
 from vae_lab.system.randomness import seeded
-from vae_lab.workload import Setting, Workload
 
 TASKS = ("training", "generation")
 SHORTEST = 0.1

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from vae_lab.workload import Setting, Workload, phases
+from vae_lab.profiling.workload import Setting, Workload, phases
 
 
 def parameters(model: nn.Module) -> int:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.errors import require_counts
-from vae_lab.workload import Setting
+from vae_lab.profiling.workload import Setting
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 

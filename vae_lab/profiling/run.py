@@ -12,17 +12,17 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.counting import multiplications, predicted_peaks, weigh
-from vae_lab.evaluation.power_law import PowerLaw, fit_power_law
-from vae_lab.evaluation.scaling_figures import scaling_figure
-from vae_lab.footprint import footprint
+from vae_lab.profiling.counting import multiplications, predicted_peaks, weigh
+from vae_lab.profiling.figures import scaling_figure
+from vae_lab.profiling.peak_memory import footprint
+from vae_lab.profiling.power_law import PowerLaw, fit_power_law
+from vae_lab.profiling.settings import device, read_memory, read_sizes
+from vae_lab.profiling.timing import TASKS, timed
+from vae_lab.profiling.workload import Setting
 from vae_lab.runs.provenance import device_name, git_commit, versions
-from vae_lab.scaling_settings import device, read_memory, read_sizes
 from vae_lab.system.atomic import require_folder_name, whole, write_whole
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.progress import track
-from vae_lab.timing import TASKS, timed
-from vae_lab.workload import Setting
 
 MANY = (64, 128)
 """Batches between which one more image is reckoned: in small ones the weights decide when the peak comes."""

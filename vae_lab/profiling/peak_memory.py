@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from vae_lab.workload import Setting, Workload, phases
+from vae_lab.profiling.workload import Setting, Workload, phases
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -29,7 +29,7 @@ def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     asked = json.dumps({"setting": setting._asdict(), "warm_up": warm_up._asdict()})
     done = subprocess.run(
-        [sys.executable, "-m", "vae_lab.footprint"],
+        [sys.executable, "-m", "vae_lab.profiling.peak_memory"],
         input=asked,
         capture_output=True,
         encoding="utf-8",

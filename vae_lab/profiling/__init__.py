@@ -1,0 +1,1 @@
+"""What training costs at each image size: operations, memory, seconds."""
