@@ -22,10 +22,10 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import config
-from vae_lab.callbacks.stopping import reached_limit
 from vae_lab.cli import entry
 from vae_lab.runs.load import encode, load_data, load_model
-from vae_lab.training import train
+from vae_lab.training.callbacks.stopping import reached_limit
+from vae_lab.training.run import train
 
 # torch looks at it once, at the process's first matrix product, and without it refuses trainer.deterministic=true later
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -21,7 +21,7 @@ from vae_lab.detection.calibration import Calibration, load_detector, score_conf
 from vae_lab.detection.detector import Panel
 from vae_lab.detection.metrics import detection
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 SCORES = ("complexity", "latent_path", "neg_elbo", "reconstruction_error", "latent_copula", "rate")
 OWN = ("data_root", "digits", "folder", "scores")

@@ -35,7 +35,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.devices import fastest_precision
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 BLOCK = 10
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -106,7 +106,7 @@ def trained(made_once: Callable[..., Path]) -> tuple[Path, dict[str, Any]]:
     """A run of 4 steps with W&B offline: its folder and its summary."""
 
     def make(folder: Path) -> None:
-        from vae_lab.training import train
+        from vae_lab.training.run import train
 
         with initialize_config_dir(str(CONF), version_base="1.3"):
             train(compose("train", [*TINY, "logger=wandb", "group=tests", f"folder={folder}"]))

@@ -13,7 +13,7 @@ from vae_lab.detection.journal import Row
 from vae_lab.detection.score_folder import screen
 from vae_lab.runs.load import load_data
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 HOW = Calibration(ncalibration=40, nfit=60)
 QUICK: dict[str, Any] = {"checkpoint": "best", "root": None, "ncalibration": 40, "nfit": 60}

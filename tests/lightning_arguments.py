@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.profilers import SimpleProfiler
 from lightning_rows import Check, Row, heard
 
-from vae_lab.callbacks.progress import ProgressLine
 from vae_lab.errors import DivergedError
+from vae_lab.training.callbacks.progress import ProgressLine
 
 LEAST = 1e-4
 EARLY = {"monitor": "val/neg_elbo", "patience": 1, "min_delta": 1e9}

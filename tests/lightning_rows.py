@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vae_lab.cli.overrides import settle_limits
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import build, train
+from vae_lab.training.run import build, train
 
 TINY = (
     "data=synthetic",

@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning import Callback, Trainer
 
 from vae_lab.system.processes import ranks
-from vae_lab.tasks.task import Task
+from vae_lab.training.tasks.task import Task
 
 
 class Sabotage(Callback):

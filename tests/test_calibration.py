@@ -17,7 +17,7 @@ from vae_lab.detection.calibration import Calibration, calibration_path, drawn, 
 from vae_lab.detection.detector import Panel, RunDetector
 from vae_lab.detection.scores.anomaly import IwaeNLL, NegELBO, Score, Typicality
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 FOLDERS = ("a_day", "b_night")
 

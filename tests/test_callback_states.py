@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from vae_lab.runs.tensor_file import read_tensors, require_storable
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 STATES: dict[str, tuple[object, str | None]] = {
     "plain": ({"a": [1, 2.0, True, None, "x", b"x", 1j, (1,), {2}]}, None),

@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed
 
-from vae_lab.callbacks.compiled import Compiled
 from vae_lab.errors import exit_code
-from vae_lab.tasks.task import Task
-from vae_lab.training import lost, train
+from vae_lab.training.callbacks.compiled import Compiled
+from vae_lab.training.run import lost, train
+from vae_lab.training.tasks.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch's own
 SMALL = ("data.image_size=8", "callbacks.gallery=null", "callbacks.latents=null", "logger=none")

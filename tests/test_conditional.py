@@ -36,7 +36,7 @@ from vae_lab.runs.inference import generate
 from vae_lab.runs.load import encode, load_data, load_model
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.randomness import reseed, seeded
-from vae_lab.training import build, train
+from vae_lab.training.run import build, train
 
 Compose = Callable[..., DictConfig]
 CONV: dict[str, Any] = {"widths": [4, 4], "strides": [2, 2], "kernel": 4, "padding": 1, "slope": 0.01}

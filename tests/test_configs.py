@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 GROUPS = (
     "model",

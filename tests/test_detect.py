@@ -23,7 +23,7 @@ from vae_lab.errors import DataError, FilesFailed
 from vae_lab.models.vae import LatentModel
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 SCORES = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
 SINGLE = [name for name in SCORES if name not in {"all", "waic", "ensemble_mean", "ladder_llr"}]

@@ -16,10 +16,10 @@ from vae_lab.cli.entry import account
 from vae_lab.data.batches import OrderedBatches
 from vae_lab.data.images import Images
 from vae_lab.errors import RanksLost, exit_code, status
-from vae_lab.last_words import LastWords, leave, left
-from vae_lab.launch import what_happened
 from vae_lab.runs.load import load_model
 from vae_lab.train import main as train
+from vae_lab.training.distributed.failures import LastWords, leave, left
+from vae_lab.training.distributed.launch import what_happened
 
 TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")
 
@@ -46,7 +46,9 @@ def process_of(rank: int, cwd: Path, patience: float = LIMIT) -> int:
     for path in Path("/proc").glob("[0-9]*"):
         try:
             env = (path / "environ").read_bytes().split(b"\0")
-            ours = (path / "cwd").readlink() == cwd and b"vae_lab.rank" in (path / "cmdline").read_bytes()
+            ours = (path / "cwd").readlink() == cwd and b"vae_lab.training.distributed.worker" in (
+                path / "cmdline"
+            ).read_bytes()
             if ours and f"RANK={rank}".encode() in env:
                 return int(path.name)
         except OSError:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from sabotage import Spoil
 
 from vae_lab.errors import DivergedError, exit_code
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 Compose = Callable[..., DictConfig]
 PLAIN = ("~callbacks.gallery", "model=mlp")

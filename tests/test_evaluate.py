@@ -29,7 +29,7 @@ from vae_lab.runs.load import load_data, load_model, locate
 from vae_lab.sampling.latent_samplers import fitted_mixture
 from vae_lab.sampling.mixture import load_sampler, mixture_path, read_mixture
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 Trained = tuple[Path, dict[str, Any]]
 SMALL: dict[str, Any] = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vae_lab.loggers.table import MetricsTable
 from vae_lab.system.atomic import write_whole
+from vae_lab.training.loggers.csv import MetricsTable
 
 
 def failing(call: Callable[..., object], error: BaseException) -> Callable[..., object]:

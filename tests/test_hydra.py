@@ -20,7 +20,7 @@ from invoking import invoke
 from sweeping import finish, start
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 ROOT = Path(__file__).parents[1]
 TINY = (

@@ -14,9 +14,9 @@ from lightning.pytorch import callbacks, loggers
 from lightning.pytorch.callbacks import LambdaCallback
 from lightning_rows import Check, Row
 
-from vae_lab.callbacks.idle import HOOKS, skip_idle_hooks
 from vae_lab.errors import exit_code
 from vae_lab.system.config_dir import CONF
+from vae_lab.training.callbacks.idle import HOOKS, skip_idle_hooks
 
 PAGE = Path(__file__).parents[1] / "docs" / "lightning.md"
 COLUMNS = ("one", "several")

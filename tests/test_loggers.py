@@ -18,11 +18,11 @@ from lightning.pytorch.loggers import Logger
 from logged import Logged, read_mlflow, read_tensorboard, read_wandb
 from omegaconf import DictConfig
 
-from vae_lab.loggers.packages import is_installed
-from vae_lab.loggers.pictures import drawn_bars, log_histogram, log_image, takes_images
 from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
-from vae_lab.training import train
+from vae_lab.training.loggers.packages import is_installed
+from vae_lab.training.loggers.pictures import drawn_bars, log_histogram, log_image, takes_images
+from vae_lab.training.run import train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*", "ignore:The ``noload``")
 TINY = (

@@ -86,7 +86,7 @@ def test_the_jobs_of_a_command_keep_each_others_pictures(
 
 
 def test_the_class_of_each_picture_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generate: Any) -> None:
-    from vae_lab.training import train
+    from vae_lab.training.run import train
 
     small = ("data=synthetic", "model=mlp", "model.nclasses=10", "trainer.max_steps=2", "trainer.val_check_interval=2")
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -17,8 +17,8 @@ from vae_lab.runs.load import load_model, load_summary
 from vae_lab.system import masking
 from vae_lab.system.masking import masked, remember
 from vae_lab.train import main as train
-from vae_lab.training import resumable
-from vae_lab.training import train as train_run
+from vae_lab.training.run import resumable
+from vae_lab.training.run import train as train_run
 from vae_lab.trial import digest
 from vae_lab.tune import main as tune
 

@@ -10,7 +10,7 @@ from vae_lab.data.sample import Sample
 from vae_lab.models.vae import VAE, Inference
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.objectives import ELBO
-from vae_lab.tasks.task import evaluation_metrics
+from vae_lab.training.tasks.task import evaluation_metrics
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from vae_lab.adversarial.adversaries import Classifier, Discriminator, Round
 from vae_lab.adversarial.diffaugment import DiffAugment
 from vae_lab.models.discriminator import Judgement
-from vae_lab.tasks.perceptual import Perceptual
-from vae_lab.tasks.vaegan import VAEGANTask
+from vae_lab.training.tasks.perceptual import Perceptual
+from vae_lab.training.tasks.vaegan import VAEGANTask
 
 Compose = Callable[..., DictConfig]
 CHANNELS, SIZE = 3, 8

@@ -14,10 +14,10 @@ from torch import nn
 from torch.optim import Adam, Muon, Optimizer
 
 from vae_lab.models.vae import VAE
-from vae_lab.optimizers import MuonWithAdamW, make_adamw
 from vae_lab.system.config_dir import CONF
 from vae_lab.train import check_model
-from vae_lab.training import train
+from vae_lab.training.optimizers import MuonWithAdamW, make_adamw
+from vae_lab.training.run import train
 
 Compose = Callable[..., DictConfig]
 CHOICES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))

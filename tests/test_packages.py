@@ -21,7 +21,7 @@ from vae_lab.generate import main as generate
 from vae_lab.runs.configs import check_config
 from vae_lab.runs.load import harmless, load_data, load_model
 from vae_lab.runs.packages import LIBRARIES, read_trust
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 ROOT = Path(__file__).parents[1]
 VAE = {"_target_": "vae_lab.models.vae.VAE"}
@@ -128,7 +128,7 @@ NOT_ADMITTED = {
     "builtins.eval": "no trust= admits it",
     "torch.hub.load": "no trust= admits it",
     "torch.nn.functional.gelu": "no trust= admits it",
-    "vae_lab.loggers.table.MetricsTable": "no trust= admits it",
+    "vae_lab.training.loggers.csv.MetricsTable": "no trust= admits it",
     "hydra.utils.instantiate": "no trust= admits it",
     "": "no trust= admits it",
 }

@@ -10,7 +10,7 @@ from test_vaegan import VAEGAN, WARM, played
 from torchvision.models import squeezenet1_1
 
 from vae_lab.errors import DataError
-from vae_lab.tasks.perceptual import LPIPS, backbone_weights
+from vae_lab.training.tasks.perceptual import LPIPS, backbone_weights
 
 Compose = Callable[..., DictConfig]
 SQUEEZE = ("task/perceptual=lpips", "task.perceptual.backbone=squeeze")

@@ -9,8 +9,8 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vae_lab.tasks.task import Task
-from vae_lab.training import build
+from vae_lab.training.run import build
+from vae_lab.training.tasks.task import Task
 
 SETTINGS = ("model=mlp", "trainer.precision=bf16-mixed", "trainer.max_steps=3", "trainer.val_check_interval=3")
 

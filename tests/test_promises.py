@@ -25,7 +25,7 @@ from vae_lab.generate import class_counts, class_folders, class_number, main, sa
 from vae_lab.models.vae import VAE
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 FOLDER = [
     "data=folder", "data.labels=subfolders", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp",

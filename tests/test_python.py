@@ -19,9 +19,9 @@ from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import ELBO
 from vae_lab.probability.priors import StandardNormal
 from vae_lab.runs.load import load_model
-from vae_lab.tasks.task import Task
-from vae_lab.tasks.vae import VAETask
-from vae_lab.tasks.vaegan import VAEGANTask
+from vae_lab.training.tasks.task import Task
+from vae_lab.training.tasks.vae import VAETask
+from vae_lab.training.tasks.vaegan import VAEGANTask
 
 PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 OTHERS = [  # what Lightning and torch say of anybody's small loaders

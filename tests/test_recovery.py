@@ -13,11 +13,11 @@ from test_vaegan import CVAEGAN, QUICK, VAEGAN, WARM, moved, played
 from torch import Tensor
 
 from vae_lab.errors import DivergedError
-from vae_lab.tasks.gradients import finite
-from vae_lab.tasks.perceptual import Perceptual
-from vae_lab.tasks.vaegan import VAEGANTask
 from vae_lab.train import main
-from vae_lab.training import build
+from vae_lab.training.distributed.gradients import finite
+from vae_lab.training.run import build
+from vae_lab.training.tasks.perceptual import Perceptual
+from vae_lab.training.tasks.vaegan import VAEGANTask
 
 Compose = Callable[..., DictConfig]
 WATCHED = (

@@ -15,10 +15,10 @@ from invoking import invoke
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
-from vae_lab.callbacks.signals import GracefulStop
-from vae_lab.resume import continued, load_initial_weights
 from vae_lab.train import main
-from vae_lab.training import build, train
+from vae_lab.training.callbacks.graceful_stop import GracefulStop
+from vae_lab.training.resume import continued, load_initial_weights
+from vae_lab.training.run import build, train
 
 Compose = Callable[..., DictConfig]
 COMMON = (

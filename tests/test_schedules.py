@@ -14,9 +14,9 @@ from omegaconf import DictConfig
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from vae_lab.schedules import make_schedule, warm_up_and_cosine
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
+from vae_lab.training.schedules import make_schedule, warm_up_and_cosine
 
 Compose = Callable[..., DictConfig]
 

@@ -22,7 +22,7 @@ from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.models.vae import LatentModel
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 ERROR = {"score": small("reconstruction_error")}
 

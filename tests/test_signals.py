@@ -20,7 +20,7 @@ from sabotage import Signals
 from vae_lab import detect, evaluate, generate
 from vae_lab.errors import Interrupted, exit_code
 from vae_lab.system.signals import SIGNALS, EndAtOnce, belongs_to_others, heard
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 Compose = Callable[..., DictConfig]
 PHASES = {  # what the signal meets: how often, the checkpoint's batches, what the message says

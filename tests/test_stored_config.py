@@ -25,7 +25,7 @@ from vae_lab.trial import left, read_summary
 Trained = tuple[Path, dict[str, Any]]
 Config = dict[str, Any]
 LOGGER: Config = {
-    "_target_": "vae_lab.loggers.wandb.WeightsAndBiases",
+    "_target_": "vae_lab.training.loggers.wandb.WeightsAndBiases",
     "project": "x",
     "id": None,
     "group": None,
@@ -37,7 +37,7 @@ LOGGER: Config = {
 }
 MNIST: Config = {"_target_": "torchvision.datasets.MNIST", "root": "made", "download": True}
 KEEPER: Config = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "made"}
-TABLE: Config = {"_target_": "vae_lab.loggers.table.MetricsTable", "path": "made"}
+TABLE: Config = {"_target_": "vae_lab.training.loggers.csv.MetricsTable", "path": "made"}
 ARCHIVE: Config = {"_target_": "vae_lab.data.files.download.ZipArchive", "url": "https://example.org"}
 BLOBS: Config = {"_target_": "vae_lab.data.synthetic.Blobs", "nimages": 8}
 FOREIGN = [LOGGER, MNIST, KEEPER, TABLE, ARCHIVE, {"_target_": "torch.optim.Adam"}, {"_target_": "os.system"}]

@@ -18,7 +18,7 @@ from vae_lab.runs.load import load_model
 from vae_lab.sampling.latent_samplers import fitted_density, fitted_mixture, fitted_subspace
 from vae_lab.sampling.mixture import load_sampler, mixture_path
 from vae_lab.sampling.subspace import SubspaceMixture
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 Compose = Callable[..., DictConfig]
 

@@ -18,11 +18,11 @@ from sweeping import LIMIT, NO_PICTURES, TINY, finish, made, sabotaged, start, s
 from hydra_plugins.vae_lab_sweeper import TrialSweeper
 from vae_lab.cli.entry import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
-from vae_lab.loggers.table import MetricsTable
 from vae_lab.reporting.trials import read_trial
 from vae_lab.sweep import complete, sweep_name
 from vae_lab.system.quoting import parse
 from vae_lab.train import main
+from vae_lab.training.loggers.csv import MetricsTable
 from vae_lab.trial import Trial, digest, record, settle
 
 

@@ -19,7 +19,7 @@ from vae_lab import train as command
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_model
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 Compose = Callable[..., DictConfig]
 FAST = ("trainer.fast_dev_run=true", "~callbacks.gallery", "~callbacks.latents")

@@ -20,7 +20,6 @@ from sweeping import LIMIT, NO_PICTURES
 
 from vae_lab import detect, evaluate, generate, scaling, tune
 from vae_lab import train as training
-from vae_lab.launch import told
 from vae_lab.launchers import settle_trial_threads
 from vae_lab.system.threads import (
     AUTO,
@@ -36,7 +35,8 @@ from vae_lab.system.threads import (
     measured_threads,
     use_threads,
 )
-from vae_lab.training import train
+from vae_lab.training.distributed.launch import told
+from vae_lab.training.run import train
 from vae_lab.trial import digest, with_threads
 
 PACKAGE = Path(__file__).parents[1] / "vae_lab"

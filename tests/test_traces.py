@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from invoking import invoke
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.run import train
 from vae_lab.trial import LOCK
 
 FOLDER = [

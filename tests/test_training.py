@@ -18,7 +18,7 @@ from sweeping import LIMIT
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.runs.load import load_data
 from vae_lab.system.signals import SIGNALS
-from vae_lab.training import build, train
+from vae_lab.training.run import build, train
 
 Compose = Callable[..., DictConfig]
 

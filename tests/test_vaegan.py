@@ -16,10 +16,10 @@ from test_training import rows, same, weights
 
 from vae_lab.data.sample import Sample
 from vae_lab.errors import DataError
-from vae_lab.loggers.table import MetricsTable
 from vae_lab.runs.load import load_model
-from vae_lab.tasks.vaegan import VAEGANTask
-from vae_lab.training import build, train
+from vae_lab.training.loggers.csv import MetricsTable
+from vae_lab.training.run import build, train
+from vae_lab.training.tasks.vaegan import VAEGANTask
 
 Compose = Callable[..., DictConfig]
 QUICK = ("task.warmup=2", "task.opponents.discriminator.network.widths=[8,8,8]", "model.encoder.widths=[8,8,8]")

@@ -16,9 +16,9 @@ from logged import of_kind, wandb_records
 from omegaconf import DictConfig, OmegaConf
 from test_loggers import DOCS, TINY, require
 
-from vae_lab.loggers.wandb import WeightsAndBiases, has_key, run_settings
 from vae_lab.system.config_dir import CONF
-from vae_lab.training import train
+from vae_lab.training.loggers.wandb import WeightsAndBiases, has_key, run_settings
+from vae_lab.training.run import train
 
 Records = list[dict[str, Any]]
 Opened = Callable[[str], Records]

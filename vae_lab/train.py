@@ -56,11 +56,11 @@ def train_checked(cfg: DictConfig) -> None:
     line = command_line(with_threads(overrides, cfg.threads), config_flags(hydra, "train"))
     facts = {"overrides": masked(overrides), "command": line}
     if not alone:
-        from vae_lab.launch import launch
+        from vae_lab.training.distributed.launch import launch
 
         launch(cfg, ndevices, facts)
         return
-    from vae_lab.training import train  # Lightning takes seconds, which --help and wrong settings need not wait for
+    from vae_lab.training.run import train  # Lightning takes seconds, which --help and wrong settings need not wait for
 
     train(cfg, facts=facts)
 

@@ -118,7 +118,7 @@ def settle_study_threads(cfg: DictConfig, folder: Path) -> int:
 
 def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence["Callback"]) -> None:
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
-    from vae_lab.training import train
+    from vae_lab.training.run import train
 
     overrides = [*search_path(trial.flags), *understood(trial.overrides, "train")]
     cfg = compose("train", [*overrides, quote_override("folder", trial.folder)])

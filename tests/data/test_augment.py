@@ -12,7 +12,7 @@ from vae_lab.data.augment import Augment, read_augment, reflected
 from vae_lab.data.images import Images
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
-from vae_lab.training import build
+from vae_lab.training.run import build
 
 IMAGES = torch.rand(64, 3, 6, 5, generator=torch.Generator().manual_seed(0))
 

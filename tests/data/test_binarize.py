@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from vae_lab.data.binarize import binarized
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.synthetic import Blobs
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 SETTINGS = {"nimages": 64, "channels": 1, "image_size": 8, "batch_size": 8, "eval_batch_size": 8, "split_seed": 0}
 

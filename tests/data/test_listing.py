@@ -20,11 +20,11 @@ from vae_lab.data.folder import Folder
 from vae_lab.detection.score_table import find, find_all
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_data
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 SUMMARY = {"status": "completed", "seed": 0, "data": {}, "versions": {}}
 MANIFEST = json.dumps({"made_of": {"run": "r", "weights": "0"}, "images": [{"file": "00000.png"}]})
-SWEEP = "task:\n  _target_: vae_lab.tasks.vae.VAETask\n"
+SWEEP = "task:\n  _target_: vae_lab.training.tasks.vae.VAETask\n"
 TABLE = "path,score,p_value,flagged,reason\na.png,1,0.5,0,\n"
 
 

@@ -19,7 +19,7 @@ from vae_lab.data.files.decode import decode
 from vae_lab.data.files.duplicates import NearDuplicates, near_duplicates
 from vae_lab.data.folder import Folder
 from vae_lab.data.survey import Survey
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 SETTINGS = {
     "channels": 1, "image_size": 32, "batch_size": 2, "eval_batch_size": 8, "seed": 0, "split_seed": 0,

@@ -111,7 +111,7 @@ def refused(run: Path) -> None:
     for name in ("summary.json", "metrics.csv"):
         (run / name).unlink()
     (run / "train.log").write_text(
-        "2026-01-01 00:00:00,000 INFO vae_lab.training: go\n"
+        "2026-01-01 00:00:00,000 INFO vae_lab.training.run: go\n"
         "2026-01-01 00:00:01,000 ERROR vae_lab.cli.entry: model.nlatent must be: 1 or more.\n"
     )
 

@@ -12,7 +12,7 @@ from PIL import Image
 from vae_lab.errors import StorageError
 from vae_lab.runs.load import load_data
 from vae_lab.system import folders
-from vae_lab.training import train
+from vae_lab.training.run import train
 
 PACKAGE = Path(folders.__file__).parents[1]
 VARIABLES = (

@@ -29,7 +29,6 @@ from vae_lab.cli.hydra_files import hide_secrets
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import config_dirs, understood
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
-from vae_lab.resume import continued
 from vae_lab.runs.packages import import_problem
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.folders import provide_home
@@ -38,6 +37,7 @@ from vae_lab.system.processes import ranks, unheeded
 from vae_lab.system.quoting import parse, quote_override, quote_typed
 from vae_lab.system.signals import EndAtOnce, heard, ignore
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
+from vae_lab.training.resume import continued
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lightning import Callback, Trainer
 
-from vae_lab.tasks.task import Task
+from vae_lab.training.tasks.task import Task
 
 
 class WeightNorms(Callback):

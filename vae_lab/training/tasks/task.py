@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MetricCollection
 
 from vae_lab.data.sample import Batch, Sample, as_sample
-from vae_lab.distributed import averaged
 from vae_lab.errors import DivergedError
 from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.objectives import Terms, elbo_terms
 from vae_lab.system.processes import ranks
 from vae_lab.system.randomness import reseed
+from vae_lab.training.distributed.collectives import averaged
 
 Kind = TypeVar("Kind", bound="Task")
 METRICS = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")

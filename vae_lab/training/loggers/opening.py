@@ -8,10 +8,10 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from vae_lab.loggers.pictures import takes_images
-from vae_lab.loggers.table import MetricsTable
-from vae_lab.loggers.wandb import masked_command_line
 from vae_lab.system.processes import ranks
+from vae_lab.training.loggers.csv import MetricsTable
+from vae_lab.training.loggers.pictures import takes_images
+from vae_lab.training.loggers.wandb import masked_command_line
 
 log = logging.getLogger(__name__)
 

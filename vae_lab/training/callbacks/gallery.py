@@ -9,10 +9,10 @@ from lightning import Callback, Trainer
 from vae_lab.errors import require_counts
 from vae_lab.evaluation import figures
 from vae_lab.evaluation.metrics.likelihood import placed
-from vae_lab.loggers.pictures import log_image, takes_images
 from vae_lab.system.atomic import write_png
 from vae_lab.system.randomness import seeded
-from vae_lab.tasks.task import Task
+from vae_lab.training.loggers.pictures import log_image, takes_images
+from vae_lab.training.tasks.task import Task
 
 log = logging.getLogger(__name__)
 

@@ -20,21 +20,10 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.loggers.logger import DummyLogger
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab import distributed, errors
-from vae_lab.averaging import finish_averaging
-from vae_lab.callbacks.checkpoints import StoredConfig
-from vae_lab.callbacks.compiled import Compiled
-from vae_lab.callbacks.idle import skip_idle_hooks
-from vae_lab.callbacks.signals import GracefulStop
-from vae_lab.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
-from vae_lab.callbacks.stopwatch import Stopwatch
+from vae_lab import errors
 from vae_lab.data.datamodule import ImageData
 from vae_lab.errors import DivergedError
-from vae_lab.lightning_log import quieten_lightning
-from vae_lab.loggers.opening import close_logger, open_loggers
-from vae_lab.loggers.packages import require_packages
 from vae_lab.models.vae import LatentModel
-from vae_lab.resume import load_initial_weights, resumable
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.system.atomic import write_whole
@@ -43,8 +32,20 @@ from vae_lab.system.masking import masked, remember
 from vae_lab.system.processes import ranks
 from vae_lab.system.randomness import seeded
 from vae_lab.system.threads import threads_in_use
-from vae_lab.tasks.task import Task
-from vae_lab.trainer_checks import check_owned, check_pruning, check_resumed
+from vae_lab.training.averaging import finish_averaging
+from vae_lab.training.callbacks.checkpoints import StoredConfig
+from vae_lab.training.callbacks.compiled import Compiled
+from vae_lab.training.callbacks.graceful_stop import GracefulStop
+from vae_lab.training.callbacks.idle import skip_idle_hooks
+from vae_lab.training.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
+from vae_lab.training.callbacks.stopwatch import Stopwatch
+from vae_lab.training.distributed import collectives
+from vae_lab.training.lightning_log import quieten_lightning
+from vae_lab.training.loggers.opening import close_logger, open_loggers
+from vae_lab.training.loggers.packages import require_packages
+from vae_lab.training.resume import load_initial_weights, resumable
+from vae_lab.training.tasks.task import Task
+from vae_lab.training.trainer_checks import check_owned, check_pruning, check_resumed
 from vae_lab.trial import hold, holder
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def train_until(
         raise known from error
     finally:
         stop.close()
-        distributed.leave()
+        collectives.leave()
         summary["seconds"]["total"] = time.perf_counter() - started
         write_summary(folder, summary)
         for logger in loggers:
@@ -268,7 +269,7 @@ def fit_and_test(
         summary["images_per_second"] = clock.images_per_second if clock.images else None
         summary |= measured(trainer)
         summary |= described(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-    received = distributed.largest(stop.received or 0, task.device)
+    received = collectives.largest(stop.received or 0, task.device)
     if received:
         raise errors.Interrupted(received, "after a validation and a checkpoint")
     summary["ended_by"] = ended_by(trainer, watcher(trainer, FinalValidation).limit)
@@ -299,7 +300,7 @@ def lost(error: BaseException) -> BaseException:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).strip().splitlines()[0]
         return ValueError(f"compile: torch cannot compile the networks here ({reason}); choose compile=false.")
-    if distributed.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
+    if collectives.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:
             return errors.RanksLost("another process of this run has ended or does not answer; its own words tell why.")

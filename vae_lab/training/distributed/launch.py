@@ -17,8 +17,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vae_lab.errors import Interrupted, RanksLost
-from vae_lab.last_words import LastWords, left
 from vae_lab.system.signals import EndAtOnce, heard
+from vae_lab.training.distributed.failures import LastWords, left
 from vae_lab.trial import read_summary, record
 
 POLL = 0.1  # seconds between two looks at the processes
@@ -51,7 +51,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="vae_lab-") as shared:
         (Path(shared) / "told.json").write_text(json.dumps(told(cfg) | {"facts": facts}), encoding="utf-8")
         try:
-            elastic_launch(config, sys.executable)("-m", "vae_lab.rank", shared)
+            elastic_launch(config, sys.executable)("-m", "vae_lab.training.distributed.worker", shared)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             end = what_happened(codes, left(Path(shared)))

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vae_lab.evaluation.metrics.latents import latents_figure, posterior_statistics
 from vae_lab.evaluation.metrics.likelihood import placed
-from vae_lab.loggers.pictures import log_histogram, takes_images
 from vae_lab.system.atomic import whole
-from vae_lab.tasks.task import Task
+from vae_lab.training.loggers.pictures import log_histogram, takes_images
+from vae_lab.training.tasks.task import Task
 
 log = logging.getLogger(__name__)
 

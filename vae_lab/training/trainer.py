@@ -15,12 +15,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelSummary, ProgressBar
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
-from vae_lab.callbacks.checkpoints import BestCheckpoint, WholeCheckpointIO
-from vae_lab.callbacks.progress import ProgressLine
-from vae_lab.precision_plugin import bfloat16_mixed, named_precision
-from vae_lab.replicas import TIMEOUT, Replicas
 from vae_lab.system.processes import by_torchrun, ranks
-from vae_lab.trainer_checks import check_callbacks, check_owned, check_precision, check_settings, check_several
+from vae_lab.training.callbacks.checkpoints import BestCheckpoint, WholeCheckpointIO
+from vae_lab.training.callbacks.progress import ProgressLine
+from vae_lab.training.distributed.replicas import TIMEOUT, Replicas
+from vae_lab.training.precision_plugin import bfloat16_mixed, named_precision
+from vae_lab.training.trainer_checks import check_callbacks, check_owned, check_precision, check_settings, check_several
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def build(
             over processes itself.
         precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
         accelerator: Lightning's names.
-        devices: 1; several are for `vae_lab.launch`, which starts a process for each, as torchrun and Slurm do: in them
+        devices: 1; several are for `vae_lab.training.distributed.launch`, which starts a process for each, as torchrun and Slurm do: in them
             it is those that were started.
         strategy: "auto" or "ddp", which is what several devices mean; any other is passed on.
         num_nodes: of the processes that were started.

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from vae_lab.callbacks.stopwatch import Stopwatch
+from vae_lab.training.callbacks.stopwatch import Stopwatch
 
 log = logging.getLogger(__name__)
 

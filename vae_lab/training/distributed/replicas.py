@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from lightning.pytorch.strategies import DDPStrategy
 
-from vae_lab.distributed import copy_first
+from vae_lab.training.distributed.collectives import copy_first
 
 TIMEOUT = timedelta(minutes=10)  # for one message; a process that waits longer gives up
 
@@ -13,7 +13,7 @@ class Replicas(DDPStrategy):
     """Lightning's data parallelism without torch's wrapper around the model, for tasks with several optimizers.
 
     The wrapper averages what one call of `backward` leaves in the parameters. GAN tasks take gradients of several
-    losses with `torch.autograd.grad`, which it does not see: they average them themselves, see `vae_lab.distributed`.
+    losses with `torch.autograd.grad`, which it does not see: they average them themselves, see `vae_lab.training.distributed.collectives`.
     """
 
     def __init__(self) -> None:

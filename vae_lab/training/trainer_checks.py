@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 from torch import nn
 
-from vae_lab.precision_plugin import is_cpu
+from vae_lab.training.precision_plugin import is_cpu
 
 log = logging.getLogger(__name__)
 

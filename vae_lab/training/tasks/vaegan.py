@@ -17,16 +17,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from vae_lab.adversarial.adversaries import Opinion, Opponent, Round
 from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
 from vae_lab.data.sample import Batch, Sample
-from vae_lab.distributed import averaged, share_buffers
 from vae_lab.errors import DivergedError, require_counts
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
-from vae_lab.schedules import make_schedule
-from vae_lab.tasks.gradients import averaged_alike, finite, norm, take, trainable
-from vae_lab.tasks.perceptual import Perceptual
-from vae_lab.tasks.task import Task, listed
-from vae_lab.tasks.vaegan_settings import opponent_optimizers, read_bounds, require_settings
+from vae_lab.training.distributed.collectives import averaged, share_buffers
+from vae_lab.training.distributed.gradients import averaged_alike, finite, norm, take, trainable
+from vae_lab.training.schedules import make_schedule
+from vae_lab.training.tasks.perceptual import Perceptual
+from vae_lab.training.tasks.task import Task, listed
+from vae_lab.training.tasks.vaegan_settings import opponent_optimizers, read_bounds, require_settings
 
 log = logging.getLogger(__name__)
 

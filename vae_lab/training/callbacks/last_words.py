@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lightning import Callback, Trainer
 
-from vae_lab.tasks.task import Task
+from vae_lab.training.tasks.task import Task
 
 
 class TellError(Callback):

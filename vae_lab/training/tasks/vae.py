@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from vae_lab.data.sample import Batch, Sample
 from vae_lab.models.vae import LatentModel
 from vae_lab.probability.objectives import Objective
-from vae_lab.schedules import make_schedule
-from vae_lab.tasks.task import Task
+from vae_lab.training.schedules import make_schedule
+from vae_lab.training.tasks.task import Task
 
 log = logging.getLogger(__name__)
 

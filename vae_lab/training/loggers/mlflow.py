@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import MLFlowLogger
 
-from vae_lab.loggers import naming
+from vae_lab.training.loggers import naming
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]

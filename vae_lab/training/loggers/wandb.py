@@ -17,8 +17,8 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import WandbLogger
 
 from vae_lab.errors import require_counts
-from vae_lab.loggers import naming
 from vae_lab.system.masking import masked
+from vae_lab.training.loggers import naming
 
 if TYPE_CHECKING:
     from wandb import Run, Settings

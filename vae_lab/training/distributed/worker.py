@@ -1,4 +1,4 @@
-"""`python -m vae_lab.rank <folder>`: one process of a run on several devices; `vae_lab.launch` starts it."""
+"""`python -m vae_lab.training.distributed.worker <folder>`: one process of a run on several devices; `vae_lab.training.distributed.launch` starts it."""
 
 import json
 import logging.config
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from vae_lab import last_words
 from vae_lab.errors import Interrupted
 from vae_lab.launchers import end_with_parent
 from vae_lab.system.processes import ranks
+from vae_lab.training.distributed import failures
 
 
 def main(path: str) -> int:
@@ -20,11 +20,11 @@ def main(path: str) -> int:
     told = json.loads((Path(path) / "told.json").read_text(encoding="utf-8"))
     if told["logging"] is not None and ranks().rank == 0:
         logging.config.dictConfig(told["logging"])
-    from vae_lab.callbacks.last_words import TellError
-    from vae_lab.training import lost, train
+    from vae_lab.training.callbacks.last_words import TellError
+    from vae_lab.training.run import lost, train
 
     def leave(error: BaseException) -> int:
-        return last_words.leave(Path(path), ranks().rank, lost(error))
+        return failures.leave(Path(path), ranks().rank, lost(error))
 
     try:
         train(DictConfig(told["config"]), [TellError(leave)], told["facts"])

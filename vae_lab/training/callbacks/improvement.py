@@ -7,10 +7,10 @@ import torch
 from lightning import Callback, Trainer
 
 from vae_lab.data.sample import Sample
-from vae_lab.distributed import averaged
 from vae_lab.errors import DivergedError, require_counts
 from vae_lab.system.randomness import seeded
-from vae_lab.tasks.task import Task
+from vae_lab.training.distributed.collectives import averaged
+from vae_lab.training.tasks.task import Task
 
 log = logging.getLogger(__name__)
 

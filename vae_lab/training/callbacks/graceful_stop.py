@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from vae_lab.distributed import largest, several
 from vae_lab.system.signals import EndAtOnce, heard
+from vae_lab.training.distributed.collectives import largest, several
 
 log = logging.getLogger(__name__)
 

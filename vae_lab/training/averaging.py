@@ -6,10 +6,10 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 
-from vae_lab.callbacks.checkpoints import WholeCheckpointIO
-from vae_lab.callbacks.latents import Latents
 from vae_lab.data.datamodule import ImageData
-from vae_lab.tasks.task import UNAVERAGED, Task
+from vae_lab.training.callbacks.checkpoints import WholeCheckpointIO
+from vae_lab.training.callbacks.latents import Latents
+from vae_lab.training.tasks.task import UNAVERAGED, Task
 
 
 def finish_averaging(trainer: Trainer, task: Task, data: ImageData) -> bool:

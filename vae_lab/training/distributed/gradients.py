@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.distributed import averaged
+from vae_lab.training.distributed.collectives import averaged
 
 
 def take(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -> None:

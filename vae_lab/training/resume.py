@@ -15,7 +15,7 @@ from vae_lab.system.quoting import quote_override
 from vae_lab.trial import key, read_summary
 
 if TYPE_CHECKING:
-    from vae_lab.tasks.task import Task
+    from vae_lab.training.tasks.task import Task
 
 log = logging.getLogger(__name__)
 

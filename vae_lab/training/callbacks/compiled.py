@@ -6,7 +6,7 @@ import torch
 import torch._functorch.config as functorch
 from lightning import Callback, LightningModule, Trainer
 
-from vae_lab.tasks.task import Task
+from vae_lab.training.tasks.task import Task
 
 
 class Compiled(Callback):
