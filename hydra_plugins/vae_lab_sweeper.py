@@ -51,11 +51,11 @@ class TrialSweeper(BasicSweeper):
             SweepFailed: if a trial has no result in the end.
         """
         from vae_lab.cli.hydra_files import save_config
-        from vae_lab.launchers import shares_fate, warn_of_pickles
         from vae_lab.runs.identity import identity
-        from vae_lab.sweep import complete, sweep_name, with_images
+        from vae_lab.sweeps.grid import complete, sweep_name, with_images
+        from vae_lab.sweeps.launchers import shares_fate, warn_of_pickles
+        from vae_lab.sweeps.trial import Trial, config_flags, digest, key, with_threads
         from vae_lab.system.processes import ranks
-        from vae_lab.trial import Trial, config_flags, digest, key, with_threads
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -105,7 +105,7 @@ class TrialSweeper(BasicSweeper):
 
     def _refuse(self, parsed: Sequence[Override]) -> None:
         """Raise ValueError if something is typed that a grid of trials cannot follow."""
-        from vae_lab.trial import key
+        from vae_lab.sweeps.trial import key
 
         assert self.config is not None
         for override in parsed:
@@ -146,8 +146,8 @@ class TrialSweeper(BasicSweeper):
 
     def _settle_threads(self, grid: Sequence[Sequence[str]], folder: Path) -> list[int]:
         """Return the threads of each trial, and make the launcher."""
-        from vae_lab.launchers import settle_trial_threads
-        from vae_lab.trial import typed_threads
+        from vae_lab.sweeps.launchers import settle_trial_threads
+        from vae_lab.sweeps.trial import typed_threads
 
         assert self.config is not None
         assert self.hydra_context is not None

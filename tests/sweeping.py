@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from vae_lab.trial import Trial, digest
+from vae_lab.sweeps.trial import Trial, digest
 
 LIMIT = 900.0
 """Seconds after which a process that a test has started hangs; a tenth of that suffices beside two busy processes."""

@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from sabotage import Signals, Spoil
 
 from vae_lab.errors import DivergedError, Interrupted, StorageError, TimeLimit, exit_code, status
+from vae_lab.sweeps.trial import hold
 from vae_lab.training.run import train
-from vae_lab.trial import hold
 
 Compose = Callable[..., DictConfig]
 PLAIN = ("~callbacks.gallery", "model=mlp")
@@ -114,7 +114,7 @@ def test_a_run_that_did_not_complete_is_closed_as_failed_in_wandb(name: str, con
 
 
 def test_of_two_runs_in_one_folder_the_second_is_refused(config: Compose, tmp_path: Path) -> None:
-    program = "import sys, time; from pathlib import Path; from vae_lab.trial import hold\n"
+    program = "import sys, time; from pathlib import Path; from vae_lab.sweeps.trial import hold\n"
     program += "with hold(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", program, str(tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:

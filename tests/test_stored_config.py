@@ -18,9 +18,9 @@ from vae_lab.runs.configs import MAX_VALUES, Role, check_config, packaged_roles,
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, load_summary
 from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.sampling.mixture import read_mixture
+from vae_lab.sweeps.trial import left, read_summary
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.reading import MAX_BYTES, Unreadable, read_json
-from vae_lab.trial import left, read_summary
 
 Trained = tuple[Path, dict[str, Any]]
 Config = dict[str, Any]

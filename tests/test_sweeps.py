@@ -19,11 +19,11 @@ from hydra_plugins.vae_lab_sweeper import TrialSweeper
 from vae_lab.cli.entry import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
 from vae_lab.reporting.trials import read_trial
-from vae_lab.sweep import complete, sweep_name
+from vae_lab.sweeps.grid import complete, sweep_name
+from vae_lab.sweeps.trial import Trial, digest, record, settle
 from vae_lab.system.quoting import parse
 from vae_lab.train import main
 from vae_lab.training.loggers.csv import MetricsTable
-from vae_lab.trial import Trial, digest, record, settle
 
 
 def train(*arguments: str, monkeypatch: pytest.MonkeyPatch, cwd: Path) -> int:
@@ -169,7 +169,7 @@ def test_what_a_launcher_never_began_is_launched_again(tmp_path: Path) -> None:
 
 def test_what_another_process_gives_up_is_run(tmp_path: Path) -> None:
     trials = made(tmp_path, 2)
-    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.trial import hold, record\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.sweeps.trial import hold, record\n"
     code += "with hold(Path(sys.argv[1])):\n print(flush=True)\n time.sleep(2)\n"
     code += " record(Path(sys.argv[1]), status='interrupted')"
     line = [sys.executable, "-c", code, str(trials[0].folder)]
@@ -200,7 +200,7 @@ def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None
 
 
 def test_a_worker_ends_with_its_parent() -> None:
-    child = "import time\nfrom vae_lab.launchers import end_with_parent\nend_with_parent()\n"
+    child = "import time\nfrom vae_lab.sweeps.launchers import end_with_parent\nend_with_parent()\n"
     child += "print('ready', flush=True)\ntime.sleep(60)"
     parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
     line = [sys.executable, "-c", parent]

@@ -20,7 +20,8 @@ from sweeping import LIMIT, NO_PICTURES
 
 from vae_lab import detect, evaluate, generate, scaling, tune
 from vae_lab import train as training
-from vae_lab.launchers import settle_trial_threads
+from vae_lab.sweeps.launchers import settle_trial_threads
+from vae_lab.sweeps.trial import digest, with_threads
 from vae_lab.system.threads import (
     AUTO,
     EXPORTED,
@@ -37,7 +38,6 @@ from vae_lab.system.threads import (
 )
 from vae_lab.training.distributed.launch import told
 from vae_lab.training.run import train
-from vae_lab.trial import digest, with_threads
 
 PACKAGE = Path(__file__).parents[1] / "vae_lab"
 TINY = (

@@ -8,9 +8,9 @@ from detecting import save_pictures
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 
+from vae_lab.sweeps.trial import LOCK
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train
-from vae_lab.trial import LOCK
 
 FOLDER = [
     "data=folder", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp", "model.encoder.width=16",

@@ -12,13 +12,13 @@ import pytest
 from sweeping import made
 
 from vae_lab.errors import Interrupted
-from vae_lab.sweep import passed_on
-from vae_lab.trial import State, hold, holder, record, run_trial
+from vae_lab.sweeps.grid import passed_on
+from vae_lab.sweeps.trial import State, hold, holder, record, run_trial
 
 
 def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
     (trial,) = made(tmp_path, 1)
-    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.trial import hold\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.sweeps.trial import hold\n"
     code += "with hold(Path(sys.argv[1])) as mine:\n print(mine, flush=True)\n time.sleep(float(sys.argv[2]))"
     line = [sys.executable, "-c", code, str(trial.folder), "60"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
@@ -37,7 +37,7 @@ def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
 
 
 def test_who_merely_looks_at_a_trial_keeps_nobody_from_it(tmp_path: Path) -> None:
-    code = "import sys\nfrom pathlib import Path\nfrom vae_lab.trial import holder\nprint(flush=True)\n"
+    code = "import sys\nfrom pathlib import Path\nfrom vae_lab.sweeps.trial import holder\nprint(flush=True)\n"
     code += "while True: holder(Path(sys.argv[1]))"
     line = [sys.executable, "-c", code, str(tmp_path)]
     with hold(tmp_path):
@@ -59,7 +59,7 @@ def test_a_signal_is_passed_on_although_a_trials_process_has_just_ended(
     with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         ended.wait()
     monkeypatch.setenv("VAE_LAB_RUN", "mine")
-    monkeypatch.setattr("vae_lab.sweep.PATIENCE", 0.0)
+    monkeypatch.setattr("vae_lab.sweeps.grid.PATIENCE", 0.0)
     (trial,) = made(tmp_path, 1)
     with hold(trial.folder):
         (trial.folder / ".lock").write_text(json.dumps([socket.gethostname(), ended.pid, "mine"]))

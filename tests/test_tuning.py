@@ -18,8 +18,8 @@ from invoking import invoke
 from lightning import Callback
 from sweeping import LIMIT
 
+from vae_lab.sweeps.trial import Trial, hold, read_summary, record
 from vae_lab.system.config_dir import CONF
-from vae_lab.trial import Trial, hold, read_summary, record
 from vae_lab.tune import main
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'vae_lab[tune]'", minversion="4.9")
@@ -27,7 +27,7 @@ optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip inst
 from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from vae_lab.tuning import Pruning, Search, begun, best_of, described, run_search  # noqa: E402
+from vae_lab.sweeps.search import Pruning, Search, begun, best_of, described, run_search  # noqa: E402
 
 
 def search(folder: Path, ntrials: int, **changes: object) -> Search:

@@ -20,15 +20,15 @@ from omegaconf.errors import OmegaConfBaseException
 from vae_lab.cli.entry import command, settle_threads
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import settle_limits
-from vae_lab.launchers import end_with_parent, shares_fate
 from vae_lab.runs.configs import check_config, foreign_packages
 from vae_lab.runs.identity import identity
 from vae_lab.runs.load import locate
 from vae_lab.runs.packages import NEVER
+from vae_lab.sweeps.launchers import end_with_parent, shares_fate
+from vae_lab.sweeps.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
+from vae_lab.sweeps.trial import command as command_line
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import ranks
-from vae_lab.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
-from vae_lab.trial import command as command_line
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
 

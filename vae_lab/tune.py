@@ -22,17 +22,17 @@ from vae_lab.cli.overrides import search_path, settle_limits, understood
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
+from vae_lab.sweeps.trial import Trial, config_flags, key, read_summary
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import quote_override, quote_typed
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.train import check_model, label
-from vae_lab.trial import Trial, config_flags, key, read_summary
 
 if TYPE_CHECKING:
     import optuna
     from lightning import Callback
 
-    from vae_lab.tuning import Search
+    from vae_lab.sweeps.search import Search
 
 log = logging.getLogger("vae_lab.tune")  # __main__, as a command, is no part of vae_lab
 
@@ -59,7 +59,7 @@ def main(cfg: DictConfig) -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ValueError("vae_lab.tune needs Optuna: pip install 'vae_lab[tune]'.") from error
-    from vae_lab.tuning import open_study, run_search, storage_told
+    from vae_lab.sweeps.search import open_study, run_search, storage_told
 
     search = read_search(cfg)
     with storage_told(search):
@@ -76,7 +76,7 @@ def read_search(cfg: DictConfig) -> "Search":
     """
     from hydra.utils import instantiate
 
-    from vae_lab.tuning import Search
+    from vae_lab.sweeps.search import Search
 
     hydra = HydraConfig.get()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
@@ -139,7 +139,7 @@ def conclude(study: "optuna.Study") -> None:
     Raises:
         SweepFailed: if trials failed.
     """
-    from vae_lab.tuning import begun, best_of
+    from vae_lab.sweeps.search import begun, best_of
 
     trials = begun(study)
     counts = Counter(trial.state.name.lower() for trial in trials)
@@ -156,7 +156,7 @@ def conclude(study: "optuna.Study") -> None:
 
 def told_values(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> str:
     """Return a trial's metrics in words, which way each is better, and beside those of validation those of the test."""
-    from vae_lab.tuning import METRICS
+    from vae_lab.sweeps.search import METRICS
 
     summary = read_summary(Path(trial.user_attrs["folder"]))
     texts: list[str] = []

@@ -19,10 +19,10 @@ from vae_lab.reporting.remains import (
 )
 from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
 from vae_lab.runs.identity import file_digest, images_digest
+from vae_lab.sweeps.trial import command as command_line
 from vae_lab.system.masking import masked
 from vae_lab.system.progress import track
 from vae_lab.system.reading import Unreadable, is_there, read_json
-from vae_lab.trial import command as command_line
 
 log = logging.getLogger(__name__)
 

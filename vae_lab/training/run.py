@@ -26,6 +26,7 @@ from vae_lab.errors import DivergedError
 from vae_lab.models.vae import LatentModel
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.provenance import device_name, git_commit, versions
+from vae_lab.sweeps.trial import hold, holder
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.masking import masked, remember
@@ -46,7 +47,6 @@ from vae_lab.training.loggers.packages import require_packages
 from vae_lab.training.resume import load_initial_weights, resumable
 from vae_lab.training.tasks.task import Task
 from vae_lab.training.trainer_checks import check_owned, check_pruning, check_resumed
-from vae_lab.trial import hold, holder
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vae_lab.errors import Interrupted, RanksLost
+from vae_lab.sweeps.trial import read_summary, record
 from vae_lab.system.signals import EndAtOnce, heard
 from vae_lab.training.distributed.failures import LastWords, left
-from vae_lab.trial import read_summary, record
 
 POLL = 0.1  # seconds between two looks at the processes
 

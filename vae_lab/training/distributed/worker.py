@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vae_lab.errors import Interrupted
-from vae_lab.launchers import end_with_parent
+from vae_lab.sweeps.launchers import end_with_parent
 from vae_lab.system.processes import ranks
 from vae_lab.training.distributed import failures
 

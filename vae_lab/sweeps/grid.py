@@ -20,12 +20,7 @@ import yaml
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.reporting.remains import read_yaml
 from vae_lab.runs.identity import differences, images_digest, stated
-from vae_lab.system.config_dir import CONF
-from vae_lab.system.masking import masked
-from vae_lab.system.quoting import command_line, quote_override
-from vae_lab.system.reading import Unreadable
-from vae_lab.system.signals import EndAtOnce, heard
-from vae_lab.trial import (
+from vae_lab.sweeps.trial import (
     FAILURES,
     KILLED,
     MISSING,
@@ -40,6 +35,11 @@ from vae_lab.trial import (
     reason,
     settle,
 )
+from vae_lab.system.config_dir import CONF
+from vae_lab.system.masking import masked
+from vae_lab.system.quoting import command_line, quote_override
+from vae_lab.system.reading import Unreadable
+from vae_lab.system.signals import EndAtOnce, heard
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from vae_lab.errors import StorageError
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.remains import is_number
 from vae_lab.runs.identity import differences, identity, stated
+from vae_lab.sweeps.trial import Trial, digest, hold, holder, read_summary, run_held, typed_threads, with_threads
 from vae_lab.system.quoting import quote_typed
 from vae_lab.system.threads import AUTO
 from vae_lab.training.tasks.task import Task
-from vae_lab.trial import Trial, digest, hold, holder, read_summary, run_held, typed_threads, with_threads
 
 log = logging.getLogger(__name__)
 

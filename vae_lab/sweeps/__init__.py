@@ -1,0 +1,1 @@
+"""Many runs: grids, searches, and the trials that both consist of."""
