@@ -16,7 +16,7 @@ log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part 
 def main(cfg: DictConfig) -> None:
     """Write report.html, report.csv and report.md."""
     from vae_lab.reporting.ranking import caution
-    from vae_lab.reporting.writing import encodable, write_report
+    from vae_lab.reporting.write import encodable, write_report
     from vae_lab.system.atomic import expand_wildcards
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]

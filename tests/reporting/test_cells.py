@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from vae_lab.reporting.cells import cautions, decimal, difference, grouped, t_interval, verdict
-from vae_lab.reporting.settings import ABSENT, Settings
+from vae_lab.reporting.flat_config import ABSENT, Settings
+from vae_lab.reporting.run_records import Trial
+from vae_lab.reporting.seed_groups import cautions, decimal, difference, grouped, t_interval, verdict
 from vae_lab.reporting.tables import csv_table, escaped, literal, markdown
-from vae_lab.reporting.trials import Trial
 
 KEYS = ["model.nlatent"]
 METRIC = "test/neg_elbo"

@@ -20,10 +20,10 @@ from sweeping import LIMIT
 
 from vae_lab.report import main
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
-from vae_lab.reporting.page import Report, embedded
+from vae_lab.reporting.html import Report, embedded
 from vae_lab.reporting.pictures import encoded, thumbnail
-from vae_lab.reporting.trials import read_trial
-from vae_lab.reporting.writing import write_report
+from vae_lab.reporting.run_records import read_trial
+from vae_lab.reporting.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLOTS = ("rate_distortion", "curves", "parallel", "heat_map")

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from made_runs import IGNORED, changed
 
-from vae_lab.reporting.settings import flat_settings, labelled, shown, varied_keys
+from vae_lab.reporting.flat_config import flat_settings, labelled, shown, varied_keys
 
 ADAM, SGD = ({"_target_": f"torch.optim.{name}", "lr": 0.001} for name in ("Adam", "SGD"))
 VAE, LADDER = ("vae_lab.models.vae.VAE", "vae_lab.models.ladder.Ladder")

@@ -15,7 +15,7 @@ import yaml
 from made_runs import make_run, make_sweep
 
 from vae_lab.errors import DataError
-from vae_lab.reporting.trials import read_trial, read_trials
+from vae_lab.reporting.run_records import read_trial, read_trials
 from vae_lab.runs.identity import file_digest
 
 

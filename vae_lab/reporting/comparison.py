@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from vae_lab.reporting.settings import ABSENT, shown, varied_keys
-from vae_lab.reporting.trials import Trial
+from vae_lab.reporting.flat_config import ABSENT, shown, varied_keys
+from vae_lab.reporting.run_records import Trial
 
 
 class Difference(NamedTuple):

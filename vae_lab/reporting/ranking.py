@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vae_lab.reporting.trials import COMPLETED, PARTS, Trial
+from vae_lab.reporting.run_records import COMPLETED, PARTS, Trial
 from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, stated
 
 VALIDATION, TEST = "val/", "test/"

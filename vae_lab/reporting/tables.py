@@ -5,10 +5,10 @@ import io
 import re
 from collections.abc import Sequence
 
-from vae_lab.reporting.cells import Cell, decimal
+from vae_lab.reporting.flat_config import ABSENT, shown
 from vae_lab.reporting.ranking import beside
-from vae_lab.reporting.settings import ABSENT, shown
-from vae_lab.reporting.trials import COMPLETED, Trial
+from vae_lab.reporting.run_records import COMPLETED, Trial
+from vae_lab.reporting.seed_groups import Cell, decimal
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from vae_lab.errors import Interrupted, SweepFailed
-from vae_lab.reporting.remains import read_yaml
+from vae_lab.reporting.untrusted_files import read_yaml
 from vae_lab.runs.identity import differences, images_digest, stated
 from vae_lab.sweeps.trial import (
     FAILURES,
@@ -218,8 +218,8 @@ def findings(trials: Sequence[Trial]) -> list[str]:
     """Return what the report of some trials would say first, with the settings of conf/report.yaml."""
     if not trials:
         return []
-    from vae_lab.reporting.page import summarised
-    from vae_lab.reporting.trials import read_trials
+    from vae_lab.reporting.html import summarised
+    from vae_lab.reporting.run_records import read_trials
 
     how: dict[str, Any] = yaml.safe_load((CONF / "report.yaml").read_text(encoding="utf-8"))
     runs = read_trials([trial.folder for trial in trials])

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vae_lab.reporting.cells import Cell, cautions, decimal, grouped, result, verdicts
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
+from vae_lab.reporting.flat_config import labelled, shown, varied_keys
 from vae_lab.reporting.pictures import thumbnail
 from vae_lab.reporting.ranking import beside, direction, measured_on, ranked_sets
-from vae_lab.reporting.settings import labelled, shown, varied_keys
-from vae_lab.reporting.trials import COMPLETED, Trial
+from vae_lab.reporting.run_records import COMPLETED, Trial
+from vae_lab.reporting.seed_groups import Cell, cautions, decimal, grouped, result, verdicts
 from vae_lab.runs.identity import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ def render(report: Report, picture_side: int) -> str:
     """Return the page's HTML; pictures are at most `picture_side` pixels wide and high."""
     from plotly.offline import get_plotlyjs
 
-    environment = Environment(loader=PackageLoader("vae_lab", "templates"), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(
+        loader=PackageLoader("vae_lab.reporting", "templates"), autoescape=True, undefined=StrictUndefined
+    )
     environment.filters |= {"decimal": decimal, "shown": shown}
     plots = dict.fromkeys(("rate_distortion", "curves", "parallel", "heat_map"))
     scripts = [get_plotlyjs(), template_source(environment, "report.js")]
@@ -112,17 +114,17 @@ def digest(script: str) -> str:
 
 def figures(report: Report) -> dict[str, Markup | None]:
     """Return the plots as JSON that can stand in a page; None where there is nothing to draw."""
-    from vae_lab.reporting import lines, planes
+    from vae_lab.reporting import curves, scatter
 
     known = [trial for trial in report.trials if trial.settings]
     drawn: dict[str, go.Figure | None] = {
-        "rate_distortion": planes.rate_distortion(report.cells, report.keys),
-        "curves": lines.curves(report.trials, report.keys, report.metric),
+        "rate_distortion": scatter.rate_distortion(report.cells, report.keys),
+        "curves": curves.curves(report.trials, report.keys, report.metric),
     }
     if len(ranked_sets(report.trials, report.metric)) < 2:  # both colour runs by how good they are
         drawn |= {
-            "parallel": lines.parallel(known, report.keys, report.metric, lowest=report.lowest),
-            "heat_map": planes.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
+            "parallel": curves.parallel(known, report.keys, report.metric, lowest=report.lowest),
+            "heat_map": scatter.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
         }
     return {name: None if figure is None else embedded(figure) for name, figure in drawn.items()}
 

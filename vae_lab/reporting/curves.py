@@ -7,11 +7,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from vae_lab.reporting.cells import decimal, result
-from vae_lab.reporting.plots import COLOURS, name_once, ordered, padded, safe, styled
-from vae_lab.reporting.remains import is_number
-from vae_lab.reporting.settings import ABSENT, Value, labelled, shown
-from vae_lab.reporting.trials import Trial
+from vae_lab.reporting.flat_config import ABSENT, Value, labelled, shown
+from vae_lab.reporting.plot_style import COLOURS, name_once, ordered, padded, safe, styled
+from vae_lab.reporting.run_records import Trial
+from vae_lab.reporting.seed_groups import decimal, result
+from vae_lab.reporting.untrusted_files import is_number
 
 MAX_COLUMNS = 9
 """Columns of metrics.csv to choose from."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vae_lab.errors import require_counts
-from vae_lab.reporting.page import Report, render, summarised
+from vae_lab.reporting.html import Report, render, summarised
 from vae_lab.reporting.ranking import check_protocols
+from vae_lab.reporting.run_records import COMPLETED, Trial, read_trials
 from vae_lab.reporting.tables import csv_table, markdown
-from vae_lab.reporting.trials import COMPLETED, Trial, read_trials
 from vae_lab.system.atomic import require_folder_name, write_whole
 from vae_lab.system.folders import require_writable
 

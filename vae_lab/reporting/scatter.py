@@ -4,10 +4,10 @@ from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
-from vae_lab.reporting.cells import Cell, decimal, result
-from vae_lab.reporting.plots import COLOURS, first_of, name_once, ordered, padded, safe, styled, traces
-from vae_lab.reporting.settings import Value, labelled, shown
-from vae_lab.reporting.trials import Trial
+from vae_lab.reporting.flat_config import Value, labelled, shown
+from vae_lab.reporting.plot_style import COLOURS, first_of, name_once, ordered, padded, safe, styled, traces
+from vae_lab.reporting.run_records import Trial
+from vae_lab.reporting.seed_groups import Cell, decimal, result
 
 LATENTS = "model.nlatent"
 BETA = "objective.beta"

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vae_lab.errors import DataError
-from vae_lab.reporting.remains import (
+from vae_lab.reporting.flat_config import ABSENT, Settings, flat_settings
+from vae_lab.reporting.untrusted_files import (
     Curve,
     is_number,
     last_error,
@@ -17,7 +18,6 @@ from vae_lab.reporting.remains import (
     read_overrides,
     read_yaml,
 )
-from vae_lab.reporting.settings import ABSENT, Settings, flat_settings
 from vae_lab.runs.identity import file_digest, images_digest
 from vae_lab.sweeps.trial import command as command_line
 from vae_lab.system.masking import masked

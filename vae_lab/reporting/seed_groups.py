@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from vae_lab.reporting.flat_config import ABSENT, Settings, labelled
 from vae_lab.reporting.ranking import beside, caution, direction, measured_on, part_of, ranked_sets
-from vae_lab.reporting.settings import ABSENT, Settings, labelled
-from vae_lab.reporting.trials import COMPLETED, Trial
+from vae_lab.reporting.run_records import COMPLETED, Trial
 
 
 class Cell(NamedTuple):
