@@ -33,6 +33,7 @@ slow: $(VENV)/done ## Run the tests that take minutes
 lint: $(VENV)/done ## Check style and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/done ## Check types
 	$(BIN)/pyright --pythonpath $(BIN)/python

@@ -22,7 +22,7 @@ from hydra.utils import instantiate
 from vae_lab.detection.calibration import score_config
 from vae_lab.detection.detector import BATCH
 from vae_lab.detection.scores.anomaly import Images, Score
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF

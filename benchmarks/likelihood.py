@@ -16,7 +16,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import importance_estimate
 from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF

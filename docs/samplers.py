@@ -7,7 +7,7 @@ import torch
 
 from vae_lab.evaluation.figures import grid
 from vae_lab.runs.inference import every_pixel, generate
-from vae_lab.runs.load import load_data, load_model
+from vae_lab.runs import load_data, load_model
 from vae_lab.sampling.mixture import load_sampler
 from vae_lab.system.atomic import write_png
 

@@ -54,8 +54,9 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.runs.identity import identity
         from vae_lab.sweeps.grid import complete, sweep_name, with_images
         from vae_lab.sweeps.launchers import shares_fate, warn_of_pickles
-        from vae_lab.sweeps.trial import Trial, config_flags, digest, key, with_threads
+        from vae_lab.sweeps.trial import Trial, config_flags, digest, with_threads
         from vae_lab.system.processes import ranks
+        from vae_lab.system.quoting import key
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -105,7 +106,7 @@ class TrialSweeper(BasicSweeper):
 
     def _refuse(self, parsed: Sequence[Override]) -> None:
         """Raise ValueError if something is typed that a grid of trials cannot follow."""
-        from vae_lab.sweeps.trial import key
+        from vae_lab.system.quoting import key
 
         assert self.config is not None
         for override in parsed:
@@ -128,7 +129,7 @@ class TrialSweeper(BasicSweeper):
 
     def _compose(self, trial: Any) -> tuple[object, object]:  # noqa: ANN401
         """Return the config that a trial's process will have, as plain values: as it is, and resolved."""
-        from vae_lab.train import resolved
+        from vae_lab.sweeps.trial import resolved
 
         assert self.config is not None
         assert self.hydra_context is not None

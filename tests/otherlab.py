@@ -15,7 +15,7 @@ from vae_lab.data.datamodule import ImageData
 from vae_lab.data.synthetic import Blobs
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.models.mlp import MLPEncoder  # noqa: F401
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 
 twice: Any = functools.partial(max, 2)
 settings = {"a": 1}

@@ -19,12 +19,13 @@ from vae_lab.evaluation.metrics.features import DigitClassifier, features_of, tr
 from vae_lab.evaluation.metrics.latents import posterior_statistics
 from vae_lab.evaluation.metrics.likelihood import set_likelihood
 from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
+from vae_lab.evaluation.metrics.reconstruction import reconstruct
 from vae_lab.evaluation.metrics.two_sample import frechet_interval
 from vae_lab.generate import sample
 from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
-from vae_lab.runs.inference import generate, reconstruct
+from vae_lab.runs.inference import generate
 from vae_lab.runs.load import encode
 from vae_lab.sampling.latent_samplers import fitted_density
 

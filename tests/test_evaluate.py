@@ -19,13 +19,14 @@ from PIL import Image
 from vae_lab.data.images import Images
 from vae_lab.data.synthetic import Blobs
 from vae_lab.errors import DataError, DivergedError, StorageError
-from vae_lab.evaluation import extractors, run
+from vae_lab.evaluation import extractors
 from vae_lab.evaluation.metrics.features import DigitClassifier, RandomVGG
 from vae_lab.evaluation.metrics.likelihood import difference_mean, plain_mean, set_likelihood
 from vae_lab.evaluation.protocol import affordable, chosen_chunk, chosen_sizes
 from vae_lab.evaluation.run import assess, headline
 from vae_lab.generate import sample
-from vae_lab.runs.load import load_data, load_model, locate
+from vae_lab.runs.folder import locate
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.sampling.latent_samplers import fitted_mixture
 from vae_lab.sampling.mixture import load_sampler, mixture_path, read_mixture
 from vae_lab.system.config_dir import CONF
@@ -185,7 +186,9 @@ def test_binary_runs_are_evaluated_on_binary_images_in_every_part(run: Path, tmp
 def test_a_flat_reference_loses_the_spectrum_and_nothing_else(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "band_ratios", lambda *_: (_ for _ in ()).throw(ValueError("The reference has no power")))
+    monkeypatch.setattr(
+        evaluation_run, "band_ratios", lambda *_: (_ for _ in ()).throw(ValueError("The reference has no power"))
+    )
     result = small(run, tmp_path)
     assert set(result["blur"].values()) == {None}
     assert "<td>\u2013</td>" in (tmp_path / "evaluation-test.html").read_text()

@@ -1,4 +1,4 @@
-"""Who may import what, and what may occur nowhere."""
+"""Which packages a room may import, and what may occur nowhere."""
 
 import ast
 import re
@@ -15,13 +15,17 @@ ROOMS = {
     "probability": TORCH,
     "models": TORCH,
     "adversarial": TORCH,
-    "evaluation": TORCH | {"torchvision", "matplotlib", "scipy", "sklearn", "torchmetrics"},
-    "tasks": LIGHTNING,
-    "callbacks": LIGHTNING,
-    "loggers": LIGHTNING | {"matplotlib", "mlflow", "pydantic", "wandb"},
+    "sampling": TORCH | {"sklearn"},
+    "evaluation": TORCH
+    | {"PIL", "jinja2", "markupsafe", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision"},
+    "detection": TORCH | {"PIL", "hydra", "matplotlib", "scipy", "sklearn", "torchvision", "yaml"},
+    "training": LIGHTNING | {"hydra", "matplotlib", "mlflow", "omegaconf", "pydantic", "torchvision", "wandb"},
     "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
     "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
+    "sweeps": {"hydra", "lightning", "omegaconf", "optuna", "sqlalchemy", "vae_lab", "yaml"},
+    "cli": {"hydra", "omegaconf", "rich", "vae_lab", "yaml"},
 }
+"""Packages that the modules of a room may import; which rooms they may import, import-linter holds."""
 NOWHERE = re.compile(
     r"weights_only=False|\bpickle\b|\bdill\b|\bjit\.load|torch\.hub|allow_pickle|(?<!\.)\beval\(|\bexec\(|shell=True|yaml\.load\("
     r"|LOAD_TRUNCATED_IMAGES\s*=|verify=False|\bprint\("

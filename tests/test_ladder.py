@@ -13,6 +13,7 @@ from vae_lab.data.images import Images
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.figures import traversals
 from vae_lab.evaluation.metrics.latents import active_units, posterior_statistics
+from vae_lab.evaluation.metrics.reconstruction import reconstruct
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.ladder_conv import GridDecoder, GridEncoder
 from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
@@ -21,7 +22,6 @@ from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, Logistic
 from vae_lab.probability.objectives import ELBO, IWAE, DReG, FreeBits, Objective
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
-from vae_lab.runs.inference import reconstruct
 
 GRID: dict[str, Any] = {"widths": [4, 6], "blocks": [1, 1]}
 GROUPS: dict[str, Any] = {"vector": 3, "groups": [(2, 2), (1, 1)]}

@@ -13,7 +13,8 @@ from tests.invoking import invoke
 from vae_lab.evaluate import main as evaluate
 from vae_lab.generate import main as generate
 from vae_lab.report import main as report
-from vae_lab.runs.load import load_model, load_summary
+from vae_lab.runs.folder import load_summary
+from vae_lab.runs.load import load_model
 from vae_lab.sweeps.trial import digest
 from vae_lab.system import masking
 from vae_lab.system.masking import masked, remember

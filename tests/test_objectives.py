@@ -7,8 +7,9 @@ import torch
 from linear_gaussian import NLATENT, SIDE, VARIANCE, linear_gaussian_vae, marginal
 
 from vae_lab.data.sample import Sample
-from vae_lab.models.vae import VAE, Inference
+from vae_lab.models.vae import VAE
 from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.latent_model import Inference
 from vae_lab.probability.objectives import ELBO
 from vae_lab.training.tasks.task import evaluation_metrics
 

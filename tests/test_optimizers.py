@@ -15,7 +15,7 @@ from torch.optim import Adam, Muon, Optimizer
 
 from vae_lab.models.vae import VAE
 from vae_lab.system.config_dir import CONF
-from vae_lab.train import check_model
+from vae_lab.training.checks import check_model
 from vae_lab.training.optimizers import MuonWithAdamW, make_adamw
 from vae_lab.training.run import train
 

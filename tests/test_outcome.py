@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from sabotage import Signals, Spoil
 
 from vae_lab.errors import DivergedError, Interrupted, StorageError, TimeLimit, exit_code, status
-from vae_lab.sweeps.trial import hold
+from vae_lab.system.locks import hold
 from vae_lab.training.run import train
 
 Compose = Callable[..., DictConfig]

@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from sweeping import NO_PICTURES, TINY
 
-from vae_lab.sweeps.trial import Trial, config_flags, digest, record
+from vae_lab.runs.folder import record
+from vae_lab.sweeps.trial import Trial, config_flags, digest
 from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
 

@@ -111,7 +111,7 @@ NOT_ADMITTED = {
     "otherlab.subprocess.run": "it is 'subprocess.run', which is no part of otherlab",
     "otherlab.torch.hub.load": "it is 'torch.hub.load', which is no part of otherlab",
     "otherlab.nn.Linear": "which is no part of otherlab",
-    "otherlab.LatentModel": "it is 'vae_lab.models.vae.LatentModel'",
+    "otherlab.LatentModel": "it is 'vae_lab.probability.latent_model.LatentModel'",
     "otherlab.Encoder.register_buffer": "which is no part of otherlab",
     "otherlab.Encoder.__init__": "is no name of a class",
     "otherlab.make_encoder.__globals__": "is no name of a class",

@@ -29,7 +29,8 @@ from vae_lab.detection.scores.regret import LikelihoodRegret
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
-from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.models.vae import VAE
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, SigmaVAE
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
 from vae_lab.system.config_dir import CONF

@@ -20,7 +20,7 @@ from vae_lab.detection.score_folder import warn_if_inverted
 from vae_lab.detection.score_table import find, find_all
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.training.run import train
 

@@ -15,10 +15,10 @@ from vae_lab.detection.calibration import read_calibration
 from vae_lab.detection.scores.anomaly import NegELBO
 from vae_lab.errors import DataError
 from vae_lab.runs.configs import MAX_VALUES, Role, check_config, packaged_roles, require_plain
-from vae_lab.runs.load import load_checkpoint, load_data, load_model, load_summary
+from vae_lab.runs.folder import left, load_summary, read_summary
+from vae_lab.runs.load import load_checkpoint, load_data, load_model
 from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.sampling.mixture import read_mixture
-from vae_lab.sweeps.trial import left, read_summary
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.reading import MAX_BYTES, Unreadable, read_json
 

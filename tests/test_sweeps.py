@@ -19,8 +19,9 @@ from hydra_plugins.vae_lab_sweeper import TrialSweeper
 from vae_lab.cli.entry import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
 from vae_lab.reporting.run_records import read_trial
+from vae_lab.runs.folder import record
 from vae_lab.sweeps.grid import complete, sweep_name
-from vae_lab.sweeps.trial import Trial, digest, record, settle
+from vae_lab.sweeps.trial import Trial, digest, settle
 from vae_lab.system.quoting import parse
 from vae_lab.train import main
 from vae_lab.training.loggers.csv import MetricsTable

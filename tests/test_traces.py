@@ -8,8 +8,8 @@ from detecting import save_pictures
 from hydra import compose, initialize_config_dir
 from invoking import invoke
 
-from vae_lab.sweeps.trial import LOCK
 from vae_lab.system.config_dir import CONF
+from vae_lab.system.locks import LOCK
 from vae_lab.training.run import train
 
 FOLDER = [

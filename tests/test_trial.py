@@ -12,8 +12,10 @@ import pytest
 from sweeping import made
 
 from vae_lab.errors import Interrupted
+from vae_lab.runs.folder import State, record
 from vae_lab.sweeps.grid import passed_on
-from vae_lab.sweeps.trial import State, hold, holder, record, run_trial
+from vae_lab.sweeps.trial import run_trial
+from vae_lab.system.locks import hold, holder
 
 
 def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:

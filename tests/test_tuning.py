@@ -18,8 +18,10 @@ from invoking import invoke
 from lightning import Callback
 from sweeping import LIMIT
 
-from vae_lab.sweeps.trial import Trial, hold, read_summary, record
+from vae_lab.runs.folder import read_summary, record
+from vae_lab.sweeps.trial import Trial
 from vae_lab.system.config_dir import CONF
+from vae_lab.system.locks import hold
 from vae_lab.tune import main
 
 optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'vae_lab[tune]'", minversion="4.9")

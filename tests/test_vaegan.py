@@ -135,7 +135,8 @@ def test_the_average_follows_the_learner(config: Compose) -> None:
 @TASKS
 def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path, settings: tuple[str, ...]) -> None:
     """Also in what it goes back to: the guard is made to find fault after the resumption."""
-    augment = "{_target_: vae_lab.adversarial.diffaugment.DiffAugment, colour: 1.0, translation: 0.2, cutout: 0.5, flip: true}"
+    target = "vae_lab.adversarial.diffaugment.DiffAugment"
+    augment = f"{{_target_: {target}, colour: 1.0, translation: 0.2, cutout: 0.5, flip: true}}"
     common = (*settings, "trainer.val_check_interval=100", "task.opponents.discriminator.r1_every=3")
     common = (*common, "task.guard.every=2", "task.guard.patience=3", "task.guard.spread=1.0")
     common = (*common, f"task.opponents.discriminator.augment={augment}")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from vae_lab.train import label
+from vae_lab.sweeps.trial import label
 
 TINY = ("data=synthetic", "model=mlp", "model.encoder.width=8", "trainer.max_steps=2", "trainer.val_check_interval=2")
 VARIABLES = {

@@ -14,7 +14,7 @@ log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no par
 def main(cfg: DictConfig) -> None:
     """Write evaluation-<split>.json and .html."""
     from vae_lab.evaluation.run import assess, file_name, headline  # torch and Lightning take seconds
-    from vae_lab.runs.load import locate
+    from vae_lab.runs.folder import locate
 
     settle_threads(cfg)
     settings: dict[str, object] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.distributions import Distribution
 
-    from vae_lab.models.vae import LatentModel
+    from vae_lab.probability.latent_model import LatentModel
 
 log = logging.getLogger("vae_lab.generate")  # __main__, as a command, is no part of vae_lab
 
@@ -35,7 +35,8 @@ EVERY = "all"
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of samples and, if `out` is a folder, a PNG for each."""
-    from vae_lab.runs.load import load_model, locate
+    from vae_lab.runs.folder import locate
+    from vae_lab.runs.load import load_model
     from vae_lab.runs.manifest import put_pictures, require_room
     from vae_lab.sampling.mixture import load_sampler
     from vae_lab.system.atomic import require_folder_name
@@ -65,7 +66,8 @@ def main(cfg: DictConfig) -> None:
 
 def described(cfg: DictConfig, run: Path) -> dict[str, object]:
     """Return what decides the pictures of a call: the run with its weights, and what is drawn."""
-    from vae_lab.runs.load import locate, weights_digest
+    from vae_lab.runs.folder import locate
+    from vae_lab.runs.load import weights_digest
     from vae_lab.runs.provenance import versions
 
     folder, checkpoint = locate(run, cfg.checkpoint)
@@ -150,7 +152,7 @@ def class_counts(run: Path, checkpoint: str) -> list[int]:
 def summary_of(run: Path, checkpoint: str) -> dict[str, Any]:
     """Return a run's summary; nothing if it is gone."""
     from vae_lab.errors import DataError
-    from vae_lab.runs.load import load_summary, locate
+    from vae_lab.runs.folder import load_summary, locate
 
     try:
         return load_summary(locate(run, checkpoint).folder)

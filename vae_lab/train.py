@@ -9,31 +9,37 @@ python -m vae_lab.train sweep=latents_by_rate launcher=joblib
 
 import logging
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.cli.entry import command, settle_threads
+from vae_lab.cli.entry import command, in_one_place, settle_threads
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import settle_limits
 from vae_lab.runs.configs import check_config, foreign_packages
+from vae_lab.runs.folder import command as command_line
+from vae_lab.runs.folder import locate, read_summary
 from vae_lab.runs.identity import identity
-from vae_lab.runs.load import locate
 from vae_lab.runs.packages import NEVER
-from vae_lab.sweeps.launchers import end_with_parent, shares_fate
-from vae_lab.sweeps.trial import Trial, config_flags, key, read_summary, run_trial, with_threads
-from vae_lab.sweeps.trial import command as command_line
+from vae_lab.sweeps.launchers import shares_fate
+from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, with_threads
 from vae_lab.system.masking import masked
-from vae_lab.system.processes import ranks
+from vae_lab.system.processes import end_with_parent, ranks
+from vae_lab.system.quoting import key
+from vae_lab.training.checks import check_model
+from vae_lab.training.resume import continued
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
 
 
-@command("train")
+def as_one_run(arguments: list[str]) -> list[str]:
+    """Return a command line with the settings of the run that it resumes, and one folder for Hydra's files and its."""
+    return in_one_place(continued(arguments))
+
+
+@command("train", as_one_run)
 def main(cfg: DictConfig) -> None:
     """Train one run, or one trial of a sweep."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -80,23 +86,6 @@ def threads_of(run: str | None) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:
-    """Name a trial in W&B by what is swept, and let it go on with an earlier run of its own.
-
-    Where nothing was typed, W&B's variables come before what is swept; the tags of both are given.
-    """
-    if "wandb" in cfg.logger:
-        typed, asked = cfg.group, os.environ.get("WANDB_RUN_GROUP")
-        wandb = cfg.logger.wandb
-        tags = list(wandb.get("tags") or []) or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
-        with open_dict(wandb):  # Lightning's own logger may stand here, with other settings
-            wandb.group = asked if asked and typed is None else group
-            wandb.id = wandb_id
-            wandb.name = wandb.get("name") or " ".join(swept)
-            wandb.tags = [*tags, *(text[:64] for text in swept)]
-    cfg.group = group
-
-
 def train_in_sweep(cfg: DictConfig) -> None:
     """Train a trial of a sweep unless it has an outcome; the trials share a W&B group, and what is swept names them."""
     hydra = HydraConfig.get()
@@ -122,31 +111,6 @@ def train_in_sweep(cfg: DictConfig) -> None:
         if "SUBMITIT_EXECUTOR" in os.environ:  # that is how submitit ends a job that goes back to the queue
             raise
         log.warning("trial %s left with sys.exit", trial.folder.name)
-
-
-def resolved(cfg: DictConfig) -> object:
-    """Return a config as plain values, unresolved if it refers to what is not there, which training will tell."""
-    try:
-        return OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException:
-        return OmegaConf.to_container(cfg, resolve=False)
-
-
-def check_model(cfg: DictConfig) -> None:
-    """Build model and optimizer without their memory: a wrong setting is told before Lightning is imported.
-
-    Raises:
-        ValueError: if the optimizer does not take its settings.
-    """
-    import torch
-    from hydra.utils import instantiate
-
-    with torch.device("meta"):
-        model: torch.nn.Module = instantiate(cfg.model, _convert_="all")
-    try:
-        instantiate(cfg.optimizer, _convert_="all")(model.named_parameters())
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer: {error}.") from error
 
 
 def say_packages(cfg: DictConfig) -> None:

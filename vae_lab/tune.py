@@ -21,12 +21,13 @@ from vae_lab.cli.other_sweepers import NO_SWEEP
 from vae_lab.cli.overrides import search_path, settle_limits, understood
 from vae_lab.errors import SweepFailed, require_counts
 from vae_lab.reporting.ranking import beside, direction
+from vae_lab.runs.folder import read_summary
 from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
-from vae_lab.sweeps.trial import Trial, config_flags, key, read_summary
+from vae_lab.sweeps.trial import Trial, config_flags, label
 from vae_lab.system.masking import masked
-from vae_lab.system.quoting import quote_override, quote_typed
+from vae_lab.system.quoting import key, quote_override, quote_typed
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
-from vae_lab.train import check_model, label
+from vae_lab.training.checks import check_model
 
 if TYPE_CHECKING:
     import optuna

@@ -29,15 +29,14 @@ from vae_lab.cli.hydra_files import hide_secrets
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import config_dirs, understood
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
-from vae_lab.runs.packages import import_problem
 from vae_lab.system.config_dir import CONF
+from vae_lab.system.error_text import import_problem
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import ranks, unheeded
 from vae_lab.system.quoting import parse, quote_override, quote_typed
 from vae_lab.system.signals import EndAtOnce, heard, ignore
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
-from vae_lab.training.resume import continued
 
 log = logging.getLogger(__name__)
 
@@ -45,24 +44,36 @@ PATHS = ("data.root", "data.cache", "resume", "init", "run", "runs", "images", "
 """Settings that are paths, relative to where a command was started."""
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
+Rewrite = Callable[[list[str]], list[str]]
+"""Changes a command line before Hydra reads it."""
+
+
+def command(
+    config_name: str, rewrite: Rewrite | None = None
+) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
     """Return a decorator that makes a command line of a function of the composed config.
 
     The command ends with the exit code of `vae_lab.errors`. Errors of vae_lab itself keep their traceback; for every
     other one, HYDRA_FULL_ERROR=1 shows it.
+
+    Args:
+        config_name: of the config that it starts from.
+        rewrite: changes the command line before Hydra reads it.
     """
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
         @functools.wraps(task)
         def main() -> None:
-            sys.exit(run_until(EndAtOnce("at once"), task, config_name))
+            sys.exit(run_until(EndAtOnce("at once"), task, config_name, rewrite))
 
         return main
 
     return decorate
 
 
-def run_until(end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str) -> int:
+def run_until(
+    end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str, rewrite: Rewrite | None = None
+) -> int:
     """Return what `run` does; a signal ends it in good order: temporary files are removed, and the code tells of it.
 
     For a process that then ends: signals are not given back.
@@ -70,14 +81,14 @@ def run_until(end: EndAtOnce, task: Callable[[DictConfig], object], config_name:
     for number in heard():
         signal.signal(number, end)
     try:
-        return run(task, config_name)
+        return run(task, config_name, rewrite)
     except Interrupted as error:  # while another end was told of
         return exit_code(error)
     finally:
         ignore()
 
 
-def run(task: Callable[[DictConfig], object], config_name: str) -> int:
+def run(task: Callable[[DictConfig], object], config_name: str, rewrite: Rewrite | None = None) -> int:
     """Run `task` under Hydra, once or as a sweep, and return the exit code."""
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
@@ -118,8 +129,8 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
 
     try:
         sys.argv[1:] = understood(in_order(sys.argv[1:], config_name), config_name)
-        if config_name == "train":
-            sys.argv[1:] = in_one_place(continued(sys.argv[1:]))
+        if rewrite is not None:
+            sys.argv[1:] = rewrite(sys.argv[1:])
         printed = completion(sys.argv[1:])
         if printed is not None:
             sys.stdout.write(printed)

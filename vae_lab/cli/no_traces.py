@@ -6,7 +6,7 @@ from pathlib import Path
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from vae_lab.sweeps.trial import LOCK
+from vae_lab.system.locks import LOCK
 
 
 class NoTraces(Callback):

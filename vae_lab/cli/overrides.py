@@ -11,9 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.sweeps.trial import key
 from vae_lab.system.config_dir import CONF
-from vae_lab.system.quoting import quote_text
+from vae_lab.system.quoting import key, quote_text
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 SHARES = ("trainer.val_check_interval",)

@@ -32,8 +32,9 @@ from vae_lab.detection.detector import (
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.errors import DataError, require_counts
-from vae_lab.models.vae import LatentModel
-from vae_lab.runs.load import checkpoint_path, load_checkpoint, load_data, load_model, locate, weights_digest
+from vae_lab.probability.latent_model import LatentModel
+from vae_lab.runs.folder import checkpoint_path, locate
+from vae_lab.runs.load import load_checkpoint, load_data, load_model, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.system.atomic import whole

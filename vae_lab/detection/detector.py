@@ -21,7 +21,7 @@ from vae_lab.detection.metrics import CONSTANTS, constant_images, inverted
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.models.modes import evaluating
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.progress import track
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 
 Image = Float[Tensor, "batch channels height width"]
 Grid = UInt8[Tensor, "3 gridheight gridwidth"]

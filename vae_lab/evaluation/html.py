@@ -15,7 +15,7 @@ from vae_lab.evaluation.figures import grid, paired
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, neighbour_panel
 from vae_lab.evaluation.metrics.power_spectrum import spectrum_figure
-from vae_lab.runs.inference import Reconstruction
+from vae_lab.evaluation.metrics.reconstruction import Reconstruction
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from vae_lab.errors import DivergedError, require_counts
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import PARTS, load_checkpoint, load_model
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name

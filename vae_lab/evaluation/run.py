@@ -24,6 +24,7 @@ from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, memorisation, usual_nearness
 from vae_lab.evaluation.metrics.power_spectrum import band_ratios
+from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
 from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.evaluation.protocol import (
     Sizes,
@@ -35,11 +36,13 @@ from vae_lab.evaluation.protocol import (
     load_sound,
     say_sizes,
 )
-from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.models.vae import VAE
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
+from vae_lab.runs.folder import locate
 from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
-from vae_lab.runs.inference import Reconstruction, every_pixel, generate, reconstruct
-from vae_lab.runs.load import load_data, locate, weights_digest
+from vae_lab.runs.inference import every_pixel, generate
+from vae_lab.runs.load import load_data, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name, versions
 from vae_lab.sampling.mixture import fit_mixture

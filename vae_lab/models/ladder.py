@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from vae_lab.models.topdown import Choice, Features, Path, TopDownDecoder, central, drawn, given, reparametrized
-from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Likelihood
 from vae_lab.probability.priors import Prior, StandardNormal
 

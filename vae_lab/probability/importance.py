@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 if TYPE_CHECKING:
-    from vae_lab.models.vae import Inference, LatentModel
+    from vae_lab.probability.latent_model import Inference, LatentModel
 
 
 class Draws(NamedTuple):

@@ -15,7 +15,7 @@ from vae_lab.probability.schedules import Schedule, value_at
 
 if TYPE_CHECKING:
     from vae_lab.data.sample import Sample
-    from vae_lab.models.vae import Inference, LatentModel
+    from vae_lab.probability.latent_model import Inference, LatentModel
 
 
 class Terms(NamedTuple):

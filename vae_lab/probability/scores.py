@@ -12,7 +12,7 @@ from vae_lab.probability.importance import draw
 from vae_lab.probability.objectives import elbo_terms
 
 if TYPE_CHECKING:
-    from vae_lab.models.vae import LatentModel
+    from vae_lab.probability.latent_model import LatentModel
 
 Images = Float[Tensor, "batch channels height width"]
 Nats = Float[Tensor, " batch"]

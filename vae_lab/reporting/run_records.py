@@ -18,8 +18,8 @@ from vae_lab.reporting.untrusted_files import (
     read_overrides,
     read_yaml,
 )
+from vae_lab.runs.folder import command as command_line
 from vae_lab.runs.identity import file_digest, images_digest
-from vae_lab.sweeps.trial import command as command_line
 from vae_lab.system.masking import masked
 from vae_lab.system.progress import track
 from vae_lab.system.reading import Unreadable, is_there, read_json

@@ -1,1 +1,8 @@
-"""Run folders: where their files are, how they are read, and what they were made of."""
+"""Run folders: where their files are, how they are read, and what they were made of.
+
+`load_model`, `load_data`, `load_checkpoint` and `encode` are imported from here; torch is imported with the first call.
+"""
+
+from vae_lab.runs.load import encode, load_checkpoint, load_data, load_model
+
+__all__ = ["encode", "load_checkpoint", "load_data", "load_model"]

@@ -11,8 +11,9 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from vae_lab.errors import DataError
-from vae_lab.runs.packages import NEVER, OWN, Trust, defined_name, is_in, is_name, read_trust
+from vae_lab.runs.packages import NEVER, OWN, Trust, defined_name, is_name, read_trust
 from vae_lab.system.config_dir import CONF
+from vae_lab.system.error_text import is_in
 
 MAX_VALUES = 20_000
 MAX_NESTING = 30

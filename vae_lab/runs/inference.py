@@ -1,7 +1,6 @@
 """Passes of whole sets through a model, a batch at a time, on the model's device; results on the CPU."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -9,11 +8,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
-from vae_lab.evaluation.metrics.likelihood import placed
-from vae_lab.evaluation.metrics.reconstruction import reconstruction_metrics
 from vae_lab.models.modes import evaluating
-from vae_lab.models.vae import LatentModel
-from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
 
 NUMBERS = 1_000_000
@@ -21,44 +17,6 @@ NUMBERS = 1_000_000
 
 Pixels = Float[Tensor, "n channels height width"]
 Labels = Int64[Tensor, " m"]
-
-
-class Reconstruction(NamedTuple):
-    """What is left of a set after encoding and decoding.
-
-    Attributes:
-        decoded: mean images of the posterior means.
-        means: posterior means.
-        log_sigmas: posterior log sigmas; None where latents depend on each other.
-        moves: posterior means less the prior's, which moves with the groups above in a ladder: a latent's own part.
-        metrics: mse, psnr and ssim; see `reconstruction_metrics`.
-    """
-
-    decoded: Pixels
-    means: Float[Tensor, "n nlatent"]
-    log_sigmas: Float[Tensor, "n nlatent"] | None
-    moves: Float[Tensor, "n nlatent"]
-    metrics: dict[str, float]
-
-
-@torch.no_grad()
-def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
-    """Return every image's posterior and its reconstruction."""
-    metrics = reconstruction_metrics(model.image_size)
-    decoded, means, log_sigmas, moves = [], [], [], []
-    with evaluating(model):
-        for given, image in batches(images, model):
-            posterior = given.posterior(image)
-            inference = given.infer(posterior, noise=image.new_zeros(1, model.nlatent))
-            decoded.append(inference.generative.mean.cpu())
-            means.append(inference.z.cpu())
-            moves.append((inference.posterior.mean - inference.prior.mean).cpu())
-            if isinstance(posterior, DiagonalNormal):
-                log_sigmas.append(posterior.log_sigma.cpu())
-            metrics.update(decoded[-1], image.cpu())
-    values = {name: float(value) for name, value in metrics.compute().items()}
-    sigmas = torch.cat(log_sigmas) if log_sigmas else None
-    return Reconstruction(torch.cat(decoded), torch.cat(means), sigmas, torch.cat(moves), values)
 
 
 @torch.no_grad()
@@ -104,3 +62,11 @@ def batch_size(model: LatentModel) -> int:
 def every_pixel(images: Images, n: int | None = None) -> Pixels:
     """Return the first `n` images of a set, or all, as floats on the CPU."""
     return images.__getitems__(slice(n)).image
+
+
+def placed(
+    model: LatentModel, images: Images, rows: Int64[Tensor, " some"] | slice
+) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
+    """Return the model of the classes of some images, and those images on its device, in its precision."""
+    batch = images.__getitems__(rows)
+    return model.given(batch.label), batch.image.to(next(model.parameters()))

@@ -3,21 +3,21 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
 from vae_lab.runs.configs import check_config, require_plain
+from vae_lab.runs.folder import checkpoint_path, load_summary, locate
 from vae_lab.runs.identity import file_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.system.folders import expanded
-from vae_lab.system.reading import Unreadable, read_json
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from vae_lab.data.datamodule import ImageData
-    from vae_lab.models.vae import LatentModel
+    from vae_lab.probability.latent_model import LatentModel
 
 PARTS = ("train", "val", "test")
 
@@ -261,50 +261,9 @@ def check_sizes(data: dict[str, Any], model: dict[str, Any]) -> None:
             raise DataError(f"the stored config has {key}={data[key]} for the data, and {model[key]} for the model.")
 
 
-def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
-    """Return where a run folder has its checkpoint; a path that is no folder is taken for the checkpoint itself."""
-    path = expanded(run)
-    return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
-
-
 def weights_digest(run: str | Path, checkpoint: str) -> str:
     """Return a hash of a run's checkpoint; nothing if there is none."""
     return file_digest(checkpoint_path(run, checkpoint))
-
-
-class Located(NamedTuple):
-    """A run folder, and which of its checkpoints is meant."""
-
-    folder: Path
-    checkpoint: str
-
-    def names(self) -> dict[str, str]:
-        """Return both as they are called in what is written."""
-        return {"run": self.folder.name, "checkpoint": self.checkpoint}
-
-
-def locate(run: str | Path, checkpoint: str) -> Located:
-    """Return the folder and the checkpoint of a run given as a folder, or as a checkpoint file in one."""
-    path = expanded(run).absolute()
-    if not path.is_file():
-        return Located(path, checkpoint)
-    return Located(path.parent.parent if path.parent.name == "checkpoints" else path.parent, path.stem)
-
-
-def load_summary(run: str | Path) -> dict[str, Any]:
-    """Return a run's summary.json.
-
-    Raises:
-        DataError: if there is none, or it is none of vae_lab.
-    """
-    path = expanded(run) / "summary.json"
-    try:
-        summary = read_json(path, links=True)
-    except Unreadable as error:
-        raise DataError(f"there is no readable summary at {path.absolute()} ({error}).") from error
-    if not isinstance(summary.get("classes", []), list):
-        raise DataError(f"{path.absolute()} has {summary['classes']!r:.40} for classes, which is no list of names.")
-    return summary
 
 
 def encode(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":

@@ -7,10 +7,11 @@ is built on cannot be trusted: they hold functions that run, load or fetch whate
 """
 
 import importlib.util
-import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+from vae_lab.system.error_text import unimportable
 
 OWN = ("hydra_plugins", "vae_lab")
 LIBRARIES = (
@@ -43,8 +44,6 @@ LIBRARIES = (
 Trust = str | Sequence[str] | None
 """A setting `trust`: a package, several, or none."""
 
-LOCATING = re.compile(r"Error locating target '(?P<target>[^']*)'[^\n]*(\nfull_key: (?P<key>\S+))?")
-"""What Hydra says of a class that cannot be imported."""
 
 NEVER = sys.stdlib_module_names.union(OWN, LIBRARIES)
 
@@ -95,11 +94,6 @@ def is_there(name: str) -> bool:
         return name in sys.modules
 
 
-def is_in(target: object, packages: Collection[str]) -> bool:
-    """Return whether a dotted name begins with one of some packages, exactly."""
-    return isinstance(target, str) and target.partition(".")[0] in packages
-
-
 def defined_name(target: str) -> str:
     """Return the name under which a class or function was defined, which may be in another package; it is imported.
 
@@ -118,28 +112,3 @@ def defined_name(target: str) -> str:
     if not callable(found) or not isinstance(module, str) or not isinstance(name, str):
         raise ValueError(f"{target} is no class.")
     return f"{module}.{name}"
-
-
-def import_problem(error: BaseException) -> str | None:
-    """Return the sentence on a class that a setting names and that cannot be imported; None of any other error."""
-    found = LOCATING.match(str(error)) if type(error).__name__ == "InstantiationException" else None
-    if found is None:
-        return None
-    return f"{found['key']}: " * bool(found["key"]) + unimportable(found["target"], error)
-
-
-def unimportable(target: str, error: BaseException) -> str:
-    """Return the sentence on a class that cannot be imported, from the error that came of trying."""
-    while type(error).__name__ in ("InstantiationException", "ImportError") and error.__cause__ is not None:
-        error = error.__cause__
-    problem = " ".join(str(error).split()).rstrip(".")
-    remedy = "name a class that is there"
-    if isinstance(error, ModuleNotFoundError) and error.name is not None:
-        parent, _, last = error.name.rpartition(".")
-        if "is not a package" in problem:
-            problem = f"{parent} has no {last}"
-        elif not is_in(parent, [target.partition(".")[0]]):
-            remedy = f"install {error.name}, or add its folder to PYTHONPATH"
-    elif not isinstance(error, ImportError | AttributeError):
-        problem, remedy = f"{type(error).__name__}: {problem}", "HYDRA_FULL_ERROR=1 shows where"
-    return f"{target} cannot be imported ({problem}); {remedy}."

@@ -16,12 +16,13 @@ from torch.distributions import Distribution
 
 from vae_lab.data.images import Images
 from vae_lab.errors import DataError
-from vae_lab.evaluation.metrics.likelihood import placed
-from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.models.vae import VAE
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.priors import gaussian_mixture
+from vae_lab.runs.folder import locate
 from vae_lab.runs.identity import identity
-from vae_lab.runs.inference import batch_size
-from vae_lab.runs.load import encode, load_data, locate, weights_digest
+from vae_lab.runs.inference import batch_size, placed
+from vae_lab.runs.load import encode, load_data, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.sampling.latent_samplers import fitted_density

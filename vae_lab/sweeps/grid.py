@@ -19,25 +19,14 @@ import yaml
 
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.reporting.untrusted_files import read_yaml
+from vae_lab.runs.folder import FAILURES, KILLED, MISSING, OUTDATED, State, read_summary
 from vae_lab.runs.identity import differences, images_digest, stated
-from vae_lab.sweeps.trial import (
-    FAILURES,
-    KILLED,
-    MISSING,
-    OUTDATED,
-    State,
-    Trial,
-    hold,
-    holder,
-    key,
-    put_aside,
-    read_summary,
-    reason,
-    settle,
-)
+from vae_lab.sweeps.trial import Trial, put_aside, settle
 from vae_lab.system.config_dir import CONF
+from vae_lab.system.error_text import reason
+from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked
-from vae_lab.system.quoting import command_line, quote_override
+from vae_lab.system.quoting import command_line, key, quote_override
 from vae_lab.system.reading import Unreadable
 from vae_lab.system.signals import EndAtOnce, heard
 

@@ -1,9 +1,6 @@
 """How many threads a trial has and how many trials a launcher may run at once: together never more than the cores."""
 
-import ctypes
 import logging
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,13 +39,6 @@ def warn_of_pickles(grid: Sequence[Sequence[str]], hydra: Any, folder: Path) -> 
     if launcher_name(hydra) in SUBMITIT and any(masked(list(texts)) != list(texts) for texts in grid):
         line = "the secrets in these settings lie in %s; name them as ${oc.env:…} to keep them in the environment"
         log.warning(line, folder / ".submitit")
-
-
-def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have this process signalled when its parent ends, however: joblib's workers would wait for it for ever."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
-        ctypes.CDLL(None).prctl(set_parent_death_signal, number)
 
 
 def settle_trial_threads(hydra: Any, settings: Sequence[int | str], folder: Path, ndevices: int = 1) -> list[int]:  # noqa: ANN401

@@ -19,8 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from vae_lab.errors import StorageError
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.untrusted_files import is_number
+from vae_lab.runs.folder import read_summary
 from vae_lab.runs.identity import differences, identity, stated
-from vae_lab.sweeps.trial import Trial, digest, hold, holder, read_summary, run_held, typed_threads, with_threads
+from vae_lab.sweeps.trial import Trial, digest, run_held, typed_threads, with_threads
+from vae_lab.system.locks import hold, holder
 from vae_lab.system.quoting import quote_typed
 from vae_lab.system.threads import AUTO
 from vae_lab.training.tasks.task import Task

@@ -4,51 +4,30 @@ import hashlib
 import json
 import logging
 import os
-import random
 import re
 import shlex
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab import errors
+from vae_lab.runs.folder import FAILURES, HOLES, KILLED, OUTDATED, RUNNING, State, command, left, read_summary, record
 from vae_lab.runs.identity import images_digest
-from vae_lab.runs.packages import import_problem
 from vae_lab.system.config_dir import CONF
+from vae_lab.system.error_text import reason
+from vae_lab.system.locks import LOCK, hold, holder
 from vae_lab.system.masking import masked
-from vae_lab.system.quoting import command_line
-from vae_lab.system.reading import Unreadable, read_json
-
-try:
-    import fcntl
-except ImportError:  # Windows, where nobody is kept from a folder that another process works in
-    fcntl = None
+from vae_lab.system.quoting import key
 
 log = logging.getLogger(__name__)
 
-LOCK = ".lock"
-"""The file in a run folder that the process at work in it holds locked."""
 NOT_HASHED = ("group", "launcher")
 """Overrides that say where and how a trial is run: it stays the same trial without them."""
-MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
-OUTDATED = "outdated"
-"""What lies in the folder was made of other settings or images."""
-HOLES = (MISSING, KILLED, INTERRUPTED, OUTDATED)
-"""States that the same command fills; every other one is an outcome, or somebody's work in hand."""
-FAILURES = ("failed", "diverged")
-PATIENCE = 5.0  # seconds in which those who merely look at a lock should have gone
 LEFT_BEHIND = ("summary.json", "metrics.csv", "checkpoints", "figures", "tensorboard")
-
-
-class State(NamedTuple):
-    """How far a trial is, and why it went no further."""
-
-    status: str
-    reason: str = ""
 
 
 class Trial(NamedTuple):
@@ -90,23 +69,10 @@ class Trial(NamedTuple):
         return self.state().status in (HOLES + FAILURES if retry_failed else HOLES)
 
 
-class Holder(NamedTuple):
-    """The process that works in a folder, and the command that it belongs to."""
-
-    host: str
-    pid: int
-    command: str
-
-
 def digest(overrides: Sequence[str]) -> str:
     """Return ten hexadecimal digits that name a trial by its overrides, whatever their order; secrets do not count."""
     asked = sorted(text for text in masked(overrides, remembered=False) if key(text) not in NOT_HASHED)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]
-
-
-def key(override: str) -> str:
-    """Return the setting or group that an override names."""
-    return override.partition("=")[0].lstrip("+~")
 
 
 def typed_threads(overrides: Sequence[str], otherwise: Any) -> Any:  # noqa: ANN401
@@ -118,82 +84,6 @@ def typed_threads(overrides: Sequence[str], otherwise: Any) -> Any:  # noqa: ANN
 def with_threads(overrides: Sequence[str], number: int) -> tuple[str, ...]:
     """Return overrides with the number of threads that was decided, without which bits would not be repeated."""
     return (*(text for text in overrides if key(text) != "threads"), f"threads={number}")
-
-
-def read_summary(folder: Path) -> dict[str, Any]:
-    """Return a run's summary; empty if there is none, or none that can be read."""
-    try:
-        return read_json(folder / "summary.json", links=True)
-    except Unreadable:
-        return {}
-
-
-def record(folder: Path, **facts: object) -> None:
-    """Add facts to a run's summary."""
-    from vae_lab.system.atomic import write_whole  # which takes torch along
-
-    write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
-
-
-@contextmanager
-def hold(folder: Path) -> Iterator[bool]:
-    """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        if not _locked(file):
-            yield False
-            return
-        file.truncate(0)
-        file.write(json.dumps(Holder(socket.gethostname(), os.getpid(), os.environ.get("VAE_LAB_RUN", ""))))
-        file.flush()
-        yield True
-
-
-def _locked(file: TextIO) -> bool:
-    """Return whether the lock is ours now.
-
-    Who merely looks at it, as `holder` does, shares it for a moment. So a lock that can be shared with us is held by
-    nobody at work, and we ask again, at moments of chance, as others may do the same.
-    """
-    if fcntl is None:
-        return True
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return False
-            fcntl.flock(file, fcntl.LOCK_UN)
-            if time.monotonic() > deadline:  # a process that was stopped while it looked
-                return False
-            time.sleep(random.uniform(0, 1e-3))  # noqa: S311
-        else:
-            return True
-
-
-def holder(folder: Path) -> Holder | None:
-    """Return the process that works in `folder`, or None."""
-    if fcntl is None:
-        return None
-    try:
-        with (folder / LOCK).open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return _parsed(file.read())
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _parsed(text: str) -> Holder:
-    try:
-        return Holder(*json.loads(text))
-    except (ValueError, TypeError):  # it has the lock, and has not yet said who it is
-        return Holder("", 0, "")
 
 
 Work = Callable[[str | None, str | None], object]
@@ -235,14 +125,6 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
         raise
     record(trial.folder, **asked)
     return left(trial.folder)
-
-
-def left(folder: Path) -> State:
-    """Return the state of a run that nobody works on."""
-    summary = read_summary(folder)
-    if summary.get("status") == RUNNING:
-        return State(KILLED, "its process ended without a word: kill -9, a crash or too little memory")
-    return State(str(summary.get("status", MISSING)), str(summary.get("reason", "")))
 
 
 def settle(trial: Trial) -> State:
@@ -318,23 +200,26 @@ def _absolute(place: re.Match[str]) -> str:
     return f"file://{Path(place[2]).absolute()}"
 
 
-def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
-    """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again.
+def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:
+    """Name a trial in W&B by what is swept, and let it go on with an earlier run of its own.
 
-    Args:
-        overrides: of the trial.
-        flags: where its configs come from.
+    Where nothing was typed, W&B's variables come before what is swept; the tags of both are given.
     """
-    alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
-    return command_line("train", [*masked(overrides), *alone], flags)
+    if "wandb" in cfg.logger:
+        typed, asked = cfg.group, os.environ.get("WANDB_RUN_GROUP")
+        wandb = cfg.logger.wandb
+        tags = list(wandb.get("tags") or []) or [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag]
+        with open_dict(wandb):  # Lightning's own logger may stand here, with other settings
+            wandb.group = asked if asked and typed is None else group
+            wandb.id = wandb_id
+            wandb.name = wandb.get("name") or " ".join(swept)
+            wandb.tags = [*tags, *(text[:64] for text in swept)]
+    cfg.group = group
 
 
-def reason(error: BaseException) -> str:
-    """Return in one line what went wrong, below what Hydra wraps around it."""
-    unimportable = import_problem(error)
-    if unimportable:
-        return unimportable
-    while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
-        error = error.__cause__
-    text = f"left with exit code {error.code}" if isinstance(error, SystemExit) else str(error).strip()
-    return " ".join(text.split())[:500] or type(error).__name__
+def resolved(cfg: DictConfig) -> object:
+    """Return a config as plain values, unresolved if it refers to what is not there, which training will tell."""
+    try:
+        return OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException:
+        return OmegaConf.to_container(cfg, resolve=False)

@@ -1,7 +1,10 @@
 """Which one this process is of those that train one model together, as torchrun or Slurm tells it."""
 
+import ctypes
 import os
 import re
+import signal
+import sys
 from typing import NamedTuple
 
 
@@ -79,3 +82,10 @@ def _number(name: str) -> int:
         raise ValueError(
             f"{name}={value}: torchrun and srun set it to a whole number; unset it, or use them."
         ) from None
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Have this process signalled when its parent ends, however: joblib's workers would wait for it for ever."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+        ctypes.CDLL(None).prctl(set_parent_death_signal, number)

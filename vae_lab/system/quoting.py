@@ -71,3 +71,8 @@ def parse(text: str) -> Override | None:
 @cache
 def _parser() -> OverridesParser:
     return OverridesParser.create()
+
+
+def key(override: str) -> str:
+    """Return the setting or group that an override names."""
+    return override.partition("=")[0].lstrip("+~")

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
+from vae_lab.runs.folder import Located, checkpoint_path, load_summary, locate, read_summary
 from vae_lab.runs.identity import WHEN_RESUMED, WITHOUT_EFFECT, differences, stated
-from vae_lab.runs.load import PARTS, Located, checkpoint_path, load_checkpoint, load_summary, locate
-from vae_lab.sweeps.trial import key, read_summary
+from vae_lab.runs.load import PARTS, load_checkpoint
 from vae_lab.system.folders import expanded
 from vae_lab.system.masking import HIDDEN
-from vae_lab.system.quoting import quote_override
+from vae_lab.system.quoting import key, quote_override
 
 if TYPE_CHECKING:
     from vae_lab.training.tasks.task import Task

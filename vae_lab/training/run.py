@@ -23,12 +23,12 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab import errors
 from vae_lab.data.datamodule import ImageData
 from vae_lab.errors import DivergedError
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.provenance import device_name, git_commit, versions
-from vae_lab.sweeps.trial import hold, holder
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded, require_writable
+from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked, remember
 from vae_lab.system.processes import ranks
 from vae_lab.system.randomness import seeded

@@ -49,8 +49,8 @@ def build(
             over processes itself.
         precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
         accelerator: Lightning's names.
-        devices: 1; several are for `vae_lab.training.distributed.launch`, which starts a process for each, as torchrun and Slurm do: in them
-            it is those that were started.
+        devices: 1; several are for `vae_lab.training.distributed.launch`, which starts a process for each, as torchrun
+            and Slurm do: in them it is those that were started.
         strategy: "auto" or "ddp", which is what several devices mean; any other is passed on.
         num_nodes: of the processes that were started.
         default_root_dir: where Lightning's parts write that were told no other place.

@@ -1,7 +1,7 @@
 """An objective that holds the rate near a number of nats."""
 
 from vae_lab.data.sample import Sample
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import Schedule, value_at
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from vae_lab.errors import require_counts
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.topdown import Path, reparametrized
-from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.importance import draw
+from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Estimate, Images, Nats, bits_per_dimension, importance_estimate

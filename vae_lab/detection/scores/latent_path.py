@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vae_lab.detection.scores.anomaly import Batches, Score, central_inference, require_fitted, squared_error
 from vae_lab.errors import require_counts
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.scores import Images, Nats
 from vae_lab.sampling.latent_samplers import fitted_mixture

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vae_lab.detection.scores.anomaly import Score, common_noise
 from vae_lab.errors import require_counts
-from vae_lab.models.vae import VAE, LatentModel
+from vae_lab.models.vae import VAE
 from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Images, Nats
 from vae_lab.system.devices import PRECISIONS, arithmetic

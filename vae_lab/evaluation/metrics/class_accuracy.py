@@ -11,7 +11,7 @@ from vae_lab.errors import require_counts
 from vae_lab.evaluation.metrics.features import DigitClassifier
 from vae_lab.evaluation.metrics.likelihood import device_of
 from vae_lab.models.modes import evaluating
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
 
 ATONCE = 250

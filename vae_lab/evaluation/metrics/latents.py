@@ -11,8 +11,8 @@ from torch.distributions import Distribution
 from vae_lab.errors import require_counts
 from vae_lab.evaluation.metrics.likelihood import Mean, plain_mean
 from vae_lab.models.modes import evaluating
-from vae_lab.models.vae import Inference, LatentModel
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
+from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.system.randomness import seeded
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
 from vae_lab.models.modes import evaluating
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import importance_estimate
+from vae_lab.runs.inference import placed
 from vae_lab.system.randomness import seeded
 
 Track = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
@@ -114,14 +115,6 @@ def estimate_pass(
         with seeded("evaluate", what, seed, i), evaluating(model):
             found.append(torch.stack(importance_estimate(*placed(model, images, part), nsamples, chunk)))
     return torch.cat(found, 1).double().cpu()
-
-
-def placed(
-    model: LatentModel, images: Images, rows: Int64[Tensor, " some"] | slice
-) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
-    """Return the model of the classes of some images, and those images on its device, in its precision."""
-    batch = images.__getitems__(rows)
-    return model.given(batch.label), batch.image.to(next(model.parameters()))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,11 +1,19 @@
 """How well images survive encoding and decoding."""
 
+from typing import NamedTuple
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
+from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
+from vae_lab.models.modes import evaluating
+from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.latent_model import LatentModel
+from vae_lab.runs.inference import Pixels, batches
 
 Image = Float[Tensor, "batch channels height width"]
 
@@ -42,3 +50,41 @@ def reconstruction_metrics(image_size: int) -> MetricCollection:
             "ssim": StructuralSimilarityIndexMeasure(sigma=sigma, data_range=1.0),
         }
     )
+
+
+class Reconstruction(NamedTuple):
+    """What is left of a set after encoding and decoding.
+
+    Attributes:
+        decoded: mean images of the posterior means.
+        means: posterior means.
+        log_sigmas: posterior log sigmas; None where latents depend on each other.
+        moves: posterior means less the prior's, which moves with the groups above in a ladder: a latent's own part.
+        metrics: mse, psnr and ssim; see `reconstruction_metrics`.
+    """
+
+    decoded: Pixels
+    means: Float[Tensor, "n nlatent"]
+    log_sigmas: Float[Tensor, "n nlatent"] | None
+    moves: Float[Tensor, "n nlatent"]
+    metrics: dict[str, float]
+
+
+@torch.no_grad()
+def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
+    """Return every image's posterior and its reconstruction."""
+    metrics = reconstruction_metrics(model.image_size)
+    decoded, means, log_sigmas, moves = [], [], [], []
+    with evaluating(model):
+        for given, image in batches(images, model):
+            posterior = given.posterior(image)
+            inference = given.infer(posterior, noise=image.new_zeros(1, model.nlatent))
+            decoded.append(inference.generative.mean.cpu())
+            means.append(inference.z.cpu())
+            moves.append((inference.posterior.mean - inference.prior.mean).cpu())
+            if isinstance(posterior, DiagonalNormal):
+                log_sigmas.append(posterior.log_sigma.cpu())
+            metrics.update(decoded[-1], image.cpu())
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    sigmas = torch.cat(log_sigmas) if log_sigmas else None
+    return Reconstruction(torch.cat(decoded), torch.cat(means), sigmas, torch.cat(moves), values)

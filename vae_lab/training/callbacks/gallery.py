@@ -8,7 +8,7 @@ from lightning import Callback, Trainer
 
 from vae_lab.errors import require_counts
 from vae_lab.evaluation import figures
-from vae_lab.evaluation.metrics.likelihood import placed
+from vae_lab.runs.inference import placed
 from vae_lab.system.atomic import write_png
 from vae_lab.system.randomness import seeded
 from vae_lab.training.loggers.pictures import log_image, takes_images

@@ -10,7 +10,7 @@ from lightning import Callback, Trainer
 from torch import Tensor
 
 from vae_lab.evaluation.metrics.latents import latents_figure, posterior_statistics
-from vae_lab.evaluation.metrics.likelihood import placed
+from vae_lab.runs.inference import placed
 from vae_lab.system.atomic import whole
 from vae_lab.training.loggers.pictures import log_histogram, takes_images
 from vae_lab.training.tasks.task import Task

@@ -30,8 +30,8 @@ def leave(folder: Path, rank: int, error: BaseException) -> int:
     """Leave the last words of a process, unless it has said some already, and return its exit code."""
     from vae_lab.cli.entry import account
     from vae_lab.errors import RanksLost, status
-    from vae_lab.sweeps.trial import reason
     from vae_lab.system.atomic import write_whole
+    from vae_lab.system.error_text import reason
 
     code, text = account(error)
     words = LastWords(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vae_lab.errors import Interrupted, RanksLost
-from vae_lab.sweeps.trial import read_summary, record
+from vae_lab.runs.folder import read_summary, record
 from vae_lab.system.signals import EndAtOnce, heard
 from vae_lab.training.distributed.failures import LastWords, left
 

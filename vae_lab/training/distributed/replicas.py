@@ -13,7 +13,8 @@ class Replicas(DDPStrategy):
     """Lightning's data parallelism without torch's wrapper around the model, for tasks with several optimizers.
 
     The wrapper averages what one call of `backward` leaves in the parameters. GAN tasks take gradients of several
-    losses with `torch.autograd.grad`, which it does not see: they average them themselves, see `vae_lab.training.distributed.collectives`.
+    losses with `torch.autograd.grad`, which it does not see: they average them themselves, see
+    `vae_lab.training.distributed.gradients`.
     """
 
     def __init__(self) -> None:

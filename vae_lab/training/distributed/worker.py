@@ -1,4 +1,7 @@
-"""`python -m vae_lab.training.distributed.worker <folder>`: one process of a run on several devices; `vae_lab.training.distributed.launch` starts it."""
+"""`python -m vae_lab.training.distributed.worker <folder>`: one process of a run on several devices.
+
+`vae_lab.training.distributed.launch` starts it.
+"""
 
 import json
 import logging.config
@@ -9,8 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vae_lab.errors import Interrupted
-from vae_lab.sweeps.launchers import end_with_parent
-from vae_lab.system.processes import ranks
+from vae_lab.system.processes import end_with_parent, ranks
 from vae_lab.training.distributed import failures
 
 

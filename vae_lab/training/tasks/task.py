@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from vae_lab.data.sample import Batch, Sample, as_sample
 from vae_lab.errors import DivergedError
-from vae_lab.models.vae import Inference, LatentModel
+from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.objectives import Terms, elbo_terms
 from vae_lab.system.processes import ranks
 from vae_lab.system.randomness import reseed

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from vae_lab.data.sample import Batch, Sample
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import Objective
 from vae_lab.training.schedules import make_schedule
 from vae_lab.training.tasks.task import Task

@@ -18,7 +18,7 @@ from vae_lab.adversarial.adversaries import Opinion, Opponent, Round
 from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
 from vae_lab.data.sample import Batch, Sample
 from vae_lab.errors import DivergedError, require_counts
-from vae_lab.models.vae import LatentModel
+from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
 from vae_lab.training.distributed.collectives import averaged, share_buffers
