@@ -45,6 +45,19 @@ def test_a_table_grows_columns_and_survives_a_restart(tmp_path: Path) -> None:
     assert path.read_text().split() == ["step,a,b,c,d", "1,1.0,2.0,,", "2,,,3.0,", "3,4.0,,,5.0"]
 
 
+def test_a_table_that_goes_on_replaces_what_came_after_the_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    table = MetricsTable(path)
+    for step in (1, 2, 3):
+        table.log_metrics({"a": float(step)}, step=step)
+    table.finalize("success")
+    again = MetricsTable(path)
+    again.log_metrics({"a": 20.0}, step=2)
+    again.log_metrics({"a": 40.0}, step=4)
+    again.finalize("success")
+    assert path.read_text().split() == ["step,a", "1,1.0", "2,20.0", "4,40.0"]
+
+
 def test_a_step_has_one_row_though_lightning_saves_after_each_call(tmp_path: Path) -> None:
     path = tmp_path / "metrics.csv"
     table = MetricsTable(path)

@@ -3,6 +3,7 @@
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -109,6 +110,51 @@ def test_a_plain_trainer_goes_on_bit_for_bit(tmp_path: Path) -> None:
     fit("first", 2)
     resumed = fit("second", 3, tmp_path / "first" / "last.ckpt")
     assert all(weight.equal(resumed[name]) for name, weight in whole.items())
+
+
+class Seeds(lightning.Callback):
+    """Keeps what the generator of the noise was set from in each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_before_backward(self, *_: object) -> None:
+        self.seen.append(torch.initial_seed())
+
+
+@pytest.mark.filterwarnings(*OTHERS)
+def test_each_batch_of_each_epoch_and_process_has_noise_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seeds(rank: int) -> list[int]:
+        monkeypatch.setattr(VAETask, "global_rank", property(lambda _: rank))
+        watch = Seeds()
+        options = PLAIN | {"enable_checkpointing": False, "default_root_dir": tmp_path}
+        lightning.Trainer(max_epochs=3, callbacks=[watch], **options).fit(make_task(), DataLoader(IMAGES, batch_size=8))  # pyright: ignore[reportArgumentType]
+        return watch.seen
+
+    first, second = seeds(0), seeds(1)
+    assert len(first) == 18
+    assert len({*first, *second}) == 36
+    assert seeds(0) == first
+
+
+@pytest.mark.filterwarnings(*OTHERS)
+def test_predictions_are_those_of_the_posterior_mean(tmp_path: Path) -> None:
+    task = make_task()
+    trainer = lightning.Trainer(default_root_dir=tmp_path, **PLAIN)
+    parts: Any = trainer.predict(task, DataLoader(IMAGES, batch_size=16))  # pyright: ignore[reportArgumentType]
+    found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    with torch.no_grad():
+        posterior: Any = task.model.eval().posterior(IMAGES)
+        expected = {
+            "posterior_mean": posterior.mean,
+            "posterior_log_sigma": posterior.log_sigma,
+            "reconstruction": task.model.generative(posterior.mean).mean,
+        }
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings(*OTHERS)
