@@ -23,9 +23,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import config
 from vae_lab.cli import entry
-from vae_lab.runs.load import encode, load_data, load_model
+from vae_lab.runs.load import encode_images, load_data, load_model
 from vae_lab.training.callbacks.stopping import reached_limit
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 # torch looks at it once, at the process's first matrix product, and without it refuses trainer.deterministic=true later
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -40,7 +40,7 @@ BARE = ("callbacks.gallery=null", "callbacks.latents=null", "callbacks.improveme
 def trained(device: str, folder: Path, *overrides: str, watchers: list[Callback] | None = None) -> Facts:
     """Return the summary of a run trained on a device."""
     accelerator = f"trainer.accelerator={'gpu' if device == 'cuda' else device}"
-    return train(config(*RUN, accelerator, f"folder={folder}", *overrides), watchers=watchers or [])
+    return train_run(config(*RUN, accelerator, f"folder={folder}", *overrides), watchers=watchers or [])
 
 
 class Messages(logging.Handler):
@@ -304,7 +304,7 @@ def check_reading_on_a_processor(device: str, folder: Path) -> Facts:
     assert done.returncode == 0, f"generate without a GPU ended with code {done.returncode}: {done.stderr[-2000:]}"
     images = load_data(run).parts.test.pixels(slice(64))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        means = [encode(load_model(run).to(where), images) for where in ("cpu", device)]
+        means = [encode_images(load_model(run).to(where), images) for where in ("cpu", device)]
     apart = float((means[0] - means[1]).abs().max())
     assert apart < 1e-3, f"posterior means differ by {apart}"
     return {"largest_difference": apart}

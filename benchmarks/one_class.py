@@ -21,7 +21,7 @@ from vae_lab.detection.calibration import Calibration, load_detector, score_conf
 from vae_lab.detection.detector import Panel
 from vae_lab.detection.metrics import detection
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 SCORES = ("complexity", "latent_path", "neg_elbo", "reconstruction_error", "latent_copula", "rate")
 OWN = ("data_root", "digits", "folder", "scores")
@@ -33,7 +33,7 @@ def run_of(digit: int, folder: Path, root: str, overrides: list[str]) -> Path:
     if not (run / "summary.json").is_file():
         fixed = ["experiment=one_class_mnist", f"data.only=[{digit}]", f"data.root={root}", "logger=none"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            train(compose("train", [*fixed, *overrides, f"folder={run}"]))
+            train_run(compose("train", [*fixed, *overrides, f"folder={run}"]))
     return run
 
 

@@ -1,4 +1,4 @@
-"""Seconds per training step: the real `train` path against a plain PyTorch loop, and others beside it.
+"""Seconds per training step: the real `train_run` path against a plain PyTorch loop, and others beside it.
 
     make bench                                             MNIST where it is in ../shared/data, else digits
     make bench ARGS="--batch-size 64 --steps 600"
@@ -35,7 +35,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.devices import fastest_precision
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 BLOCK = 10
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -240,7 +240,7 @@ def main() -> None:
     overrides += [f"trainer.max_steps={steps}", "trainer.val_check_interval=1000000", "trainer.accelerator=cpu"]
     overrides += ["logger.wandb.mode=offline", "+callbacks.bench._target_=benchmarks.step.Alternate"]
     with tempfile.TemporaryDirectory() as folder:
-        train(config(*overrides, f"folder={folder}"))
+        train_run(config(*overrides, f"folder={folder}"))
     images = instantiate(config(*data_overrides()).data, _convert_="all").parts.train
     ours, theirs = (statistics.median(times[1:]) for times in (Alternate.ours, Alternate.theirs))
     line = f"{overrides[0]}, batch {size}, {precision}, {torch.get_num_threads()} threads, {processor_name()}"

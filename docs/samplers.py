@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from vae_lab.evaluation.figures import grid
-from vae_lab.runs.inference import every_pixel, generate
+from vae_lab.data.grids import grid
 from vae_lab.runs import load_data, load_model
+from vae_lab.runs.inference import decode_samples, every_pixel
 from vae_lab.sampling.mixture import load_sampler
 from vae_lab.system.atomic import write_png
 
@@ -17,5 +17,5 @@ run, out = Path(sys.argv[1]), Path(sys.argv[2])
 model, data = load_model(run), load_data(run)
 samplers = {"posterior": data.fixed_parts.val, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
 rows = [every_pixel(data.grey_parts.test, COLUMNS)]
-rows += [generate(model, sampler, COLUMNS, name=name, seed=1) for name, sampler in samplers.items()]
+rows += [decode_samples(model, sampler, COLUMNS, name=name, seed=1) for name, sampler in samplers.items()]
 write_png(out, grid(torch.cat(rows), COLUMNS))

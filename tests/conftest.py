@@ -106,10 +106,10 @@ def trained(made_once: Callable[..., Path]) -> tuple[Path, dict[str, Any]]:
     """A run of 4 steps with W&B offline: its folder and its summary."""
 
     def make(folder: Path) -> None:
-        from vae_lab.training.run import train
+        from vae_lab.training.run import train_run
 
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            train(compose("train", [*TINY, "logger=wandb", "group=tests", f"folder={folder}"]))
+            train_run(compose("train", [*TINY, "logger=wandb", "group=tests", f"folder={folder}"]))
 
     folder = made_once("trained", make)
     return folder, json.loads((folder / "summary.json").read_text())

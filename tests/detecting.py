@@ -10,10 +10,10 @@ from PIL import Image
 
 from vae_lab.detection.calibration import Calibration, score_config
 from vae_lab.detection.journal import Row
-from vae_lab.detection.score_folder import screen
+from vae_lab.detection.score_folder import score_folder
 from vae_lab.runs.load import load_data
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 HOW = Calibration(ncalibration=40, nfit=60)
 QUICK: dict[str, Any] = {"checkpoint": "best", "root": None, "ncalibration": 40, "nfit": 60}
@@ -30,7 +30,7 @@ OVERRIDES = [
 def trained_run(folder: Path, *overrides: str) -> Path:
     """A run of 100 steps on 400 images of blobs, or as the overrides say."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*OVERRIDES, *overrides, f"folder={folder}"]))
+        train_run(compose("train", [*OVERRIDES, *overrides, f"folder={folder}"]))
     return folder
 
 
@@ -60,7 +60,7 @@ def judge(run: Path, images: Path | list[str], out: Path | str, change: dict[str
     """Files judged by negative ELBO, or as `change` says."""
     named = images if isinstance(images, list) else str(images)
     settings = SETTINGS | {"run": str(run), "images": named, "out": str(out), "score": small("neg_elbo")}
-    return screen(**settings | (change or {}))
+    return score_folder(**settings | (change or {}))
 
 
 def table(path: Path) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vae_lab.cli.overrides import settle_limits
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import build, train
+from vae_lab.training.run import build, train_run
 
 TINY = (
     "data=synthetic",
@@ -159,7 +159,7 @@ class Row:
 
     def run(self, settings: dict[str, Any] | None = None, *callbacks: Callback) -> Run:
         cfg, seen = self.config(settings or {}), Seen()
-        summary = train(cfg, [seen, *callbacks])
+        summary = train_run(cfg, [seen, *callbacks])
         assert json.loads((Path(cfg.folder) / "summary.json").read_text())["status"] == summary["status"]
         return Run(seen, summary, Path(cfg.folder))
 

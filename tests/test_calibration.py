@@ -17,7 +17,7 @@ from vae_lab.detection.calibration import Calibration, calibration_path, drawn, 
 from vae_lab.detection.detector import Panel, RunDetector
 from vae_lab.detection.scores.anomaly import IwaeNLL, NegELBO, Score, Typicality
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 FOLDERS = ("a_day", "b_night")
 
@@ -33,7 +33,7 @@ def days(tmp_path: Path, config: Any) -> Path:
             Image.fromarray(pixels.numpy()).save(tmp_path / "images" / folder / f"{i:03}.png")
     overrides = ["data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=16", "data.channels=1"]
     more = ["data.batch_size=20", "data.val_fraction=0.5", "model=mlp", "model.encoder.width=8"]
-    train(config(*overrides, *more, folder="days"))
+    train_run(config(*overrides, *more, folder="days"))
     return tmp_path / "days"
 
 
@@ -75,9 +75,9 @@ def test_the_validation_part_calibrates_and_the_training_part_is_learned_from(da
     assert isinstance(detector, RunDetector)
     assert isinstance(detector.score, Typicality)
     model, parts, score = load_model(days), load_data(days).grey_parts, NegELBO(2, 0)
-    train, val = (score(model, scaled(part.pixels(slice(None)))).double() for part in (parts.train, parts.val))
-    torch.testing.assert_close(detector.score.centre.double(), train.mean(), rtol=1e-5, atol=1e-3)
-    distances = (val - train.mean()).abs()
+    train_run, val = (score(model, scaled(part.pixels(slice(None)))).double() for part in (parts.train, parts.val))
+    torch.testing.assert_close(detector.score.centre.double(), train_run.mean(), rtol=1e-5, atol=1e-3)
+    distances = (val - train_run.mean()).abs()
     assert (detector.calibration[:, None] - distances).abs().amin(1).max() < 0.01
     assert len(detector.calibration) == 30
 

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 
 from vae_lab.runs.tensor_file import read_tensors, require_storable
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 STATES: dict[str, tuple[object, str | None]] = {
     "plain": ({"a": [1, 2.0, True, None, "x", b"x", 1j, (1,), {2}]}, None),
@@ -48,5 +48,5 @@ def test_a_state_that_cannot_be_read_back_ends_the_run_at_its_first_checkpoint(
 ) -> None:
     cfg = config("+callbacks.keeper._target_=otherlab.Keeper")
     with pytest.raises(ValueError, match=r"callbacks: Keeper keeps a numpy\.float64"):
-        train(cfg)
+        train_run(cfg)
     assert json.loads(Path(cfg.folder, "summary.json").read_text())["steps"] == 2

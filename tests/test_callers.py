@@ -21,12 +21,12 @@ from vae_lab.evaluation.metrics.likelihood import set_likelihood
 from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
 from vae_lab.evaluation.metrics.reconstruction import reconstruct
 from vae_lab.evaluation.metrics.two_sample import frechet_interval
-from vae_lab.generate import sample
 from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
-from vae_lab.runs.inference import generate
-from vae_lab.runs.load import encode
+from vae_lab.runs.inference import decode_samples
+from vae_lab.runs.load import encode_images
+from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_density
 
 SIZE, NLATENT, NCLASSES = 8, 4, 3
@@ -84,15 +84,15 @@ VAMP = partial(VampPrior, channels=1, image_size=SIZE, ncomponents=3, logit_mean
 EACH = {"nsamples": 4, "nbound": 2, "nimages": 8, "chunk": 50, "seed": 0, "track": untracked}
 CLASSIFIER = {"nbatches": 2, "batch_size": 8, "learning_rate": 1e-2, "seed": 0}
 ANYTHING: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], object]]] = {
-    "sample": (vae, lambda model: sample(model, 3, 0, 2)),
-    "sample, conditional": (partial(vae, NCLASSES), lambda model: sample(model, 3, 0, 2)),
-    "sample, every class": (partial(vae, NCLASSES), lambda model: sample(model, 3, 0, 2, which="all")),
-    "sample, vamp": (partial(vae, 0, VAMP), lambda model: sample(model, 3, 0, 2)),
-    "encode": (vae, lambda model: encode(model, images())),
-    "encode, uint8": (vae, lambda model: encode(model, to_pixels(images()))),
-    "encode, conditional": (partial(vae, NCLASSES), lambda model: encode(model.given(LABELS), images())),
+    "sample": (vae, lambda model: generate_images(model, 3, 0, 2)),
+    "sample, conditional": (partial(vae, NCLASSES), lambda model: generate_images(model, 3, 0, 2)),
+    "sample, every class": (partial(vae, NCLASSES), lambda model: generate_images(model, 3, 0, 2, which="all")),
+    "sample, vamp": (partial(vae, 0, VAMP), lambda model: generate_images(model, 3, 0, 2)),
+    "encode": (vae, lambda model: encode_images(model, images())),
+    "encode, uint8": (vae, lambda model: encode_images(model, to_pixels(images()))),
+    "encode, conditional": (partial(vae, NCLASSES), lambda model: encode_images(model.given(LABELS), images())),
     "reconstruct": (vae, lambda model: reconstruct(model, decoded()).decoded),
-    "generate": (vae, lambda model: generate(model, model.prior(), 5, labels=LABELS, name="prior", seed=0)),
+    "generate": (vae, lambda model: decode_samples(model, model.prior(), 5, labels=LABELS, name="prior", seed=0)),
     "set_likelihood": (vae, lambda model: set_likelihood(model, decoded(), **EACH).nll),
     "posterior_statistics": (vae, lambda model: posterior_statistics(model, images())),
     "class_accuracy": (
@@ -164,7 +164,7 @@ def test_a_function_that_fails_leaves_its_caller_s_things_alone() -> None:
 
     model = vae(prior=Failing)
     before = state(model)
-    for call in (lambda: sample(model, 2, 0), lambda: reconstruct(model, decoded())):
+    for call in (lambda: generate_images(model, 2, 0), lambda: reconstruct(model, decoded())):
         with pytest.raises(FailedError):
             call()
     assert state(model)["modes"] == before["modes"]
@@ -187,11 +187,11 @@ WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 def test_images_that_are_none_are_not_encoded(name: str) -> None:
     spoil, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
-        encode(vae(), spoil(images()))
+        encode_images(vae(), spoil(images()))
 
 
 def test_pixels_are_encoded_as_the_floats_that_they_stand_for() -> None:
     model, pixels = vae(), to_pixels(images())
-    expected = encode(model, pixels.float() / 255)
-    torch.testing.assert_close(encode(model, pixels), expected, atol=0, rtol=0)
-    torch.testing.assert_close(encode(model, pixels.double() / 255), expected)
+    expected = encode_images(model, pixels.float() / 255)
+    torch.testing.assert_close(encode_images(model, pixels), expected, atol=0, rtol=0)
+    torch.testing.assert_close(encode_images(model, pixels.double() / 255), expected)

@@ -82,7 +82,7 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
     (tmp_path / "used" / "summary.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     code = invoke(main, "train", *BAD[name][0], monkeypatch=monkeypatch)
-    printed = "".join(capfd.readouterr()) or caplog.text.partition("commands.py:")[2].partition(" ")[2]
+    printed = "".join(capfd.readouterr()) or caplog.text.partition("entry.py:")[2].partition(" ")[2]
     check_bad_input(name, code, printed)
 
 

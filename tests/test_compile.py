@@ -13,7 +13,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from vae_lab.errors import exit_code
 from vae_lab.training.callbacks.compiled import Compiled
-from vae_lab.training.run import lost, train
+from vae_lab.training.run import lost, train_run
 from vae_lab.training.tasks.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch's own
@@ -59,7 +59,7 @@ def test_a_compiled_run_has_the_losses_keys_and_identity_of_one_that_is_not(
         torch._dynamo.utils.counters.clear()
         watched[choice] = graphs = Graphs()
         cfg = config(*SMALL, *settings, f"compile={choice}", folder=choice)
-        summary = train(cfg, watchers=[graphs])
+        summary = train_run(cfg, watchers=[graphs])
         stored = torch.load(tmp_path / choice / "checkpoints" / "last.ckpt", weights_only=True)
         seen[choice] = graphs.losses, summary["identity"], list(stored["state_dict"]), summary["test/neg_elbo"]
     assert seen["aot_eager"] == seen["false"]
@@ -76,7 +76,7 @@ def test_networks_are_given_back_as_they_were(config: Callable[..., DictConfig])
             self.compiled = tuple(network._compiled_call_impl is not None for network in pl_module.trained_networks())
 
     look = Look()
-    train(config(*SMALL, "model=mlp", "compile=eager"), watchers=[look])
+    train_run(config(*SMALL, "model=mlp", "compile=eager"), watchers=[look])
     assert look.compiled == (True, True)
     assert not [network for network in look.task.trained_networks() if network._compiled_call_impl is not None]
 
@@ -84,13 +84,13 @@ def test_networks_are_given_back_as_they_were(config: Callable[..., DictConfig])
 @pytest.mark.parametrize("choice", ["inductr", 1, "None"])
 def test_a_backend_that_there_is_not_is_refused(choice: object, config: Callable[..., DictConfig]) -> None:
     with pytest.raises(ValueError, match=rf"compile={choice} must be true, false or a backend of torch.compile: .*aot"):
-        train(config(*SMALL, "model=mlp", f"compile={choice}"))
+        train_run(config(*SMALL, "model=mlp", f"compile={choice}"))
 
 
 @pytest.mark.parametrize("choice", ["true", "cudagraphs"])
 def test_cuda_graphs_without_a_gpu_are_refused(choice: str, config: Callable[..., DictConfig]) -> None:
     with pytest.raises(ValueError, match=r"this run is on no GPU; choose compile=false, or compile=inductor") as caught:
-        train(config(*SMALL, "model=mlp", f"compile={choice}"))
+        train_run(config(*SMALL, "model=mlp", f"compile={choice}"))
     assert exit_code(caught.value) == 2
 
 

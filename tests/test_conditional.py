@@ -16,14 +16,15 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 
+from vae_lab.data.grids import grid
 from vae_lab.data.images import Images
 from vae_lab.evaluation import extractors
-from vae_lab.evaluation.figures import grid, reconstructions, samples, traversals
+from vae_lab.evaluation.figures import reconstructions, samples, traversals
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
 from vae_lab.evaluation.metrics.features import train_classifier
 from vae_lab.evaluation.metrics.latents import posterior_statistics
-from vae_lab.evaluation.run import assess, classes_section, headline
-from vae_lab.generate import check_class, main, sample
+from vae_lab.evaluation.run import classes_section, evaluate_run, headline
+from vae_lab.generate import main
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder
@@ -32,11 +33,12 @@ from vae_lab.probability.likelihoods import Gaussian, SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
 from vae_lab.runs.identity import differences
-from vae_lab.runs.inference import generate
-from vae_lab.runs.load import encode, load_data, load_model
+from vae_lab.runs.inference import decode_samples
+from vae_lab.runs.load import encode_images, load_data, load_model
+from vae_lab.sampling.images import check_class, generate_images
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.randomness import reseed, seeded
-from vae_lab.training.run import build, train
+from vae_lab.training.run import build, train_run
 
 Compose = Callable[..., DictConfig]
 CONV: dict[str, Any] = {"widths": [4, 4], "strides": [2, 2], "kernel": 4, "padding": 1, "slope": 0.01}
@@ -126,7 +128,7 @@ def test_statistics_of_many_images_keep_their_labels_and_pictures_have_a_row_for
     whole = model.given(labels)
     means, _ = posterior_statistics(whole, image)
     torch.testing.assert_close(means, whole.posterior(image).mean.detach())
-    torch.testing.assert_close(encode(whole, image), means)
+    torch.testing.assert_close(encode_images(whole, image), means)
     assert samples(model, 22).shape[1:] == (NCLASSES * 58 + 2, 5 * 58 + 2)
     assert reconstructions(model.given(LABELS), pictures()).shape[0] == 3
 
@@ -174,7 +176,7 @@ def test_what_cannot_be_conditional_is_said(settings: dict[str, Any], message: s
 
 def test_a_ladder_knows_no_classes(config: Compose) -> None:
     with pytest.raises(InstantiationException, match="a ladder knows no classes; choose model=conv"):
-        train(config("model=ladder_mlp", "model.nclasses=10"))
+        train_run(config("model=ladder_mlp", "model.nclasses=10"))
     with initialize_config_dir(str(CONF), version_base="1.3"):
         model = instantiate(compose("train", ["data=synthetic", "model=ladder_mlp", "folder=x"]).model)
     assert model.given(LABELS) is model
@@ -183,14 +185,14 @@ def test_a_ladder_knows_no_classes(config: Compose) -> None:
 def test_generated_sets_have_the_labels_frequencies_and_posteriors_their_own() -> None:
     model = vae("mlp").eval()
     only = torch.full((7,), 3)
-    found = generate(model, model.prior(), 6, labels=only, name="prior", seed=0)
+    found = decode_samples(model, model.prior(), 6, labels=only, name="prior", seed=0)
     with seeded("evaluate", "prior", 0, 0):
         z = model.prior().sample((6,))
     with torch.no_grad():
         torch.testing.assert_close(found, model.given(only[:1]).generative(z).mean)
     pixels = (pictures() * 255).to(torch.uint8)
     of_images = [
-        generate(model, Images(pixels, labels), 5, labels=only, name="posterior", seed=0)
+        decode_samples(model, Images(pixels, labels), 5, labels=only, name="posterior", seed=0)
         for labels in (LABELS, LABELS.flip(0))
     ]
     assert not torch.allclose(of_images[0], of_images[1])
@@ -234,7 +236,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "logger=none", f"folder={folder}",
     ]  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", overrides))
+        train_run(compose("train", overrides))
     return folder
 
 
@@ -244,21 +246,21 @@ def test_a_conditional_run_is_read_back(run: Path) -> None:
     assert first.nclasses == 10
     assert all(torch.equal(weight, stored[f"model.{name}"]) for name, weight in first.state_dict().items())
     image, labels = torch.rand(3, 1, 16, 16), torch.tensor([9, 0, 4])
-    assert torch.equal(encode(first.given(labels), image), encode(second.given(labels), image))
+    assert torch.equal(encode_images(first.given(labels), image), encode_images(second.given(labels), image))
     with Image.open(run / "figures" / "samples.png") as picture:
         assert picture.size == (6 * 66 + 2, 10 * 66 + 2)
 
 
 def test_a_class_changes_the_image_and_not_the_hand(run: Path) -> None:
     model = load_model(run)
-    everything = sample(model, 3, 0, which="all")
+    everything = generate_images(model, 3, 0, which="all")
     assert everything.shape == (30, 1, 16, 16)
     for label in (0, 9):
-        alone = sample(model, 3, 0, 2, which=label)
+        alone = generate_images(model, 3, 0, 2, which=label)
         torch.testing.assert_close(everything[3 * label : 3 * label + 3], alone, atol=1e-12, rtol=0)
-    mixed, fewer = sample(model, 20, 0), sample(model, 5, 0, 3)
+    mixed, fewer = generate_images(model, 20, 0), generate_images(model, 5, 0, 3)
     torch.testing.assert_close(mixed[:5], fewer, atol=1e-12, rtol=0)
-    twenty = sample(model, 20, 0, which="all").unflatten(0, (10, 20))
+    twenty = generate_images(model, 20, 0, which="all").unflatten(0, (10, 20))
     drawn = [(twenty[:, i] - mixed[i]).abs().amax((1, 2, 3)).argmin().item() for i in range(20)]
     assert len(set(drawn)) > 4
 
@@ -285,7 +287,7 @@ def test_a_class_that_is_none_is_refused(run: Path, which: object) -> None:
     with pytest.raises(ValueError, match="knows no classes; leave class out"):
         check_class(vae("mlp", 0), which)
     with pytest.raises(ValueError, match="class=10"):
-        sample(load_model(run), 2, 0, which=10)
+        generate_images(load_model(run), 2, 0, which=10)
 
 
 def test_a_class_of_a_sub_folder_goes_by_its_name(
@@ -297,7 +299,7 @@ def test_a_class_of_a_sub_folder_goes_by_its_name(
         Image.new("L", (16, 16), 10 * number).save(path)
     folder = ("data=folder", f"data.root={tmp_path / 'images'}", "data.labels=subfolders", "data.image_size=16")
     some = ("data.batch_size=4", "data.channels=1", "model=mlp", "model.encoder.width=16", "model.nclasses=2")
-    train(config(*folder, *some))
+    train_run(config(*folder, *some))
     run = tmp_path / "run"
     assert json.loads((run / "summary.json").read_text())["classes"] == ["dark", "light"]
     for which in ("light", 1):
@@ -318,7 +320,7 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
         "nsamples": 20, "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "nblocks": 2, "nreplicates": 5,
         "k": 2, "nreference": 20, "side": 8,
     }  # fmt: skip
-    result = assess(run, tmp_path / "out", **settings)
+    result = evaluate_run(run, tmp_path / "out", **settings)
     assert list(result["classes"]) == ["class_accuracy", "real_accuracy", "each_class"]
     assert len(result["classes"]["each_class"]) == 10
     assert json.loads((tmp_path / "out" / "evaluation-test.json").read_text())["classes"] == result["classes"]
@@ -335,16 +337,16 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
 
 def test_classes_that_do_not_fit_the_images_end_training_at_the_start(config: Compose, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"10 classes; choose model\.nclasses=10"):
-        train(config("model.nclasses=9", folder="few"))
+        train_run(config("model.nclasses=9", folder="few"))
     for number in range(12):
         Image.new("L", (16, 16), 20 * number).save(tmp_path / f"{number}.png")
     flat = ("data=folder", f"data.root={tmp_path}", "data.image_size=16", "data.batch_size=4", "model.nclasses=2")
     with pytest.raises(ValueError, match=r"have no classes; choose model\.nclasses=0.*data\.labels=subfolders"):
-        train(config(*flat, folder="none"))
+        train_run(config(*flat, folder="none"))
 
 
 def test_idle_classes_are_told(config: Compose, caplog: pytest.LogCaptureFixture) -> None:
-    train(config("data=digits", "data.only=[3,5]", "model.nclasses=10", "model.encoder.widths=[4,4,4]"))
+    train_run(config("data=digits", "data.only=[3,5]", "model.nclasses=10", "model.encoder.widths=[4,4,4]"))
     line = "no training image is of the classes [2, 3, 4, 5, 6, 7, 8, 9]: what they generate means nothing; the images"
     assert f"{line} have 2 classes, and model.nclasses=2 is enough" in caplog.messages
 
@@ -353,7 +355,7 @@ def test_kept_classes_are_those_of_the_model_by_their_names(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cfg = config("data=digits", "data.only=[3,7]", "model=mlp", "model.encoder.width=16", "model.nclasses=2")
-    assert train(cfg)["classes"] == ["3", "7"]
+    assert train_run(cfg)["classes"] == ["3", "7"]
     assert not any("no training image is of" in line for line in caplog.messages)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(extractors, "TRAINING", extractors.TRAINING | {"nbatches": 3, "batch_size": 16})

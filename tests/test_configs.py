@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 GROUPS = (
     "model",
@@ -49,13 +49,13 @@ TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_check_interval=
 def test_every_file_trains(choice: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     added = f"callbacks=[default,{choice.partition('=')[2]}]" if choice in ADDED else choice
-    assert train(config(added, *NEEDS.get(choice, []), *TINY))["steps"] == 2
+    assert train_run(config(added, *NEEDS.get(choice, []), *TINY))["steps"] == 2
 
 
 @pytest.mark.parametrize("choice", NEEDS)
 def test_what_a_file_needs_is_said_in_a_sentence(choice: str, config: Callable[..., DictConfig]) -> None:
     with pytest.raises((ValueError, InstantiationException), match=rf"choose .*{NEEDS[choice][0].partition('=')[0]}"):
-        train(config(choice, *TINY))
+        train_run(config(choice, *TINY))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -69,7 +69,7 @@ def test_every_experiment_trains_on_images_of_its_size(path: Path, config: Calla
     ]
     needs = [need for choice in overrides for need in NEEDS.get(choice, [])]
     needs += SMALLER.get(path.stem, [])
-    assert train(config(*overrides, *numbers, *size, *TINY, *needs, "trainer.precision=32-true"))["steps"] == 2
+    assert train_run(config(*overrides, *numbers, *size, *TINY, *needs, "trainer.precision=32-true"))["steps"] == 2
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -12,18 +12,18 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.data.files.cache import decode_files
-from vae_lab.detect import score_images
 from vae_lab.detection.calibration import calibration_path, load_detector, score_config
 from vae_lab.detection.conformal import p_values
 from vae_lab.detection.detector import Panel, RunDetector, to_pixels
-from vae_lab.detection.score_folder import file_rules, screen
+from vae_lab.detection.score_folder import file_rules, score_folder
+from vae_lab.detection.score_images import score_images
 from vae_lab.detection.score_table import find, score_block
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 SCORES = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
 SINGLE = [name for name in SCORES if name not in {"all", "waic", "ensemble_mean", "ladder_llr"}]
@@ -111,7 +111,7 @@ def test_every_file_is_a_row(run: Path, pictures: Path, tmp_path: Path) -> None:
     }.items():
         (tmp_path / "mixed" / name).write_bytes(content)
     with pytest.raises(FilesFailed, match="3 of 23 files could not be scored"):
-        screen(
+        score_folder(
             run=str(run),
             images=str(tmp_path / "mixed"),
             score=small("neg_elbo"),
@@ -164,7 +164,7 @@ def test_runs_on_other_images_make_no_ensemble(run: Path, tmp_path: Path) -> Non
 
 
 def test_a_conditional_run_is_refused(tmp_path: Path, config: Any) -> None:
-    train(config("data=digits", "model=mlp", "model.encoder.width=8", "model.nclasses=10", folder="classes"))
+    train_run(config("data=digits", "model=mlp", "model.encoder.width=8", "model.nclasses=10", folder="classes"))
     with pytest.raises(ValueError, match="is conditional on classes"):
         load_detector(tmp_path / "classes", score_config("neg_elbo"), HOW)
     with pytest.raises(ValueError, match=r"none of these scores fits .*, rate.*: .* is conditional on classes"):
@@ -287,7 +287,7 @@ def test_one_image_without_a_number_costs_no_other(run: Path, tmp_path: Path) ->
 
 
 def test_binary_runs_take_grey_files(tmp_path: Path, config: Any, pictures: Path) -> None:
-    train(
+    train_run(
         config("data.binarize=dynamic", "likelihood=bernoulli", "model=mlp", "model.encoder.width=8", folder="binary")
     )
     detector = load_detector(tmp_path / "binary", score_config("neg_elbo"), HOW)

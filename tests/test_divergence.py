@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from sabotage import Spoil
 
 from vae_lab.errors import DivergedError, exit_code
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 PLAIN = ("~callbacks.gallery", "model=mlp")
@@ -56,7 +56,7 @@ UNSOUND = {
 def test_a_run_that_is_finite_and_not_well_has_diverged(name: str, config: Compose, tmp_path: Path) -> None:
     settings, watchers, said = UNSOUND[name]
     with pytest.raises(DivergedError) as caught:
-        train(config(*JUDGED, *settings), watchers)
+        train_run(config(*JUDGED, *settings), watchers)
     assert said in str(caught.value)
     assert exit_code(caught.value) == 4
     summary = summary_of(tmp_path / "run")
@@ -71,7 +71,9 @@ def test_any_checkpoint_is_of_finite_numbers(config: Compose, tmp_path: Path) ->
     """Somebody's own callback stores at moments of its choice, as before the first validation."""
     every = ModelCheckpoint(dirpath=tmp_path / "own", every_n_train_steps=1, save_top_k=-1)
     with pytest.raises(DivergedError, match="a weight is nan after 2 batches"):
-        train(config(*PLAIN, "trainer.val_check_interval=2", "trainer.log_every_n_steps=100"), [Spoil("nan", 2), every])
+        train_run(
+            config(*PLAIN, "trainer.val_check_interval=2", "trainer.log_every_n_steps=100"), [Spoil("nan", 2), every]
+        )
     assert [path.name for path in (tmp_path / "own").glob("*.ckpt")] == ["epoch=0-step=1.ckpt"], "the one before"
 
 
@@ -89,7 +91,7 @@ HEALTHY: dict[str, tuple[str, ...]] = {
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_has_not_diverged(name: str, config: Compose) -> None:
-    summary = train(
+    summary = train_run(
         config(*JUDGED, "~callbacks.latents", "trainer.max_steps=6", "trainer.val_check_interval=6", *HEALTHY[name])
     )
     assert summary["status"] == "completed"
@@ -110,15 +112,15 @@ WARNED = {
 def test_a_run_that_may_be_worse_is_warned_of(name: str, config: Compose, caplog: pytest.LogCaptureFixture) -> None:
     settings, said = WARNED[name]
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        summary = train(config(*JUDGED, "trainer.val_check_interval=4", *settings), [Spoil("large weights", 4)])
+        summary = train_run(config(*JUDGED, "trainer.val_check_interval=4", *settings), [Spoil("large weights", 4)])
     assert summary["status"] == "completed"
     assert said in caplog.text
 
 
 def test_a_run_that_goes_on_is_warned_of(config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(config(*JUDGED, "trainer.max_steps=2", folder="first"))
+    train_run(config(*JUDGED, "trainer.max_steps=2", folder="first"))
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        train(
+        train_run(
             config(*JUDGED, "trainer.val_check_interval=4", f"resume={tmp_path / 'first'}"), [Spoil("large weights", 4)]
         )
     assert "when the run went on" in caplog.text
@@ -130,7 +132,7 @@ def test_latents_that_carry_nothing_are_told(
     model: str, bound: float, ends: str, config: Compose, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        summary = train(config(*PLAIN, f"model={model}", f"callbacks.latents.active_above={bound}"))
+        summary = train_run(config(*PLAIN, f"model={model}", f"callbacks.latents.active_above={bound}"))
     assert ends in summary["latents"]
     assert (summary["active_latents"] == 0) == (bound > 0)
     assert ("the decoder ignores them" in caplog.text) == (bound > 0)

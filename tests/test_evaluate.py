@@ -20,17 +20,18 @@ from vae_lab.data.images import Images
 from vae_lab.data.synthetic import Blobs
 from vae_lab.errors import DataError, DivergedError, StorageError
 from vae_lab.evaluation import extractors
+from vae_lab.evaluation import run as evaluation_run
 from vae_lab.evaluation.metrics.features import DigitClassifier, RandomVGG
 from vae_lab.evaluation.metrics.likelihood import difference_mean, plain_mean, set_likelihood
 from vae_lab.evaluation.protocol import affordable, chosen_chunk, chosen_sizes
-from vae_lab.evaluation.run import assess, headline
-from vae_lab.generate import sample
+from vae_lab.evaluation.run import evaluate_run, headline
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_data, load_model
+from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_mixture
 from vae_lab.sampling.mixture import load_sampler, mixture_path, read_mixture
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Trained = tuple[Path, dict[str, Any]]
 SMALL: dict[str, Any] = {
@@ -47,7 +48,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "evaluation.md"
 def small(run: Path, folder: Path, change: dict[str, Any] | None = None) -> dict[str, Any]:
     """An evaluation that takes a second."""
     settings = SMALL | (change or {})
-    return assess(run, folder, **settings)
+    return evaluate_run(run, folder, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "logger=none", f"folder={folder}",
     ]  # fmt: skip
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", overrides))
+        train_run(compose("train", overrides))
     return folder
 
 
@@ -127,7 +128,7 @@ def test_the_same_seed_gives_the_same_numbers(run: Path, result: dict[str, Any],
 def test_a_density_has_no_bits_and_a_ladder_no_mixture(trained: Trained, tmp_path: Path, config: Any) -> None:
     shutil.copytree(trained[0], tmp_path / "grey")
     assert small(tmp_path / "grey", tmp_path)["likelihood"]["bits_per_dimension"] is None
-    train(config("model=ladder_mlp", "model.decoder.groups=[2,2]", "model.encoder.width=8", folder="ladder"))
+    train_run(config("model=ladder_mlp", "model.decoder.groups=[2,2]", "model.encoder.width=8", folder="ladder"))
     ladder = small(tmp_path / "ladder", tmp_path, {"split": "val"})
     assert list(ladder["samples"]) == ["real", "posterior", "prior"]
     assert ladder["latents"]["mutual_information"] is None
@@ -288,9 +289,9 @@ def test_a_mixture_is_fitted_once_and_generated_from(run: Path) -> None:
     assert path.stat().st_mtime_ns == written
     z = torch.randn(5, 3)
     torch.testing.assert_close(first.log_prob(z), again.log_prob(z))
-    pictures = sample(model, 3, 0, sampler=again)
+    pictures = generate_images(model, 3, 0, sampler=again)
     assert pictures.shape == (3, 1, 16, 16)
-    assert not torch.allclose(pictures, sample(model, 3, 0))
+    assert not torch.allclose(pictures, generate_images(model, 3, 0))
     path.write_bytes(b"x")
     with pytest.raises(DataError, match="delete it"):
         load_sampler(run, model, "gmm")

@@ -20,7 +20,7 @@ from invoking import invoke
 from sweeping import finish, start
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 ROOT = Path(__file__).parents[1]
 TINY = (
@@ -376,10 +376,10 @@ def test_a_composed_config_trains_in_a_notebook(place: Path) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*TINY, "logger=none", "folder=mine"])
         bare = compose("train", [*TINY, "logger=none"])
-    assert train(cfg)["status"] == "completed"
+    assert train_run(cfg)["status"] == "completed"
     assert (place / "mine" / "summary.json").is_file()
     with pytest.raises(ValueError, match=re.escape(SAID['compose("train", [...])'].removeprefix("refused: "))):
-        train(bare)
+        train_run(bare)
 
 
 def test_bash_completes_a_command(place: Path) -> None:

@@ -22,7 +22,7 @@ from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
 from vae_lab.training.loggers.packages import is_installed
 from vae_lab.training.loggers.pictures import drawn_bars, log_histogram, log_image, takes_images
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow.*", "ignore:The ``noload``")
 TINY = (
@@ -160,14 +160,14 @@ def test_a_package_that_is_missing_is_told_before_the_images_are_read(
 def test_somebodys_logger_without_its_package_is_told_in_a_sentence(config: Callable[..., DictConfig]) -> None:
     cfg = config("+logger.mine._target_=lightning.pytorch.loggers.CometLogger")
     with pytest.raises(ValueError, match=r"logger\.mine: .*comet"):
-        train(cfg)
+        train_run(cfg)
 
 
 def test_a_logger_that_cannot_be_opened_leaves_no_other_one_open(config: Callable[..., DictConfig]) -> None:
     import wandb
 
     with pytest.raises(ValueError, match="comet"):
-        train(config("logger=wandb", "+logger.mine._target_=lightning.pytorch.loggers.CometLogger"))
+        train_run(config("logger=wandb", "+logger.mine._target_=lightning.pytorch.loggers.CometLogger"))
     assert wandb.run is None
 
 
@@ -189,13 +189,13 @@ def test_each_run_has_its_own_mlflow_store_in_a_folder_of_almost_any_name(
     cfg = config("logger=mlflow", *TINY)
     for name in ("einzeln, [1] = x #y", "zweitens"):  # in one process, as in a sweep
         cfg.folder = str(tmp_path / name)
-        summary = train(cfg)
+        summary = train_run(cfg)
         assert "MLFLOW_TRACKING_URI" not in os.environ
         check(read_mlflow(tmp_path / name / "mlflow"), summary, pictures=True)
     for name in ("what?", "100%41"):
         cfg.folder = str(tmp_path / name)
         with pytest.raises(InstantiationException, match=r"with \? or % in its name"):
-            train(cfg)
+            train_run(cfg)
 
 
 def test_metrics_csv_is_no_choice(

@@ -86,11 +86,11 @@ def test_the_jobs_of_a_command_keep_each_others_pictures(
 
 
 def test_the_class_of_each_picture_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generate: Any) -> None:
-    from vae_lab.training.run import train
+    from vae_lab.training.run import train_run
 
     small = ("data=synthetic", "model=mlp", "model.nclasses=10", "trainer.max_steps=2", "trainer.val_check_interval=2")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*small, "logger=none", "trainer.precision=32-true", f"folder={tmp_path / 'run'}"]))
+        train_run(compose("train", [*small, "logger=none", "trainer.precision=32-true", f"folder={tmp_path / 'run'}"]))
     monkeypatch.chdir(tmp_path)
     assert generate("run=run", "n=6", "out=g") == 0
     drawn = [image.get("class") for image in read(tmp_path / "g" / "manifest.json")["images"]]

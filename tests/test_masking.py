@@ -19,8 +19,7 @@ from vae_lab.sweeps.trial import digest
 from vae_lab.system import masking
 from vae_lab.system.masking import masked, remember
 from vae_lab.train import main as train
-from vae_lab.training.run import resumable
-from vae_lab.training.run import train as train_run
+from vae_lab.training.run import resumable, train_run
 from vae_lab.tune import main as tune
 
 SECRETS = ("hunter2secret", "k3y-of-the-service", "t0ken-of-env", "s3same-open", "fr0m-the-env", "two w0rds here")

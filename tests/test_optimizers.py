@@ -17,7 +17,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.checks import check_model
 from vae_lab.training.optimizers import MuonWithAdamW, make_adamw
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 CHOICES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
@@ -32,7 +32,7 @@ def made(cfg: DictConfig) -> tuple[VAE, Optimizer]:
 @pytest.mark.parametrize(("choice", "task"), [*((choice, "vae") for choice in CHOICES), ("muon", "vaegan")])
 def test_every_optimizer_lowers_the_loss(choice: str, task: str, config: Compose, tmp_path: Path) -> None:
     settings = ["trainer.max_steps=20", "trainer.val_check_interval=20", "model=mlp", "model.encoder.width=32"]
-    assert train(config(f"optimizer={choice}", *settings, *TASKS[task]))["status"] == "completed"
+    assert train_run(config(f"optimizer={choice}", *settings, *TASKS[task]))["status"] == "completed"
     with (tmp_path / "run/metrics.csv").open() as file:
         losses = [float(row["train/distortion"]) for row in csv.DictReader(file) if row["train/distortion"]]
     assert len(losses) == 20

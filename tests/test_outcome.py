@@ -19,7 +19,7 @@ from sabotage import Signals, Spoil
 
 from vae_lab.errors import DivergedError, Interrupted, StorageError, TimeLimit, exit_code, status
 from vae_lab.system.locks import hold
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 PLAIN = ("~callbacks.gallery", "model=mlp")
@@ -52,7 +52,7 @@ def test_a_callback_that_stops_a_run_is_heard_and_named(
 ) -> None:
     make, steps, said = STOPPED[name]
     with caplog.at_level(logging.INFO, logger="vae_lab"):
-        summary = train(config("model=mlp", "trainer.max_steps=40", "callbacks.latents.nimages=8"), [make()])
+        summary = train_run(config("model=mlp", "trainer.max_steps=40", "callbacks.latents.nimages=8"), [make()])
     assert (summary["status"], summary["steps"], summary["max_steps"]) == ("completed", steps, 40)
     assert said in summary["ended_by"]
     assert f"ended by {summary['ended_by']} after {steps} steps" in caplog.text
@@ -62,7 +62,7 @@ def test_a_callback_that_stops_a_run_is_heard_and_named(
 def test_a_run_whose_time_is_up_is_not_completed(config: Compose, tmp_path: Path) -> None:
     long = config(*PLAIN, "trainer.max_steps=1000000", "trainer.val_check_interval=1000000")
     with pytest.raises(TimeLimit) as caught:
-        train(long, [Timer(timedelta(seconds=1))])
+        train_run(long, [Timer(timedelta(seconds=1))])
     summary = summary_of(tmp_path / "run")
     assert (exit_code(caught.value), status(caught.value), summary["status"]) == (75, "stopped", "stopped")
     assert f"training ended by trainer.max_time or a Timer after {summary['steps']} steps" in str(caught.value)
@@ -85,7 +85,7 @@ class Remove(Callback):
 @pytest.mark.parametrize("hook", ["on_train_start", "on_train_end", "on_test_start"])
 def test_a_run_whose_folder_was_removed_is_not_completed(hook: str, config: Compose, tmp_path: Path) -> None:
     with pytest.raises((StorageError, OSError)) as caught:
-        train(config(*PLAIN), [Remove(tmp_path / "run", hook)])
+        train_run(config(*PLAIN), [Remove(tmp_path / "run", hook)])
     assert exit_code(caught.value) == 5
     assert summary_of(tmp_path / "run")["status"] == "failed"
 
@@ -109,7 +109,7 @@ ENDS: dict[str, tuple[Callback, type[BaseException]]] = {
 def test_a_run_that_did_not_complete_is_closed_as_failed_in_wandb(name: str, config: Compose, tmp_path: Path) -> None:
     watcher, error = ENDS[name]
     with pytest.raises(error):
-        train(config(*PLAIN, "logger=wandb"), [watcher])
+        train_run(config(*PLAIN, "logger=wandb"), [watcher])
     assert closed_with(tmp_path / "run") == 1
 
 
@@ -121,8 +121,8 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(config: Compose, tmp_pa
         assert other.stdout is not None
         other.stdout.readline()
         with pytest.raises(ValueError, match=f"process {other.pid} .* is at work there"):
-            train(config(*PLAIN))
+            train_run(config(*PLAIN))
         other.kill()
     assert not (tmp_path / "run" / "summary.json").exists()
     with hold(tmp_path / "run"):  # as a sweep does around its trial
-        assert train(config(*PLAIN))["status"] == "completed"
+        assert train_run(config(*PLAIN))["status"] == "completed"

@@ -15,13 +15,13 @@ from invoking import invoke
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.detect import main as detect
-from vae_lab.detect import score_images
+from vae_lab.detection.score_images import score_images
 from vae_lab.evaluate import main as evaluate
 from vae_lab.generate import main as generate
 from vae_lab.runs.configs import check_config
 from vae_lab.runs.load import harmless, load_data, load_model
 from vae_lab.runs.packages import LIBRARIES, read_trust
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 ROOT = Path(__file__).parents[1]
 VAE = {"_target_": "vae_lab.models.vae.VAE"}
@@ -194,7 +194,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.model.decoder.width = cfg.model.decoder.nblocks = 8
     cfg.data.inner = OmegaConf.to_container(cfg.data, resolve=True)
     cfg.data._target_ = "otherlab.Turned"
-    train(cfg)
+    train_run(cfg)
     return folder
 
 

@@ -14,18 +14,19 @@ from invoking import invoke
 from PIL import Image
 from torch import Tensor
 
-from vae_lab.detect import score_images
 from vae_lab.detection.detector import RunDetector, content_hashes
 from vae_lab.detection.ground_truth import Known, report_truth
 from vae_lab.detection.journal import Row
 from vae_lab.detection.score_folder import warn_if_few
+from vae_lab.detection.score_images import score_images
 from vae_lab.detection.scores.anomaly import NegELBO
 from vae_lab.evaluation.caveats import caveats
-from vae_lab.generate import class_counts, class_folders, class_number, main, sample
+from vae_lab.generate import main
 from vae_lab.models.vae import VAE
 from vae_lab.runs.load import load_data, load_model
+from vae_lab.sampling.images import class_counts, class_folders, class_number, generate_images
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 FOLDER = [
     "data=folder", "data.labels=subfolders", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp",
@@ -157,7 +158,7 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Classes], Pat
                 Image.new("L", (16, 16), 40 * number + i).save(root / "images" / name / f"{i}.png")
         overrides = [f"data.root={root / 'images'}", f"model.nclasses={len(counts) + 1}", f"folder={root / 'run'}"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            train(compose("train", [*FOLDER, *overrides]))
+            train_run(compose("train", [*FOLDER, *overrides]))
         return root / "run"
 
     def once(counts: Classes) -> Path:
@@ -169,8 +170,8 @@ def classes(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Classes], Pat
 
 
 def drawn(model: Any, images: Tensor, seed: int) -> list[int]:
-    """The class of each image that `sample` has drawn."""
-    every = sample(model, len(images), seed, which="all").unflatten(0, (model.nclasses, len(images)))
+    """The class of each image that `generate_images` has drawn."""
+    every = generate_images(model, len(images), seed, which="all").unflatten(0, (model.nclasses, len(images)))
     return (every - images).abs().amax((2, 3, 4)).argmin(0).tolist()
 
 
@@ -179,13 +180,15 @@ def test_classes_are_drawn_as_often_as_training_had_them(classes: Callable[[Clas
     counts, model = class_counts(run, "best"), load_model(run)
     assert sum(counts) == 64
     assert counts == load_data(run).parts.train.labels.bincount().tolist()
-    found = torch.tensor(drawn(model, sample(model, 200, 0, counts=counts), 0)).bincount(minlength=3)
+    found = torch.tensor(drawn(model, generate_images(model, 200, 0, counts=counts), 0)).bincount(minlength=3)
     share = counts[0] / sum(counts)
     assert found[2] == 0
     assert abs(found[0] / 200 - share) < 3 * (share * (1 - share) / 200) ** 0.5
-    evenly = torch.tensor(drawn(model, sample(model, 200, 0), 0)).bincount(minlength=3)
+    evenly = torch.tensor(drawn(model, generate_images(model, 200, 0), 0)).bincount(minlength=3)
     assert evenly.min() > 40
-    torch.testing.assert_close(sample(model, 4, 0, counts=[0, 7]), sample(model, 4, 0, which=1), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        generate_images(model, 4, 0, counts=[0, 7]), generate_images(model, 4, 0, which=1), atol=1e-12, rtol=0
+    )
 
 
 def generated(run: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from vae_lab.train import main
 from vae_lab.training.callbacks.graceful_stop import GracefulStop
 from vae_lab.training.resume import continued, load_initial_weights
-from vae_lab.training.run import build, train
+from vae_lab.training.run import build, train_run
 
 Compose = Callable[..., DictConfig]
 COMMON = (
@@ -205,12 +205,14 @@ def test_a_strangers_folder_chooses_no_class_and_no_place(name: str, tmp_path: P
 
 def test_an_earlier_better_checkpoint_is_carried_along(config: Compose, tmp_path: Path) -> None:
     unweighted = (*TYPED, *QUIET, "objective.beta=0.0", "optimizer.lr=0.01", "trainer.val_check_interval=2")
-    whole = train(config(*unweighted, "trainer.max_steps=12", folder="whole"))
-    train(config(*unweighted, "trainer.max_steps=8", folder="first"))
+    whole = train_run(config(*unweighted, "trainer.max_steps=12", folder="whole"))
+    train_run(config(*unweighted, "trainer.max_steps=8", folder="first"))
     (tmp_path / "first").rename(tmp_path / "moved")
     for resume, folder in (("moved", "second"), ("second", "third")):
         steps = 10 if folder == "second" else 12
-        resumed = train(config(*unweighted, f"trainer.max_steps={steps}", f"resume={tmp_path / resume}", folder=folder))
+        resumed = train_run(
+            config(*unweighted, f"trainer.max_steps={steps}", f"resume={tmp_path / resume}", folder=folder)
+        )
     best = [torch.load(tmp_path / n / "checkpoints/best.ckpt", weights_only=True) for n in ("whole", "third")]
     assert best[0]["global_step"] == best[1]["global_step"] < 8
     assert resumed["test/neg_elbo"] == whole["test/neg_elbo"]
@@ -225,27 +227,29 @@ MAY_DIFFER = ("data.eval_batch_size=3", "trainer.log_every_n_steps=1", "trainer.
 
 
 def test_what_may_change_and_what_may_not_is_told_key_by_key(config: Compose, tmp_path: Path) -> None:
-    train(config(*TYPED, *QUIET, folder="first"))
+    train_run(config(*TYPED, *QUIET, folder="first"))
     for override, said in DIFFERENT.items():
         with pytest.raises(ValueError, match=said):
-            train(config(*TYPED, *QUIET, override, "trainer.max_steps=8", f"resume={tmp_path / 'first'}", folder="no"))
-    resumed = train(
+            train_run(
+                config(*TYPED, *QUIET, override, "trainer.max_steps=8", f"resume={tmp_path / 'first'}", folder="no")
+            )
+    resumed = train_run(
         config(*TYPED, *QUIET, *MAY_DIFFER, "trainer.max_steps=8", f"resume={tmp_path / 'first'}", folder="yes")
     )
     assert resumed["steps"] == 8
 
 
 def test_a_planned_learning_rate_is_not_extended(config: Compose, tmp_path: Path) -> None:
-    train(config(*TYPED, *QUIET, "schedule=one_cycle", folder="first"))
+    train_run(config(*TYPED, *QUIET, "schedule=one_cycle", folder="first"))
     longer = ("schedule=one_cycle", "trainer.max_steps=8", f"resume={tmp_path / 'first'}")
     with pytest.raises(ValueError, match=r"its learning rate was planned for trainer.max_steps=4, .* init="):
-        train(config(*TYPED, *QUIET, *longer, folder="second"))
+        train_run(config(*TYPED, *QUIET, *longer, folder="second"))
 
 
 def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(config(*TYPED, *QUIET, folder="first"))
+    train_run(config(*TYPED, *QUIET, folder="first"))
     stored = torch.load(tmp_path / "first/checkpoints/best.ckpt", weights_only=True)["state_dict"]
     init = f"init={tmp_path / 'first'}"
     _, task, _ = build(config(*TYPED, *QUIET), {})
@@ -253,7 +257,7 @@ def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
     assert load_initial_weights(task, str(tmp_path / "first"))["init"]["fresh"] == []
     assert all(weight.equal(stored[name]) for name, weight in task.model.state_dict(prefix="model.").items())
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        summary = train(config(*TYPED, *QUIET, init, "model.nlatent=3", "data.nimages=80", folder="second"))
+        summary = train_run(config(*TYPED, *QUIET, init, "model.nlatent=3", "data.nimages=80", folder="second"))
     assert (summary["steps"], summary["status"]) == (4, "completed")
     assert summary["init"]["loaded"] > 0
     assert f"stay fresh, as no stored one fits: {', '.join(summary['init']['fresh'])}" in caplog.text
@@ -262,6 +266,6 @@ def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
     learner: Any = task.learner
     assert all(weight.equal(stored[f"model.{name}"]) for name, weight in learner.state_dict().items())
     with pytest.raises(ValueError, match=r"none of its weights has the name and the shape"):
-        train(config("data=synthetic", "model=conv", init, folder="third"))
+        train_run(config("data=synthetic", "model=conv", init, folder="third"))
     with pytest.raises(ValueError, match=r"choose one"):
-        train(config(*TYPED, *QUIET, init, f"resume={tmp_path / 'first'}", folder="fourth"))
+        train_run(config(*TYPED, *QUIET, init, f"resume={tmp_path / 'first'}", folder="fourth"))

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from vae_lab.errors import DataError
-from vae_lab.generate import sample, save
 from vae_lab.runs.configs import check_config
-from vae_lab.runs.load import encode, load_model
+from vae_lab.runs.load import encode_images, load_model
+from vae_lab.sampling.images import generate_images, save_images
 
 Trained = tuple[Path, dict[str, Any]]
 
@@ -25,7 +25,7 @@ def test_a_model_read_back_gives_the_same_numbers(trained: Trained) -> None:
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, stored["state_dict"][f"model.{name}"])
     images = torch.rand(5, 1, 16, 16)
-    torch.testing.assert_close(encode(model, images), model.posterior(images).mean)
+    torch.testing.assert_close(encode_images(model, images), model.posterior(images).mean)
 
 
 def test_loading_leaves_the_random_numbers_alone(trained: Trained) -> None:
@@ -40,23 +40,26 @@ def test_loading_leaves_the_random_numbers_alone(trained: Trained) -> None:
 def test_the_same_seed_gives_the_same_pixels_whatever_the_batch_size(
     trained: Trained, tmp_path: Path, batch_size: int
 ) -> None:
-    together, apart = sample(load_model(trained[0]), 20, 5, 20), sample(load_model(trained[0]), 9, 5, batch_size)
+    together, apart = (
+        generate_images(load_model(trained[0]), 20, 5, 20),
+        generate_images(load_model(trained[0]), 9, 5, batch_size),
+    )
     torch.testing.assert_close(apart, together[:9], atol=1e-12, rtol=0)
-    save(together, tmp_path / "a")
-    save(apart, tmp_path / "b")
+    save_images(together, tmp_path / "a")
+    save_images(apart, tmp_path / "b")
     for i in range(9):
         assert (tmp_path / "a" / f"{i:05d}.png").read_bytes() == (tmp_path / "b" / f"{i:05d}.png").read_bytes()
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == [*(f"{i:05d}.png" for i in range(9)), "grid.png"]
 
 
 def test_seeds_and_images_differ(trained: Trained) -> None:
-    one, other = sample(load_model(trained[0]), 2, 0), sample(load_model(trained[0]), 2, 1)
+    one, other = generate_images(load_model(trained[0]), 2, 0), generate_images(load_model(trained[0]), 2, 1)
     assert not torch.allclose(one, other)
     assert not torch.allclose(one[0], one[1])
 
 
 def test_a_png_gets_the_grid(trained: Trained, tmp_path: Path) -> None:
-    save(sample(load_model(trained[0]), 9, 0), tmp_path / "grid.png")
+    save_images(generate_images(load_model(trained[0]), 9, 0), tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.size == (3 * 64 + 4 * 2, 3 * 64 + 4 * 2)
         assert picture.convert("L").entropy() > 1
@@ -65,7 +68,7 @@ def test_a_png_gets_the_grid(trained: Trained, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n", "batch_size"), [(0, 1), (-1, 1), (1, 0)])
 def test_counts_are_checked(trained: Trained, n: int, batch_size: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        sample(load_model(trained[0]), n, 0, batch_size)
+        generate_images(load_model(trained[0]), n, 0, batch_size)
 
 
 class Payload:

@@ -15,7 +15,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 from vae_lab.training.schedules import make_schedule, warm_up_and_cosine
 
 Compose = Callable[..., DictConfig]
@@ -135,7 +135,7 @@ ENDS = {
 
 @pytest.mark.parametrize("choice", ENDS)
 def test_a_run_follows_its_own_length(choice: str, config: Compose, tmp_path: Path) -> None:
-    train(config(*choice.split(), "model=mlp", "model.encoder.width=8", "trainer.max_steps=4"))
+    train_run(config(*choice.split(), "model=mlp", "model.encoder.width=8", "trainer.max_steps=4"))
     (schedule,) = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
     assert schedule["last_epoch"] == 4
     assert ENDS[choice](schedule)
@@ -143,7 +143,7 @@ def test_a_run_follows_its_own_length(choice: str, config: Compose, tmp_path: Pa
 
 def test_a_longer_cosine_is_refused_and_names_the_cause(config: Compose, tmp_path: Path) -> None:
     settings = ("schedule=cosine", "schedule.warmup=1", "model=mlp", "model.encoder.width=8")
-    train(config(*settings, folder="first"))
+    train_run(config(*settings, folder="first"))
     longer = (*settings, "trainer.max_steps=6", f"resume={tmp_path / 'first'}")
     with pytest.raises(ValueError, match=r"its learning rate was planned for trainer.max_steps=4, and another length"):
-        train(config(*longer, folder="second"))
+        train_run(config(*longer, folder="second"))

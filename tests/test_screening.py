@@ -22,7 +22,7 @@ from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 ERROR = {"score": small("reconstruction_error")}
 
@@ -182,7 +182,7 @@ def folders(tmp_path: Path, config: Any) -> Path:
         Image.fromarray(pixels.numpy()).save(tmp_path / "images" / f"{i:02}.png")
     data = ["data=folder", f"data.root={tmp_path / 'images'}", "data.image_size=16", "data.channels=1"]
     rules = ["data.background=0", "data.max_pixels=300", "data.val_fraction=0.4", "data.batch_size=10"]
-    train(config(*data, *rules, "model=mlp", "model.encoder.width=8", folder="folders"))
+    train_run(config(*data, *rules, "model=mlp", "model.encoder.width=8", folder="folders"))
     return tmp_path / "folders"
 
 

@@ -20,7 +20,7 @@ from sabotage import Signals
 from vae_lab import detect, evaluate, generate
 from vae_lab.errors import Interrupted, exit_code
 from vae_lab.system.signals import SIGNALS, EndAtOnce, belongs_to_others, heard
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 PHASES = {  # what the signal meets: how often, the checkpoint's batches, what the message says
@@ -42,7 +42,7 @@ def stopped(
 ) -> tuple[Interrupted, dict[str, object]]:
     """The end of a run that a signal meets in a phase, and its summary."""
     with pytest.raises(Interrupted) as caught:
-        train(config("~callbacks.gallery", "~callbacks.latents"), [Signals(number=number, hook=phase, times=times)])
+        train_run(config("~callbacks.gallery", "~callbacks.latents"), [Signals(number=number, hook=phase, times=times)])
     return caught.value, json.loads((folder / "summary.json").read_text())
 
 
@@ -88,7 +88,7 @@ def test_a_run_in_a_thread_leaves_the_signals_alone(config: Compose) -> None:
 def test_what_nohup_ignores_stays_ignored(config: Compose) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        train(config(), [Signals(number=signal.SIGHUP, hook="batch")])
+        train_run(config(), [Signals(number=signal.SIGHUP, hook="batch")])
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -131,16 +131,16 @@ def test_in_a_step_of_slurm_lightning_requeues_nothing(config: Compose, tmp_path
 
 @pytest.mark.usefixtures("step")
 def test_in_a_step_of_slurm_no_run_goes_on_unasked(config: Compose, tmp_path: Path) -> None:
-    alone = train(config(folder="alone"))
-    train(config("seed=1", "trainer.max_steps=2", folder="another"))
+    alone = train_run(config(folder="alone"))
+    train_run(config("seed=1", "trainer.max_steps=2", folder="another"))
     stored = tmp_path / "another" / "checkpoints" / "last.ckpt"
     (tmp_path / "run").mkdir()
     for place in (tmp_path, tmp_path / "run"):
         shutil.copy(stored, place / "hpc_ckpt_1.ckpt")
-    summary = train(config())
+    summary = train_run(config())
     assert (summary["steps"], summary["test/neg_elbo"]) == (4, alone["test/neg_elbo"])
     with pytest.raises(ValueError, match=r"holds hpc_ckpt_1.ckpt, from which Lightning would go on unasked"):
-        train(config(f"trainer.default_root_dir={tmp_path}", folder="third"))
+        train_run(config(f"trainer.default_root_dir={tmp_path}", folder="third"))
 
 
 COMMANDS = {
@@ -154,7 +154,7 @@ COMMANDS = {
 def test_a_burst_of_signals_ends_a_command_and_leaves_no_temporary_file(
     name: str, config: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    train(config())
+    train_run(config())
     (tmp_path / "pictures").mkdir()
     Image.new("L", (16, 16), 99).save(tmp_path / "pictures" / "grey.png")
     main, settings = COMMANDS[name]

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 from torch.distributions import MixtureSameFamily, MultivariateNormal
 
-from vae_lab.generate import main, sample
+from vae_lab.generate import main
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.runs.load import load_model
+from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_density, fitted_mixture, fitted_subspace
 from vae_lab.sampling.mixture import load_sampler, mixture_path
 from vae_lab.sampling.subspace import SubspaceMixture
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 
@@ -119,7 +120,7 @@ def test_a_spatial_autoencoder_is_generated_from_by_the_density_of_its_latents(
     """As experiment=monet256_klae is: more latents than images."""
     settings = ("model=resnet", "model.encoder.widths=[8]", "model.encoder.smallest=8", "model.encoder.spatial=true")
     settings = (*settings, "task=vaegan", "task.opponents.discriminator.network.widths=[8,8,8]", "data.image_size=16")
-    train(config(*settings, "task.samples=false", "task.warmup=2", "model.nlatent=256"))
+    train_run(config(*settings, "task.samples=false", "task.warmup=2", "model.nlatent=256"))
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     assert invoke(main, "generate", f"run={run}", "sampler=gmm", "n=4", "out=a.png", monkeypatch=monkeypatch) == 0
@@ -133,4 +134,4 @@ def test_a_spatial_autoencoder_is_generated_from_by_the_density_of_its_latents(
     assert path.stat().st_mtime_ns == written
     assert isinstance(density, SubspaceMixture)
     assert density.sample((3,)).shape == (3, 256)
-    assert sample(model, 2, 0, sampler=density).shape == (2, 1, 16, 16)
+    assert generate_images(model, 2, 0, sampler=density).shape == (2, 1, 16, 16)

@@ -20,7 +20,7 @@ from PIL import Image
 from sweeping import TINY
 
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 ROOT = Path(__file__).parents[1]
 STRANGER = 12345
@@ -55,7 +55,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run, and pictures of its size beside it."""
     root = tmp_path_factory.mktemp("surroundings")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*TINY, "logger=none", "likelihood=sigma_vae", f"folder={root / 'run'}"]))
+        train_run(compose("train", [*TINY, "logger=none", "likelihood=sigma_vae", f"folder={root / 'run'}"]))
     (root / "pictures").mkdir()
     for i in range(4):
         Image.new("L", (16, 16), 60 * i).save(root / "pictures" / f"{i}.png")

@@ -19,7 +19,7 @@ from vae_lab import train as command
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_model
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 FAST = ("trainer.fast_dev_run=true", "~callbacks.gallery", "~callbacks.latents")
@@ -41,7 +41,7 @@ def stem(path: Path) -> str:
 @pytest.mark.parametrize("path", MODELS, ids=stem)
 def test_fast_dev_run_of_every_model(path: Path, config: Compose, tmp_path: Path) -> None:
     size = ["data.image_size=32"] if path.stem == "resnet_fast" else []
-    summary = train(config(f"model={path.stem}", "data.batch_size=4", *FAST, *size))
+    summary = train_run(config(f"model={path.stem}", "data.batch_size=4", *FAST, *size))
     assert (summary["status"], summary["steps"]) == ("fast_dev_run", 1)
     assert not list(tmp_path.rglob("*.ckpt"))
 
@@ -76,7 +76,7 @@ def test_fast_dev_run_of_every_data_set(
         shared = request.getfixturevalue("shared")  # skips by name without them
         root = shared / ROOTS[path.stem]
         settings.append(f"data.root={few(root, tmp_path / 'few') if path.stem == 'monet' else root}")
-    summary = train(config(*settings, *FAST))
+    summary = train_run(config(*settings, *FAST))
     assert (summary["status"], summary["steps"]) == ("fast_dev_run", 1)
 
 
@@ -110,7 +110,7 @@ def test_other_commands_say_that_a_run_kept_nothing(  # noqa: PLR0917
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    train(config(*RUN, kept))
+    train_run(config(*RUN, kept))
     said = "that run was trainer.fast_dev_run" if "fast" in kept else "that run kept none"
     with pytest.raises(DataError, match=said):
         load_model(tmp_path / "run")

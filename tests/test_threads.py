@@ -37,7 +37,7 @@ from vae_lab.system.threads import (
     use_threads,
 )
 from vae_lab.training.distributed.launch import told
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 PACKAGE = Path(__file__).parents[1] / "vae_lab"
 TINY = (
@@ -248,14 +248,16 @@ def test_what_was_measured_is_the_first_line(
 
 def test_python_trains_with_the_number_of_the_config_or_its_own(config: Callable[..., DictConfig]) -> None:
     torch.set_num_threads(2)
-    assert train(config("model=mlp", "model.encoder.width=8", "trainer.max_steps=1", folder="a"))["threads"] == 2
+    assert train_run(config("model=mlp", "model.encoder.width=8", "trainer.max_steps=1", folder="a"))["threads"] == 2
     assert (
-        train(config("model=mlp", "model.encoder.width=8", "trainer.max_steps=1", "threads=1", folder="b"))["threads"]
+        train_run(config("model=mlp", "model.encoder.width=8", "trainer.max_steps=1", "threads=1", folder="b"))[
+            "threads"
+        ]
         == 1
     )
     assert torch.get_num_threads() == 1
     with pytest.raises(ValueError, match="threads=0: choose auto"):
-        train(config("threads=0", folder="c"))
+        train_run(config("threads=0", folder="c"))
 
 
 def test_the_processes_of_a_run_are_told_its_number(config: Callable[..., DictConfig]) -> None:

@@ -10,7 +10,7 @@ from invoking import invoke
 
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.locks import LOCK
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 FOLDER = [
     "data=folder", "data.image_size=16", "data.channels=1", "data.batch_size=4", "model=mlp", "model.encoder.width=16",
@@ -84,7 +84,7 @@ def places(blobs_run: Path) -> dict[str, Path]:
     run, root = blobs_run, blobs_run.parent
     pictures = save_pictures(run, root / "pictures")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        train(compose("train", [*FOLDER, f"data.root={pictures}", f"folder={root / 'files'}"]))
+        train_run(compose("train", [*FOLDER, f"data.root={pictures}", f"folder={root / 'files'}"]))
     return {"RUN": run, "FILES": root / "files", "PICTURES": pictures / "normal"}
 
 

@@ -18,7 +18,7 @@ from sweeping import LIMIT
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.runs.load import load_data
 from vae_lab.system.signals import SIGNALS
-from vae_lab.training.run import build, train
+from vae_lab.training.run import build, train_run
 
 Compose = Callable[..., DictConfig]
 
@@ -99,9 +99,9 @@ def test_the_offline_wandb_file_holds_images_and_metrics(trained: tuple[Path, di
 
 def test_the_same_seed_gives_the_same_run(config: Compose, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        train(config(folder=name))
-    train(config("seed=1", folder="c"))
-    train(config("callbacks.gallery.every=1", "callbacks.gallery.nimages=3", folder="d"))
+        train_run(config(folder=name))
+    train_run(config("seed=1", folder="c"))
+    train_run(config("callbacks.gallery.every=1", "callbacks.gallery.nimages=3", folder="d"))
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
     assert same(weights(tmp_path / "a"), weights(tmp_path / "d")), "pictures must not change training"
@@ -110,17 +110,17 @@ def test_the_same_seed_gives_the_same_run(config: Compose, tmp_path: Path) -> No
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_validations_and_logs_do_not_change_training(config: Compose, tmp_path: Path, precision: str) -> None:
     settings = (f"trainer.precision={precision}", "trainer.max_steps=6")
-    train(config(*settings, "trainer.val_check_interval=1", folder="often"))
-    train(config(*settings, "trainer.val_check_interval=6", "trainer.log_every_n_steps=4", folder="once"))
+    train_run(config(*settings, "trainer.val_check_interval=1", folder="often"))
+    train_run(config(*settings, "trainer.val_check_interval=6", "trainer.log_every_n_steps=4", folder="once"))
     assert same(weights(tmp_path / "often"), weights(tmp_path / "once"))
 
 
 @pytest.mark.parametrize("stop", [2, 7])
 def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path, stop: int) -> None:
     settings = ("schedule=one_cycle", "schedule.total_steps=10", "trainer.val_check_interval=100")
-    whole = train(config("trainer.max_steps=10", *settings, folder="whole"))
-    train(config(f"trainer.max_steps={stop}", *settings, folder="first"))
-    resumed = train(config("trainer.max_steps=10", f"resume={tmp_path / 'first'}", *settings, folder="second"))
+    whole = train_run(config("trainer.max_steps=10", *settings, folder="whole"))
+    train_run(config(f"trainer.max_steps={stop}", *settings, folder="first"))
+    resumed = train_run(config("trainer.max_steps=10", f"resume={tmp_path / 'first'}", *settings, folder="second"))
     assert resumed["steps"] == 10
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "second"))
     assert resumed["test/neg_elbo"] == whole["test/neg_elbo"]
@@ -146,12 +146,12 @@ RESUMED: dict[str, tuple[str, str]] = {
 
 
 def test_resuming_another_run_is_refused_and_names_what_differs(config: Compose, tmp_path: Path) -> None:
-    train(config(folder="first"))
+    train_run(config(folder="first"))
     for name, (override, sentence) in RESUMED.items():
         with pytest.raises(ValueError, match=sentence):
-            train(config(override, f"resume={tmp_path / 'first'}", folder=name))
+            train_run(config(override, f"resume={tmp_path / 'first'}", folder=name))
     with pytest.raises(DataError, match="no checkpoint"):
-        train(config(f"resume={tmp_path / 'nowhere'}", folder="third"))
+        train_run(config(f"resume={tmp_path / 'nowhere'}", folder="third"))
 
 
 def make_pictures(folder: Path, number: int, first: int = 0) -> Path:
@@ -169,7 +169,7 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(
     make_pictures(tmp_path / "here", 40)
     make_pictures(tmp_path / "staged", 40)
     common = ("data=folder", "data.channels=1", "data.image_size=16", "data.batch_size=8", "model=mlp")
-    train(config(*common, "data.root=here", folder="first"))
+    train_run(config(*common, "data.root=here", folder="first"))
     monkeypatch.chdir(tmp_path / "staged")
     assert len(load_data(tmp_path / "first").parts.train) == 32, "a relative root is stored absolute"
     moved = (
@@ -179,36 +179,36 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(
         "data.eval_batch_size=2",
     )
     again = (*common, f"resume={tmp_path / 'first'}", "trainer.max_steps=6")
-    assert train(config(*again, *moved, folder="second"))["steps"] == 6
+    assert train_run(config(*again, *moved, folder="second"))["steps"] == 6
     make_pictures(tmp_path / "staged", 1, first=40)
     sentence = (
         r"other images in its three parts: 32 \+ 4 \+ 4 \(here 33 \+ 4 \+ 4\), data.root=\S+here \(here \S+staged\)"
     )
     with pytest.raises(ValueError, match=sentence):
-        train(config(*again, *moved, folder="third"))
+        train_run(config(*again, *moved, folder="third"))
 
 
 def test_a_run_of_another_version_is_named_when_it_goes_on(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    train(config(folder="first"))
-    train(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="second"))
+    train_run(config(folder="first"))
+    train_run(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="second"))
     assert "began that run" not in caplog.text
     path = tmp_path / "first" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "1" * 40}))
-    train(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="third"))
+    train_run(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="third"))
     assert f"(commit {'1' * 40}) began that run, and " in caplog.text
 
 
 def test_validation_runs_at_the_end_of_a_run_of_any_length(config: Compose, tmp_path: Path) -> None:
-    train(config("trainer.max_steps=5", "trainer.val_check_interval=3"))
+    train_run(config("trainer.max_steps=5", "trainer.val_check_interval=3"))
     assert [row["step"] for row in rows(tmp_path / "run") if row["val/neg_elbo"]] == ["3", "5"]
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
 
 
 def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match="batches"):
-        train(config("optimizer.lr=1e30", "trainer.max_steps=50", "trainer.val_check_interval=1"))
+        train_run(config("optimizer.lr=1e30", "trainer.max_steps=50", "trainer.val_check_interval=1"))
     assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "diverged"
     for path in (tmp_path / "run/checkpoints").glob("*.ckpt"):
         assert all(weight.isfinite().all() for weight in weights(tmp_path / "run", path.stem).values())
@@ -216,11 +216,11 @@ def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_p
 
 def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, tmp_path: Path) -> None:
     unweighted = ("objective.beta=0.0", "optimizer.lr=0.01")  # what is not weighed grows, so that later is worse
-    summary = train(config(*unweighted, "trainer.max_steps=8", "trainer.val_check_interval=1"))
+    summary = train_run(config(*unweighted, "trainer.max_steps=8", "trainer.val_check_interval=1"))
     validations = [float(row["val/neg_elbo"]) for row in rows(tmp_path / "run") if row["val/neg_elbo"]]
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)
     assert stored["global_step"] == 1 + validations.index(min(validations)) < 8
-    first = train(config(*unweighted, f"trainer.max_steps={stored['global_step']}", folder="first"))
+    first = train_run(config(*unweighted, f"trainer.max_steps={stored['global_step']}", folder="first"))
     assert summary["test/neg_elbo"] == first["test/neg_elbo"]
     assert summary["tested"] == "best.ckpt"
     validated = {name: value for name, value in first.items() if name.startswith("val/")}
@@ -238,17 +238,17 @@ def test_a_number_that_is_none_is_not_left_out_of_a_mean(config: Compose) -> Non
 
 def test_a_run_leaves_the_signals_as_they_were(config: Compose) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    train(config())
+    train_run(config())
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_bfloat16_trains(config: Compose) -> None:
-    assert train(config("trainer.precision=bf16-mixed"))["precision"] == "bf16-mixed"
+    assert train_run(config("trainer.precision=bf16-mixed"))["precision"] == "bf16-mixed"
 
 
 def test_the_first_steps_of_the_seed_network_give_the_stored_loss(config: Compose, tmp_path: Path) -> None:
     """A refactor that changes these numbers changes what is trained."""
-    train(config("data=digits", "data.batch_size=32", "trainer.val_check_interval=4"))
+    train_run(config("data=digits", "data.batch_size=32", "trainer.val_check_interval=4"))
     losses = [float(row["train/loss"]) for row in rows(tmp_path / "run") if row["train/loss"]]
     assert losses == pytest.approx(GOLDEN, abs=0.05)
 
@@ -271,7 +271,7 @@ def test_a_wandb_run_whose_id_is_still_in_use_gets_another(
         return init(**arguments)
 
     monkeypatch.setattr(wandb, "init", in_use)
-    summary = train(config("logger=wandb", "logger.wandb.id=taken"))
+    summary = train_run(config("logger=wandb", "logger.wandb.id=taken"))
     assert opened == ["taken", None]
     assert summary["status"] == "completed"
     assert summary["wandb_id"] != "taken"

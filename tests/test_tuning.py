@@ -167,11 +167,11 @@ def test_a_metric_that_a_run_has_not_is_a_failure_that_says_so(value: float | No
 
 
 def test_pruning_by_what_no_validation_has_says_what_there_is(tmp_path: Path, config: Any) -> None:
-    from vae_lab.training.run import train
+    from vae_lab.training.run import train_run
 
     study = optuna.create_study()
     with pytest.raises(ValueError, match=r"there is no finite val/los, but val/mse, .* in a validation"):
-        train(config("model=mlp"), [Pruning(study.ask(), "val/los")])
+        train_run(config("model=mlp"), [Pruning(study.ask(), "val/los")])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vae_lab.data.sample import Sample
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_model
 from vae_lab.training.loggers.csv import MetricsTable
-from vae_lab.training.run import build, train
+from vae_lab.training.run import build, train_run
 from vae_lab.training.tasks.vaegan import VAEGANTask
 
 Compose = Callable[..., DictConfig]
@@ -140,9 +140,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
     common = (*settings, "trainer.val_check_interval=100", "task.opponents.discriminator.r1_every=3")
     common = (*common, "task.guard.every=2", "task.guard.patience=3", "task.guard.spread=1.0")
     common = (*common, f"task.opponents.discriminator.augment={augment}")
-    train(config("trainer.max_steps=13", *common, folder="whole"))
-    train(config("trainer.max_steps=7", *common, folder="first"))
-    resumed = train(config("trainer.max_steps=13", f"resume={tmp_path / 'first'}", *common, folder="second"))
+    train_run(config("trainer.max_steps=13", *common, folder="whole"))
+    train_run(config("trainer.max_steps=7", *common, folder="first"))
+    resumed = train_run(config("trainer.max_steps=13", f"resume={tmp_path / 'first'}", *common, folder="second"))
     assert resumed["steps"] == 13
     collapses = [float(row["train/ncollapses"]) for row in rows(tmp_path / "whole") if row["train/loss"]]
     assert collapses[8:10] == [0, 1]
@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
 
 
 def test_steps_are_batches_however_many_optimizers(config: Compose, tmp_path: Path) -> None:
-    summary = train(config(*CVAEGAN, "trainer.max_steps=5", "trainer.val_check_interval=2", "schedule=one_cycle"))
+    summary = train_run(config(*CVAEGAN, "trainer.max_steps=5", "trainer.val_check_interval=2", "schedule=one_cycle"))
     table = rows(tmp_path / "run")
     assert summary["steps"] == 5
     assert [row["step"] for row in table if row["train/loss"]] == ["1", "2", "3", "4", "5"]
@@ -164,7 +164,7 @@ def test_steps_are_batches_however_many_optimizers(config: Compose, tmp_path: Pa
 
 
 def test_what_a_run_folder_gives_back_is_the_average(config: Compose, tmp_path: Path) -> None:
-    train(config(*VAEGAN, "trainer.max_steps=6"))
+    train_run(config(*VAEGAN, "trainer.max_steps=6"))
     last, best = weights(tmp_path / "run"), weights(tmp_path / "run", "best")
     assert same(last, best), "an ELBO cannot choose among samples"
     loaded = load_model(tmp_path / "run").state_dict()
@@ -212,7 +212,7 @@ def test_the_guard_is_silent_on_a_healthy_run(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
-        train(config(*VAEGAN, *GUARDED))
+        train_run(config(*VAEGAN, *GUARDED))
     assert not [record.getMessage() for record in caplog.records if "batch" in record.getMessage()]
     final = [row for row in rows(tmp_path / "run") if row["train/loss"]][-1]
     assert (float(final["train/ncollapses"]), float(final["train/pull_scale"])) == (0, 1)
@@ -248,7 +248,7 @@ def test_recovery_brings_back_weights_and_moments_and_keeps_learning_rates(confi
 )
 def test_settings_are_checked_before_training(config: Compose, settings: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(Exception, match=sentence):
-        train(config(*settings))
+        train_run(config(*settings))
 
 
 def test_lpips_without_its_weights_is_a_clear_error(
@@ -256,12 +256,12 @@ def test_lpips_without_its_weights_is_a_clear_error(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(Exception, match=r"vgg16-397923af\.pth.*task/perceptual=none") as raised:
-        train(config("task=vaegan", "task/perceptual=lpips"))
+        train_run(config("task=vaegan", "task/perceptual=lpips"))
     causes: list[Any] = [raised.value, raised.value.__cause__]
     assert any(isinstance(cause, DataError) for cause in causes)
 
 
 def test_a_run_against_other_opponents_is_not_resumed(config: Compose, tmp_path: Path) -> None:
-    train(config(*VAEGAN, folder="first"))
+    train_run(config(*VAEGAN, folder="first"))
     with pytest.raises(ValueError, match=r"that run had task.strength=\S+ \(here 2\)"):
-        train(config(*VAEGAN, "task.strength=2.0", f"resume={tmp_path / 'first'}", folder="second"))
+        train_run(config(*VAEGAN, "task.strength=2.0", f"resume={tmp_path / 'first'}", folder="second"))

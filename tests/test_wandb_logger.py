@@ -18,7 +18,7 @@ from test_loggers import DOCS, TINY, require
 
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.loggers.wandb import WeightsAndBiases, has_key, run_settings
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 Records = list[dict[str, Any]]
 Opened = Callable[[str], Records]
@@ -169,7 +169,7 @@ def trained(folder: Path, settings: dict[str, Any]) -> None:
     typed = [f"++logger.wandb.{key}={json.dumps(value).replace(chr(34), '')}" for key, value in settings.items()]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*TINY, "logger=wandb", f"folder={folder}", *typed])
-    train(cfg)
+    train_run(cfg)
 
 
 def arguments(function: Callable[..., object]) -> set[str]:
@@ -227,7 +227,7 @@ def test_what_wandb_does_not_take_is_refused_in_a_sentence(name: str, tmp_path: 
 
 
 def test_the_summary_keeps_the_best_validation(config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    summary = train(config("logger=wandb", *TINY, "optimizer.lr=0.5"))
+    summary = train_run(config("logger=wandb", *TINY, "optimizer.lr=0.5"))
     kept: dict[str, Any] = {}
     for record in of_kind(wandb_records(tmp_path / "run"), "summary"):
         kept |= record["update"]

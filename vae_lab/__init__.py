@@ -2,4 +2,40 @@
 
 A VAE is three distributions: a prior p(z), a posterior q(z | x) and a generative density p(x | z). The model returns
 them as `torch.distributions` objects, and every loss, bound, score and sampler is a short function of the three.
+
+The public functions are imported from here: `load_model`, `load_data`, `encode_images`, `generate_images`,
+`score_images` and `train_run`. Each is loaded at its first use, so that `import vae_lab` takes no time.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vae_lab.detection.score_images import score_images
+    from vae_lab.runs.load import encode_images, load_data, load_model
+    from vae_lab.sampling.images import generate_images
+    from vae_lab.training.run import train_run
+
+__all__ = ["encode_images", "generate_images", "load_data", "load_model", "score_images", "train_run"]
+
+PLACES = {
+    "encode_images": "vae_lab.runs.load",
+    "generate_images": "vae_lab.sampling.images",
+    "load_data": "vae_lab.runs.load",
+    "load_model": "vae_lab.runs.load",
+    "score_images": "vae_lab.detection.score_images",
+    "train_run": "vae_lab.training.run",
+}
+"""The module of each public function."""
+
+
+def __getattr__(name: str) -> object:
+    """Return a public function, whose module is imported now."""
+    if name not in PLACES:
+        raise AttributeError(f"module 'vae_lab' has no attribute {name!r}")
+    return getattr(import_module(PLACES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names of the package, public functions among them."""
+    return sorted({*globals(), *__all__})

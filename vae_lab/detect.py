@@ -1,18 +1,11 @@
-"""`python -m vae_lab.detect run=<run folder> images=<folder or files>`: how strange is each image, with a p-value."""
+"""`python -m vae_lab.detect run=<run folder> images=<folder or files>`: score how unusual images are, with p-values."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.cli.entry import command, settle_threads
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vae_lab.detection.detector import Judged
 
 log = logging.getLogger("vae_lab.detect")  # __main__, as a command, is no part of vae_lab
 
@@ -20,48 +13,12 @@ log = logging.getLogger("vae_lab.detect")  # __main__, as a command, is no part 
 @command("detect")
 def main(cfg: DictConfig) -> None:
     """Write a table of scores, p-values and verdicts, a contact sheet and heat maps of what is flagged."""
-    from vae_lab.detection.score_folder import screen  # torch takes seconds
+    from vae_lab.detection.score_folder import score_folder  # torch takes seconds
 
     settle_threads(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
     del settings["threads"]
-    screen(**{key: value for key, value in settings.items() if key != "data"}, root=settings["data"]["root"])
-
-
-def score_images(
-    run: str | Path | Sequence[str | Path],
-    images: "Tensor",
-    score: str | dict[str, Any] = "neg_elbo",
-    alpha: float = 0.05,
-    **settings: Any,
-) -> "Judged":
-    """Return scores, p-values and verdicts of images; the same as the command's.
-
-    Args:
-        run: a run folder, or a checkpoint file; several for an ensemble.
-        images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's size.
-        score: name of a file in conf/score, or the settings of a score of your own.
-        alpha: share of normal images that may be flagged.
-        settings: those of `vae_lab.detection.calibration.Calibration`.
-
-    Raises:
-        DataError: if a run or, the first time for a score, its images cannot be read.
-        ValueError: if the images are not such, or the score is not for the run.
-    """
-    from vae_lab.data.images import require_size
-    from vae_lab.detection.calibration import Calibration, check_level, load_detector, score_config
-    from vae_lab.detection.conformal import require_level
-    from vae_lab.detection.detector import to_pixels, warn_of_seen
-
-    how, pixels = Calibration(**settings), to_pixels(images)
-    require_level(how.ncalibration, alpha)
-    runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
-    check_level(runs, how, alpha)
-    detector = load_detector(runs, score_config(score) if isinstance(score, str) else score, how)
-    require_size(pixels, detector.model.channels, detector.model.image_size)
-    judged = detector.judge(detector.examine(pixels), alpha)
-    warn_of_seen(judged)
-    return judged
+    score_folder(**{key: value for key, value in settings.items() if key != "data"}, root=settings["data"]["root"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m vae_lab.evaluate run=<run folder> [split=test] [nsamples=5000]`: what a trained model is worth."""
+"""`python -m vae_lab.evaluate run=<run folder>`: measure likelihood, sample quality and reconstructions of a model."""
 
 import logging
 
@@ -13,7 +13,7 @@ log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no par
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Write evaluation-<split>.json and .html."""
-    from vae_lab.evaluation.run import assess, file_name, headline  # torch and Lightning take seconds
+    from vae_lab.evaluation.run import evaluate_run, file_name, headline  # torch and Lightning take seconds
     from vae_lab.runs.folder import locate
 
     settle_threads(cfg)
@@ -21,7 +21,7 @@ def main(cfg: DictConfig) -> None:
     del settings["threads"]
     run, data, out = expanded(settings.pop("run")), settings.pop("data"), settings.pop("out")
     folder = locate(run, cfg.checkpoint).folder if out is None else expanded(out)
-    result = assess(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    result = evaluate_run(run, folder, root=data["root"], **settings)  # pyright: ignore[reportIndexIssue, reportArgumentType]
     for line in headline(result):
         log.info("%s", line)
     log.info("%s.json and .html", folder / file_name(cfg.split))

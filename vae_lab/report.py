@@ -1,4 +1,4 @@
-"""`python -m vae_lab.report runs=<folder>`: many runs, or two, on one page that works offline."""
+"""`python -m vae_lab.report runs=<folder>`: compare runs on one page that needs no network."""
 
 import logging
 from pathlib import Path

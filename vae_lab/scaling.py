@@ -1,4 +1,4 @@
-"""`python -m vae_lab.scaling model=conv data.image_size=32,64,128,256`: what a network costs, and how that grows."""
+"""`python -m vae_lab.scaling data.image_size=32,64`: measure what training costs at each image size."""
 
 import logging
 import re
@@ -17,16 +17,16 @@ log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part
 @command("scaling")
 def main(cfg: DictConfig) -> None:
     """Write scaling.json and scaling.png, and tell what is in them."""
-    from vae_lab.profiling.run import scaling  # torch takes seconds
+    from vae_lab.profiling.run import profile_sizes  # torch takes seconds
 
     settle_threads(cfg)
-    for line in report(scaling(cfg)):
+    for line in report_lines(profile_sizes(cfg)):
         log.info("%s", line)
     out = expanded(cfg.out)
     log.info("%s and %s", out / "scaling.json", out / "scaling.png")
 
 
-def report(result: dict[str, Any]) -> Iterator[str]:
+def report_lines(result: dict[str, Any]) -> Iterator[str]:
     """Yield the lines of a table of sizes, of one of exponents, and of what fits."""
     yield (
         "  side  batch     weights  linear   MMAC per image     ms per image      MiB, training   MiB, generation\n"

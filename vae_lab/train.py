@@ -1,4 +1,4 @@
-"""`python -m vae_lab.train`: train a VAE, test it, and leave pictures, numbers and checkpoints in a run folder.
+"""`python -m vae_lab.train`: train a VAE and test it; write pictures, metrics and checkpoints to a run folder.
 
 python -m vae_lab.train                                            bundled digits, no network needed
 python -m vae_lab.train data=mnist data.root=<folder>              MNIST
@@ -66,9 +66,11 @@ def train_checked(cfg: DictConfig) -> None:
 
         launch(cfg, ndevices, facts)
         return
-    from vae_lab.training.run import train  # Lightning takes seconds, which --help and wrong settings need not wait for
+    from vae_lab.training.run import (
+        train_run,  # Lightning takes seconds, which --help and wrong settings need not wait for
+    )
 
-    train(cfg, facts=facts)
+    train_run(cfg, facts=facts)
 
 
 def keep_wandb_run(cfg: DictConfig) -> None:

@@ -1,4 +1,4 @@
-"""`python -m vae_lab.tune`: search settings with Optuna, around the training that `python -m vae_lab.train` does.
+"""`python -m vae_lab.tune`: search for the best settings with Optuna; each trial is a training run.
 
 python -m vae_lab.tune data=mnist data.root=<folder> trainer.max_steps=500
 python -m vae_lab.tune search=rate_against_distortion search.ntrials=40 search.study=mine
@@ -119,7 +119,7 @@ def settle_study_threads(cfg: DictConfig, folder: Path) -> int:
 
 def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence["Callback"]) -> None:
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
-    from vae_lab.training.run import train
+    from vae_lab.training.run import train_run
 
     overrides = [*search_path(trial.flags), *understood(trial.overrides, "train")]
     cfg = compose("train", [*overrides, quote_override("folder", trial.folder)])
@@ -131,7 +131,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     check_model(cfg)
     cfg.resume = resume
     label(cfg, trial.folder.parent.name, [text for text in trial.overrides if key(text) != "threads"], wandb_id)
-    train(cfg, watchers)
+    train_run(cfg, watchers)
 
 
 def conclude(study: "optuna.Study") -> None:

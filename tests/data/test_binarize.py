@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from vae_lab.data.binarize import binarized
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.synthetic import Blobs
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 SETTINGS = {"nimages": 64, "channels": 1, "image_size": 8, "batch_size": 8, "eval_batch_size": 8, "split_seed": 0}
 
@@ -72,9 +72,9 @@ def test_another_way_is_refused() -> None:
 
 def test_a_resumed_run_sees_the_same_draws(config: Callable[..., DictConfig], tmp_path: Path) -> None:
     settings = ("data.binarize=dynamic", "likelihood=bernoulli", "trainer.val_check_interval=2")
-    whole = train(config(*settings, "trainer.max_steps=4", folder="whole"))
-    train(config(*settings, "trainer.max_steps=2", folder="half"))
-    rest = train(config(*settings, "trainer.max_steps=4", f"resume={tmp_path / 'half'}", folder="rest"))
+    whole = train_run(config(*settings, "trainer.max_steps=4", folder="whole"))
+    train_run(config(*settings, "trainer.max_steps=2", folder="half"))
+    rest = train_run(config(*settings, "trainer.max_steps=4", f"resume={tmp_path / 'half'}", folder="rest"))
     assert rest["test/neg_elbo"] == whole["test/neg_elbo"]
 
 

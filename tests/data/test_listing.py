@@ -20,7 +20,7 @@ from vae_lab.data.folder import Folder
 from vae_lab.detection.score_table import find, find_all
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_data
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 SUMMARY = {"status": "completed", "seed": 0, "data": {}, "versions": {}}
 MANIFEST = json.dumps({"made_of": {"run": "r", "weights": "0"}, "images": [{"file": "00000.png"}]})
@@ -195,7 +195,7 @@ def test_runs_inside_the_folder_of_their_images_leave_it_the_same(
         put(tmp_path / f"pictures/{'x' * (i + 1)}.png")
     few = ("data=folder", f"data.root={tmp_path / 'pictures'}", "data.image_size=16", "data.batch_size=4", "model=mlp",
            "model.encoder.width=16", "data.on_bad=fail", "data.channels=3", "callbacks.gallery.nimages=4")  # fmt: skip
-    runs = [train(config(*few, folder=f"pictures/outputs/{name}")) for name in "ab"]
+    runs = [train_run(config(*few, folder=f"pictures/outputs/{name}")) for name in "ab"]
     assert list((tmp_path / "pictures/outputs/a/figures").glob("*.png"))
     assert runs[0]["data"] == runs[1]["data"]
     assert load_data(tmp_path / "pictures/outputs/a").fingerprint == runs[0]["data"]

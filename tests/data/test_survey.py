@@ -19,7 +19,7 @@ from vae_lab.data.files.decode import decode
 from vae_lab.data.files.duplicates import NearDuplicates, near_duplicates
 from vae_lab.data.folder import Folder
 from vae_lab.data.survey import Survey
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 SETTINGS = {
     "channels": 1, "image_size": 32, "batch_size": 2, "eval_batch_size": 8, "seed": 0, "split_seed": 0,
@@ -220,14 +220,14 @@ def test_it_stands_in_the_log_and_in_the_summary(
     wide(tmp_path / "wide")
     few = ("model=mlp", "model.encoder.width=16")
     folder = ("data=folder", f"data.root={tmp_path / 'wide'}", "data.image_size=16", "data.batch_size=4")
-    train(config(*folder, "data.channels=1", *few))
+    train_run(config(*folder, "data.channels=1", *few))
     told = json.loads((tmp_path / "run/summary.json").read_text())["images"]
     assert told["share_cut_off"] == 0.75
     (warning,) = told["warnings"]
     assert [record.levelno for record in caplog.records if record.getMessage() == warning] == [logging.WARNING]
     assert "pictures: 20 of 20 files (20 PNG)" in caplog.messages
     caplog.clear()
-    told = train(config("data=digits", *few, folder="digits"))["images"]
+    told = train_run(config("data=digits", *few, folder="digits"))["images"]
     assert told["npictures"] == sum(sum(each.values()) for each in told["classes"].values()) == 1797
     assert not any(line.startswith("pictures:") for line in caplog.messages)
 

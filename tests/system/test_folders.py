@@ -12,7 +12,7 @@ from PIL import Image
 from vae_lab.errors import StorageError
 from vae_lab.runs.load import load_data
 from vae_lab.system import folders
-from vae_lab.training.run import train
+from vae_lab.training.run import train_run
 
 PACKAGE = Path(folders.__file__).parents[1]
 VARIABLES = (
@@ -160,7 +160,7 @@ def test_the_cache_that_is_named_now_counts_for_an_old_run(config, tmp_path: Pat
     small = ("data.channels=1", "data.image_size=8", "data.batch_size=2", "model=mlp", "data.memory_limit=0")
     monkeypatch.setenv("VAE_LAB_CACHE", str(tmp_path / "then"))
     cfg = config("data=folder", f"data.root={pictures}", *small)
-    train(cfg)
+    train_run(cfg)
     assert len(list((tmp_path / "then").iterdir())) == 1
     assert cfg.data.cache is None
     monkeypatch.setenv("VAE_LAB_CACHE", str(tmp_path / "now"))

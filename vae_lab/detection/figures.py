@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from vae_lab.data.grids import Grid, grid
 from vae_lab.detection.metrics import auroc, roc
-from vae_lab.evaluation.figures import Grid, grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

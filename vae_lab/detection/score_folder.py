@@ -39,7 +39,7 @@ MAX_PIXELS, BACKGROUND = 178_956_970, 255
 """Rules for files where the run's own data were no files."""
 
 
-def screen(
+def score_folder(
     *,
     run: object,
     images: object,
@@ -79,7 +79,7 @@ def screen(
     sizes = {"channels": detector.model.channels, "image_size": detector.model.image_size}
     rules = file_rules(sizes | load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [
-        screen_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
+        score_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
     ]
     if truth is not None:
         report_truth(detector, known_rows(screened, labels), table, nreplicates)
@@ -129,7 +129,7 @@ def find_places(images: object, truth: object, table: Path) -> list[Place]:
     return [rest, *others]
 
 
-def screen_place(  # noqa: PLR0917
+def score_place(  # noqa: PLR0917
     detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, nshown: int
 ) -> list[Row]:
     """Return a row for each file of one place, and write the table and the pictures."""

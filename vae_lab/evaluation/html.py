@@ -10,8 +10,8 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from vae_lab.data.grids import grid, paired
 from vae_lab.data.images import Images
-from vae_lab.evaluation.figures import grid, paired
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, neighbour_panel
 from vae_lab.evaluation.metrics.power_spectrum import spectrum_figure

@@ -41,7 +41,7 @@ from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.folder import locate
 from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
-from vae_lab.runs.inference import every_pixel, generate
+from vae_lab.runs.inference import decode_samples, every_pixel
 from vae_lab.runs.load import load_data, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name, versions
@@ -65,7 +65,7 @@ Pixels = Float[Tensor, "n channels height width"]
 Reference = Float[Tensor, "m channels height width"]
 
 
-def assess(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
+def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
            features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
            chunk: int | None, trust: Trust = None, **settings: int) -> dict[str, Any]:  # fmt: skip
     """Return what docs/evaluation.md lists, and write it to `folder` as evaluation-<split>.json and .html.
@@ -215,7 +215,7 @@ def compared_sets(
         "prior": model.prior(),
     }
     there = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
-    made = partial(generate, model, n=n, labels=labels, seed=seed)
+    made = partial(decode_samples, model, n=n, labels=labels, seed=seed)
     generated = {name: made(sampler, name=name) for name, sampler in track(there, "samples")}
     return {"real": every_pixel(getattr(data.grey_parts, part), n)} | generated
 

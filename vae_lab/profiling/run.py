@@ -32,7 +32,7 @@ NOCTAVES = 12
 """How often 32 pixels are doubled in search of a size that no longer fits."""
 
 
-def scaling(cfg: DictConfig) -> dict[str, Any]:
+def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     """Return what the network of `cfg` costs at each size, with exponents; it also lies in `cfg.out`, with a plot.
 
     `cfg` is conf/scaling.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless

@@ -20,7 +20,7 @@ Labels = Int64[Tensor, " m"]
 
 
 @torch.no_grad()
-def generate(
+def decode_samples(
     model: LatentModel, sampler: Distribution | Images, n: int, *, labels: Labels, name: str, seed: int
 ) -> Pixels:
     """Return the mean images of `n` latents.

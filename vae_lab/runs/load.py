@@ -266,7 +266,7 @@ def weights_digest(run: str | Path, checkpoint: str) -> str:
     return file_digest(checkpoint_path(run, checkpoint))
 
 
-def encode(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":
+def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":
     """Return the posterior means of images, on the CPU.
 
     Args:

@@ -22,7 +22,7 @@ from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.runs.folder import locate
 from vae_lab.runs.identity import identity
 from vae_lab.runs.inference import batch_size, placed
-from vae_lab.runs.load import encode, load_data, weights_digest
+from vae_lab.runs.load import encode_images, load_data, weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.tensor_file import read_tensors
 from vae_lab.sampling.latent_samplers import fitted_density
@@ -100,7 +100,7 @@ def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: 
         checkpoint: whose mixture it is.
     """
     rows = torch.arange(min(len(training), NFITTED)).split(2 * batch_size(model))
-    latents = torch.cat([encode(*placed(model, training, some)) for some in rows])
+    latents = torch.cat([encode_images(*placed(model, training, some)) for some in rows])
     if len(latents) < 2 * NCOMPONENTS:
         log.warning("beware: a mixture fitted to %d images says little of any others", len(latents))
     mixture = fitted_density(latents, NCOMPONENTS, seed=0)

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 Watcher = TypeVar("Watcher", bound=Callback)
 
 
-def train(
+def train_run(
     cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
     """Return the summary of a run trained as `cfg` says; it also lies in `cfg.folder`, as summary.json.
@@ -91,7 +91,7 @@ def run_folder(cfg: DictConfig) -> Path:
 def train_until(
     stop: GracefulStop, cfg: DictConfig, watchers: Sequence[Callback], facts: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Return what `train` does, with signals in the hands of `stop`."""
+    """Return what `train_run` does, with signals in the hands of `stop`."""
     started = time.perf_counter()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     config["threads"] = threads_in_use(config["threads"])

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from vae_lab.data.grids import Grid, grid, paired
 from vae_lab.data.images import Images
 from vae_lab.errors import require_counts
-from vae_lab.evaluation.figures import Grid, grid, paired
 
 Image = Float[Tensor, "n channels height width"]
 

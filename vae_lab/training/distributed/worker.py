@@ -23,13 +23,13 @@ def main(path: str) -> int:
     if told["logging"] is not None and ranks().rank == 0:
         logging.config.dictConfig(told["logging"])
     from vae_lab.training.callbacks.last_words import TellError
-    from vae_lab.training.run import lost, train
+    from vae_lab.training.run import lost, train_run
 
     def leave(error: BaseException) -> int:
         return failures.leave(Path(path), ranks().rank, lost(error))
 
     try:
-        train(DictConfig(told["config"]), [TellError(leave)], told["facts"])
+        train_run(DictConfig(told["config"]), [TellError(leave)], told["facts"])
     except (Exception, KeyboardInterrupt, Interrupted) as error:
         return leave(error)
     return 0

@@ -1,0 +1,66 @@
+"""The public functions and the commands: each can be imported after all others, and commands need no torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import vae_lab
+from vae_lab.__main__ import COMMANDS, summary
+
+PACKAGE = Path(vae_lab.__file__).parent
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("order", ["commands first", "functions first"])
+def test_no_function_hides_a_command_nor_a_command_a_function(order: str) -> None:
+    imports = [
+        *(f"import vae_lab.{name}" for name in COMMANDS),
+        *(f"from vae_lab import {name}" for name in vae_lab.__all__),
+    ]
+    if order == "functions first":
+        imports.reverse()
+    checks = [
+        *(f"assert callable(vae_lab.{name}.main), {name!r}" for name in COMMANDS),
+        *(f"assert callable(vae_lab.{name}), {name!r}" for name in vae_lab.__all__),
+    ]
+    done = python("\n".join(["import vae_lab", *imports, *checks]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_room_module_or_function_has_the_name_of_a_command() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
+    rooms = {path.parent.name for path in PACKAGE.rglob("__init__.py") if path.parent != PACKAGE}
+    assert not (names | rooms) & {*COMMANDS}
+    functions = {
+        f"{path.stem}.{node.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in COMMANDS
+    }
+    assert not functions
+
+
+def test_commands_and_the_package_load_no_torch() -> None:
+    imports = [f"import vae_lab.{name}" for name in COMMANDS]
+    done = python("\n".join(["import sys, vae_lab", *imports, "assert 'torch' not in sys.modules"]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_lists_its_commands() -> None:
+    done = subprocess.run([sys.executable, "-m", "vae_lab"], capture_output=True, text=True, timeout=60, check=False)
+    doors = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "errors"}
+    assert doors == {*COMMANDS}
+    assert [line.split()[2] for line in done.stdout.splitlines()[1:]] == [f"vae_lab.{name}" for name in COMMANDS]
+    assert all(summary(name) for name in COMMANDS)
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = vae_lab.nothing  # pyright: ignore[reportAttributeAccessIssue]
+    assert {*vae_lab.__all__} <= {*dir(vae_lab)}

@@ -1,0 +1,27 @@
+"""`python -m vae_lab`: the commands, a line each."""
+
+import ast
+import sys
+from pathlib import Path
+
+COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "scaling")
+
+
+def summary(command: str) -> str:
+    """Return what a command is for, from the first line of its module, which is not imported for that."""
+    source = (Path(__file__).parent / f"{command}.py").read_text(encoding="utf-8")
+    first = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    return first.rpartition("`: ")[2].rstrip(".")
+
+
+def main() -> int:
+    """Print the list; any argument is one too many."""
+    lines = [f"  python -m vae_lab.{name:9s} {summary(name)}" for name in COMMANDS]
+    text = "\n".join(["vae_lab has these commands; --help behind one lists its settings:", *lines, ""])
+    known = sys.argv[1:] in ([], ["--help"], ["-h"])
+    (sys.stdout if known else sys.stderr).write(text)
+    return 0 if known else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
