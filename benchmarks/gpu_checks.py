@@ -57,13 +57,12 @@ class Messages(logging.Handler):
 
 def call(name: str, *arguments: str) -> None:
     """Run a command in this process, as a shell would, and check that it ends with code 0."""
-    door = importlib.import_module(f"vae_lab.{name}")
-    rewrite = getattr(door, "as_one_run", None)
+    main = importlib.import_module(f"vae_lab.{name}").main
     handlers, messages = list(logging.getLogger().handlers), Messages()
     before, sys.argv = sys.argv, [name, *arguments]
     logging.getLogger("vae_lab").addHandler(messages)
     try:
-        code = entry.run(door.main.__wrapped__, name, rewrite)
+        code = entry.run(main.__wrapped__, name)
     finally:
         sys.argv = before
         logging.getLogger("vae_lab").removeHandler(messages)

@@ -24,7 +24,7 @@ from vae_lab.evaluation import run as evaluation_run
 from vae_lab.evaluation.metrics.features import DigitClassifier, RandomVGG
 from vae_lab.evaluation.metrics.likelihood import difference_mean, plain_mean, set_likelihood
 from vae_lab.evaluation.protocol import affordable, chosen_chunk, chosen_sizes
-from vae_lab.evaluation.run import evaluate_run, headline
+from vae_lab.evaluation.run import copied, evaluate_run, headline
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.sampling.images import generate_images
@@ -182,6 +182,19 @@ def test_binary_runs_are_evaluated_on_binary_images_in_every_part(run: Path, tmp
     fixed = load_data(run).fixed_parts
     assert all(set(part.pixels(slice(None)).unique().tolist()) == {0, 255} for part in fixed)
     assert small(run, tmp_path, {"split": "train"})["protocol"]["nimages"] == 48
+
+
+@pytest.mark.parametrize(("flip", "share"), [(False, 0.0), (True, 1.0)])
+def test_mirrored_copies_count_where_training_was_mirrored(flip: bool, share: float) -> None:
+    data = Blobs(
+        nimages=400, channels=1, image_size=8, batch_size=8, eval_batch_size=8, seed=0, split_seed=0, binarize=None,
+        augment={"flip": flip, "shift": 0},
+    )  # fmt: skip
+    noise = torch.randint(0, 256, (300, 1, 8, 8), generator=torch.Generator().manual_seed(1)).byte()
+    parts = data.grey_parts
+    data.__dict__["grey_parts"] = parts._replace(train=Images(noise, torch.zeros(300, dtype=torch.long)))
+    found = copied({"prior": noise[:50].flip(-1) / 255}, data, 0, {"side": 8, "nreference": 100})
+    assert found["prior"].share == pytest.approx(share, abs=0.06)
 
 
 def test_a_flat_reference_loses_the_spectrum_and_nothing_else(

@@ -129,6 +129,38 @@ def test_a_finished_run_is_extended_bit_for_bit(config: Compose, tmp_path: Path,
         check_same(whole, fit(cfg, Signal(), tmp_path / f"{first}-begun" / "checkpoints" / "last.ckpt"))
 
 
+class Start(Callback):
+    """Keeps the weights at the start of training."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.weights = {name: weight.clone() for name, weight in pl_module.state_dict().items()}
+
+
+def test_a_run_that_averages_goes_on_from_the_weights_in_training(config: Compose, tmp_path: Path) -> None:
+    settings = ("callbacks=[default,swa]", "callbacks.swa.swa_epoch_start=1", *COMMON, "trainer.max_steps=-1")
+    train_run(config(*settings, "trainer.max_epochs=3", folder="first"))
+    stored = torch.load(tmp_path / "first" / "checkpoints" / "last.ckpt", weights_only=True)
+    start, first = Start(), tmp_path / "first"
+    train_run(config(*settings, "trainer.max_epochs=4", f"resume={first}", folder="second"), [start])
+    in_training, average = stored["unaveraged_state_dict"], stored["state_dict"]
+    assert all(weight.equal(in_training[name]) for name, weight in start.weights.items())
+    assert not all(weight.equal(average[name]) for name, weight in start.weights.items())
+
+
+def test_a_stock_callback_logs_at_the_same_steps_after_a_resume(config: Compose, tmp_path: Path) -> None:
+    settings = ("callbacks=[default,lr_monitor]", *COMMON, "trainer.log_every_n_steps=1")
+    train_run(config(*settings, "trainer.max_steps=10", folder="whole"))
+    train_run(config(*settings, "trainer.max_steps=4", folder="first"))
+    train_run(config(*settings, "trainer.max_steps=10", f"resume={tmp_path / 'first'}", folder="second"))
+
+    def monitored(folder: str) -> dict[str, str]:
+        with (tmp_path / folder / "metrics.csv").open(newline="") as file:
+            return {row["step"]: row["lr-Adam"] for row in csv.DictReader(file) if row["lr-Adam"]}
+
+    assert len(monitored("whole")) == 10
+    assert monitored("first") | monitored("second") == monitored("whole")
+
+
 TYPED = ("data=synthetic", "data.image_size=8", "data.batch_size=8", "model=mlp", "model.nlatent=2", "seed=3")
 QUIET = ("trainer.val_check_interval=4", "trainer.log_every_n_steps=2", "trainer.precision=32-true")
 QUIET = (*QUIET, "~callbacks.gallery", "~callbacks.latents", "~callbacks.improvement")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
+from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
@@ -139,6 +140,22 @@ def test_a_run_follows_its_own_length(choice: str, config: Compose, tmp_path: Pa
     (schedule,) = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
     assert schedule["last_epoch"] == 4
     assert ENDS[choice](schedule)
+
+
+class Length(Callback):
+    """Keeps how many optimizer steps the task expects."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.expected = pl_module.total_steps
+
+
+@pytest.mark.parametrize(("accumulate", "nsteps"), [(1, 14), (3, 6)])
+def test_a_length_in_epochs_counts_optimizer_steps(accumulate: int, nsteps: int, config: Compose) -> None:
+    watch = Length()
+    length = ("trainer.max_steps=-1", "trainer.max_epochs=2", f"trainer.accumulate_grad_batches={accumulate}")
+    ending = ("trainer.val_check_interval=1.0", "data.nimages=82", "model=mlp", "model.encoder.width=8")
+    summary = train_run(config(*length, *ending, "data.batch_size=8"), [watch])
+    assert watch.expected == summary["steps"] == nsteps
 
 
 def test_a_longer_cosine_is_refused_and_names_the_cause(config: Compose, tmp_path: Path) -> None:

@@ -62,18 +62,19 @@ def command(
     """
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
+        if rewrite is not None:
+            vars(task)["rewrite"] = rewrite
+
         @functools.wraps(task)
         def main() -> None:
-            sys.exit(run_until(EndAtOnce("at once"), task, config_name, rewrite))
+            sys.exit(run_until(EndAtOnce("at once"), task, config_name))
 
         return main
 
     return decorate
 
 
-def run_until(
-    end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str, rewrite: Rewrite | None = None
-) -> int:
+def run_until(end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str) -> int:
     """Return what `run` does; a signal ends it in good order: temporary files are removed, and the code tells of it.
 
     For a process that then ends: signals are not given back.
@@ -81,14 +82,14 @@ def run_until(
     for number in heard():
         signal.signal(number, end)
     try:
-        return run(task, config_name, rewrite)
+        return run(task, config_name)
     except Interrupted as error:  # while another end was told of
         return exit_code(error)
     finally:
         ignore()
 
 
-def run(task: Callable[[DictConfig], object], config_name: str, rewrite: Rewrite | None = None) -> int:
+def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     """Run `task` under Hydra, once or as a sweep, and return the exit code."""
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
@@ -129,8 +130,7 @@ def run(task: Callable[[DictConfig], object], config_name: str, rewrite: Rewrite
 
     try:
         sys.argv[1:] = understood(in_order(sys.argv[1:], config_name), config_name)
-        if rewrite is not None:
-            sys.argv[1:] = rewrite(sys.argv[1:])
+        sys.argv[1:] = vars(task).get("rewrite", list)(sys.argv[1:])
         printed = completion(sys.argv[1:])
         if printed is not None:
             sys.stdout.write(printed)

@@ -144,16 +144,24 @@ class Task(LightningModule, ABC):
             self.trainer._logger_connector.log_metrics(seen, step=step + 1)  # noqa: SLF001
 
     def on_train_start(self) -> None:
-        """Forget the losses of a learning rate finder, and look whether a callback needs the metrics of every step."""
+        """Forget the losses of a learning rate finder, and look whether a callback needs the metrics of every step.
+
+        Lightning's count of logged steps can be one behind after a resume: stock callbacks would log the next batch
+        over the last row.
+        """
+        loop = self.trainer.fit_loop.epoch_loop
+        adds_one = loop.restarting and not loop._should_accumulate()  # noqa: SLF001 - when the epoch begins
+        adds_one = adds_one and (loop.restarted_on_train_batch_end or not loop.restarted_on_last)
+        loop._batches_that_stepped = self.global_step - adds_one  # noqa: SLF001
         self.loss_sum = None
         callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         self.is_monitored = any(str(getattr(one, "monitor", "")).startswith("train/") for one in callbacks)
         self.is_searching = any(isinstance(one, _LRCallback) for one in callbacks)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Repair Lightning's count of logged steps, which is one behind after a resume in the middle of an epoch.
+        """Repair Lightning's count of logged steps, and forget the step of the last validation.
 
-        A ModelCheckpoint would name its files after the step of the last validation, if that stayed a metric.
+        A ModelCheckpoint would name its files after that, if it stayed a metric.
         """
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step  # noqa: SLF001
         self.trainer._logger_connector._callback_metrics.pop("step", None)  # noqa: SLF001
