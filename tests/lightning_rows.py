@@ -38,7 +38,7 @@ TINY = (
     "~callbacks.gallery",
     "~callbacks.latents",
 )
-NETWORK = "task.opponents.discriminator.network"
+NETWORK = "task.adversaries.discriminator.network"
 TASKS = {
     "one": ("task=vae",),
     "several": (

@@ -113,10 +113,10 @@ def test_translation_moves_whole_pixels_and_cutout_blackens_a_square() -> None:
     assert black.min() >= 1
 
 
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_the_strength_of_an_augmentation_is_checked(strength: float) -> None:
+@pytest.mark.parametrize("adversarial_ratio", [-0.1, 1.1, float("nan")])
+def test_the_strength_of_an_augmentation_is_checked(adversarial_ratio: float) -> None:
     with pytest.raises(ValueError, match=r"augment\.cutout"):
-        DiffAugment(**neutral(cutout=strength))
+        DiffAugment(**neutral(cutout=adversarial_ratio))
 
 
 @pytest.mark.parametrize("size", [16, 28, 64])

@@ -35,11 +35,11 @@ NEEDS = {
 }
 ADDED = {f"callbacks={name}" for name in ("early_stopping", "ema", "lr_monitor", "swa")}
 """Callbacks to be chosen beside the default ones."""
-NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.opponents.discriminator.network.widths=[8,8,8,8,8,8]"]
+NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.adversaries.discriminator.network.widths=[8,8,8,8,8,8]"]
 SMALL = ["data.nimages=8", "data.batch_size=2", "callbacks.gallery.nimages=1"]
 SMALLER = {
     "monet128_vaegan": NARROW,
-    "monet256_klae": [*SMALL, "model.encoder.widths=[8]", "++task.opponents.discriminator.network.widths=[8,8,8]"],
+    "monet256_klae": [*SMALL, "model.encoder.widths=[8]", "++task.adversaries.discriminator.network.widths=[8,8,8]"],
 }
 """Experiments for a GPU, of which a CPU tests narrower networks."""
 TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_check_interval=2")

@@ -89,12 +89,12 @@ def test_two_processes_train_what_one_does_with_batches_twice_as_large(
 @pytest.mark.slow
 def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> None:
     game = ("task=cvaegan", "data=digits", "data.batch_size=16", "model.nclasses=10", "task.warmup=2")
-    narrow = [f"task.opponents.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
+    narrow = [f"task.adversaries.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
     settings = (*game, *narrow, "task.guard.every=2", "task.guard.patience=1", "trainer.max_steps=12")
     code, output = finish(start(*TWO, *settings, "logger=none", cwd=tmp_path), tmp_path)
     assert code == 0, output
     first, second = witnesses(tmp_path)
-    assert first["digest"] == second["digest"], "weights, averages, opponents and guard"
+    assert first["digest"] == second["digest"], "weights, averages, adversaries and guard"
 
 
 @pytest.mark.slow

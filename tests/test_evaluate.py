@@ -185,14 +185,16 @@ def test_binary_runs_are_evaluated_on_binary_images_in_every_part(run: Path, tmp
 
 
 @pytest.mark.parametrize(("flip", "share"), [(False, 0.0), (True, 1.0)])
-def test_mirrored_copies_count_where_training_was_mirrored(flip: bool, share: float) -> None:
+def test_mirrored_copies_count_where_training_was_mirrored(
+    flip: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = Blobs(
         nimages=400, channels=1, image_size=8, batch_size=8, eval_batch_size=8, seed=0, split_seed=0, binarize=None,
         augment={"flip": flip, "shift": 0},
     )  # fmt: skip
     noise = torch.randint(0, 256, (300, 1, 8, 8), generator=torch.Generator().manual_seed(1)).byte()
     parts = data.grey_parts
-    data.__dict__["grey_parts"] = parts._replace(train=Images(noise, torch.zeros(300, dtype=torch.long)))
+    monkeypatch.setattr(data, "grey_parts", parts._replace(train=Images(noise, torch.zeros(300, dtype=torch.long))))
     found = copied({"prior": noise[:50].flip(-1) / 255}, data, 0, {"side": 8, "nreference": 100})
     assert found["prior"].share == pytest.approx(share, abs=0.06)
 

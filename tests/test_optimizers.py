@@ -21,7 +21,7 @@ from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
 CHOICES = sorted(path.stem for path in (CONF / "optimizer").glob("*.yaml"))
-TASKS = {"vae": [], "vaegan": ["task=vaegan", "task.opponents.discriminator.network.widths=[8,8,8]", "task.warmup=5"]}
+TASKS = {"vae": [], "vaegan": ["task=vaegan", "task.adversaries.discriminator.network.widths=[8,8,8]", "task.warmup=5"]}
 
 
 def made(cfg: DictConfig) -> tuple[VAE, Optimizer]:

@@ -31,8 +31,10 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_lpips_pulls_every_part_of_the_decoder(config: Compose, weights: Path, channels: int) -> None:
     size = ("data.image_size=64", f"data.channels={channels}")
     task, batch, _ = played(config, *VAEGAN, *SQUEEZE, *size, "data.nimages=16", "data.batch_size=4")
-    terms, shown = task.play(batch._replace(image=batch.image[:4], label=batch.label[:4]), WARM)
-    losses = task.losses(terms, shown, {name: opponent(shown, 0) for name, opponent in task.opponents.items()})
+    terms, shown = task.forward_batch(batch._replace(image=batch.image[:4], label=batch.label[:4]), WARM)
+    losses = task.model_losses(
+        terms, shown, {name: adversary(shown, 0) for name, adversary in task.adversaries.items()}
+    )
     gradients = torch.autograd.grad(losses.perceptual, list(task.learner.decoder.parameters()))
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
     assert not [name for name in task.state_dict() if name.startswith("perceptual")]

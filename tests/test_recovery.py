@@ -1,5 +1,6 @@
-"""What a game against opponents goes back to, and when it ends."""
+"""What a game against adversaries goes back to, and when it ends."""
 
+import copy
 import logging
 import math
 from collections.abc import Callable
@@ -68,23 +69,23 @@ def test_a_gradient_that_is_no_number_moves_nothing_and_is_gone_back_from(
     assert len(said) == 1
     assert said[0].startswith(f"batch {batch}: a gradient is no number; back to the weights of batch ")
     assert task.global_step == 20
-    assert finite(task.model, task.learner, task.opponents)
-    assert task.kept is not None
-    for part in ("model", "learner", "opponents"):
-        assert all(weight.isfinite().all() for weight in task.kept[part].values())
+    assert finite(task.model, task.learner, task.adversaries)
+    assert task.snapshot.state is not None
+    for part in ("model", "learner", "adversaries"):
+        assert all(weight.isfinite().all() for weight in task.snapshot.state[part].values())
     assert task.guard.scale == 0.5
 
 
 def test_weights_that_are_no_numbers_are_never_kept(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     task, batch, optimizers = played(config, *WATCHED)
     task.step(batch, WARM, *optimizers)
-    before = task.kept
+    before = task.snapshot.state
     parameter = next(iter(task.learner.parameters()))
     task.guard.well = True
     monkeypatch.setattr(task.guard, "look", lambda: None)
     parameter.data[0] = math.inf
-    task.watch(16, *optimizers, sound=True)
-    assert task.kept is before
+    task.watch(16, *optimizers, is_finite=True)
+    assert task.snapshot.state is before
     assert finite(task.learner)
     assert task.guard.ncollapses == 1
 
@@ -107,29 +108,32 @@ def test_a_run_that_collapses_again_and_again_ends_as_diverged(
 
 
 def test_what_is_gone_back_to_is_warmed_up_from_the_start(config: Compose) -> None:
-    """A game that was never good goes back to the end of the warm-up, not to an opponent that has learnt nothing."""
+    """A game that was never good goes back to the end of the warm-up, not to an adversary that has learnt nothing."""
     task, batch, optimizers = played(config, *VAEGAN, "task.warmup=3")
-    fresh = {name: weight.clone() for name, weight in task.opponents.named_parameters()}
+    fresh = {name: weight.clone() for name, weight in task.adversaries.named_parameters()}
     for step in range(6):
-        assert task.kept is None
+        assert task.snapshot.state is None
         moved(task, batch, optimizers, step)
-    warm: dict[str, Any] = task.state(6, *optimizers)
+    warm = copy.deepcopy(task.adversaries.state_dict())
     task.step(batch, 6, *optimizers)
-    assert task.kept is not None
-    task.go_back(7, "samples are alike", *optimizers)
-    assert task.kept["batch"] == 6
-    for name, weight in task.opponents.named_parameters():
-        assert weight.equal(warm["opponents"][name])
+    assert task.snapshot.state is not None
+    task.roll_back(7, "samples are alike", *optimizers)
+    assert task.snapshot.state["step"] == 6
+    for name, weight in task.adversaries.named_parameters():
+        assert weight.equal(warm[name])
         assert not weight.equal(fresh[name])
 
 
 def test_without_a_distortion_likeness_reconstructs_from_the_start(config: Compose) -> None:
     """Larsen et al.'s setting, in which nothing else asks for reconstructions: the posterior would collapse."""
-    settings = (*VAEGAN, "task.strength=0.0")
+    settings = (*VAEGAN, "task.adversarial_ratio=0.0")
     for distortion, acts in ((0.0, True), (1.0, False)):
         learnt = []
-        for likeness in (0.0, 1.0):
-            some = (f"task.distortion={distortion}", f"task.opponents.discriminator.likeness={likeness}")
+        for feature_matching in (0.0, 1.0):
+            some = (
+                f"task.distortion={distortion}",
+                f"task.adversaries.discriminator.feature_matching={feature_matching}",
+            )
             task, batch, optimizers = played(config, *settings, *some)
             torch.manual_seed(0)
             terms = task.step(batch, 0, *optimizers)
@@ -139,17 +143,17 @@ def test_without_a_distortion_likeness_reconstructs_from_the_start(config: Compo
 
 
 BAD = {
-    "one bound": (("task.bounds=[1.0]",), "task.bounds=[1.0] must be two numbers"),
-    "a number for bounds": (("task.bounds=5",), "task.bounds=5 must be two numbers"),
-    "words for bounds": (("task.bounds=[a,b]",), "task.bounds=['a', 'b'] must be two numbers"),
-    "no discriminator": (("~task.opponents.discriminator",), "task.opponents must have a discriminator"),
+    "one bound": (("task.weight_bounds=[1.0]",), "task.weight_bounds=[1.0] must be two numbers"),
+    "a number for bounds": (("task.weight_bounds=5",), "task.weight_bounds=5 must be two numbers"),
+    "words for bounds": (("task.weight_bounds=[a,b]",), "task.weight_bounds=['a', 'b'] must be two numbers"),
+    "no discriminator": (("~task.adversaries.discriminator",), "task.adversaries must have a discriminator"),
     "distortion nan": (("task.distortion=nan",), "task.distortion=nan"),
-    "strength inf": (("task.strength=inf",), "task.strength=inf"),
+    "adversarial_ratio inf": (("task.adversarial_ratio=inf",), "task.adversarial_ratio=inf"),
     "worst below 0": (("task.guard.worst=-1.0",), "task.guard.worst must be a positive number"),
     "worst nan": (("task.guard.worst=nan",), "task.guard.worst must be a positive number"),
     "no collapse": (("task.guard.most=0",), "task.guard.most must be a whole number"),
     "spread below 0": (("task.guard.spread=-1.0",), "task.guard.spread must be between 0 and 1"),
-    "an opponent's lr": (("task.opponent_optimizer.lr=-1",), "task.opponent_optimizer.lr=-1"),
+    "an adversary's lr": (("task.adversary_optimizer.lr=-1",), "task.adversary_optimizer.lr=-1"),
     "one image": (("data.batch_size=1",), "data.batch_size=1 shows no spread"),
 }
 

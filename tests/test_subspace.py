@@ -119,7 +119,7 @@ def test_a_spatial_autoencoder_is_generated_from_by_the_density_of_its_latents(
 ) -> None:
     """As experiment=monet256_klae is: more latents than images."""
     settings = ("model=resnet", "model.encoder.widths=[8]", "model.encoder.smallest=8", "model.encoder.spatial=true")
-    settings = (*settings, "task=vaegan", "task.opponents.discriminator.network.widths=[8,8,8]", "data.image_size=16")
+    settings = (*settings, "task=vaegan", "task.adversaries.discriminator.network.widths=[8,8,8]", "data.image_size=16")
     train_run(config(*settings, "task.samples=false", "task.warmup=2", "model.nlatent=256"))
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"

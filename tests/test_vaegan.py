@@ -1,4 +1,4 @@
-"""Training against opponents: who moves whom, what is kept, and what the guard does about a collapse."""
+"""Training against adversaries: who moves whom, what is kept, and what the guard does about a collapse."""
 
 import copy
 import csv
@@ -22,9 +22,9 @@ from vae_lab.training.run import build, train_run
 from vae_lab.training.tasks.vaegan import VAEGANTask
 
 Compose = Callable[..., DictConfig]
-QUICK = ("task.warmup=2", "task.opponents.discriminator.network.widths=[8,8,8]", "model.encoder.widths=[8,8,8]")
+QUICK = ("task.warmup=2", "task.adversaries.discriminator.network.widths=[8,8,8]", "model.encoder.widths=[8,8,8]")
 VAEGAN = ("task=vaegan", *QUICK)
-CVAEGAN = ("task=cvaegan", "data=digits", "model.nclasses=10", "task.opponents.classifier.network.widths=[8,8,8]")
+CVAEGAN = ("task=cvaegan", "data=digits", "model.nclasses=10", "task.adversaries.classifier.network.widths=[8,8,8]")
 CVAEGAN = (*CVAEGAN, *QUICK)
 WARM = 4
 """Steps after which the warm-up is over."""
@@ -60,12 +60,13 @@ def still(optimizer: torch.optim.Optimizer) -> None:
 @TASKS
 def test_every_weighted_term_pulls_the_decoder(config: Compose, settings: tuple[str, ...]) -> None:
     task, batch, _ = played(config, *settings)
-    terms, shown = task.play(batch, WARM)
-    opinions = {name: opponent(shown, 0) for name, opponent in task.opponents.items()}
-    losses = task.losses(terms, shown, opinions)
+    terms, shown = task.forward_batch(batch, WARM)
+    judgements = {name: adversary(shown, 0) for name, adversary in task.adversaries.items()}
+    losses = task.model_losses(terms, shown, judgements)
     found = {"distortion": terms.distortion.mean(), "bound": losses.bound}
-    for name, opinion in opinions.items():
-        found |= {f"{name} likeness": opinion.likeness.mean(), f"{name} pull": opinion.pull}
+    for name, judgement in judgements.items():
+        found[f"{name} feature_matching"] = judgement.feature_matching.mean()
+        found[f"{name} generator_loss"] = judgement.generator_loss
     decoder = list(task.learner.decoder.parameters())
     for name, loss in found.items():
         gradients = torch.autograd.grad(loss, decoder, retain_graph=True)
@@ -75,12 +76,12 @@ def test_every_weighted_term_pulls_the_decoder(config: Compose, settings: tuple[
 @TASKS
 def test_opponents_and_model_never_move_each_other(config: Compose, settings: tuple[str, ...]) -> None:
     task, batch, optimizers = played(config, *settings)
-    opponents = {f"opponents.{name}" for name in task.opponents}
+    adversaries = {f"adversaries.{name}" for name in task.adversaries}
     learner = {"learner.encoder", "learner.decoder"}
     average = {"model.encoder", "model.decoder"}
-    assert moved(task, batch, optimizers) == opponents | learner | average
+    assert moved(task, batch, optimizers) == adversaries | learner | average
     still(optimizers[0])
-    assert moved(task, batch, optimizers) - average == opponents
+    assert moved(task, batch, optimizers) - average == adversaries
     for optimizer in optimizers[1:]:
         still(optimizer)
     assert moved(task, batch, optimizers) - average == set()
@@ -91,8 +92,8 @@ def test_opponents_and_model_never_move_each_other(config: Compose, settings: tu
 
 def test_the_encoder_is_not_pulled(config: Compose) -> None:
     gradients = []
-    for strength in (0.0, 100.0):
-        task, batch, optimizers = played(config, *VAEGAN, f"task.strength={strength}")
+    for adversarial_ratio in (0.0, 100.0):
+        task, batch, optimizers = played(config, *VAEGAN, f"task.adversarial_ratio={adversarial_ratio}")
         before = copy.deepcopy(task.learner.state_dict())
         torch.manual_seed(0)
         optimizers[0] = torch.optim.SGD(task.learner.parameters(), lr=1e-3)
@@ -104,28 +105,30 @@ def test_the_encoder_is_not_pulled(config: Compose) -> None:
 
 def test_the_pull_is_as_strong_as_asked_for_inside_its_bounds(config: Compose) -> None:
     for settings, ratio, weight in (
-        (("task.strength=0.25",), 0.25, None),
-        (("task.bounds=[0.0,0.5]",), None, 0.5),
-        (("task.bounds=[1e7,1e8]",), None, 1e7),
+        (("task.adversarial_ratio=0.25",), 0.25, None),
+        (("task.weight_bounds=[0.0,0.5]",), None, 0.5),
+        (("task.weight_bounds=[1e7,1e8]",), None, 1e7),
     ):
         task, batch, optimizers = played(config, *VAEGAN, *settings)
         task.step(batch, 2 * WARM, *optimizers)
         if ratio is not None:
             assert task.notes["gradient_ratio"].item() == pytest.approx(ratio, rel=1e-3)
         if weight is not None:
-            assert task.notes["pull_weight"].item() == pytest.approx(weight)
+            assert task.notes["adversarial_weight"].item() == pytest.approx(weight)
 
 
 def test_opponents_learn_alone_at_first(config: Compose) -> None:
     with_opponents, batch, optimizers = played(config, *VAEGAN)
-    without, _, others = played(config, *VAEGAN, "task.strength=0.0", "task.opponents.discriminator.likeness=0.0")
+    without, _, others = played(
+        config, *VAEGAN, "task.adversarial_ratio=0.0", "task.adversaries.discriminator.feature_matching=0.0"
+    )
     for task, optimizer in ((with_opponents, optimizers), (without, others)):
-        assert "opponents.discriminator" in moved(task, batch, optimizer, step=0)
+        assert "adversaries.discriminator" in moved(task, batch, optimizer, step=0)
     assert same(with_opponents.learner.state_dict(), without.learner.state_dict())
 
 
 def test_the_average_follows_the_learner(config: Compose) -> None:
-    task, batch, optimizers = played(config, *VAEGAN, "task.average_decay=0.5")
+    task, batch, optimizers = played(config, *VAEGAN, "task.ema_decay=0.5")
     before = {name: weight.clone() for name, weight in task.model.named_parameters()}
     task.step(batch, 100, *optimizers)
     for name, weight in task.learner.named_parameters():
@@ -137,9 +140,9 @@ def test_a_resumed_run_is_the_uninterrupted_one(config: Compose, tmp_path: Path,
     """Also in what it goes back to: the guard is made to find fault after the resumption."""
     target = "vae_lab.adversarial.diffaugment.DiffAugment"
     augment = f"{{_target_: {target}, colour: 1.0, translation: 0.2, cutout: 0.5, flip: true}}"
-    common = (*settings, "trainer.val_check_interval=100", "task.opponents.discriminator.r1_every=3")
+    common = (*settings, "trainer.val_check_interval=100", "task.adversaries.discriminator.r1_every=3")
     common = (*common, "task.guard.every=2", "task.guard.patience=3", "task.guard.spread=1.0")
-    common = (*common, f"task.opponents.discriminator.augment={augment}")
+    common = (*common, f"task.adversaries.discriminator.augment={augment}")
     train_run(config("trainer.max_steps=13", *common, folder="whole"))
     train_run(config("trainer.max_steps=7", *common, folder="first"))
     resumed = train_run(config("trainer.max_steps=13", f"resume={tmp_path / 'first'}", *common, folder="second"))
@@ -174,7 +177,7 @@ def test_what_a_run_folder_gives_back_is_the_average(config: Compose, tmp_path: 
 
 
 GUARDED = ("task.guard.every=10", "task.guard.patience=2", "task.warmup=20", "trainer.max_steps=80")
-GUARDED = (*GUARDED, "trainer.val_check_interval=80", "optimizer.lr=2e-3", "task.opponent_optimizer.lr=2e-3")
+GUARDED = (*GUARDED, "trainer.val_check_interval=80", "optimizer.lr=2e-3", "task.adversary_optimizer.lr=2e-3")
 
 
 def test_a_collapse_is_caught_and_recovered_from(
@@ -205,7 +208,7 @@ def test_a_collapse_is_caught_and_recovered_from(
     assert float(final["train/discriminator_loss"]) < 5 < worst
     assert float(final["train/spread"]) > 0.2
     assert float(final["train/ncollapses"]) == len(said)
-    assert float(final["train/pull_scale"]) == 0.5 ** len(said)
+    assert float(final["train/adversarial_scale"]) == 0.5 ** len(said)
 
 
 def test_the_guard_is_silent_on_a_healthy_run(
@@ -215,19 +218,21 @@ def test_the_guard_is_silent_on_a_healthy_run(
         train_run(config(*VAEGAN, *GUARDED))
     assert not [record.getMessage() for record in caplog.records if "batch" in record.getMessage()]
     final = [row for row in rows(tmp_path / "run") if row["train/loss"]][-1]
-    assert (float(final["train/ncollapses"]), float(final["train/pull_scale"])) == (0, 1)
+    assert (float(final["train/ncollapses"]), float(final["train/adversarial_scale"])) == (0, 1)
 
 
 def test_recovery_brings_back_weights_and_moments_and_keeps_learning_rates(config: Compose) -> None:
     task, batch, optimizers = played(config, *VAEGAN)
     task.step(batch, WARM, *optimizers)
-    kept = task.state(WARM + 1, *optimizers)
+    task.snapshot.take(WARM + 1, optimizers)
+    kept = task.snapshot.state
+    assert kept is not None
     before = copy.deepcopy(task.state_dict())
     for _ in range(2):
         task.step(batch, WARM, *optimizers)
     for optimizer in optimizers:
         optimizer.param_groups[0]["lr"] = 0.123
-    task.restore(kept, *optimizers)
+    assert task.snapshot.restore(optimizers) == WARM + 1
     names = [name for name in before if not name.startswith("guard.")]
     assert all(before[name].equal(task.state_dict()[name]) for name in names)
     assert str(optimizers[0].state_dict()["state"]) == str(kept["optimizers"][0])
@@ -239,9 +244,9 @@ def test_recovery_brings_back_weights_and_moments_and_keeps_learning_rates(confi
     [
         (("task=cvaegan",), "needs classes"),
         (("task=vaegan", "objective=iwae"), "choose objective=elbo"),
-        (("task=vaegan", "task.bounds=[2.0,1.0]"), r"task\.bounds"),
+        (("task=vaegan", "task.weight_bounds=[2.0,1.0]"), r"task\.weight_bounds"),
         (("task=vaegan", "task.warmup=0"), r"task\.warmup"),
-        (("task=vaegan", "task.opponents.discriminator.r1=-1.0"), r"discriminator\.r1"),
+        (("task=vaegan", "task.adversaries.discriminator.r1=-1.0"), r"discriminator\.r1"),
         (("task=vaegan", "task/perceptual=lpips", "task.perceptual.backbone=none"), "alex, vgg, squeeze"),
     ],
     ids=str,
@@ -263,5 +268,5 @@ def test_lpips_without_its_weights_is_a_clear_error(
 
 def test_a_run_against_other_opponents_is_not_resumed(config: Compose, tmp_path: Path) -> None:
     train_run(config(*VAEGAN, folder="first"))
-    with pytest.raises(ValueError, match=r"that run had task.strength=\S+ \(here 2\)"):
-        train_run(config(*VAEGAN, "task.strength=2.0", f"resume={tmp_path / 'first'}", folder="second"))
+    with pytest.raises(ValueError, match=r"that run had task.adversarial_ratio=\S+ \(here 2\)"):
+        train_run(config(*VAEGAN, "task.adversarial_ratio=2.0", f"resume={tmp_path / 'first'}", folder="second"))

@@ -1,1 +1,1 @@
-"""What plays against a decoder: opponents, their losses, and what keeps the game in bounds. Plain torch."""
+"""What plays against a decoder: adversaries, their losses, and what keeps the game in bounds. Plain torch."""

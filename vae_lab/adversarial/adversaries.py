@@ -1,4 +1,4 @@
-"""Opponents: networks that learn to look at images, and from which a decoder learns what it lacks."""
+"""Adversaries: networks trained on real and generated images, whose losses train the decoder."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from vae_lab.errors import require_counts
 Images = Float[Tensor, "batch channels height width"]
 
 
-class Round(NamedTuple):
-    """What an opponent is shown.
+class AdversarialBatch(NamedTuple):
+    """What an adversary sees.
 
     Attributes:
         image: real images.
@@ -38,49 +38,49 @@ class Round(NamedTuple):
     label: Int64[Tensor, " batch"]
 
 
-class Opinion(NamedTuple):
-    """What an opponent makes of a round.
+class AdversaryLosses(NamedTuple):
+    """Losses of one batch.
 
     Attributes:
-        own: what the opponent itself minimises.
-        likeness: distance of reconstructions from their images, weighed.
-        pull: what the decoder minimises to be taken for real, weighed.
+        loss: what the adversary itself minimises.
+        feature_matching: distance of reconstructions from their images in its features, weighted.
+        generator_loss: what the decoder minimises so that its images pass for real, weighted.
         notes: numbers to log, and what a guard watches.
     """
 
-    own: Float[Tensor, ""]
-    likeness: Float[Tensor, " batch"]
-    pull: Float[Tensor, ""]
+    loss: Float[Tensor, ""]
+    feature_matching: Float[Tensor, " batch"]
+    generator_loss: Float[Tensor, ""]
     notes: dict[str, Float[Tensor, ""]]
 
 
-class Opponent(nn.Module, ABC):
+class Adversary(nn.Module, ABC):
     """The role: a network with a loss of its own and two for the model."""
 
     @abstractmethod
-    def forward(self, shown: Round, step: int) -> Opinion:
-        """Return the opponent's opinion; gradients reach its own weights and the images."""
+    def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:
+        """Return the losses; gradients reach the adversary's own weights and the images."""
 
 
-class Discriminator(Opponent):
-    """Tells real from made: the D of Larsen et al. 2016 and of Bao et al. 2017.
+class Discriminator(Adversary):
+    """Tells real images from generated ones: the D of Larsen et al. 2016 and of Bao et al. 2017.
 
-    All images pass through the network at once, so that one pass serves its own loss and the decoder's: both move on
-    what was the case before either did.
+    All images pass through the network at once: one forward pass serves its own loss and the decoder's, both of the
+    weights before either steps.
 
     Args:
-        network: called with (nin, image_size, nout), returns a network that judges.
+        network: called with (nin, image_size, nout), returns the network.
         channels: image channels.
         image_size: image height and width in pixels.
-        likeness: weight of the distance in features between an image and its reconstruction.
-        nonsaturating: weight of the cross-entropy of made images with the label "real".
+        feature_matching: weight of the distance in features between an image and its reconstruction.
+        nonsaturating: weight of the cross-entropy of generated images with the label "real".
         mean_matching: weight of the distance between the mean embeddings of real images and samples.
         mean_decay: of the moving averages in it, per batch.
         r1: weight of the gradient penalty, pixels being in [0, 1]; 0 is none. Too large a one blinds the discriminator:
             at 1, paintings with checkerboards passed for real.
-        r1_every: batches between two penalties, each weighed as many times: Karras et al. 2020,
+        r1_every: batches between two penalties, each weighted as many times: Karras et al. 2020,
             https://arxiv.org/abs/1912.04958.
-        augment: what images go through before they are judged; None is nothing.
+        augment: applied to images before the network; None is nothing.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Discriminator(Opponent):
         network: Callable[..., nn.Module],
         channels: int,
         image_size: int,
-        likeness: float,
+        feature_matching: float,
         nonsaturating: float,
         mean_matching: float,
         mean_decay: float,
@@ -100,56 +100,64 @@ class Discriminator(Opponent):
         super().__init__()
         require_counts(discriminator__r1_every=r1_every)
         require_weights(
-            "discriminator", likeness=likeness, nonsaturating=nonsaturating, mean_matching=mean_matching, r1=r1
+            "discriminator",
+            feature_matching=feature_matching,
+            nonsaturating=nonsaturating,
+            mean_matching=mean_matching,
+            r1=r1,
         )
         self.network = network(nin=channels, image_size=image_size, nout=1)
         self.matching = MeanMatching(1, embedding_size(self.network, channels, image_size), mean_decay)
-        self.likeness = likeness
+        self.feature_matching = feature_matching
         self.nonsaturating = nonsaturating
         self.mean_matching = mean_matching
         self.r1 = r1
         self.r1_every = r1_every
         self.augment = augment
 
-    def forward(self, shown: Round, step: int) -> Opinion:
-        """Return the opinion; an image and its reconstruction are augmented alike."""
+    def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:
+        """Return the losses; an image and its reconstruction are augmented alike."""
         image, reconstruction, sample = self.augmented(shown)
         judged = self.network(torch.cat([image, reconstruction, sample])).split(len(image))
         real, reconstructed, sampled = judged
         fake = torch.cat([reconstructed.logits, sampled.logits])
-        own = cross_entropy = discriminator_loss(real.logits, fake)
+        loss = cross_entropy = discriminator_loss(real.logits, fake)
         if self.r1 and step % self.r1_every == 0:
             # `forward`, as what torch.compile makes of the network has no second derivative
             penalty = gradient_penalty(lambda x: self.network.forward(x).logits, image)
-            own = own + self.r1 * self.r1_every * penalty
-        pull = self.nonsaturating * nonsaturating_loss(fake)
+            loss = loss + self.r1 * self.r1_every * penalty
+        generator_loss = self.nonsaturating * nonsaturating_loss(fake)
         if self.mean_matching:
             everything = torch.zeros_like(shown.label)
-            pull = pull + self.mean_matching * self.matching(real.embedding.detach(), sampled.embedding, everything)
+            generator_loss = generator_loss + self.mean_matching * self.matching(
+                real.embedding.detach(), sampled.embedding, everything
+            )
         notes = {
             "accuracy_real": (real.logits > 0).float().mean(),
             "accuracy_fake": (fake < 0).float().mean(),
             "cross_entropy": cross_entropy.detach(),
         }
-        return Opinion(own, self.likeness * feature_distance(reconstructed.features, real.features), pull, notes)
+        return AdversaryLosses(
+            loss, self.feature_matching * feature_distance(reconstructed.features, real.features), generator_loss, notes
+        )
 
-    def augmented(self, shown: Round) -> tuple[Images, Images, Images]:
-        """Return real images, reconstructions and samples as they are judged."""
+    def augmented(self, shown: AdversarialBatch) -> tuple[Images, Images, Images]:
+        """Return real images, reconstructions and samples as the network sees them."""
         if self.augment is None:
             return shown.image, shown.reconstruction, shown.sample
         alike, anew = self.augment.draw(shown.image), self.augment.draw(shown.sample)
         return alike(shown.image), alike(shown.reconstruction), anew(shown.sample)
 
 
-class Classifier(Opponent):
+class Classifier(Adversary):
     """Tells classes apart, from real images alone: the C of Bao et al. 2017, https://arxiv.org/abs/1703.10155.
 
     Args:
-        network: called with (nin, image_size, nout), returns a network that judges.
+        network: called with (nin, image_size, nout), returns the network.
         channels: image channels.
         image_size: image height and width in pixels.
         nclasses: classes of the labels.
-        likeness: weight of the distance in features between an image and its reconstruction.
+        feature_matching: weight of the distance in features between an image and its reconstruction.
         mean_matching: weight of the distance, class by class, between the mean embeddings of real images and samples.
         cross_entropy: weight of the samples' own cross-entropy; the paper has none.
         mean_decay: of the moving averages, per batch.
@@ -162,7 +170,7 @@ class Classifier(Opponent):
         channels: int,
         image_size: int,
         nclasses: int,
-        likeness: float,
+        feature_matching: float,
         mean_matching: float,
         cross_entropy: float,
         mean_decay: float,
@@ -173,26 +181,30 @@ class Classifier(Opponent):
                 f"task=cvaegan needs classes, and model.nclasses={nclasses}; choose model.nclasses=10 for digits, or"
                 " task=vaegan for images without classes."
             )
-        require_weights("classifier", likeness=likeness, mean_matching=mean_matching, cross_entropy=cross_entropy)
+        require_weights(
+            "classifier", feature_matching=feature_matching, mean_matching=mean_matching, cross_entropy=cross_entropy
+        )
         self.network = network(nin=channels, image_size=image_size, nout=nclasses)
         self.matching = MeanMatching(nclasses, embedding_size(self.network, channels, image_size), mean_decay)
-        self.likeness = likeness
+        self.feature_matching = feature_matching
         self.mean_matching = mean_matching
         self.cross_entropy = cross_entropy
 
-    def forward(self, shown: Round, step: int) -> Opinion:
-        """Return the opinion; what the classifier learns from is real."""
+    def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:
+        """Return the losses; the classifier is trained on real images alone."""
         together = torch.cat([shown.image, shown.reconstruction, shown.sample])
         real, reconstructed, sampled = self.network(together).split(len(shown.image))
-        own = F.cross_entropy(real.logits, shown.label)
-        pull = self.mean_matching * self.matching(real.embedding.detach(), sampled.embedding, shown.label)
+        loss = F.cross_entropy(real.logits, shown.label)
+        generator_loss = self.mean_matching * self.matching(real.embedding.detach(), sampled.embedding, shown.label)
         if self.cross_entropy:
-            pull = pull + self.cross_entropy * F.cross_entropy(sampled.logits, shown.label)
+            generator_loss = generator_loss + self.cross_entropy * F.cross_entropy(sampled.logits, shown.label)
         notes = {
             "class_accuracy_real": (real.logits.argmax(1) == shown.label).float().mean(),
             "class_accuracy_sample": (sampled.logits.argmax(1) == shown.label).float().mean(),
         }
-        return Opinion(own, self.likeness * feature_distance(reconstructed.features, real.features), pull, notes)
+        return AdversaryLosses(
+            loss, self.feature_matching * feature_distance(reconstructed.features, real.features), generator_loss, notes
+        )
 
 
 def embedding_size(network: nn.Module, channels: int, image_size: int) -> int:
@@ -202,8 +214,8 @@ def embedding_size(network: nn.Module, channels: int, image_size: int) -> int:
         return network(torch.zeros(1, channels, image_size, image_size, device=device)).embedding.shape[1]
 
 
-def require_weights(opponent: str, **weights: float) -> None:
+def require_weights(adversary: str, **weights: float) -> None:
     """Raise ValueError unless every weight is finite and at least 0."""
     for name, value in weights.items():
         if not 0 <= value < float("inf"):
-            raise ValueError(f"task.opponents.{opponent}.{name} must be 0 or a positive number, not {value}.")
+            raise ValueError(f"task.adversaries.{adversary}.{name} must be 0 or a positive number, not {value}.")

@@ -1,4 +1,4 @@
-"""What opponents and decoders minimise against each other: scalars, means over images."""
+"""What adversaries and decoders minimise against each other: scalars, means over images."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ def feature_distance(
 class MeanMatching(nn.Module):
     """Half the squared distance between the mean embeddings of real and of generated images, class by class.
 
-    Bao et al. 2017, https://arxiv.org/abs/1703.10155: unlike a cross-entropy it has a gradient also where the opponent
+    Bao et al. 2017, https://arxiv.org/abs/1703.10155: unlike a cross-entropy it has a gradient also where the adversary
     is always right. The means of one batch are noise, so distances are taken between moving averages over batches; the
     gradient is that of this batch's mean.
 
@@ -64,7 +64,7 @@ class MeanMatching(nn.Module):
     def __init__(self, nclasses: int, n: int, decay: float) -> None:
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"mean_decay of an opponent must be at least 0 and below 1, not {decay}.")
+            raise ValueError(f"mean_decay of an adversary must be at least 0 and below 1, not {decay}.")
         self.decay = decay
         self.register_buffer("real", torch.zeros(nclasses, n))
         self.register_buffer("fake", torch.zeros(nclasses, n))

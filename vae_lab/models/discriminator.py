@@ -1,4 +1,4 @@
-"""Networks that look at images for an opponent: strided convolutions, with what they see on the way."""
+"""Networks that look at images for an adversary: strided convolutions, with what they see on the way."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -42,9 +42,9 @@ SEVERAL = {
 }
 """Arguments for tasks with one optimizer: the value that asks for nothing, and what to choose for several."""
 OF_ONE: dict[type[Callback], str] = {
-    StochasticWeightAveraging: "it keeps an average of its weights already, task.average_decay",
+    StochasticWeightAveraging: "it keeps an average of its weights already, task.ema_decay",
     GradientAccumulationScheduler: "choose a larger data.batch_size",
-    LearningRateFinder: "choose optimizer.lr and task.opponent_optimizer.lr",
+    LearningRateFinder: "choose optimizer.lr and task.adversary_optimizer.lr",
 }
 """Callbacks for tasks with one optimizer, and what to do with several."""
 SPAWNED = ("spawn", "fork", "notebook")

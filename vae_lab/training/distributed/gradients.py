@@ -28,11 +28,6 @@ def averaged_alike(*groups: Sequence[Tensor | None]) -> tuple[list[Tensor | None
     return tuple([None if gradient is None else next(means) for gradient in group] for group in groups)
 
 
-def norm(gradients: Iterable[Tensor | None]) -> Float[Tensor, ""]:
-    """Return the norm of all gradients together; those that are None count nothing."""
-    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-
-
 def finite(*modules: nn.Module) -> bool:
     """Return whether every weight and buffer of the modules is a finite number."""
     return all(bool(tensor.isfinite().all()) for module in modules for tensor in module.state_dict().values())

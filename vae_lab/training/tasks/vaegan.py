@@ -1,4 +1,4 @@
-"""Training of a VAE against opponents: VAE-GAN, CVAE-GAN and autoencoders with a patch discriminator."""
+"""Training of a VAE with adversaries: VAE-GAN, CVAE-GAN and autoencoders with a patch discriminator."""
 
 import copy
 import logging
@@ -12,9 +12,9 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from vae_lab.adversarial.adversaries import Opinion, Opponent, Round
+from vae_lab.adversarial.adaptive_weight import adaptive_weight, gradient_norm
+from vae_lab.adversarial.adversaries import AdversarialBatch, Adversary, AdversaryLosses
 from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
 from vae_lab.data.sample import Batch, Sample
 from vae_lab.errors import DivergedError, require_counts
@@ -22,46 +22,46 @@ from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
 from vae_lab.training.distributed.collectives import averaged, share_buffers
-from vae_lab.training.distributed.gradients import averaged_alike, finite, norm, take, trainable
+from vae_lab.training.distributed.gradients import averaged_alike, finite, take, trainable
+from vae_lab.training.ema import WeightEMA
 from vae_lab.training.schedules import make_schedule
+from vae_lab.training.snapshot import AnyOptimizer, Snapshot
 from vae_lab.training.tasks.perceptual import Perceptual
 from vae_lab.training.tasks.task import Task, listed
-from vae_lab.training.tasks.vaegan_settings import opponent_optimizers, read_bounds, require_settings
+from vae_lab.training.tasks.vaegan_settings import adversary_optimizers, read_weight_bounds, require_settings
 
 log = logging.getLogger(__name__)
 
-AnyOptimizer = Optimizer | LightningOptimizer
 
-
-class Losses(NamedTuple):
-    """What the model minimises in one batch, each a mean over images and none of them weighed but by its own opponent.
+class ModelLosses(NamedTuple):
+    """What the model minimises in one batch; means over images, weighted by their adversaries alone.
 
     Attributes:
-        bound: distortion and rate.
-        likeness: distances in opponents' features.
-        perceptual: distance in a trained network's features.
-        pull: to be taken for real; for the decoder alone.
+        bound: weighted distortion and rate.
+        feature_matching: distance between images and reconstructions in the adversaries' features.
+        perceptual: distance in a pretrained network's features.
+        generator_loss: adversarial loss, for the decoder alone.
     """
 
     bound: Tensor
-    likeness: Tensor
+    feature_matching: Tensor
     perceptual: Tensor
-    pull: Tensor
+    generator_loss: Tensor
 
 
 class VAEGANTask(Task):
-    """Fits a VAE to the ELBO and to what opponents see in its reconstructions and samples.
+    """Fits a VAE to the ELBO and to the losses of adversaries on its reconstructions and samples.
 
-    With a discriminator that is Larsen et al. 2016, https://arxiv.org/abs/1512.09300; with a classifier beside it and
-    mean feature matching, Bao et al. 2017, https://arxiv.org/abs/1703.10155. As in the former all gradients are taken
-    at one pass and then every optimizer steps, and the encoder is not pulled: it has no part in samples.
+    With a discriminator it is Larsen et al. 2016, https://arxiv.org/abs/1512.09300; with a classifier beside it and
+    mean feature matching, Bao et al. 2017, https://arxiv.org/abs/1703.10155. As in the former, all gradients are taken
+    from one forward pass before any optimizer steps, and the adversarial loss does not train the encoder.
 
-    `model` is the moving average of the weights in training, which are `learner`. So what is validated, shown,
-    generated from and loaded from a run folder is the average, and both are in the checkpoint.
+    `model` is the EMA of the weights in training, which are `learner`. What is validated, shown, generated from and
+    loaded from a run folder is the EMA; a checkpoint has both.
 
-    The pull on the decoder is scaled so that its gradient has `strength` times the norm of the rest (Esser et al. 2021,
-    https://arxiv.org/abs/2012.09841, do it for the last layer), within `bounds`. Likeness and pull are off for `warmup`
-    batches, in which the opponents learn to see, and grow for as many again.
+    The adversarial loss is weighted by `adaptive_weight`. It and feature matching are off for `warmup` batches, in
+    which the adversaries train alone, and their weights grow linearly over as many again. If the guard finds a
+    collapse, the task rolls back to its last snapshot with a smaller adversarial weight.
 
     Args:
         model: the three distributions.
@@ -69,16 +69,16 @@ class VAEGANTask(Task):
         optimizer: called with the model's named parameters.
         schedule: called with that optimizer, and with `total_steps` if it takes that, stepped after every step; None
             keeps the learning rate.
-        opponents: by name.
-        opponent_optimizer: called with the named parameters of each.
-        perceptual: a distance between images and reconstructions that is not learned here.
-        guard: watches the opponent called discriminator.
-        distortion: weight of the distortion; Larsen et al. have 0, and likeness in its place.
-        strength: norm of the pull's gradient, as a share of the rest's.
-        bounds: least and largest weight of the pull.
-        warmup: batches in which the opponents learn alone.
-        samples: whether opponents see samples from the prior; else they see reconstructions twice.
-        average_decay: of the average of the weights, per batch, once it has lasted.
+        adversaries: by name; the one called discriminator is watched by the guard.
+        adversary_optimizer: called with the named parameters of each.
+        perceptual: a distance between images and reconstructions that is not trained.
+        guard: detects a collapse.
+        distortion: weight of the distortion; Larsen et al. have 0, and feature matching in its place.
+        adversarial_ratio: norm of the adversarial gradient, as a share of the norm of the others.
+        weight_bounds: least and largest weight of the adversarial loss.
+        warmup: batches in which the adversaries train alone.
+        samples: whether adversaries see samples from the prior; else they see reconstructions twice.
+        ema_decay: of the EMA, per batch.
         gradient_clip_val: norm to which the gradients of each optimizer are clipped; None leaves them.
         settings: see `Task`.
     """
@@ -93,16 +93,16 @@ class VAEGANTask(Task):
         objective: Objective,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., LRScheduler] | None,
-        opponents: dict[str, Opponent],
-        opponent_optimizer: Callable[..., Optimizer],
+        adversaries: dict[str, Adversary],
+        adversary_optimizer: Callable[..., Optimizer],
         perceptual: Perceptual,
         guard: BalanceGuard,
         distortion: float,
-        strength: float,
-        bounds: object,
+        adversarial_ratio: float,
+        weight_bounds: object,
         warmup: int,
         samples: bool,
-        average_decay: float,
+        ema_decay: float,
         gradient_clip_val: float | None = None,
         **settings: Any,
     ) -> None:
@@ -110,40 +110,42 @@ class VAEGANTask(Task):
         require_counts(task__warmup=warmup)
         if not isinstance(objective, ELBO):
             raise ValueError(
-                f"objective={type(objective).__name__}: a VAE with opponents minimises the ELBO's terms; choose"
+                f"objective={type(objective).__name__}: a VAE with adversaries minimises the ELBO's terms; choose"
                 " objective=elbo, elbo_warmup or elbo_cyclical."
             )
-        require_settings(list(opponents), strength=strength, distortion=distortion, average_decay=average_decay)
+        require_settings(
+            list(adversaries), adversarial_ratio=adversarial_ratio, distortion=distortion, ema_decay=ema_decay
+        )
         self.beta = objective.beta
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.learner = copy.deepcopy(self.model)
         self.model.requires_grad_(requires_grad=False)
-        self.opponents = nn.ModuleDict(opponents).to(memory_format=torch.channels_last)
-        self.make_opponent_optimizer = opponent_optimizer
+        self.adversaries = nn.ModuleDict(adversaries).to(memory_format=torch.channels_last)
+        self.make_adversary_optimizer = adversary_optimizer
         self.perceptual = perceptual
         self.guard = guard
         self.distortion = distortion
-        self.strength = strength
-        self.bounds = read_bounds(bounds)
+        self.adversarial_ratio = adversarial_ratio
+        self.weight_bounds = read_weight_bounds(weight_bounds)
         self.warmup = warmup
         self.samples = samples
-        self.average_decay = average_decay
         self.gradient_clip_val = gradient_clip_val
-        self.kept: dict[str, Any] | None = None
+        self.ema = WeightEMA(self.model, self.learner, ema_decay)
+        self.snapshot = Snapshot({"model": self.model, "learner": self.learner, "adversaries": self.adversaries})
         self.notes: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
-        """Return an optimizer for the model and one for each opponent, and the schedule of the first."""
+        """Return an optimizer for the model and one for each adversary, and the schedule of the first."""
         optimizer = self.make_optimizer(self.learner.named_parameters())
-        others = opponent_optimizers(self.make_opponent_optimizer, self.opponents.values())
+        others = adversary_optimizers(self.make_adversary_optimizer, self.adversaries.values())
         if self.make_schedule is None:
             return [optimizer, *others], []
         return [optimizer, *others], [{"scheduler": make_schedule(self.make_schedule, optimizer, self.total_steps)}]
 
     def trained_networks(self) -> list[nn.Module]:
-        """Return the networks in training, those of the opponents included."""
-        networks = [getattr(opponent, "network", None) for opponent in self.opponents.values()]
+        """Return the networks in training, those of the adversaries included."""
+        networks = [getattr(adversary, "network", None) for adversary in self.adversaries.values()]
         return [self.learner.encoder, self.learner.decoder, *(one for one in networks if isinstance(one, nn.Module))]
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -164,56 +166,37 @@ class VAEGANTask(Task):
         """Take one step with every optimizer, after `step` others, and return the batch's terms."""
         if len(batch.image) < 2:
             raise ValueError("data.batch_size=1 shows no spread of samples, which the guard watches; choose 2 or more.")
-        if self.kept is None and step >= 2 * self.warmup:  # what to go back to is always warmed up
-            if not finite(self.learner, self.opponents):
+        if self.snapshot.state is None and step >= 2 * self.warmup:  # never one from before the warm-up's end
+            if not finite(self.learner, self.adversaries):
                 super().refuse_nonfinite(math.nan, "a weight")
-            self.kept = self.state(step, *optimizers)
-        terms, shown = self.play(batch, step)
-        opinions = {name: opponent(shown, step) for name, opponent in self.opponents.items()}
-        losses = self.losses(terms, shown, opinions)
+            self.snapshot.take(step, optimizers)
         ramp = min(max(step / self.warmup - 1, 0.0), 1.0)
-        gained = self.pull_model(losses, ramp)
-        for name, opponent in self.opponents.items():
-            take(list(opponent.parameters()), opinions[name].own)
-        sound = self.move(*optimizers)
-        share_buffers(self.opponents)
-        self.follow(step)
-        self.note(shown, opinions, losses, gained)
-        self.watch(step + 1, *optimizers, sound=sound)
-        self.notes |= {"pull_scale": self.guard.scale.clone(), "ncollapses": self.guard.ncollapses.clone()}
-        total = terms.loss + (self.liking(ramp) * losses.likeness + losses.perceptual).detach()
-        return Terms(total, terms.distortion, terms.rate)
+        terms, shown = self.forward_batch(batch, step)
+        found = {name: adversary(shown, step) for name, adversary in self.adversaries.items()}
+        losses = self.model_losses(terms, shown, found)
+        weights = self.set_model_gradients(losses, ramp)
+        for name, adversary in self.adversaries.items():
+            take(list(adversary.parameters()), found[name].loss)
+        is_finite = self.step_optimizers(*optimizers)
+        share_buffers(self.adversaries)
+        self.ema.update(step)
+        self.note(shown, found, losses, weights)
+        self.watch(step + 1, *optimizers, is_finite=is_finite)
+        self.notes |= {"adversarial_scale": self.guard.scale.clone(), "ncollapses": self.guard.ncollapses.clone()}
+        matching = self.feature_matching_weight(ramp) * losses.feature_matching
+        return Terms(terms.loss + (matching + losses.perceptual).detach(), terms.distortion, terms.rate)
 
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return the weighed ELBO of each image under the average of the weights, as at the end of the run."""
+        """Return the weighted ELBO of each image under the EMA of the weights, as at the end of the run."""
         inference = self.model.given(batch.label)(batch.image)
         return elbo_terms(inference, batch.image, value_at(self.beta, self.last_step)).loss
 
-    def liking(self, ramp: float) -> float:
-        """Return the weight of likeness: all of it from the start where nothing else asks for reconstructions."""
+    def feature_matching_weight(self, ramp: float) -> float:
+        """Return the weight of feature matching: 1 from the start where it is the only reconstruction loss."""
         return ramp if self.distortion else 1.0
 
-    def move(self, *optimizers: AnyOptimizer) -> bool:
-        """Step every optimizer, unless a gradient is no number, and return whether they did; no gradient is left.
-
-        A step along one would leave weights that are no numbers beside a loss that still is one, for the guard to keep.
-        The first optimizer, whose steps Lightning counts, steps in any case: without gradients it moves nothing.
-        """
-        parts = (self.learner, *self.opponents.values())
-        norms = [norm([parameter.grad for parameter in part.parameters()]) for part in parts]
-        sound = bool(torch.stack(norms).isfinite().all())
-        for i, optimizer in enumerate(optimizers):
-            if not sound:
-                optimizer.zero_grad()
-            elif self.gradient_clip_val is not None:
-                self.clip_gradients(unwrapped(optimizer), self.gradient_clip_val, "norm")
-            if sound or i == 0:
-                optimizer.step()
-            optimizer.zero_grad()
-        return sound
-
-    def play(self, batch: Sample, step: int) -> tuple[Terms, Round]:
-        """Return the ELBO's terms, the loss with its weights, and what the opponents are shown."""
+    def forward_batch(self, batch: Sample, step: int) -> tuple[Terms, AdversarialBatch]:
+        """Return the ELBO's terms, the loss weighted, and what the adversaries see."""
         view = self.learner.given(batch.label)
         inference = view(batch.image)
         terms = elbo_terms(inference, batch.image)
@@ -222,48 +205,71 @@ class VAEGANTask(Task):
         sample = reconstruction
         if self.samples:
             sample = view.generative(view.prior().sample((len(batch.image),))).mean
-        return terms._replace(loss=loss), Round(batch.image, reconstruction, sample, batch.label)
+        return terms._replace(loss=loss), AdversarialBatch(batch.image, reconstruction, sample, batch.label)
 
-    def losses(self, terms: Terms, shown: Round, opinions: dict[str, Opinion]) -> Losses:
+    def model_losses(self, terms: Terms, shown: AdversarialBatch, found: dict[str, AdversaryLosses]) -> ModelLosses:
         """Return what the model minimises."""
-        return Losses(
+        return ModelLosses(
             bound=terms.loss.mean(),
-            likeness=torch.stack([opinion.likeness.mean() for opinion in opinions.values()]).sum(),
+            feature_matching=torch.stack([one.feature_matching.mean() for one in found.values()]).sum(),
             perceptual=self.perceptual(shown.image, shown.reconstruction).mean(),
-            pull=torch.stack([opinion.pull for opinion in opinions.values()]).sum(),
+            generator_loss=torch.stack([one.generator_loss for one in found.values()]).sum(),
         )
 
-    def pull_model(self, losses: Losses, ramp: float) -> dict[str, Tensor]:
-        """Give the model both gradients; return the pull's weight, and its gradient's norm beside the rest's."""
+    def set_model_gradients(self, losses: ModelLosses, ramp: float) -> dict[str, Tensor]:
+        """Set the model's gradients, the adversarial ones weighted.
+
+        Returns:
+            The adversarial weight, and the norm of the weighted adversarial gradient over that of the others.
+        """
         decoder = trainable(self.learner.decoder.parameters())
-        pulls = torch.autograd.grad(losses.pull, decoder, retain_graph=True, allow_unused=True) if decoder else ()
-        rest = losses.bound + self.liking(ramp) * losses.likeness + losses.perceptual
+        keep: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
+        adversarial = torch.autograd.grad(losses.generator_loss, decoder, **keep) if decoder else ()
+        others = losses.bound + self.feature_matching_weight(ramp) * losses.feature_matching + losses.perceptual
         parameters = trainable(self.learner.parameters())
-        gradients = torch.autograd.grad(rest, parameters, retain_graph=True, allow_unused=True)
-        pulls, gradients = averaged_alike(pulls, gradients)
+        gradients = torch.autograd.grad(others, parameters, **keep)
+        adversarial, gradients = averaged_alike(adversarial, gradients)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        ours = norm([parameter.grad for parameter in decoder])
-        theirs = norm(pulls)
-        weight = (self.strength * ours / (theirs + 1e-8)).clamp(*self.bounds) * self.guard.scale * ramp
-        for parameter, gradient in zip(decoder, pulls, strict=True):
+        reference = [parameter.grad for parameter in decoder]
+        weight = adaptive_weight(reference, adversarial, self.adversarial_ratio, self.weight_bounds)
+        weight = weight * self.guard.scale * ramp
+        ratio = weight * gradient_norm(adversarial) / (gradient_norm(reference) + 1e-8)
+        for parameter, gradient in zip(decoder, adversarial, strict=True):
             if gradient is not None and parameter.grad is not None:
                 parameter.grad += weight * gradient
-        return {"pull_weight": weight, "gradient_ratio": weight * theirs / (ours + 1e-8)}
+        return {"adversarial_weight": weight, "gradient_ratio": ratio}
 
-    @torch.no_grad()
-    def follow(self, step: int) -> None:
-        """Move the average towards the weights in training; buffers are copied."""
-        decay = min(self.average_decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(tuple(self.model.parameters()), tuple(self.learner.parameters()), None)
-        for ours, theirs in zip(self.model.buffers(), self.learner.buffers(), strict=True):
-            ours.copy_(theirs)
+    def step_optimizers(self, *optimizers: AnyOptimizer) -> bool:
+        """Step every optimizer if all gradients are finite, return whether they are, and clear them.
 
-    def note(self, shown: Round, opinions: dict[str, Opinion], losses: Losses, gained: dict[str, Tensor]) -> None:
+        A step along a gradient that is not finite would leave such weights beside a loss that still is finite. The
+        first optimizer, whose steps Lightning counts, steps in any case: without gradients it moves nothing.
+        """
+        parts = (self.learner, *self.adversaries.values())
+        norms = [gradient_norm([parameter.grad for parameter in part.parameters()]) for part in parts]
+        is_finite = bool(torch.stack(norms).isfinite().all())
+        for i, optimizer in enumerate(optimizers):
+            if not is_finite:
+                optimizer.zero_grad()
+            elif self.gradient_clip_val is not None:
+                self.clip_gradients(unwrapped(optimizer), self.gradient_clip_val, "norm")
+            if is_finite or i == 0:
+                optimizer.step()
+            optimizer.zero_grad()
+        return is_finite
+
+    def note(
+        self,
+        shown: AdversarialBatch,
+        found: dict[str, AdversaryLosses],
+        losses: ModelLosses,
+        weights: dict[str, Tensor],
+    ) -> None:
         """Keep the batch's numbers for the log, and show the guard what it watches."""
-        notes = {name: value.detach() for name, value in (losses._asdict() | gained).items()}
-        for name, opinion in opinions.items():
-            notes |= {f"{name}_loss": opinion.own.detach(), **opinion.notes}
+        notes = {name: value.detach() for name, value in (losses._asdict() | weights).items()}
+        for name, one in found.items():
+            notes |= {f"{name}_loss": one.loss.detach(), **one.notes}
         spreads = [images.detach().float().std(0).mean() for images in (shown.sample, shown.image)]
         notes["spread"] = spreads[0] / (spreads[1] + 1e-8)
         self.notes = notes
@@ -271,76 +277,59 @@ class VAEGANTask(Task):
         means = averaged([watched[name] for name in WATCHED])  # all processes must come to the same conclusion
         self.guard.observe(**dict(zip(WATCHED, means, strict=True)))
 
-    def watch(self, seen: int, *optimizers: AnyOptimizer, sound: bool) -> None:
-        """Let the guard look if it is time: keep the state if all is well, else go back to the one kept and say so.
+    def watch(self, seen: int, *optimizers: AnyOptimizer, is_finite: bool) -> None:
+        """Ask the guard if it is time: take a snapshot if all is well, else roll back to the last one.
 
         Args:
-            seen: batches, with the one in hand.
+            seen: batches, with the present one.
             optimizers: all.
-            sound: whether every gradient of the batch was finite; one that was not is a collapse at once.
+            is_finite: whether every gradient of the batch was finite; if not, that is a collapse at once.
         """
         looks = seen % self.guard.every == 0
-        if not sound:
-            self.go_back(seen, self.guard.lost() or "a gradient is no number", *optimizers)
+        if not is_finite:
+            self.roll_back(seen, self.guard.lost() or "a gradient is no number", *optimizers)
         elif seen > 2 * self.warmup and (looks or seen % (self.log_every_n_steps or seen) == 0):
             complaint = self.guard.look() if looks else self.guard.lost()
             well = looks and self.guard.well
-            if complaint is None and well and not finite(self.learner, self.opponents):
+            if complaint is None and well and not finite(self.learner, self.adversaries):
                 complaint = "a weight is no number"
             if complaint is not None:
-                self.go_back(seen, complaint, *optimizers)
+                self.roll_back(seen, complaint, *optimizers)
             elif well:
-                self.kept = self.state(seen, *optimizers)
+                self.snapshot.take(seen, optimizers)
 
-    def go_back(self, seen: int, complaint: str, *optimizers: AnyOptimizer) -> None:
-        """Lower the adversarial weight and return to the state kept.
+    def roll_back(self, seen: int, complaint: str, *optimizers: AnyOptimizer) -> None:
+        """Lower the adversarial weight and restore the last snapshot.
 
         Raises:
-            DivergedError: if there is none yet, or it was gone back to too often.
+            DivergedError: if there is none yet, or it was restored too often.
         """
-        if self.kept is None:
+        if self.snapshot.state is None:
             super().refuse_nonfinite(math.nan, "a gradient")
-        assert self.kept is not None
         if self.guard.ncollapses >= self.guard.most:
             raise DivergedError(
                 f"batch {seen}: {complaint}, after {self.guard.most} collapses before; the checkpoints keep what was"
-                " validated last; try a smaller task.opponent_optimizer.lr, optimizer.lr or task.strength."
+                " validated last; try a smaller task.adversary_optimizer.lr, optimizer.lr or task.adversarial_ratio."
             )
         self.guard.lower()
-        self.restore(self.kept, *optimizers)
+        at = self.snapshot.restore(optimizers)
         line = "batch %d: %s; back to the weights of batch %d, with the adversarial weight lowered to %g of its own"
-        log.warning(line, seen, complaint, self.kept["batch"], float(self.guard.scale))
+        log.warning(line, seen, complaint, at, float(self.guard.scale))
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
         """Leave a training loss that is no number to the guard, once it watches."""
         if what != "the training loss" or self.global_step <= 2 * self.warmup:
             super().refuse_nonfinite(value, what)
 
-    def state(self, step: int, *optimizers: AnyOptimizer) -> dict[str, Any]:
-        """Return a copy of what training moves, but for counts and the guard's own."""
-        modules = {"model": self.model, "learner": self.learner, "opponents": self.opponents}
-        states = {name: copy.deepcopy(module.state_dict()) for name, module in modules.items()}
-        return states | {
-            "optimizers": [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in optimizers],
-            "batch": step,
-        }
-
-    def restore(self, kept: dict[str, Any], *optimizers: AnyOptimizer) -> None:
-        """Go back to a state; learning rates stay where their schedules are."""
-        for name in ("model", "learner", "opponents"):
-            getattr(self, name).load_state_dict(kept[name])
-        for optimizer, state in zip(optimizers, kept["optimizers"], strict=True):
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": copy.deepcopy(state)})
-
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store the state to go back to as well, so that a run that is resumed falls back where it would have."""
+        """Store the snapshot too, so that a resumed run rolls back where it would have."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["kept"] = self.kept
+        checkpoint["snapshot"] = self.snapshot.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the state to go back to."""
+        """Take over the snapshot."""
         super().on_load_checkpoint(checkpoint)
-        self.kept = checkpoint["kept"]
+        self.snapshot.state = checkpoint["snapshot"]
 
 
 def unwrapped(optimizer: AnyOptimizer) -> Optimizer:
