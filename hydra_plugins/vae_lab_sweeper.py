@@ -1,4 +1,4 @@
-"""Hydra's grid of trials, of which only those without an outcome are launched.
+"""The Hydra sweeper of vae_lab: a grid of trials, of which those without an outcome are launched.
 
 Hydra takes sweepers from the package `hydra_plugins` alone, and imports what lies here with every command: so this file
 is short, and imports what it needs when it sweeps.

@@ -1,4 +1,4 @@
-"""`python -m vae_lab`: the commands, a line each."""
+"""`python -m vae_lab`: list the commands."""
 
 import ast
 import sys

@@ -1,4 +1,4 @@
-"""What can go wrong for a user, each with the exit code that the commands end with.
+"""Errors that users can cause, with their exit codes, and checks of settings.
 
 The message is one sentence that names the value and the remedy, because it is all that the user sees.
 

@@ -1,1 +1,1 @@
-"""What plays against a decoder: adversaries, their losses, and what keeps the game in bounds. Plain torch."""
+"""Discriminators and classifiers that train a decoder, their losses and augmentation. Plain torch."""

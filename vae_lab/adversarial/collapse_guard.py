@@ -1,4 +1,4 @@
-"""A watch over the balance between a decoder and its discriminator."""
+"""Detection of a collapse between a decoder and its discriminator."""
 
 import torch
 from jaxtyping import Bool, Float, Int64

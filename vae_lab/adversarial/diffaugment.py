@@ -1,4 +1,4 @@
-"""Differentiable augmentation: a discriminator that never sees an image twice the same cannot learn them by heart.
+"""DiffAugment: differentiable augmentation of what a discriminator sees, so that it does not memorise a small set.
 
 Zhao et al. 2020, https://arxiv.org/abs/2006.10738. Real and generated images go through it alike, and gradients come
 back through it to the decoder.

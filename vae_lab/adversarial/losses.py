@@ -1,4 +1,4 @@
-"""What adversaries and decoders minimise against each other: scalars, means over images."""
+"""Adversarial losses: scalars, means over images."""
 
 from collections.abc import Callable
 

@@ -1,1 +1,1 @@
-"""Hydra in front of a command; one sentence and an exit code behind it."""
+"""The command line: Hydra's configs, one sentence for each error, documented exit codes."""

@@ -1,4 +1,4 @@
-"""Command lines before Hydra reads them: put in order, and refused where they mean nothing here."""
+"""Command lines checked and reordered before Hydra parses them."""
 
 import os
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""Completion in bash of `python -m vae_lab.<command> …`; Hydra's own script completes files and programs alone."""
+"""Shell completion for `python -m vae_lab.<command>`, which Hydra's own script does not complete."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How log lines reach the terminal."""
+"""The format of log lines on the terminal."""
 
 import logging
 import sys

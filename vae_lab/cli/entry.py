@@ -1,4 +1,4 @@
-"""What all commands share: Hydra in front, one sentence and the documented exit code behind."""
+"""The entry point of every command: it runs a function under Hydra and returns the exit code."""
 
 import difflib
 import functools

@@ -1,4 +1,4 @@
-"""What Hydra says in words of its own, in a sentence that names the remedy."""
+"""Hydra's error messages as sentences that name the remedy."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The files that Hydra writes of a job's config, without the secrets in it."""
+"""The `.hydra/` files of a job, with secrets masked."""
 
 from contextlib import suppress
 from pathlib import Path

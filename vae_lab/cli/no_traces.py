@@ -1,4 +1,4 @@
-"""A command that fails before it has done anything leaves its run folder as it found it."""
+"""A Hydra callback that removes the files of a command that failed before it did anything."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sweepers other than vae_lab's own, as `hydra/sweeper=basic`: a folder for each sweep, and what is swept in it."""
+"""Support for Hydra sweepers other than vae_lab's own, such as `hydra/sweeper=basic`."""
 
 import os
 import time

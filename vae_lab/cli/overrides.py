@@ -1,4 +1,4 @@
-"""Overrides as a caller writes them who has one kind of number: a sweep agent, a spreadsheet, Python's str()."""
+"""Overrides normalised before Hydra parses them: 4.0 where a whole number is meant, None for null."""
 
 import re
 from collections.abc import Iterable, Sequence

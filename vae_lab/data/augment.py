@@ -1,4 +1,4 @@
-"""Random changes of training images that leave what they show: off unless asked for."""
+"""Random flips and shifts of training images; off by default."""
 
 from collections.abc import Mapping
 

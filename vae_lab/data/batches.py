@@ -1,4 +1,4 @@
-"""Minibatches whose order follows from counters alone: a resumed run, a run in a sweep and a run alone agree."""
+"""Minibatches whose order is a function of (seed, epoch), so that resumed runs and sweeps repeat it."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,4 +1,4 @@
-"""Grey pixels turned into zeros and ones by chance, with the grey value as the probability of a one."""
+"""Binarization: each pixel becomes 1 with its grey value as the probability."""
 
 import torch
 from jaxtyping import UInt8

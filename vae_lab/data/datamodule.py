@@ -1,4 +1,4 @@
-"""The role that every data set plays."""
+"""The base class of all data sets, a LightningDataModule."""
 
 import logging
 from abc import ABC, abstractmethod

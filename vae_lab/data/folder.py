@@ -1,4 +1,4 @@
-"""Any folder of images."""
+"""A data set read from any folder of images."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""MNIST and its relatives, by torchvision's classes."""
+"""MNIST and Fashion-MNIST, through torchvision's classes."""
 
 import logging
 import tempfile

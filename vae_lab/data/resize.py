@@ -1,4 +1,4 @@
-"""Bringing the bundled sets to another size."""
+"""Resizing of the bundled data sets."""
 
 import torch
 from jaxtyping import UInt8

@@ -1,4 +1,4 @@
-"""The one kind of batch that all of vae_lab passes around."""
+"""`Sample`: the batch type of vae_lab."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

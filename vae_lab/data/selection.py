@@ -1,4 +1,4 @@
-"""Some of a set's classes, for models of what is usual."""
+"""Selection of some of a data set's classes, for one-class models."""
 
 from collections.abc import Sequence
 

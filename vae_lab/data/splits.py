@@ -1,4 +1,4 @@
-"""Which image belongs to which part, decided by a seed."""
+"""Random splits into training, validation and test images."""
 
 import torch
 from jaxtyping import Int64

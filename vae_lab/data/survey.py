@@ -1,4 +1,4 @@
-"""What was understood of a set of pictures: a few lines for the log, and the same numbers for summary.json.
+"""A summary of a data set for the log and for summary.json.
 
 A number that comes of pictures taken for something else looks like any other. So it is said what was found, what became
 of it, and, where that is seldom meant, a warning with the remedy.

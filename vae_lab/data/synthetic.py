@@ -1,4 +1,4 @@
-"""Images made from a seed, for tests and benchmarks that want any size and no files."""
+"""Synthetic images of any size, for tests and benchmarks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Detectors of trained runs, loaded by name. What was learned of normal images is computed once and kept.
+"""Detectors of trained runs by name, with calibration scores that are computed once and cached.
 
 It lies in the run folder as calibration/<score>-<digest>.pt, or in the cache if that folder cannot be written: the
 scores of held-out normal images, and what the score has to learn of normal ones.

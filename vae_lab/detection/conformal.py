@@ -1,4 +1,4 @@
-"""Split-conformal p-values: how strange an image is among normal images that training has not seen.
+"""Split-conformal p-values of anomaly scores.
 
 Let n normal images be held out and scored. If a new image is normal too, its score is equally likely to have any of the
 n + 1 ranks among theirs, whatever the model and the score. So the share of scores at least as high as its own, itself

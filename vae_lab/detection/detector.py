@@ -1,4 +1,4 @@
-"""How strange images are, with a p-value each: what a score says of normal images makes a number of it a probability.
+"""Detectors: an anomaly score with its calibration, which gives each image a p-value.
 
 A score is made a p-value by its rank among those of held-out normal images, of the run's own validation part.
 """

@@ -1,4 +1,4 @@
-"""What detection looks like: its trade-off, the strangest images, and where in them the strange part is."""
+"""Figures of detection: ROC curves, the most anomalous images, heat maps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What is known of the images that were judged, and how well the anomalous ones were told from the others."""
+"""Known labels of scored images, and the detection metrics they allow."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A journal of scored files: an interrupted job goes on where it stopped, with those files that are still the same."""
+"""A journal of scored files, from which an interrupted job continues."""
 
 import json
 import os

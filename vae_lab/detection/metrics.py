@@ -1,4 +1,4 @@
-"""How well a score tells anomalous images from normal ones, and whether it has them the wrong way round.
+"""Detection metrics: AUROC, average precision, FPR at 95 % TPR, with bootstrap intervals.
 
 A higher score always means a stranger image, and the anomalous ones are the positives.
 """

@@ -1,4 +1,4 @@
-"""A folder of images judged by a run: a table, pictures and, if the truth is known, how well it went."""
+"""Anomaly detection on a folder of images: table, contact sheet, heat maps, metrics."""
 
 import logging
 import os

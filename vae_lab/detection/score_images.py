@@ -1,4 +1,4 @@
-"""Scores, p-values and verdicts of images in memory: what the command `detect` does, in Python."""
+"""Anomaly detection on images in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path

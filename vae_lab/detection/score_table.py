@@ -1,4 +1,4 @@
-"""Files found, scored one block after the other, and written as a table."""
+"""The table of scores: files scored block by block and written as CSV."""
 
 import csv
 import io

@@ -1,1 +1,1 @@
-"""Figures and metrics: tensors in, tensors out; no logger, no files."""
+"""Evaluation of trained models."""

@@ -1,4 +1,4 @@
-"""Where there are too few images for what an evaluation's numbers are taken to say."""
+"""Warnings about evaluations with too few images."""
 
 from scipy.stats import t as student
 

@@ -1,4 +1,4 @@
-"""Which network describes images when sets of them are compared, and where a trained one is kept."""
+"""Choice and caching of feature extractors."""
 
 import importlib.util
 import logging

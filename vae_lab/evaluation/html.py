@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing but itself."""
+"""The evaluation page: one HTML file with embedded pictures."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What an evaluation is asked for, checked and completed before anything takes long."""
+"""The settings of an evaluation, checked and completed."""
 
 import logging
 from pathlib import Path

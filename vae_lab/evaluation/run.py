@@ -1,4 +1,4 @@
-"""A run evaluated: the numbers of docs/evaluation.md and a page that shows them; what the command calls."""
+"""The evaluation of a run: the numbers of docs/evaluation.md and a page of them."""
 
 import json
 import logging

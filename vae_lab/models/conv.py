@@ -1,4 +1,4 @@
-"""Plain convolutional networks whose spatial sizes are computed: any image size, any number of channels.
+"""Convolutional encoder and decoder for any image size.
 
 With widths 64, 64, 64, kernel 4, padding 2 and strides 2, 2, 1 these are the networks of the 2018 project as we read it
 (its source names three convolutions, 5184 and latent size 8):

@@ -1,4 +1,4 @@
-"""Networks that look at images for an adversary: strided convolutions, with what they see on the way."""
+"""A convolutional discriminator that also returns features and an embedding."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""A hierarchy of latents: a top-down network in which each group of latents is drawn given the groups above it.
+"""A ladder VAE: a hierarchy of latent groups, each drawn given the groups above.
 
     p(z) = p(z_1) p(z_2 | z_1) …        q(z | x) = q(z_1 | x) q(z_2 | z_1, x) …
 

@@ -1,4 +1,4 @@
-"""A ladder on grids: residual convolutions, a vector of latents on top and groups of latent maps under it.
+"""A convolutional ladder: a latent vector on top, latent maps below.
 
     28x28 -> 14x14 -> 7x7 -> vector          up: what is seen at each size
     vector z_1 -> 7x7 z_2 z_3 -> 14x14 z_4 -> 28x28

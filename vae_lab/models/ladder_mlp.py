@@ -1,4 +1,4 @@
-"""A ladder of vectors: fully connected residual blocks, for small images and processors without a GPU.
+"""A fully connected ladder, for small images and CPUs.
 
     image -> f_1 -> f_2 -> f_3                    up: one feature vector for each group, the top one last
     z_1 -> state, z_2 -> state, z_3 -> image      down

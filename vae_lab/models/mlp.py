@@ -1,4 +1,4 @@
-"""Fully connected residual networks, for small images and processors without a GPU.
+"""Fully connected residual encoder and decoder, for small images and CPUs.
 
     image -> linear -> blocks -> linear -> nout        z -> linear -> blocks -> linear -> image
 

@@ -1,4 +1,4 @@
-"""Evaluation mode for as long as a block lasts."""
+"""A context manager for evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Residual networks that halve the image until it is small: parameters grow with the logarithm of the image size.
+"""Residual convolutional encoder and decoder.
 
     64x64 -> stem -> [block -> half] at 64, 32, 16, 8 -> 4x4 -> linear -> nout, and back by [double -> block]
 

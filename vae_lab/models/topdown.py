@@ -1,4 +1,4 @@
-"""What the networks of a ladder have in common: a way down on which each group of latents is drawn given those above.
+"""The top-down pass that all ladders share.
 
 Features are what the encoder saw, one tensor for each place on the way down that looks at it; a path is one way down.
 """

@@ -1,4 +1,4 @@
-"""The variational autoencoder as three distributions.
+"""The variational autoencoder: two networks that make three distributions.
 
 shape of one pass, nlatent = n:
 

@@ -1,1 +1,1 @@
-"""Densities, likelihoods, priors and objectives: plain torch, no device, no log, no file."""
+"""Densities, likelihoods, priors and objectives. Plain torch."""

@@ -1,4 +1,4 @@
-"""Distributions over images whose pixels take 2 or 256 values: probabilities, so bits per dimension mean something.
+"""Distributions over images of 2 or 256 levels, for which bits per dimension are defined.
 
 A logistic variable of location m and scale s has the distribution function sigmoid((x - m) / s). Rounded to the levels
 0, 1, …, 255, with everything below and above kept by the first and last, level v has the probability

@@ -1,4 +1,4 @@
-"""What torch.distributions lacks: a normal that keeps its log sigma, one with a shared variance, one way to take a KL.
+"""Diagonal and isotropic normals and mixtures of them, and the KL divergence.
 
 Both normals sum over what one image owns, so `log_prob` is one number per image, in nats.
 """

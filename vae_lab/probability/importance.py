@@ -1,4 +1,4 @@
-"""Several latents for each image, and how much each of them explains.
+"""Importance weights of several latents per image.
 
 The weights of latents z_1 … z_k drawn from q(z | x) are w_i = p(x | z_i) p(z_i) / q(z_i | x). Their mean is p(x) in
 expectation, so by Jensen's inequality log 1/k sum w_i is a lower bound on log p(x) in expectation: the ELBO at k = 1,

@@ -1,4 +1,4 @@
-"""The role of a model: three distributions, of which every loss, bound, score and sampler is a function."""
+"""`LatentModel`: the base class of models, which return a prior, a posterior and a generative density."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Losses of other libraries in one currency: nats of a normal density with variance sigma^2, and beta.
+"""Loss conventions of other libraries converted to nats, beta and sigma^2.
 
 A loss that adds squared errors and a KL with some weights,
 

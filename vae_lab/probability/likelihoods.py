@@ -1,4 +1,4 @@
-"""Generative densities p(x | z), each a function of what the decoder puts out.
+"""Likelihoods p(x | z), made from the decoder's output.
 
 Every likelihood takes the decoder's raw output and returns a `Distribution` over images: `mean` is the expected image
 in [0, 1], `log_prob` is one number per image, in nats.

@@ -1,4 +1,4 @@
-"""What training minimises, per image and in nats."""
+"""Training objectives, per image and in nats."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Numbers that change with the step: called with the number of batches seen, they depend on nothing else."""
+"""Schedules of weights such as beta, as functions of the step."""
 
 from abc import ABC, abstractmethod
 

@@ -1,4 +1,4 @@
-"""How strange an image is to a model, in nats: higher is stranger. One number for each image."""
+"""ELBO terms and importance-sampling estimates of -log p(x), per image and in nats."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple

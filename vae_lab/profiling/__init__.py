@@ -1,1 +1,1 @@
-"""What training costs at each image size: operations, memory, seconds."""
+"""The cost of training and generation at each image size."""

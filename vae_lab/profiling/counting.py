@@ -1,4 +1,4 @@
-"""What a step costs, without taking it.
+"""Operations, parameters and memory of a training step, counted without running it.
 
 On fake tensors, which have a shape and no memory, every operation of a step is called, its multiplications are counted,
 and the bytes of all tensors that are alive are added up.

@@ -1,4 +1,4 @@
-"""What a network costs over the image's side, on logarithmic axes."""
+"""Cost against image size, on logarithmic axes."""
 
 import math
 from typing import TYPE_CHECKING, Any

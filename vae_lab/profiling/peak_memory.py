@@ -1,4 +1,4 @@
-"""The peak memory of generation and of training, measured in a process of its own: `footprint` starts it.
+"""Peak memory of generation and training, measured in a separate process.
 
 On the CPU that is the resident memory above what the process held after a first small batch, by then with its code
 loaded. The process gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_): otherwise glibc keeps some, 5 to 25 % more

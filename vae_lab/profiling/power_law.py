@@ -1,4 +1,4 @@
-"""How a cost grows with the image's side k: cost = constant * k^exponent, fitted where that is a straight line."""
+"""Power-law fits of cost against image size: cost = constant * k^exponent."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a network costs at several image sizes, and the exponents with which that grows: the command's work."""
+"""Cost of a model at several image sizes, with fitted exponents."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Seconds per image at several sizes, in turns."""
+"""Seconds per image at several sizes, timed round-robin."""
 
 import math
 import time

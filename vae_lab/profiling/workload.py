@@ -1,4 +1,4 @@
-"""A model with random weights on images of one size, and the two things that are done with it: training, generation."""
+"""A model with random weights, with one training step and one generation to measure."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple

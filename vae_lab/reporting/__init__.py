@@ -1,1 +1,1 @@
-"""Many runs read back and laid out beside each other."""
+"""Comparison of many runs. No torch."""

@@ -1,4 +1,4 @@
-"""Runs as lines: over their batches, and across the settings that vary."""
+"""Plots of metrics over steps, and of settings as parallel coordinates."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Configs as flat settings, and which of them tell the runs of a sweep apart.
+"""Configs as flat dictionaries, and the settings in which runs differ.
 
 Configs are compared as text. They are not composed or resolved by OmegaConf: a foreign one could have it read our
 environment. Only `${key}` and `${..key}` are followed, inside the same config.

@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing but itself.
+"""The report page: one HTML file that works offline.
 
 The page's own policy lets a browser load nothing from elsewhere and run only the two scripts that are written here,
 which it knows by their hashes: what a foreign run folder might smuggle in would not run.

@@ -1,4 +1,4 @@
-"""A run's pictures, small enough that a page can hold those of a hundred runs."""
+"""Thumbnails of a run's pictures, small enough for a page of a hundred runs."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What all plots share: their looks, colours, and how values become texts and places."""
+"""Colours, layout and number formats of all plots."""
 
 import html
 from collections.abc import Sequence

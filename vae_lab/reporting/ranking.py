@@ -1,4 +1,4 @@
-"""Which number ranks runs, which way is better, which runs it compares, and what stands beside it."""
+"""The metric that ranks runs, its direction, and which runs it can compare."""
 
 from collections.abc import Sequence
 

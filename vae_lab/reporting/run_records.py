@@ -1,4 +1,4 @@
-"""The runs below a folder, finished or not."""
+"""The runs below a folder, complete or not, as records."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Runs in a plane: of rate and distortion, and of two settings."""
+"""Scatter plots of runs: rate against distortion, and two settings."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone, taken together."""
+"""Groups of runs that differ only in their seed, with mean and confidence interval."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A report as tables: CSV of the runs, Markdown of the cells."""
+"""The report as CSV and Markdown tables."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""The files of a run folder, read with suspicion: it may be torn, half written, huge, or a stranger's.
+"""Readers for files of untrusted or half-written run folders.
 
 Every reader returns what it found, or raises Unreadable with a reason in a few words. Links are not followed, so that a
 foreign folder cannot have our own files shown.

@@ -1,4 +1,4 @@
-"""A report of runs on disk: what the command calls, and a notebook may too."""
+"""Writing of a report."""
 
 import difflib
 from collections.abc import Sequence

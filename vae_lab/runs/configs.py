@@ -1,4 +1,4 @@
-"""What the config that is stored in a run may hold: plain values, and each class in its role alone.
+"""Validation of stored configs: plain values, and known classes in their roles.
 
 The roles are read off the packaged conf/: a file of conf/model names the classes that may be `model`, and the parts in
 it those that may be `model.encoder`; `likelihood: ${likelihood}` in it admits those of conf/likelihood there.

@@ -1,4 +1,4 @@
-"""A run folder: the names of the files in it, its summary, and how its run ended."""
+"""The layout of a run folder: file names, the summary, the state of its run."""
 
 import json
 from collections.abc import Sequence

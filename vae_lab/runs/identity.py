@@ -1,4 +1,4 @@
-"""Whether two results are of the same thing: the resolved config, the images and the protocol that they were made of.
+"""The identity of a result: a hash of resolved config, images and protocol.
 
 Sweeps, `tune`, `report`, `evaluate`, `generate` and `resume` ask here. Every setting counts, unless one of the lists
 below names it.

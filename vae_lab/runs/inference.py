@@ -1,4 +1,4 @@
-"""Passes of whole sets through a model, a batch at a time, on the model's device; results on the CPU."""
+"""Batched passes of a data set through a model, on its device; results on the CPU."""
 
 from collections.abc import Iterator
 

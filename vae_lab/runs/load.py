@@ -1,4 +1,4 @@
-"""A run folder read back. Nothing here trusts what it reads: tensors, plain values, and classes of known packages."""
+"""Loading of models, tasks and data from an untrusted run folder."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager

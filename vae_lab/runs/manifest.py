@@ -1,4 +1,4 @@
-"""What generated pictures were made of: `manifest.json` in their folder, or `<name>.png.json` beside a grid.
+"""The manifest beside generated pictures, which says what they were made from.
 
 A folder holds the pictures of one call: those of an earlier one are replaced, and a folder with pictures that
 `generate` did not write is refused, so that whoever scores it knows what they score.

@@ -1,4 +1,4 @@
-"""Other people's packages: which of them a run folder may be made of, and what their names stand for.
+"""Packages beside vae_lab whose classes a run folder may name (`trust=`).
 
 A stored config names the classes to make and their arguments, so the author of a run folder chooses both.
 Of vae_lab only the classes that it ships for a role are made. Of a trusted package every class and function that

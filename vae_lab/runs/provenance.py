@@ -1,4 +1,4 @@
-"""What a run was: device, versions, commit."""
+"""Provenance of a run: device, versions, commit."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, read without trust: no code runs, and what comes out is no larger than the file."""
+"""Safe reading of files written by torch.save: no code runs, sizes are bounded."""
 
 import zipfile
 from collections import Counter, OrderedDict

@@ -1,1 +1,1 @@
-"""Latents drawn from a prior or from a mixture fitted to the encoded training images."""
+"""Samplers of latents, and the images decoded from them."""

@@ -1,4 +1,4 @@
-"""Images decoded from new latents, their classes, and the PNG files of them."""
+"""Generation of images from a prior or a fitted sampler, and their PNG files."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""Distributions over z fitted after training, to sample from in the prior's place."""
+"""Gaussian mixtures fitted to latents after training."""
 
 from collections.abc import Iterator
 

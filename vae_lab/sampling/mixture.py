@@ -1,4 +1,4 @@
-"""Densities over z to generate from: the prior, or a Gaussian mixture fitted once to a run's posterior means.
+"""The samplers of a run: its prior, or a Gaussian mixture fitted once and stored.
 
 The mixture lies in the run folder as samplers/gmm-<checkpoint>-<digest>.pt, or in the cache if that folder cannot be
 written, so that generating needs the images once only. The digest is of the weights and of how it was fitted: a run

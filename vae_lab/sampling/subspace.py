@@ -1,4 +1,4 @@
-"""A mixture of normals for vectors longer than there are of them: in the directions in which they vary most."""
+"""A Gaussian mixture in the principal subspace, for more dimensions than vectors."""
 
 import math
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""What is missing of a sweep, launched until every trial has an outcome."""
+"""Grid sweeps: trials without an outcome are launched until all have one."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""How many threads a trial has and how many trials a launcher may run at once: together never more than the cores."""
+"""Threads per trial and trials at once for each launcher, within the number of cores."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Optuna's search over training runs: several processes share a study, and one that was killed is made up for."""
+"""Hyperparameter search with Optuna; several processes can share a study."""
 
 import difflib
 import logging

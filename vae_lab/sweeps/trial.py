@@ -1,4 +1,4 @@
-"""One trial of a sweep: a folder named by what was asked for, one process at work in it, and an end that is written."""
+"""One trial of a sweep: its folder, its state, retry and resume."""
 
 import hashlib
 import json

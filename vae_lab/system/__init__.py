@@ -1,1 +1,1 @@
-"""Files, processes, devices and text: what the rest of the package asks of the machine."""
+"""Files, processes, devices and text."""

@@ -1,4 +1,4 @@
-"""Where the configs are: beside the package in a checkout, inside it once installed from a wheel."""
+"""The location of the packaged configs, in a checkout and in a wheel."""
 
 from pathlib import Path
 

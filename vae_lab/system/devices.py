@@ -1,4 +1,4 @@
-"""In which arithmetic networks run: single precision, or bfloat16 where its results are as good."""
+"""Choice of precision: bfloat16 where the hardware computes in it, else float32."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What an error means, in one line."""
+"""Errors described in one line."""
 
 import re
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""The user's folders: the home, the caches, and whether a file can be written somewhere.
+"""Home and cache folders, and checks that a path can be written.
 
 A process in a container often has a user id without a name, no HOME, or a home that it cannot write to. Everything that
 vae_lab keeps between runs goes through `cache_folder`.

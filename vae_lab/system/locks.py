@@ -1,4 +1,4 @@
-"""The lock of a folder: one process works in it, and others see which one."""
+"""A file lock on a folder, with the process that holds it."""
 
 import json
 import os

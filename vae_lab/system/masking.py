@@ -1,4 +1,4 @@
-"""Secrets hidden in what is written: values under a key such as `password`, and `user:password@` in addresses.
+"""Masking of secrets: values of keys such as `password`, and `user:password@` in URLs.
 
 A value under such a key is hidden wherever else it occurs, too: an interpolation carries it to other settings, and an
 error may quote it. That takes at least six characters, as shorter ones are ordinary words and numbers.

@@ -1,4 +1,4 @@
-"""Which one this process is of those that train one model together, as torchrun or Slurm tells it."""
+"""Rank and world size of this process, from torchrun's or Slurm's variables."""
 
 import ctypes
 import os

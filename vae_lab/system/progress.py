@@ -1,4 +1,4 @@
-"""How far long work has come: a bar where there is a terminal, a line now and then where there is none."""
+"""A progress bar on a terminal, and progress lines elsewhere."""
 
 import logging
 import sys

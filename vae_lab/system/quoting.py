@@ -1,4 +1,4 @@
-"""Command lines and overrides as text: quoted for Hydra's grammar, and for the shell around it."""
+"""Quoting of overrides for Hydra's grammar and for the shell."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""Random numbers from counters.
+"""Random generators seeded from counters.
 
 The state of a generator is never stored: before each batch it is set from (phase, seed, batch, rank), so that a resumed
 run, a run inside a sweep and a run alone draw the same noise.

@@ -1,4 +1,4 @@
-"""Readers of JSON files that may be torn, half written, huge, no files at all, or a stranger's."""
+"""Bounded reading of untrusted JSON files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Signals that ask a command to end, and how they are told apart from those that others listen to."""
+"""Signals that end a command."""
 
 import signal
 import threading

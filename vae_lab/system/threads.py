@@ -1,4 +1,4 @@
-"""How many threads a process computes with: the setting `threads`, decided once, in the process that starts a run.
+"""The number of threads of a process, measured once at the start of a run.
 
 Threads that wait for each other are faster than one only while each of them has a core. One other busy process on two
 cores makes a training step many times slower with two threads than with one (docs/threads.md), so `auto` measures.

@@ -1,1 +1,1 @@
-"""One training run, from a composed config to a run folder."""
+"""A training run, from a composed config to a run folder."""

@@ -1,4 +1,4 @@
-"""Stochastic weight averaging as a run needs it: the average is what is validated last, stored and tested."""
+"""The end of stochastic weight averaging: the average is validated, stored and tested."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is wrong with the settings of a run, told before Lightning is imported."""
+"""Checks of a run's settings that need no Lightning."""
 
 from omegaconf import DictConfig
 

@@ -1,4 +1,4 @@
-"""Lightning's own messages: hints are left out, and what the callbacks and profilers say that a user chose is kept."""
+"""Filtering of Lightning's log messages."""
 
 import logging
 import warnings

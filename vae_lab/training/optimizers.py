@@ -1,4 +1,4 @@
-"""Optimizers that treat the weights of layers otherwise than biases, norms and other learned numbers."""
+"""Optimizers with parameter groups: no weight decay on biases and norms, Muon for matrices."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Lightning's precisions by name, and mixed precision in bfloat16 that may clip gradients of fused optimizers."""
+"""Lightning's precision names, and bf16-mixed with gradient clipping for fused optimizers."""
 
 import logging
 

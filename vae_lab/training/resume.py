@@ -1,4 +1,4 @@
-"""Going on with a run, in its folder or in another one, and starting a new one from its weights."""
+"""Resuming of a run (`resume=`), and initial weights from another one (`init=`)."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""One training run, from a composed config to a run folder: what the command calls, and a notebook may too."""
+"""One training run: `train_run` builds data, task and trainer, fits, tests and writes the summary."""
 
 import json
 import logging

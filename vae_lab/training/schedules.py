@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, by optimizer step, and how they learn the length of training."""
+"""Learning-rate schedules by optimizer step."""
 
 import inspect
 import logging

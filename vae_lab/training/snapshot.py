@@ -1,4 +1,4 @@
-"""A copy of weights and optimizers in memory, to which a training that has collapsed rolls back."""
+"""A copy of weights and optimizer states in memory, to roll back to."""
 
 import copy
 from collections.abc import Mapping, Sequence

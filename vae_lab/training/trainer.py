@@ -1,4 +1,4 @@
-"""The Lightning trainer of a run: Lightning's own arguments, and what is mended or refused of them."""
+"""The builder of `lightning.Trainer`, with Lightning's argument names."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What is refused of Lightning's arguments and callbacks, before any image is read; docs/lightning.md lists it."""
+"""Trainer arguments and callbacks that are refused; docs/lightning.md lists them."""
 
 import importlib.util
 import logging

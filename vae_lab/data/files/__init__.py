@@ -1,1 +1,1 @@
-"""Files turned into arrays of 8-bit pixels: listed, decoded, cached, downloaded."""
+"""Image files: listing, decoding, caching and downloading them."""

@@ -1,4 +1,4 @@
-"""Files to pixels: each file decoded once, into memory or, where a set is too large for that, into a memory map."""
+"""A cache of decoded image files, in memory or as a memory map."""
 
 import errno
 import hashlib

@@ -1,4 +1,4 @@
-"""Any picture from outside, as a square of uint8 pixels, by one set of rules.
+"""Decoding of any image file to a square of uint8 pixels.
 
 1. The content decides what a file is, not its name: JPEG (also MPO), PNG, WebP, BMP, TIFF and GIF; of several frames or
    pages the first.

@@ -1,4 +1,4 @@
-"""Image sets that are published as zip archives."""
+"""Download of image sets that are published as zip archives."""
 
 import hashlib
 import http.client

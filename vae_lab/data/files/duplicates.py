@@ -1,4 +1,4 @@
-"""Pictures that are nearly the same, and lie in different parts of a set."""
+"""Near-duplicate images in different parts of a data set."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Which files a folder of images holds, whatever else lies, loops or hangs in it; what is passed over is counted."""
+"""Listing of the image files in a folder; files that are skipped are counted."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What vae_lab itself writes, told by its content, so that no data set is ever made of it."""
+"""Recognition of vae_lab's own output, so that it is never read as a data set."""
 
 import json
 from collections.abc import Collection

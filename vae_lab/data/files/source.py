@@ -1,4 +1,4 @@
-"""What a picture was before it became a square of 8-bit pixels: the facts that `survey` counts."""
+"""Properties of an image file before it is cropped and resized; `survey` counts them."""
 
 import io
 import struct

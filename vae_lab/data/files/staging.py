@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and bars for whoever waits for them."""
+"""Folders that are written completely or not at all, and progress bars for them."""
 
 import errno
 import glob

@@ -1,1 +1,1 @@
-"""Anomaly scores: functions of a model and a batch of images, larger for rarer images."""
+"""Anomaly scores: functions of a model and a batch of images; higher is more anomalous."""

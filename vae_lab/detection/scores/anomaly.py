@@ -1,4 +1,4 @@
-"""Scores as objects: how strange an image is to a model, a function of that image and a seed alone.
+"""Anomaly scores of one model; each is a function of the image and a seed alone.
 
 All images share one set of standard normal noise, so a score depends neither on the images beside it nor on their order
 or number, and two images differ in their scores by what they are and not by the luck of a draw.

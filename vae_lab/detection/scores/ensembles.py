@@ -1,4 +1,4 @@
-"""One number from several models: what they agree on, and how far they disagree."""
+"""Anomaly scores of several models combined."""
 
 from abc import ABC, abstractmethod
 

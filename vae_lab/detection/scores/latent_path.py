@@ -1,4 +1,4 @@
-"""Where an image's way through the model differs from normal images': latent and reconstruction taken together.
+"""The latent path score: Mahalanobis-like distance of latents and reconstructions from normal images.
 
 An image's likelihood under a VAE depends on it through the posterior's mean and sigma and the reconstruction. Each can
 look normal in a sum in which two abnormal ones cancel, so they are kept apart, and a density over the three is

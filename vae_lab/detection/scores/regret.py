@@ -1,4 +1,4 @@
-"""How much a posterior of its own would help an image."""
+"""Likelihood regret: how much a posterior optimised for one image improves its ELBO."""
 
 import math
 

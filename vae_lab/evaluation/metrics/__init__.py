@@ -1,1 +1,1 @@
-"""What a trained model is worth, in numbers: tensors in, numbers with their intervals out."""
+"""Evaluation metrics: tensors in, numbers with intervals out."""

@@ -1,4 +1,4 @@
-"""Whether what a conditional model generates is of the class that it was asked for."""
+"""Class accuracy of the samples of a conditional model."""
 
 from typing import NamedTuple
 

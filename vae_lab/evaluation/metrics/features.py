@@ -1,4 +1,4 @@
-"""Extractors: networks that turn images into the vectors that `two_sample` compares.
+"""Feature extractors: networks whose features `two_sample` compares.
 
 Inception, the usual one, must be downloaded and has never seen what most sets here show. These two need no network: a
 classifier trained on the set's own labels, and random convolutions for sets that have none.

@@ -1,4 +1,4 @@
-"""The Inception network that published FIDs are measured with."""
+"""The Inception network of published FIDs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How the latents are used."""
+"""Statistics of the latents: rates, active units, ELBO surgery."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

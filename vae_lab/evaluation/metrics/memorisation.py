@@ -1,4 +1,4 @@
-"""Whether samples are copies of training images: distances between images, and which of them are too small.
+"""Memorisation: whether samples are copies of training images.
 
 Distances are Euclidean over pixels in [0, 1] and channels, on images of at most `side` pixels a side: larger ones are
 first averaged down by areas, which keeps what they show and makes 256-pixel sets affordable.

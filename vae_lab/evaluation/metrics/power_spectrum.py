@@ -1,4 +1,4 @@
-"""How sharp images are, by their power at each spatial frequency: VAEs blur, which shows as power missing at the top.
+"""Sharpness of images by their power spectrum; blur lowers the high frequencies.
 
 Frequencies are in cycles per pixel, up to 1/2, the highest that a row of pixels can hold. A picture isn't periodic:
 where its edges don't meet they would leak power into every frequency, so its mean is taken off and a Hann window laid

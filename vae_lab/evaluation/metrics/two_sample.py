@@ -1,4 +1,4 @@
-"""Distances between two sets of feature vectors: how far generated images are from real ones, for one extractor.
+"""KID, FID, precision and recall: distances between two sets of feature vectors.
 
 The vectors come from `features.py`. Everything is computed in float64. None of these numbers can be compared across
 extractors, and the Frechet distance not even across set sizes.

@@ -1,1 +1,1 @@
-"""Whatever watches a run: pictures, clocks, checkpoints, signals."""
+"""Lightning callbacks: pictures, clocks, checkpoints, signals."""

@@ -1,4 +1,4 @@
-"""Checkpoints that a kill at any moment leaves readable, and that need no trust to read."""
+"""Checkpoints that are written atomically and read without trust."""
 
 import logging
 import shutil

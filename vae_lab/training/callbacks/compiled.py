@@ -1,4 +1,4 @@
-"""Networks that `torch.compile` runs, as CUDA graphs by default, for as long as batches are trained on."""
+"""`compile=`: networks run as CUDA graphs, or by another backend of torch.compile, in training batches."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Pictures of what the model does, to the loggers at an interval and to the run folder."""
+"""Pictures of reconstructions, samples and traversals, to loggers and the run folder."""
 
 import logging
 from pathlib import Path

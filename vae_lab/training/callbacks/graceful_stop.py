@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end a run in good order."""
+"""A validation and a checkpoint after Ctrl-C, SIGTERM and other signals."""
 
 import logging
 import signal

@@ -1,4 +1,4 @@
-"""Hooks of a batch that a callback does not use, left out of the training loop."""
+"""Callback hooks that do nothing are removed from the training loop."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Whether training made a model better: finite losses do not tell."""
+"""Detection of training that ends worse than it began."""
 
 import logging
 import math

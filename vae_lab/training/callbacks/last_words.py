@@ -1,4 +1,4 @@
-"""An error told at once, before the process group is left."""
+"""An error reported before the process group is destroyed."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What the latents are used for: nats per latent and where the posterior means lie."""
+"""Statistics of the latents, logged at each validation."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""What a person watching a run sees: a bar where there is a terminal, a line now and then where there is none."""
+"""The progress bar of a run."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""What ends training, the validation that follows it, and a run folder that is gone."""
+"""The validation after the last batch, the reason that training ended, and a removed run folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other; each function does nothing in a run of one."""
+"""Collective operations; each does nothing in a run of one process."""
 
 from collections.abc import Iterable, Sequence
 

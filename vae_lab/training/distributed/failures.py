@@ -1,4 +1,4 @@
-"""What each process of a run on several devices leaves to its launcher, should it fail."""
+"""Failure reports: each worker writes why it failed, and the launcher picks the root cause."""
 
 import json
 import time

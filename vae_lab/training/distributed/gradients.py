@@ -1,4 +1,4 @@
-"""Gradients of several losses at once: taken, averaged over processes, and looked at before anything moves."""
+"""Gradients of several losses, averaged over processes."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""One run on several devices of this machine: torch's launcher starts a process for each and ends all if one ends."""
+"""Launching of a run on several devices with torch's elastic launcher."""
 
 import json
 import logging

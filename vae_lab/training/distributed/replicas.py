@@ -1,4 +1,4 @@
-"""Training on several devices of a task that averages its gradients itself."""
+"""A DDP strategy for tasks that average their gradients themselves."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""metrics.csv, the record of every run that never depends on a network or on a choice of loggers."""
+"""The logger of metrics.csv, which every run has."""
 
 import csv
 from pathlib import Path

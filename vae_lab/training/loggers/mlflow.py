@@ -1,4 +1,4 @@
-"""MLflow: a store in the run folder, unless a tracking server is named."""
+"""The MLflow logger, with a store in the run folder by default."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a run is called where other runs are beside it."""
+"""The name of a run in its loggers."""
 
 from pathlib import Path
 

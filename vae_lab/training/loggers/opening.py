@@ -1,4 +1,4 @@
-"""The loggers of a run, from the first line to the last."""
+"""Opening and closing of a run's loggers."""
 
 import logging
 from collections.abc import Callable, Mapping

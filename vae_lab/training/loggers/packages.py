@@ -1,4 +1,4 @@
-"""Which packages the loggers need that are no dependency of vae_lab."""
+"""Optional packages that loggers need."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Pictures and histograms for every kind of logger: Lightning has no common call for them."""
+"""Logging of pictures and histograms to any Lightning logger."""
 
 from functools import singledispatch
 

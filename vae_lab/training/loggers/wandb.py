@@ -1,4 +1,4 @@
-"""Weights & Biases: online where a key is configured, else offline, never a prompt, a hang or a lost run."""
+"""The Weights & Biases logger: online with a key, else offline; it never prompts."""
 
 import difflib
 import inspect

@@ -1,1 +1,1 @@
-"""LightningModules: what one batch does to a model."""
+"""LightningModules."""

@@ -1,4 +1,4 @@
-"""Distances between images in the features of a network trained elsewhere."""
+"""Perceptual distance in the features of a pretrained network (LPIPS)."""
 
 import math
 from abc import ABC, abstractmethod

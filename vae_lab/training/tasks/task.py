@@ -1,4 +1,4 @@
-"""The role that every task plays: training, validation and test of a latent model by Lightning's loop."""
+"""The base class of tasks: training, validation, test and prediction of a latent model."""
 
 import math
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Training of a VAE by one optimizer."""
+"""`VAETask`: training of a VAE with one optimizer."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Training of a VAE with adversaries: VAE-GAN, CVAE-GAN and autoencoders with a patch discriminator."""
+"""`VAEGANTask`: training of a VAE with adversaries."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""The settings of a VAE with adversaries, read and checked."""
+"""Checks of the settings of `VAEGANTask`."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
