@@ -15,7 +15,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 
 from vae_lab.data.files.cache import decode_files
 from vae_lab.detection.calibration import Calibration, load_detector, score_config
-from vae_lab.detection.detector import Panel, Pixels
+from vae_lab.detection.detector import CombinedDetector, Pixels
 from vae_lab.detection.metrics import detection
 from vae_lab.detection.score_folder import file_rules
 from vae_lab.detection.score_table import find
@@ -43,7 +43,7 @@ def main() -> None:
     settings |= dict(argument.split("=", 1) for argument in sys.argv[1:])
     run, n = Path(settings["run"]), int(settings["n"])
     root = settings["root"] or None
-    normal = load_data(run, root=root).grey_parts.test.pixels(slice(n))
+    normal = load_data(run, root=root).raw_splits.test.pixels(slice(n))
     strange = {
         name: strange_images(name, settings["data_root"], normal, run)[:n] for name in settings["anomalies"].split(",")
     }
@@ -53,7 +53,7 @@ def main() -> None:
         everything if settings["scores"] == "all" else {key: everything[key] for key in settings["scores"].split(",")}
     )
     panel = load_detector(run, chosen, Calibration(root=root))
-    assert isinstance(panel, Panel)
+    assert isinstance(panel, CombinedDetector)
     described = {title: panel.describe(pixels) for title, pixels in ({"": normal} | strange).items()}
     usual = described.pop("")
     for name in ("score", *panel.members):

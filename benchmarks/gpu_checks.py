@@ -82,7 +82,7 @@ def check_commands(device: str, folder: Path) -> Facts:
     call("evaluate", f"run={run}", f"device={device}", "features=vgg", *amounts)
     call("generate", f"run={run}", "n=16", f"out={folder / 'samples.png'}")
     pictures.mkdir()
-    for i, pixels in enumerate(load_data(run).parts.test.pixels(slice(8))):
+    for i, pixels in enumerate(load_data(run).splits.test.pixels(slice(8))):
         Image.fromarray(pixels[0].numpy()).save(pictures / f"{i}.png")
     call("detect", f"run={run}", f"images={pictures}", f"out={folder / 'scores.csv'}", "ncalibration=100", "nshown=8")
     plotly = importlib.util.find_spec("plotly") is not None
@@ -301,7 +301,7 @@ def check_reading_on_a_processor(device: str, folder: Path) -> Facts:
         command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, f"generate without a GPU ended with code {done.returncode}: {done.stderr[-2000:]}"
-    images = load_data(run).parts.test.pixels(slice(64))
+    images = load_data(run).splits.test.pixels(slice(64))
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         means = [encode_images(load_model(run).to(where), images) for where in ("cpu", device)]
     apart = float((means[0] - means[1]).abs().max())

@@ -8,13 +8,13 @@ from lightning import Callback, LightningModule, Trainer
 
 from benchmarks.gpu_checks import BARE, trained
 from benchmarks.step import PlainLoop, wait_for
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 
 
 class GraphedLoop(PlainLoop):
     """The plain loop with its whole step in one CUDA graph: what is left where Python and launches cost nothing."""
 
-    def __init__(self, images: Images, batch_size: int, precision: str, device: str) -> None:
+    def __init__(self, images: ImageSet, batch_size: int, precision: str, device: str) -> None:
         super().__init__(images, batch_size, precision, device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4, fused=True, capturable=True)
         self.rows = self.order[self.places]
@@ -62,7 +62,7 @@ class Turns(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the other loops."""
         data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        settings = (data.parts.train, data.batch_size, str(trainer.precision), self.device)
+        settings = (data.splits.train, data.batch_size, str(trainer.precision), self.device)
         self.loops = {"plain loop": PlainLoop(*settings)}
         if self.device == "cuda":
             self.loops["CUDA graph"] = GraphedLoop(*settings)

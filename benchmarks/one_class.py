@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from torchvision.datasets import MNIST
 
 from vae_lab.detection.calibration import Calibration, load_detector, score_config
-from vae_lab.detection.detector import Panel
+from vae_lab.detection.detector import CombinedDetector
 from vae_lab.detection.metrics import detection
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
@@ -51,7 +51,7 @@ def main() -> None:
         run = run_of(digit, folder, settings["data_root"], overrides)
         scores = {name: score_config(name) for name in settings["scores"].split(",")}
         panel = load_detector(run, scores, Calibration(root=settings["data_root"]))
-        assert isinstance(panel, Panel)
+        assert isinstance(panel, CombinedDetector)
         described = panel.describe(test.data[:, None])
         normal = test.targets == digit
         for name in ("score", *panel.members):

@@ -30,7 +30,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.models.vae import VAE
 from vae_lab.runs.provenance import processor_name
 from vae_lab.system.config_dir import CONF
@@ -50,7 +50,7 @@ def config(*overrides: str) -> DictConfig:
 class PlainLoop:
     """What a person would write without any framework."""
 
-    def __init__(self, images: Images, batch_size: int, precision: str, device: str = "cpu") -> None:
+    def __init__(self, images: ImageSet, batch_size: int, precision: str, device: str = "cpu") -> None:
         model: VAE = instantiate(config(*data_overrides()).model, _convert_="all")
         self.model = model.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=5e-4, fused=True)
@@ -101,7 +101,7 @@ class Alternate(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Build the plain loop."""
         data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
-        self.plain = PlainLoop(data.parts.train, data.batch_size, str(trainer.precision))
+        self.plain = PlainLoop(data.splits.train, data.batch_size, str(trainer.precision))
         self.plain.run(BLOCK)
         self.mark = time.perf_counter()
 
@@ -130,7 +130,7 @@ def seed_loss(model: VAE, image: Tensor) -> Tensor:
 class NaiveDataset(Dataset[Tensor]):
     """One image at a time through a Python transform, as tutorials have it."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: ImageSet) -> None:
         self.images = [functional.to_pil_image(pixels) for pixels in images.pixels(slice(2000))]
 
     def __len__(self) -> int:
@@ -160,7 +160,7 @@ class NaiveModule(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=5e-4)
 
 
-def naive_lightning(images: Images, batch_size: int, steps: int) -> float:
+def naive_lightning(images: ImageSet, batch_size: int, steps: int) -> float:
     """Return the seconds per step of Lightning with a DataLoader and a transform for each image, in float32."""
     loader = DataLoader(NaiveDataset(images), batch_size, shuffle=True, drop_last=True)
     trainer = Trainer(
@@ -177,7 +177,7 @@ def naive_lightning(images: Images, batch_size: int, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def pythae(images: Images, batch_size: int, steps: int) -> float:
+def pythae(images: ImageSet, batch_size: int, steps: int) -> float:
     """Return the seconds per step of pythae's trainer with the same network, likelihood and data.
 
     Raises:
@@ -241,7 +241,7 @@ def main() -> None:
     overrides += ["logger.wandb.mode=offline", "+callbacks.bench._target_=benchmarks.step.Alternate"]
     with tempfile.TemporaryDirectory() as folder:
         train_run(config(*overrides, f"folder={folder}"))
-    images = instantiate(config(*data_overrides()).data, _convert_="all").parts.train
+    images = instantiate(config(*data_overrides()).data, _convert_="all").splits.train
     ours, theirs = (statistics.median(times[1:]) for times in (Alternate.ours, Alternate.theirs))
     line = f"{overrides[0]}, batch {size}, {precision}, {torch.get_num_threads()} threads, {processor_name()}"
     print(f"\n{line}: medians of {len(Alternate.ours) - 1} blocks of {BLOCK} steps each, taking turns")

@@ -15,7 +15,7 @@ COLUMNS = 16
 
 run, out = Path(sys.argv[1]), Path(sys.argv[2])
 model, data = load_model(run), load_data(run)
-samplers = {"posterior": data.fixed_parts.val, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
-rows = [every_pixel(data.grey_parts.test, COLUMNS)]
+samplers = {"posterior": data.eval_splits.val, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
+rows = [every_pixel(data.raw_splits.test, COLUMNS)]
 rows += [decode_samples(model, sampler, COLUMNS, name=name, seed=1) for name, sampler in samplers.items()]
 write_png(out, grid(torch.cat(rows), COLUMNS))

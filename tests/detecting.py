@@ -38,7 +38,7 @@ def save_pictures(run: Path, root: Path) -> Path:
     """Twenty normal images and eight of noise as PNGs, each kind in a folder of its own."""
     for name in ("normal", "strange"):
         (root / name).mkdir(parents=True)
-    for i, pixels in enumerate(load_data(run).parts.test.pixels(slice(20))):
+    for i, pixels in enumerate(load_data(run).splits.test.pixels(slice(20))):
         Image.fromarray(pixels[0].numpy()).save(root / "normal" / f"{i:02}.png")
     generator = torch.Generator().manual_seed(0)
     for i in range(8):

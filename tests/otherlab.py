@@ -12,7 +12,7 @@ from lightning import Callback
 from torch import Tensor, nn
 
 from vae_lab.data.datamodule import ImageData
-from vae_lab.data.synthetic import Blobs
+from vae_lab.data.synthetic import SyntheticBlobs
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.models.mlp import MLPEncoder  # noqa: F401
 from vae_lab.probability.latent_model import LatentModel
@@ -40,7 +40,7 @@ def make_encoder(nin: int, image_size: int, nout: int) -> Encoder:
     return Encoder(nin, image_size, nout)
 
 
-class Turned(Blobs):
+class Turned(SyntheticBlobs):
     """The images of another set, the other way round."""
 
     def __init__(self, inner: ImageData, **settings: Any) -> None:

@@ -7,15 +7,15 @@ import torch
 from torch.utils.data import SequentialSampler
 
 from vae_lab.data.batches import Batches, EpochCounter, OrderedBatches
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.data.sample import Sample
 from vae_lab.data.splits import split
 from vae_lab.errors import DataError
 
 
-def numbered(n: int) -> Images:
+def numbered(n: int) -> ImageSet:
     """Images whose label is their number."""
-    return Images(torch.arange(n, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2), torch.arange(n))
+    return ImageSet(torch.arange(n, dtype=torch.uint8).view(-1, 1, 1, 1).repeat(1, 1, 2, 2), torch.arange(n))
 
 
 @pytest.mark.parametrize(("n", "size"), [(10, 3), (10, 10), (7, 1), (5, 4), (64, 8)])
@@ -77,7 +77,7 @@ def test_ranks_share_the_global_batch() -> None:
 
 def test_the_order_lies_where_the_pixels_do_and_moves_there_once_for_each_pass() -> None:
     images = numbered(10)
-    far = Images(images.pixels(slice(None)).to("meta"), images.labels.to("meta"))
+    far = ImageSet(images.pixels(slice(None)).to("meta"), images.labels.to("meta"))
     batches = Batches(far, 4, seed=0)
     assert [batches.indices(b).device.type for b in (0, 1, 2)] == ["meta"] * 3
     order = batches._permutation(0)
@@ -94,7 +94,7 @@ def test_ordered_batches_are_one_pass() -> None:
 
 def test_pixels_are_scaled_to_one() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    image = Images(pixels, torch.zeros(1, dtype=torch.int64)).__getitems__(slice(1)).image
+    image = ImageSet(pixels, torch.zeros(1, dtype=torch.int64)).__getitems__(slice(1)).image
     torch.testing.assert_close(image.flatten(), torch.arange(256) / 255)
 
 
@@ -102,7 +102,7 @@ def test_a_subset_knows_its_rows_and_its_digest_is_that_of_a_copy() -> None:
     whole = numbered(20)
     part = whole.subset(torch.tensor([3, 5, 7, 11])).subset(torch.tensor([1, 3]))
     assert part.__getitems__(slice(None)).label.tolist() == [5, 11]
-    copy = Images(part.pixels(slice(None)).clone(), part.labels.clone())
+    copy = ImageSet(part.pixels(slice(None)).clone(), part.labels.clone())
     assert part.digest() == copy.digest() != whole.digest()
 
 

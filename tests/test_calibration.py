@@ -12,9 +12,9 @@ from linear_gaussian import linear_gaussian_vae, marginal
 from PIL import Image
 from scipy.stats import binom, kstest
 
-from vae_lab.data.images import Images, scaled
+from vae_lab.data.images import ImageSet, scaled
 from vae_lab.detection.calibration import Calibration, calibration_path, drawn, load_detector, score_config
-from vae_lab.detection.detector import Panel, RunDetector
+from vae_lab.detection.detector import CombinedDetector, RunDetector
 from vae_lab.detection.scores.anomaly import IwaeNLL, NegELBO, Score, Typicality
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.training.run import train_run
@@ -38,7 +38,7 @@ def days(tmp_path: Path, config: Any) -> Path:
 
 
 def test_a_calibration_is_a_sample_of_the_whole_part(days: Path) -> None:
-    val = load_data(days).grey_parts.val
+    val = load_data(days).raw_splits.val
     bright = val.pixels(slice(None)).float().mean((1, 2, 3)) > 100
     for n in (40, len(val), 10 * len(val)):
         torch.manual_seed(n)  # whoever calls has random numbers of their own
@@ -54,7 +54,7 @@ def test_a_calibration_is_a_sample_of_the_whole_part(days: Path) -> None:
 
 
 def test_a_draw_leaves_the_callers_random_numbers_alone() -> None:
-    images = Images(torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1), torch.zeros(9, dtype=torch.int64))
+    images = ImageSet(torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1), torch.zeros(9, dtype=torch.int64))
     state = torch.get_rng_state()
     assert not torch.equal(drawn(images, 4, "val"), drawn(images, 4, "train"))
     assert torch.equal(torch.get_rng_state(), state)
@@ -74,7 +74,7 @@ def test_the_validation_part_calibrates_and_the_training_part_is_learned_from(da
     detector = load_detector(days, score_config("typicality"), how)
     assert isinstance(detector, RunDetector)
     assert isinstance(detector.score, Typicality)
-    model, parts, score = load_model(days), load_data(days).grey_parts, NegELBO(2, 0)
+    model, parts, score = load_model(days), load_data(days).raw_splits, NegELBO(2, 0)
     train_run, val = (score(model, scaled(part.pixels(slice(None)))).double() for part in (parts.train, parts.val))
     torch.testing.assert_close(detector.score.centre.double(), train_run.mean(), rtol=1e-5, atol=1e-3)
     distances = (val - train_run.mean()).abs()
@@ -107,6 +107,6 @@ def test_a_fixed_variance_has_no_complexity(tmp_path: Path, caplog: pytest.LogCa
     with pytest.raises(ValueError, match=r"learns its scale, such as sigma_vae"):
         load_detector(fixed, score_config("complexity"), HOW)
     panel = load_detector(fixed, {name: small(name) for name in ("complexity", "rate")}, HOW)
-    assert isinstance(panel, Panel)
+    assert isinstance(panel, CombinedDetector)
     assert panel.members.keys() == {"rate"}
     assert "without complexity: score=complexity compares nats" in caplog.text

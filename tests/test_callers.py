@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.detection.detector import describe_pixels, to_pixels
 from vae_lab.detection.scores.anomaly import NegELBO
 from vae_lab.detection.scores.regret import LikelihoodRegret
@@ -18,7 +18,7 @@ from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
 from vae_lab.evaluation.metrics.features import DigitClassifier, features_of, train_classifier
 from vae_lab.evaluation.metrics.latents import posterior_statistics
 from vae_lab.evaluation.metrics.likelihood import set_likelihood
-from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
+from vae_lab.evaluation.metrics.memorisation import copy_thresholds, memorisation
 from vae_lab.evaluation.metrics.reconstruction import reconstruct
 from vae_lab.evaluation.metrics.two_sample import frechet_interval
 from vae_lab.models.vae import VAE
@@ -72,8 +72,8 @@ def images(n: int = len(LABELS)) -> Tensor:
     return torch.rand(n, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def decoded() -> Images:
-    return Images(to_pixels(images()), LABELS)
+def decoded() -> ImageSet:
+    return ImageSet(to_pixels(images()), LABELS)
 
 
 def untracked(rows: Any, what: str) -> Any:
@@ -114,7 +114,7 @@ ANYTHING: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], object]]] = {
     "memorisation": (
         vae,
         lambda _: memorisation(
-            images(5), decoded(), usual_nearness(decoded(), nreference=10, side=8, seed=0), side=8
+            images(5), decoded(), copy_thresholds(decoded(), nreference=10, side=8, seed=0), side=8
         ).share,
     ),
     "frechet_interval": (vae, lambda _: frechet_interval(images(9)[:, 0, 0], images()[:, 0, 0], nreplicates=3, seed=0)),

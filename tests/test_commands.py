@@ -219,7 +219,7 @@ def test_all_that_a_run_writes_lies_in_its_folder(name: str, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    "settings", [("folder=a", "hydra.run.dir=b"), ("folder=null",), ("sweep=latents_by_rate", "folder=a")]
+    "settings", [("folder=a", "hydra.run.dir=b"), ("folder=null",), ("sweep=latents_by_lr", "folder=a")]
 )
 def test_a_folder_is_named_once(settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

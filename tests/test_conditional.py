@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vae_lab.data.grids import grid
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.evaluation import extractors
 from vae_lab.evaluation.figures import reconstructions, samples, traversals
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
@@ -192,7 +192,7 @@ def test_generated_sets_have_the_labels_frequencies_and_posteriors_their_own() -
         torch.testing.assert_close(found, model.given(only[:1]).generative(z).mean)
     pixels = (pictures() * 255).to(torch.uint8)
     of_images = [
-        decode_samples(model, Images(pixels, labels), 5, labels=only, name="posterior", seed=0)
+        decode_samples(model, ImageSet(pixels, labels), 5, labels=only, name="posterior", seed=0)
         for labels in (LABELS, LABELS.flip(0))
     ]
     assert not torch.allclose(of_images[0], of_images[1])
@@ -214,7 +214,7 @@ class Bright(nn.Module):
 def test_class_accuracy_is_the_share_that_is_recognised(order: list[int], share: list[int]) -> None:
     labels = torch.arange(90) % 3
     levels = torch.tensor([5, 127, 250], dtype=torch.uint8)[labels]
-    images = Images(levels[:, None, None, None].repeat(1, 1, SIZE, SIZE), labels)
+    images = ImageSet(levels[:, None, None, None].repeat(1, 1, SIZE, SIZE), labels)
     classifier = train_classifier(images, nbatches=20, batch_size=30, learning_rate=1e-2, seed=0)
     settings: dict[str, Any] = {"channels": 1, "nlatent": 1, "likelihood": Gaussian(0.5)}
     model = vae("mlp", 3, **settings, decoder=Bright)
@@ -375,7 +375,7 @@ def test_a_run_from_before_there_were_classes_can_be_resumed() -> None:
 def test_the_task_tells_the_model_the_labels(config: Compose, phase: str) -> None:
     unlogged = ("model.nclasses=10", "model=mlp", "model.encoder.width=16", "trainer.log_every_n_steps=0")
     data, task, task.trainer = build(config(*unlogged), {})
-    batch = data.parts.train.__getitems__(slice(8))
+    batch = data.splits.train.__getitems__(slice(8))
     turned = batch._replace(label=9 - batch.label)
     found = []
     for one in (batch, batch, turned):

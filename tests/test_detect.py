@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lab.data.files.cache import decode_files
 from vae_lab.detection.calibration import calibration_path, load_detector, score_config
 from vae_lab.detection.conformal import p_values
-from vae_lab.detection.detector import Panel, RunDetector, to_pixels
+from vae_lab.detection.detector import CombinedDetector, RunDetector, to_pixels
 from vae_lab.detection.score_folder import file_rules, score_folder
 from vae_lab.detection.score_images import score_images
 from vae_lab.detection.score_table import find, score_block
@@ -45,7 +45,7 @@ def pictures(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_files_and_tensors_get_the_same_scores(run: Path, pictures: Path, tmp_path: Path, score: str) -> None:
     rows = judge(run, pictures / "normal", tmp_path / "t.csv", {"score": small(score)})
     detector = load_detector(run, small(score), HOW)
-    pixels = load_data(run).parts.test.pixels(slice(20))
+    pixels = load_data(run).splits.test.pixels(slice(20))
     together, apart = detector.scores(pixels), torch.cat([detector.scores(one[None]) for one in pixels])
     torch.testing.assert_close(
         together, torch.tensor([row.values["score"] for row in rows]).double(), rtol=1e-4, atol=1e-3
@@ -59,7 +59,7 @@ def test_noise_is_flagged_and_normal_images_are_not(run: Path, pictures: Path) -
     strange = score_images(run, pixels, "reconstruction_error", 0.05, **QUICK)
     assert strange.flagged.all()
     assert (strange.p_values == 1 / 41).all()
-    normal = score_images(run, load_data(run).parts.test.pixels(slice(None)), "reconstruction_error", 0.05, **QUICK)
+    normal = score_images(run, load_data(run).splits.test.pixels(slice(None)), "reconstruction_error", 0.05, **QUICK)
     assert normal.flagged.double().mean() < 0.2
 
 
@@ -136,7 +136,7 @@ def second(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_several_runs_make_one_score(run: Path, second: Path) -> None:
-    pixels = load_data(run).parts.test.pixels(slice(20))
+    pixels = load_data(run).splits.test.pixels(slice(20))
     each = torch.stack([load_detector(one, score_config("neg_elbo"), HOW).scores(pixels) for one in (run, second)])
     assert (each[0] - each[1]).abs().max() > 0.01
     mean, variance = load_detector([run, second], score_config("ensemble_mean"), HOW), each.var(0)
@@ -195,7 +195,7 @@ def test_a_panel_keeps_its_level(run: Path) -> None:
     for _ in range(400):
         common = torch.randn(39 + 50, generator=generator).double()
         scores = [common + torch.randn(89, generator=generator).double() for _ in range(3)]
-        panel = Panel(
+        panel = CombinedDetector(
             {str(i): RunDetector(one.model, one.score, s[:39], binary=False, key="") for i, s in enumerate(scores)}
         )
         sums = -torch.stack([p_values(s[:39], s[39:]) for s in scores]).log().sum(0)
@@ -275,12 +275,12 @@ def test_one_image_without_a_number_costs_no_other(run: Path, tmp_path: Path) ->
     calibration = torch.rand(40, generator=torch.Generator().manual_seed(0)).double()
     one = RunDetector(load_model(run), RootOfBrightness(), calibration, binary=False, key="")
     pixels = torch.tensor([0, 128], dtype=torch.uint8)[:, None, None, None].expand(2, 1, 16, 16)
-    assert Panel({"a": one}).describe(pixels)["score"].isnan().tolist() == [True, False]
+    assert CombinedDetector({"a": one}).describe(pixels)["score"].isnan().tolist() == [True, False]
     for i in range(2):
         Image.new("L", (16, 16), 128 * i).save(tmp_path / f"{i}.png")
     rules = file_rules({"channels": 1, "image_size": 16})
     files = find(tmp_path).files
-    for detector in (one, Panel({"a": one})):
+    for detector in (one, CombinedDetector({"a": one})):
         rows = score_block(detector, files, decode_files(tmp_path, files, rules, lambda _: None))
         assert rows["0.png"].reason == "the model gives it no finite score"
         assert rows["1.png"].values["score"] > 0
@@ -291,6 +291,6 @@ def test_binary_runs_take_grey_files(tmp_path: Path, config: Any, pictures: Path
         config("data.binarize=dynamic", "likelihood=bernoulli", "model=mlp", "model.encoder.width=8", folder="binary")
     )
     detector = load_detector(tmp_path / "binary", score_config("neg_elbo"), HOW)
-    pixels = load_data(tmp_path / "binary").grey_parts.test.pixels(slice(None))
+    pixels = load_data(tmp_path / "binary").raw_splits.test.pixels(slice(None))
     assert detector.binary
     torch.testing.assert_close(detector.scores(pixels.flip(0)), detector.scores(pixels).flip(0))

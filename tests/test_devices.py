@@ -14,11 +14,11 @@ from sweeping import LIMIT, TINY, finish, sabotaged, start
 
 from vae_lab.cli.entry import account
 from vae_lab.data.batches import OrderedBatches
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import RanksLost, exit_code, status
 from vae_lab.runs.load import load_model
 from vae_lab.train import main as train
-from vae_lab.training.distributed.failures import LastWords, leave, left
+from vae_lab.training.distributed.failures import FailureReport, read_reports, write_report
 from vae_lab.training.distributed.launch import what_happened
 
 TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")
@@ -123,11 +123,11 @@ def test_if_one_process_fails_its_reason_is_that_of_the_run(tmp_path: Path) -> N
     assert (end["status"], end["reason"]) == ("failed", "sabotaged in two lines")
 
 
-def said(when: float, code: int = 2, *, echo: bool = False) -> LastWords:
-    return LastWords(when, code, "diverged" if code == 4 else "failed", f"said at {when}", f"account {when}", echo)
+def said(when: float, code: int = 2, *, echo: bool = False) -> FailureReport:
+    return FailureReport(when, code, "diverged" if code == 4 else "failed", f"said at {when}", f"account {when}", echo)
 
 
-ENDS: dict[str, tuple[dict[int, int], dict[int, LastWords], str, int]] = {
+ENDS: dict[str, tuple[dict[int, int], dict[int, FailureReport], str, int]] = {
     "killed": ({0: 6, 1: -9}, {0: said(1)}, "process 1 of this run was killed by SIGKILL; the others were ended.", 6),
     "killed, and its launcher ended the other": (
         {0: -15, 1: -11},
@@ -159,9 +159,9 @@ def test_what_all_processes_say_is_told_by_the_first_of_them() -> None:
 
 
 def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:
-    assert leave(tmp_path, 1, RuntimeError("a\nb")) == 1
-    assert leave(tmp_path, 1, RanksLost("gone")) == 6
-    (words,) = left(tmp_path).values()
+    assert write_report(tmp_path, 1, RuntimeError("a\nb")) == 1
+    assert write_report(tmp_path, 1, RanksLost("gone")) == 6
+    (words,) = read_reports(tmp_path).values()
     assert (words.code, words.reason, words.echo) == (1, "a b", False)
     assert "RuntimeError: a" in words.account
 
@@ -225,7 +225,7 @@ def test_torchrun_makes_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("n", "size", "world"), [(10, 4, 1), (10, 4, 2), (5, 4, 4), (7, 100, 3)])
 def test_processes_share_the_images_to_validate_on(n: int, size: int, world: int) -> None:
-    images = Images(torch.arange(n, dtype=torch.uint8)[:, None, None, None], torch.zeros(n, dtype=torch.int64))
+    images = ImageSet(torch.arange(n, dtype=torch.uint8)[:, None, None, None], torch.zeros(n, dtype=torch.int64))
     shares = [OrderedBatches(images, size, rank, world) for rank in range(world)]
     seen = [round(255 * float(image)) for share in shares for batch in share for image in batch.image]
     assert sorted(seen) == list(range(n))

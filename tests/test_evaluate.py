@@ -16,8 +16,8 @@ from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from omegaconf import DictConfig
 from PIL import Image
 
-from vae_lab.data.images import Images
-from vae_lab.data.synthetic import Blobs
+from vae_lab.data.images import ImageSet
+from vae_lab.data.synthetic import SyntheticBlobs
 from vae_lab.errors import DataError, DivergedError, StorageError
 from vae_lab.evaluation import extractors
 from vae_lab.evaluation import run as evaluation_run
@@ -179,7 +179,7 @@ def test_what_cannot_end_well_ends_before_the_work(run: Path, tmp_path: Path) ->
 
 
 def test_binary_runs_are_evaluated_on_binary_images_in_every_part(run: Path, tmp_path: Path) -> None:
-    fixed = load_data(run).fixed_parts
+    fixed = load_data(run).eval_splits
     assert all(set(part.pixels(slice(None)).unique().tolist()) == {0, 255} for part in fixed)
     assert small(run, tmp_path, {"split": "train"})["protocol"]["nimages"] == 48
 
@@ -188,13 +188,13 @@ def test_binary_runs_are_evaluated_on_binary_images_in_every_part(run: Path, tmp
 def test_mirrored_copies_count_where_training_was_mirrored(
     flip: bool, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = Blobs(
+    data = SyntheticBlobs(
         nimages=400, channels=1, image_size=8, batch_size=8, eval_batch_size=8, seed=0, split_seed=0, binarize=None,
         augment={"flip": flip, "shift": 0},
     )  # fmt: skip
     noise = torch.randint(0, 256, (300, 1, 8, 8), generator=torch.Generator().manual_seed(1)).byte()
-    parts = data.grey_parts
-    monkeypatch.setattr(data, "grey_parts", parts._replace(train=Images(noise, torch.zeros(300, dtype=torch.long))))
+    parts = data.raw_splits
+    monkeypatch.setattr(data, "raw_splits", parts._replace(train=ImageSet(noise, torch.zeros(300, dtype=torch.long))))
     found = copied({"prior": noise[:50].flip(-1) / 255}, data, 0, {"side": 8, "nreference": 100})
     assert found["prior"].share == pytest.approx(share, abs=0.06)
 
@@ -244,8 +244,8 @@ def test_inception_without_its_weights_says_where_they_belong(
 
 def test_other_images_than_the_runs_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_data(run).fingerprint["ntest"] == 8
-    load = Blobs.load
-    monkeypatch.setattr(Blobs, "load", lambda self: load(self)._replace(test=load(self).val))
+    load = SyntheticBlobs.load
+    monkeypatch.setattr(SyntheticBlobs, "load", lambda self: load(self)._replace(test=load(self).val))
     with pytest.raises(DataError, match="not those that"):
         load_data(run)
 
@@ -260,10 +260,10 @@ def test_sizes_depend_on_the_device_and_on_what_was_asked() -> None:
     assert chosen_chunk(None, 256 * 256 * 3) == 10
 
 
-def binary_images(n: int) -> Images:
+def binary_images(n: int) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     pixels = (torch.rand(n, 1, SIDE, SIDE, generator=generator) * 255).to(torch.uint8)
-    return Images(pixels, torch.zeros(n, dtype=torch.int64))
+    return ImageSet(pixels, torch.zeros(n, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("nimages", [10, 40])
@@ -346,10 +346,10 @@ def test_each_split_and_protocol_is_kept(run: Path, tmp_path: Path, caplog: pyte
     assert "with checkpoint=best (here last)" in caplog.text
 
 
-def labelled(n: int) -> Images:
+def labelled(n: int) -> ImageSet:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (n, 1, 8, 8), generator=generator).to(torch.uint8)
-    return Images(pixels, torch.arange(n) % 3)
+    return ImageSet(pixels, torch.arange(n) % 3)
 
 
 def test_a_classifier_is_trained_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,7 +369,7 @@ def test_a_classifier_is_trained_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(extractors, "TRAINING", extractors.TRAINING | {"nbatches": 4})
     assert not torch.allclose(extractors.load_extractor("digits", images)(shown), first(shown))
     assert isinstance(extractors.load_extractor("vgg", images), RandomVGG)
-    alike = Images(images.pixels(slice(None)), torch.zeros(48, dtype=torch.int64))
+    alike = ImageSet(images.pixels(slice(None)), torch.zeros(48, dtype=torch.int64))
     assert isinstance(extractors.load_extractor("auto", alike), RandomVGG)
     with pytest.raises(ValueError, match="no classes"):
         extractors.load_extractor("digits", alike)

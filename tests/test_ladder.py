@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.figures import traversals
 from vae_lab.evaluation.metrics.latents import active_units, posterior_statistics
@@ -173,7 +173,7 @@ def test_a_group_that_says_nothing_is_not_active(model: Ladder) -> None:
             with torch.no_grad():
                 parameter.zero_()
     pixels = (images(40) * 255).to(torch.uint8)
-    found = reconstruct(model, Images(pixels, torch.zeros(40, dtype=torch.int64)))
+    found = reconstruct(model, ImageSet(pixels, torch.zeros(40, dtype=torch.int64)))
     first = model.decoder.sizes[0]
     assert found.means[:, first:].var(0).max() > 1e-3
     assert active_units(found.moves[:, first:], 1e-6) == 0

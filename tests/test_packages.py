@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 VAE = {"_target_": "vae_lab.models.vae.VAE"}
 NETWORK = {"_target_": "otherlab.Encoder", "_partial_": True}
 GELU = {"_target_": "torch.nn.GELU", "_partial_": True}
-BLOBS = {"_target_": "vae_lab.data.synthetic.Blobs", "nimages": 8}
+BLOBS = {"_target_": "vae_lab.data.synthetic.SyntheticBlobs", "nimages": 8}
 FEW = ["nll_images=4", "nsamples=2", "ngenerated=8", "nbound=2", "features=vgg", "nblocks=2", "nreplicates=2", "k=1"]
 TINY = [
     "data=synthetic",
@@ -226,7 +226,7 @@ def test_python_takes_trust_too(foreign: Path) -> None:
         with pytest.raises(ValueError, match=r"trust=\[otherlab\]"):
             load(foreign)
         load(foreign, trust=["otherlab"])
-    images = load_data(foreign, trust="otherlab").parts.test.pixels(slice(4))
+    images = load_data(foreign, trust="otherlab").splits.test.pixels(slice(4))
     assert len(score_images(foreign, images, alpha=0.5, trust="otherlab").scores) == 4
     own = {"_target_": "otherlab.Brightness"}
     assert len(score_images(foreign, images, own, alpha=0.5, trust="otherlab").scores) == 4

@@ -46,7 +46,7 @@ def test_no_cast_weight_outlives_a_change_of_the_weights(
     if cached:
         monkeypatch.setattr(MixedPrecision, "autocast_context_manager", caching)
     data, task, trainer = build(config(*SETTINGS), {})
-    compare = Compare(data.parts.train.pixels(slice(4)).float() / 255)
+    compare = Compare(data.splits.train.pixels(slice(4)).float() / 255)
     trainer.callbacks.append(compare)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(task, datamodule=data)
     assert compare.fresh == [True, not cached] * 3

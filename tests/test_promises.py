@@ -43,7 +43,7 @@ def run(blobs_run: Path) -> Path:
 def save_part(run: Path, part: str, rows: range, folder: Path) -> None:
     """Write images of a part of the run's own as PNGs, 00.png and so on."""
     folder.mkdir(exist_ok=True)
-    for i, pixels in enumerate(getattr(load_data(run).parts, part).pixels(rows)):
+    for i, pixels in enumerate(getattr(load_data(run).splits, part).pixels(rows)):
         Image.fromarray(pixels[0].numpy()).save(folder / f"{part}{i:02}.png")
 
 
@@ -80,7 +80,7 @@ def test_new_images_are_not_called_seen(run: Path, tmp_path: Path, caplog: pytes
 
 
 def test_images_in_python_are_looked_up_too(run: Path, caplog: pytest.LogCaptureFixture) -> None:
-    parts = load_data(run).parts
+    parts = load_data(run).splits
     both = torch.cat([parts.train.pixels(range(5)), parts.test.pixels(range(2))])
     for images in (both, both.float() / 255):
         judged = score_images(run, images, alpha=0.1)
@@ -89,7 +89,7 @@ def test_images_in_python_are_looked_up_too(run: Path, caplog: pytest.LogCapture
 
 
 def test_an_image_of_two_parts_was_trained_on(run: Path) -> None:
-    pixels = load_data(run).parts.train.pixels(range(3))
+    pixels = load_data(run).splits.train.pixels(range(3))
     own = {"train": content_hashes(pixels[:2]), "val": content_hashes(pixels[1:])}
     calibration = torch.arange(9).double()
     detector = RunDetector(load_model(run), NegELBO(1, 0), calibration, binary=False, key="", own=own)
@@ -179,7 +179,7 @@ def test_classes_are_drawn_as_often_as_training_had_them(classes: Callable[[Clas
     run = classes({"few": 8, "many": 72})
     counts, model = class_counts(run, "best"), load_model(run)
     assert sum(counts) == 64
-    assert counts == load_data(run).parts.train.labels.bincount().tolist()
+    assert counts == load_data(run).splits.train.labels.bincount().tolist()
     found = torch.tensor(drawn(model, generate_images(model, 200, 0, counts=counts), 0)).bincount(minlength=3)
     share = counts[0] / sum(counts)
     assert found[2] == 0

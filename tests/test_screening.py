@@ -239,5 +239,5 @@ def test_the_command_ends_as_documented(  # noqa: PLR0917
 
 
 def test_a_tensor_is_judged_as_its_file(run: Path, pictures: Path) -> None:
-    pixels = load_data(run).parts.test.pixels(slice(2))
+    pixels = load_data(run).splits.test.pixels(slice(2))
     assert torch.equal(to_pixels(pixels.float().div(255).requires_grad_()), pixels)

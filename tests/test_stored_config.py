@@ -39,7 +39,7 @@ MNIST: Config = {"_target_": "torchvision.datasets.MNIST", "root": "made", "down
 KEEPER: Config = {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "made"}
 TABLE: Config = {"_target_": "vae_lab.training.loggers.csv.MetricsTable", "path": "made"}
 ARCHIVE: Config = {"_target_": "vae_lab.data.files.download.ZipArchive", "url": "https://example.org"}
-BLOBS: Config = {"_target_": "vae_lab.data.synthetic.Blobs", "nimages": 8}
+BLOBS: Config = {"_target_": "vae_lab.data.synthetic.SyntheticBlobs", "nimages": 8}
 FOREIGN = [LOGGER, MNIST, KEEPER, TABLE, ARCHIVE, {"_target_": "torch.optim.Adam"}, {"_target_": "os.system"}]
 
 

@@ -18,7 +18,7 @@ from sweeping import LIMIT, NO_PICTURES, TINY, finish, made, sabotaged, start, s
 from hydra_plugins.vae_lab_sweeper import TrialSweeper
 from vae_lab.cli.entry import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
-from vae_lab.reporting.run_records import read_trial
+from vae_lab.reporting.run_records import read_run
 from vae_lab.runs.folder import record
 from vae_lab.sweeps.grid import complete, sweep_name
 from vae_lab.sweeps.trial import Trial, digest, settle
@@ -82,7 +82,7 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
         for path in tmp_path.glob("outputs/sweeps/*/*/summary.json")
         if "seed=2" in json.loads(path.read_text())["overrides"]
     ]
-    told = read_trial(tmp_path / "alone", "alone").command
+    told = read_run(tmp_path / "alone", "alone").command
     assert told == shlex.join(["python", "-m", "vae_lab.train", *settings, "seed=2", "threads=1"]), (
         "no folder: a new one"
     )

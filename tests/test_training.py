@@ -171,7 +171,7 @@ def test_the_same_images_elsewhere_are_the_same_and_others_are_not(
     common = ("data=folder", "data.channels=1", "data.image_size=16", "data.batch_size=8", "model=mlp")
     train_run(config(*common, "data.root=here", folder="first"))
     monkeypatch.chdir(tmp_path / "staged")
-    assert len(load_data(tmp_path / "first").parts.train) == 32, "a relative root is stored absolute"
+    assert len(load_data(tmp_path / "first").splits.train) == 32, "a relative root is stored absolute"
     moved = (
         f"data.root={tmp_path / 'staged'}",
         f"data.cache={tmp_path}",

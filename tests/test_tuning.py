@@ -239,7 +239,7 @@ def test_another_data_set_is_another_study_and_more_trials_are_not(
     assert tune("data=synthetic", "search.ntrials=2", monkeypatch=monkeypatch) == 0
     studies = {path.parent.name: len(list(path.parent.glob("*/summary.json"))) for path in tmp_path.rglob("study.db")}
     assert sorted(studies.values()) == [1, 2]
-    assert all(name.startswith("latents_by_rate-") for name in studies)
+    assert all(name.startswith("latents_by_lr-") for name in studies)
     printed = capfd.readouterr().out
     assert "2 trials: 2 complete" in printed
     assert re.search(
@@ -302,7 +302,7 @@ def test_the_agent_of_a_wandb_sweep_gives_commands_that_hydra_takes(monkeypatch:
 REFUSED = {
     "several devices": (("trainer.devices=2",), 2, "start it several times"),
     "a sweep": (("-m", "seed=0,1"), 2, "vae_lab.tune takes neither -m nor sweep="),
-    "a sweep's file": (("sweep=latents_by_rate",), 2, "vae_lab.tune takes neither -m nor sweep="),
+    "a sweep's file": (("sweep=latents_by_lr",), 2, "vae_lab.tune takes neither -m nor sweep="),
     "a folder": (("folder=mine",), 2, "folder=mine: a search names its folders itself"),
     "a run to go on from": (("resume=mine",), 2, "resume=mine: a search goes on by itself"),
     "a group": (("group=mine",), 2, "group=mine: the trials of a search are grouped by its name"),

@@ -64,7 +64,7 @@ def test_a_class_that_cannot_be_imported_is_one_sentence(
 
 def test_a_trial_that_failed_for_want_of_a_class_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    swept = "data._target_=vae_lab.data.synthetic.Blobs,otherlab.Nothing"
+    swept = "data._target_=vae_lab.data.synthetic.SyntheticBlobs,otherlab.Nothing"
     arguments = ["-m", *TINY, "logger=none", "threads=1", "group=g", swept]
     assert invoke(train_main, "train", *arguments, monkeypatch=monkeypatch) == 7
     reasons = [json.loads(path.read_text()).get("reason") for path in Path("outputs/sweeps/g").glob("*/summary.json")]

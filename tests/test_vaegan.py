@@ -36,7 +36,7 @@ def played(config: Compose, *settings: str) -> tuple[VAEGANTask, Sample, list[to
     data, task, trainer = build(config(*settings), {})
     assert isinstance(task, VAEGANTask)
     task.trainer = trainer
-    batch = data.parts.train.__getitems__(slice(8))
+    batch = data.splits.train.__getitems__(slice(8))
     return task, batch, task.configure_optimizers()[0]
 
 

@@ -4,7 +4,7 @@ python -m vae_lab.train                                            bundled digit
 python -m vae_lab.train data=mnist data.root=<folder>              MNIST
 python -m vae_lab.train data=monet data.root=<folder> model.nlatent=8
 python -m vae_lab.train -m model.nlatent=2,8,32 optimizer.lr=5e-4,1e-3
-python -m vae_lab.train sweep=latents_by_rate launcher=joblib
+python -m vae_lab.train sweep=latents_by_lr launcher=joblib
 """
 
 import logging

@@ -1,7 +1,7 @@
 """`python -m vae_lab.tune`: search for the best settings with Optuna; each trial is a training run.
 
 python -m vae_lab.tune data=mnist data.root=<folder> trainer.max_steps=500
-python -m vae_lab.tune search=rate_against_distortion search.ntrials=40 search.study=mine
+python -m vae_lab.tune search=rate_distortion search.ntrials=40 search.study=mine
 """
 
 import logging

@@ -246,7 +246,7 @@ def test_a_folder_downloads_itself_if_allowed(server, target):
     with pytest.raises(DataError, match=r"does not exist; .*data\.root=, or get them with data\.download=true\.$"):
         Folder(root=str(target), archive=source, **SETTINGS).load()
     data = Folder(root=str(target), archive=source, download=True, **SETTINGS)
-    assert [len(part) for part in data.parts] == [7, 2, 2]
+    assert [len(part) for part in data.splits] == [7, 2, 2]
     again = Folder(root=str(target), archive=archive(server, "missing.zip"), download=True, **SETTINGS)
     assert again.fingerprint == data.fingerprint
 

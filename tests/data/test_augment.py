@@ -9,9 +9,9 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
 from vae_lab.data.augment import Augment, read_augment, reflected
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.data.sample import Sample
-from vae_lab.evaluation.metrics.memorisation import memorisation, usual_nearness
+from vae_lab.evaluation.metrics.memorisation import copy_thresholds, memorisation
 from vae_lab.training.run import build
 
 IMAGES = torch.rand(64, 3, 6, 5, generator=torch.Generator().manual_seed(0))
@@ -115,10 +115,10 @@ def test_training_batches_alone_are_augmented_and_anew_in_each_epoch(
 
 def test_a_mirrored_training_image_is_a_copy_where_training_has_seen_both() -> None:
     pixels = torch.randint(0, 256, (300, 1, 8, 8), generator=torch.Generator().manual_seed(1)).byte()
-    training = Images(pixels, torch.zeros(300, dtype=torch.long))
+    training = ImageSet(pixels, torch.zeros(300, dtype=torch.long))
     samples = pixels[:50].flip(-1).float() / 255
     for flips, share in ((False, 0.0), (True, 1.0)):
-        usual = usual_nearness(training, nreference=100, side=8, seed=0, flips=flips)
+        usual = copy_thresholds(training, nreference=100, side=8, seed=0, flips=flips)
         found = memorisation(samples, training, usual, side=8, flips=flips)
         assert found.share == pytest.approx(share, abs=0.06)
     assert found.indices.tolist() == list(range(50))

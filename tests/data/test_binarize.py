@@ -10,14 +10,14 @@ from omegaconf import DictConfig
 
 from vae_lab.data.binarize import binarized
 from vae_lab.data.datamodule import ImageData
-from vae_lab.data.synthetic import Blobs
+from vae_lab.data.synthetic import SyntheticBlobs
 from vae_lab.training.run import train_run
 
 SETTINGS = {"nimages": 64, "channels": 1, "image_size": 8, "batch_size": 8, "eval_batch_size": 8, "split_seed": 0}
 
 
-def blobs(binarize: str | None, seed: int = 0, split_seed: int = 0) -> Blobs:
-    return Blobs(binarize=binarize, seed=seed, **(SETTINGS | {"split_seed": split_seed}))
+def blobs(binarize: str | None, seed: int = 0, split_seed: int = 0) -> SyntheticBlobs:
+    return SyntheticBlobs(binarize=binarize, seed=seed, **(SETTINGS | {"split_seed": split_seed}))
 
 
 def test_ones_are_as_frequent_as_the_pixel_is_bright() -> None:
@@ -37,22 +37,22 @@ def test_every_part_is_binary_and_follows_from_its_seed(binarize: str) -> None:
         for sample in batches:
             assert set(sample.image.unique().tolist()) == {0, 1}
     for name in ("val", "test"):
-        assert getattr(data.parts, name).digest() == getattr(again.parts, name).digest()
-        assert getattr(data.parts, name).digest() == getattr(blobs("static", seed=5).parts, name).digest()
-        assert getattr(data.parts, name).digest() != getattr(other.parts, name).digest()
+        assert getattr(data.splits, name).digest() == getattr(again.splits, name).digest()
+        assert getattr(data.splits, name).digest() == getattr(blobs("static", seed=5).splits, name).digest()
+        assert getattr(data.splits, name).digest() != getattr(other.splits, name).digest()
 
 
 @pytest.mark.parametrize(("binarize", "same"), [("static", True), ("dynamic", False)])
 def test_an_image_is_drawn_anew_in_each_pass_only_if_asked(binarize: str, same: bool) -> None:
     data = blobs(binarize)
-    batches, n = data.train_dataloader(), len(data.parts.train)
+    batches, n = data.train_dataloader(), len(data.splits.train)
     seen: dict[int, list[torch.Tensor]] = {i: [] for i in range(n)}
     for b in range(3 * n // 8):
         for index, image in zip(batches.indices(b).tolist(), batches[b].image, strict=True):
             seen[index].append(image)
     assert all(len(images) == 3 for images in seen.values())
     assert all(torch.equal(images[0], images[1]) == same for images in seen.values())
-    grey = blobs(None).parts.train.__getitems__(slice(None)).image
+    grey = blobs(None).splits.train.__getitems__(slice(None)).image
     drawn = torch.stack([torch.stack(images).mean(0) for images in seen.values()])
     assert (drawn.mean() - grey.mean()).abs() < 0.02
 
@@ -82,9 +82,9 @@ def test_a_resumed_run_sees_the_same_draws(config: Callable[..., DictConfig], tm
 def test_mnist_is_binary(shared: Path, config: Callable[..., DictConfig], binarize: str) -> None:
     chosen = config("data=mnist_binary", f"data.binarize={binarize}", f"data.root={shared}").data
     data: ImageData = instantiate(chosen, _convert_="all")
-    assert [len(part) for part in data.parts] == [55_000, 5_000, 10_000]
+    assert [len(part) for part in data.splits] == [55_000, 5_000, 10_000]
     sample = data.train_dataloader()[0]
     assert set(sample.image.unique().tolist()) == {0, 1}
-    test = data.parts.test.__getitems__(slice(None)).image
+    test = data.splits.test.__getitems__(slice(None)).image
     assert set(test.unique().tolist()) == {0, 1}
     assert test.mean().item() == pytest.approx(0.1325, abs=0.001)  # the mean grey value of MNIST's test part

@@ -61,12 +61,12 @@ def fill(root: Path, n: int, first: int = 0) -> None:
 
 
 def sizes(data: Folder) -> list[int]:
-    return [len(part) for part in data.parts]
+    return [len(part) for part in data.splits]
 
 
 def everything(data: Folder) -> torch.Tensor:
     """All images of the three parts, in an order that depends on the pixels alone."""
-    rows = torch.cat([part.pixels(slice(None)).flatten(1) for part in data.parts])
+    rows = torch.cat([part.pixels(slice(None)).flatten(1) for part in data.splits])
     return torch.from_numpy(np.unique(rows.numpy(), axis=0))
 
 
@@ -84,7 +84,7 @@ def test_every_image_is_in_one_part(root):
 
 def test_parts_share_the_pixels(root):
     fill(root, 10)
-    parts = folder(root).parts
+    parts = folder(root).splits
     assert len({part._pixels.data_ptr() for part in parts}) == 1
     rows = torch.tensor([2, 0])
     assert torch.equal(parts.val.subset(rows[1:]).pixels(slice(None)), parts.val.pixels([0]))
@@ -170,7 +170,7 @@ def test_exact_duplicates_stay_together(root, caplog, split_seed):
         shutil.copy(root / f"{i:04}.png", root / f"copy {i}.png")
         draw(i).save(root / f"{i}.bmp")
     data = folder(root, split_seed=split_seed, val_fraction=0.25, test_fraction=0.25)
-    parts = data.parts
+    parts = data.splits
     held = [{bytes(image.numpy()) for image in part.pixels(slice(None))} for part in parts]
     assert sum(len(part) for part in parts) == 32
     assert sum(len(images) for images in held) == len(set.union(*held)) == 20
@@ -490,7 +490,7 @@ def test_a_damaged_map_is_made_anew(mapped, root, caplog, damage):
 
 def test_writing_to_pixels_leaves_the_map_alone(mapped, root):
     fingerprint = mapped.fingerprint
-    mapped.parts.train._pixels.zero_()
+    mapped.splits.train._pixels.zero_()
     assert folder(root, memory_limit=0).fingerprint == fingerprint
 
 
@@ -565,5 +565,5 @@ def test_the_monets_are_all_there():
     data = folder(MONET, image_size=64, batch_size=32, on_bad="fail")
     assert sizes(data) == [858, 107, 107]
     assert len(everything(data)) == 1072
-    mean = torch.cat([part.pixels(slice(None)) for part in data.parts]).double().mean((0, 2, 3))
+    mean = torch.cat([part.pixels(slice(None)) for part in data.splits]).double().mean((0, 2, 3))
     assert mean.tolist() == pytest.approx([132.6, 130.4, 120.4], abs=0.5)

@@ -15,7 +15,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 from vae_lab.data.digits import Digits
 from vae_lab.data.mnist import IdxImages
 from vae_lab.data.selection import check_only
-from vae_lab.data.synthetic import Blobs
+from vae_lab.data.synthetic import SyntheticBlobs
 from vae_lab.errors import DataError
 
 SETTINGS: dict[str, Any] = {
@@ -52,7 +52,7 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 @pytest.mark.parametrize("dataset", [MNIST, FashionMNIST])
 def test_the_real_sets_are_whole_and_their_parts_apart(shared: Path, dataset: type[MNIST]) -> None:
-    parts = mnist(shared, dataset=dataset).parts
+    parts = mnist(shared, dataset=dataset).splits
     assert [len(part) for part in parts] == [55_000, 5_000, 10_000]
     assert parts.train.pixels(slice(1)).shape == (1, 1, 28, 28)
     assert parts.train.labels.unique().tolist() == list(range(10))
@@ -63,18 +63,18 @@ def test_the_real_sets_are_whole_and_their_parts_apart(shared: Path, dataset: ty
 
 
 def test_the_split_follows_its_own_seed(shared: Path) -> None:
-    digest = mnist(shared).parts.val.digest()
-    assert mnist(shared, seed=1).parts.val.digest() == digest
-    assert mnist(shared, split_seed=1).parts.val.digest() != digest
+    digest = mnist(shared).splits.val.digest()
+    assert mnist(shared, seed=1).splits.val.digest() == digest
+    assert mnist(shared, split_seed=1).splits.val.digest() != digest
 
 
 def test_images_are_resized_where_asked(shared: Path) -> None:
-    parts = mnist(shared, image_size=32, channels=3).parts
+    parts = mnist(shared, image_size=32, channels=3).splits
     assert parts.test.pixels(slice(2)).shape == (2, 3, 32, 32)
 
 
 def test_a_download_is_checked_and_appears_whole(server: str, tmp_path: Path) -> None:
-    assert len(mnist(tmp_path, download=True).parts.test) == 10_000
+    assert len(mnist(tmp_path, download=True).splits.test) == 10_000
     assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
 
 
@@ -85,7 +85,7 @@ def test_a_broken_download_leaves_nothing(
     wrong = [(name, "0" * 32) for name, _ in MNIST.resources]
     monkeypatch.setattr(MNIST, "resources", wrong)
     with pytest.raises(DataError, match=r"could not be downloaded .* data=digits"):
-        _ = mnist(tmp_path / root, download=True).parts
+        _ = mnist(tmp_path / root, download=True).splits
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,11 +97,11 @@ def test_a_root_one_level_off_is_found_and_nothing_downloaded(
     caplog.set_level(logging.INFO)
     (tmp_path / "data" / "monet").mkdir(parents=True)
     (tmp_path / "data" / "MNIST").symlink_to(shared / "MNIST")
-    assert len(mnist(tmp_path / root, download=True).parts.test) == 10_000
+    assert len(mnist(tmp_path / root, download=True).splits.test) == 10_000
     said = f"MNIST/raw lies in {tmp_path / 'data'}, not in data.root={tmp_path / root}; taken from there"
     assert (said in caplog.messages) == (root != "data")
     monkeypatch.chdir(tmp_path / root)  # a relative root means the same
-    assert len(mnist(Path(), download=True).parts.val) == 5_000
+    assert len(mnist(Path(), download=True).splits.val) == 5_000
 
 
 @pytest.mark.parametrize("place", ["raw", "."])
@@ -124,7 +124,7 @@ def test_a_download_goes_where_it_is_looked_for(
 ) -> None:
     caplog.set_level(logging.INFO)
     (tmp_path / "monet").mkdir()
-    assert len(mnist(tmp_path / root, download=True).parts.test) == 10_000
+    assert len(mnist(tmp_path / root, download=True).splits.test) == 10_000
     assert sorted(path.name for path in tmp_path.iterdir()) == ["MNIST", "monet"]
     assert any(line.endswith("/MNIST, beside 1 other files and folders (monet, …)") for line in caplog.messages)
 
@@ -132,7 +132,7 @@ def test_a_download_goes_where_it_is_looked_for(
 def test_without_a_network_the_message_tells_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
     with pytest.raises(DataError, match=r"could not be downloaded .*data\.root=.*data=digits"):
-        _ = mnist(tmp_path, download=True).parts
+        _ = mnist(tmp_path, download=True).splits
 
 
 @pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
@@ -143,15 +143,15 @@ def test_a_cut_file_is_one_sentence(tmp_path: Path, name: str) -> None:
         (raw / url.removesuffix(".gz")).write_bytes(b"")
     (raw / name).write_bytes(b"\0\0\x08\x03\0\0")
     with pytest.raises(DataError, match="MNIST is not in"):
-        _ = mnist(tmp_path).parts
+        _ = mnist(tmp_path).splits
 
 
 def test_digits_need_nothing_and_equal_ones_stay_together() -> None:
     data = Digits(nval=180, ntest=180, **SETTINGS)
-    assert sum(len(part) for part in data.parts) == 1797
-    assert len(data.parts.val) >= 180
-    assert data.parts.train.pixels(slice(1)).shape == (1, 1, 28, 28)
-    seen = [{row.numpy().tobytes() for row in part.pixels(slice(None))} for part in data.parts]
+    assert sum(len(part) for part in data.splits) == 1797
+    assert len(data.splits.val) >= 180
+    assert data.splits.train.pixels(slice(1)).shape == (1, 1, 28, 28)
+    seen = [{row.numpy().tobytes() for row in part.pixels(slice(None))} for part in data.splits]
     assert not seen[0] & seen[1] | seen[0] & seen[2] | seen[1] & seen[2]
 
 
@@ -162,7 +162,7 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_a_batch_larger_than_the_set_repeats_images(caplog: pytest.LogCaptureFixture) -> None:
-    data = Blobs(nimages=64, **(SETTINGS | {"batch_size": 49}))
+    data = SyntheticBlobs(nimages=64, **(SETTINGS | {"batch_size": 49}))
     (batch,) = data.train_dataloader()
     assert len(batch.image) == 49
     assert "is larger than the training part of 48 images: a batch repeats some of them" in caplog.text
@@ -173,16 +173,16 @@ def test_some_classes_of_the_same_parts_are_kept_and_numbered_anew(only: list[in
     whole = Digits(nval=180, ntest=180, **SETTINGS)
     some = Digits(nval=180, ntest=180, **(SETTINGS | {"only": only}))
     assert some.classes == names
-    for before, after in zip(whole.parts, some.parts, strict=True):
+    for before, after in zip(whole.splits, some.splits, strict=True):
         rows = torch.isin(before.labels, torch.tensor(only))
         assert [names[label] for label in after.labels] == [str(int(label)) for label in before.labels[rows]]
         assert torch.equal(after.pixels(slice(None)), before.pixels(slice(None))[rows])
 
 
 def test_one_class_of_mnist_is_validated_on_its_share_of_the_usual_images(shared: Path) -> None:
-    whole, some = mnist(shared).parts, mnist(shared, only=[3])
-    assert [len(part) for part in some.parts] == [int((part.labels == 3).sum()) for part in whole]
-    assert some.parts.val.labels.unique().tolist() == [0]
+    whole, some = mnist(shared).splits, mnist(shared, only=[3])
+    assert [len(part) for part in some.splits] == [int((part.labels == 3).sum()) for part in whole]
+    assert some.splits.val.labels.unique().tolist() == [0]
     assert some.classes == ("3 - three",)
 
 

@@ -169,7 +169,7 @@ def test_some_dead_links_are_warned_of(tmp_path: Path, caplog: pytest.LogCapture
         put(root / f"{'x' * (i + 1)}.png")
         (root / f"{i}.jpg").symlink_to(f"/not/mounted/{i}")
     data = Folder(**settings(root))
-    assert sum(map(len, data.parts)) == 10
+    assert sum(map(len, data.splits)) == 10
     assert data.survey.facts["passed_over"] == {listing.DEAD: 10}
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert f"passed over in {root}: links that lead nowhere: 10 (first 0.jpg -> /not/mounted/0)" in warned

@@ -197,7 +197,7 @@ def test_every_picture_is_accounted_for(tmp_path: Path) -> None:
     (root / "notes.txt").write_text("words")
     data = Folder(**{**SETTINGS, "root": str(root), "cache": str(tmp_path / "cache"), "max_pixels": 48 * 48})
     facts = data.survey.facts
-    for name, part in data.parts._asdict().items():
+    for name, part in data.splits._asdict().items():
         assert sum(folder[name] for folder in facts["folders"].values()) == len(part)
     assert facts["folders"].keys() == {".", *(f"f{i}" for i in range(9))}
     assert (facts["nfiles"], facts["npictures"]) == (66, 65)
@@ -236,7 +236,7 @@ def test_a_set_that_is_no_folder_counts_its_classes() -> None:
     numbers = {key: SETTINGS[key] for key in ("channels", "image_size", "batch_size", "eval_batch_size", "seed")}
     data = Digits(nval=180, ntest=180, split_seed=0, **numbers)
     counts = data.survey.facts["classes"]
-    for name, part in data.parts._asdict().items():
+    for name, part in data.splits._asdict().items():
         assert [counts[str(i)][name] for i in range(10)] == torch.bincount(part.labels).tolist()
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
-from vae_lab.data.images import Images, scaled
+from vae_lab.data.images import ImageSet, scaled
 from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, RandomVGG, features_of, train_classifier
 from vae_lab.evaluation.metrics.two_sample import frechet_distance, kernel_distance, kernel_interval
 
@@ -26,9 +26,9 @@ def noise(images: Tensor) -> Tensor:
 
 
 @cache
-def mnist(root: Path, *, train: bool) -> Images:
+def mnist(root: Path, *, train: bool) -> ImageSet:
     found = MNIST(root, train=train)
-    return Images(found.data[:, None], found.targets.long())
+    return ImageSet(found.data[:, None], found.targets.long())
 
 
 @cache
@@ -36,12 +36,12 @@ def trained(root: Path) -> DigitClassifier:
     return train_classifier(mnist(root, train=True), nbatches=200, batch_size=64, learning_rate=0.01, seed=0)
 
 
-def small_digits() -> Images:
+def small_digits() -> ImageSet:
     pixels, labels = load_digits(return_X_y=True)
-    return Images(torch.from_numpy(pixels * 15).byte().view(-1, 1, 8, 8), torch.from_numpy(labels).long())
+    return ImageSet(torch.from_numpy(pixels * 15).byte().view(-1, 1, 8, 8), torch.from_numpy(labels).long())
 
 
-def accuracy(model: DigitClassifier, images: Images) -> float:
+def accuracy(model: DigitClassifier, images: ImageSet) -> float:
     batch = images.__getitems__(slice(None))
     with torch.no_grad():
         return model.logits(batch.image).argmax(1).eq(batch.label).double().mean().item()
@@ -114,7 +114,7 @@ def test_a_small_set_is_learnt_by_heart_and_beyond() -> None:
 
 
 def test_images_without_classes_are_refused() -> None:
-    images = Images(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
+    images = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="no classes to tell apart; take RandomVGG"):
         train_classifier(images, nbatches=1, batch_size=2, learning_rate=0.01, seed=0)
     with pytest.raises(ValueError, match="nbatches must be a whole number"):

@@ -9,7 +9,7 @@ from linear_gaussian import SIDE, linear_gaussian_vae, marginal
 from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
-from vae_lab.evaluation.metrics.latents import Mean, Surgery, active_units, elbo_surgery, log_aggregate
+from vae_lab.evaluation.metrics.latents import ELBOSurgery, Mean, active_units, elbo_surgery, log_aggregate
 from vae_lab.probability.distributions import DiagonalNormal, StandardNormal
 from vae_lab.probability.priors import gaussian_mixture
 
@@ -131,7 +131,7 @@ PRIORS = [
 def test_any_density_can_be_the_prior(prior: Distribution) -> None:
     assert isinstance(prior, MixtureSameFamily | MultivariateNormal)
     result = elbo_surgery(*posteriors(), prior, ndraws=50, seed=0)
-    assert isinstance(result, Surgery)
+    assert isinstance(result, ELBOSurgery)
     assert all(math.isfinite(number) for part in result for number in part)
 
 

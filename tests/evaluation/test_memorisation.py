@@ -12,19 +12,25 @@ from torch import Tensor
 from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
-from vae_lab.data.images import Images
-from vae_lab.evaluation.metrics.memorisation import Memorisation, memorisation, nearest, neighbour_panel, usual_nearness
+from vae_lab.data.images import ImageSet
+from vae_lab.evaluation.metrics.memorisation import (
+    Memorisation,
+    copy_thresholds,
+    memorisation,
+    nearest,
+    neighbour_panel,
+)
 
 NREFERENCE = 1000
 
 
-def check(samples: Tensor, training: Images, *, nreference: int, seed: int) -> Memorisation:
-    usual = usual_nearness(training, nreference=nreference, side=32, seed=seed)
+def check(samples: Tensor, training: ImageSet, *, nreference: int, seed: int) -> Memorisation:
+    usual = copy_thresholds(training, nreference=nreference, side=32, seed=seed)
     return memorisation(samples, training, usual, side=32)
 
 
-def stored(pixels: Tensor) -> Images:
-    return Images(pixels, torch.zeros(len(pixels), dtype=torch.int64))
+def stored(pixels: Tensor) -> ImageSet:
+    return ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64))
 
 
 def noise(like: Tensor, sigma: float) -> Tensor:
@@ -37,7 +43,7 @@ def random_images(n: int, channels: int = 3, size: int = 8, seed: int = 0) -> Te
 
 
 class Halves(NamedTuple):
-    training: Images
+    training: ImageSet
     copies: Tensor
     held_out: Tensor
 
@@ -67,11 +73,11 @@ def parts_of(name: str, shared: Path) -> Halves:
     return halves(torch.stack(pictures), len(pictures) - 200, 200)
 
 
-def judged(samples: Tensor, training: Images) -> Memorisation:
+def judged(samples: Tensor, training: ImageSet) -> Memorisation:
     return check(samples, training, nreference=NREFERENCE, seed=0)
 
 
-def shares(training: Images, **sets: Tensor) -> dict[str, tuple[float, float]]:
+def shares(training: ImageSet, **sets: Tensor) -> dict[str, tuple[float, float]]:
     """The shares of equally many samples of several kinds, by distance and by ratio, in one search."""
     result = judged(torch.cat(list(sets.values())), training)
     close, odd = result.distances < result.threshold, result.ratios < result.ratio_threshold

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vae_lab.reporting.flat_config import ABSENT, Settings
-from vae_lab.reporting.run_records import Trial
+from vae_lab.reporting.run_records import RunRecord
 from vae_lab.reporting.seed_groups import cautions, decimal, difference, grouped, t_interval, verdict
 from vae_lab.reporting.tables import csv_table, escaped, literal, markdown
 
@@ -13,12 +13,12 @@ KEYS = ["model.nlatent"]
 METRIC = "test/neg_elbo"
 
 
-def trial(nlatent: int, seed: int, score: float | None, status: str = "completed", name: str = "") -> Trial:
+def trial(nlatent: int, seed: int, score: float | None, status: str = "completed", name: str = "") -> RunRecord:
     """A run in memory."""
     metrics = {} if score is None else {METRIC: score}
     settings: Settings = {"model.nlatent": nlatent}
     name = name or f"{nlatent}/{seed}"
-    return Trial(name=name, folder=Path(), status=status, settings=settings, seed=str(seed), metrics=metrics)
+    return RunRecord(name=name, folder=Path(), status=status, settings=settings, seed=str(seed), metrics=metrics)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_cells_are_of_finished_runs_and_each_seed_counts_once() -> None:
         trial(2, 2, 1.0, "diverged"),
         trial(8, 0, 12.0),
         trial(4, 0, None, "failed"),
-        Trial(name="unknown", folder=Path(), status="completed", metrics={METRIC: 0.0}),
+        RunRecord(name="unknown", folder=Path(), status="completed", metrics={METRIC: 0.0}),
     ]
     cells = grouped(trials, KEYS, METRIC)
     assert [cell.settings["model.nlatent"] for cell in cells] == [8, 2, 4]

@@ -22,7 +22,7 @@ from vae_lab.report import main
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
 from vae_lab.reporting.html import Report, embedded
 from vae_lab.reporting.pictures import encoded, thumbnail
-from vae_lab.reporting.run_records import read_trial
+from vae_lab.reporting.run_records import read_run
 from vae_lab.reporting.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -176,7 +176,7 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     assert "First: b. Second: a." in text, "as it was asked for"
     report([a, b], tmp_path)
     text = (tmp_path / "report.html").read_text()
-    first, second = read_trial(a, "a"), read_trial(b, "b")
+    first, second = read_run(a, "a"), read_run(b, "b")
     assert setting_differences(first, second) == [("model.nlatent", "2", "8"), ("seed", "0", "1")]
     pairs = {pair.key: pair.change for pair in metric_pairs(first, second)}
     assert pairs == {

@@ -15,12 +15,12 @@ import yaml
 from made_runs import make_run, make_sweep
 
 from vae_lab.errors import DataError
-from vae_lab.reporting.run_records import read_trial, read_trials
+from vae_lab.reporting.run_records import read_run, read_runs
 from vae_lab.runs.identity import file_digest
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:
-    trial = read_trial(make_run(tmp_path / "run", 90.0, model__nlatent=2, seed=3), "run")
+    trial = read_run(make_run(tmp_path / "run", 90.0, model__nlatent=2, seed=3), "run")
     assert (trial.status, trial.reason, trial.seed) == ("completed", "", "3")
     tested = {"test/neg_elbo": 90.0, "test/rate": 10.0, "test/distortion": 80.0}
     assert trial.metrics == {"val/neg_elbo": 89.0} | tested
@@ -32,8 +32,8 @@ def test_a_finished_run_is_read(tmp_path: Path) -> None:
 
 def test_a_run_without_hydras_folder_is_read_from_its_checkpoint(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = trained
-    trial = read_trial(folder, "run")
-    assert trial.settings["data"] == "vae_lab.data.synthetic.Blobs"
+    trial = read_run(folder, "run")
+    assert trial.settings["data"] == "vae_lab.data.synthetic.SyntheticBlobs"
     assert trial.settings["callbacks.checkpoint.dirpath"] == "${folder}/checkpoints"
     assert trial.metrics["test/neg_elbo"] == summary["test/neg_elbo"]
     assert trial.command == ""
@@ -43,7 +43,7 @@ def test_curves_keep_their_ends_when_thinned(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 90.0)
     rows = "".join(f"{step},{step}\n" for step in range(1, 1001))
     (run / "metrics.csv").write_text(f"step,train/loss\n{rows}")
-    steps, values = read_trial(run, "run", 40).curves["train/loss"]
+    steps, values = read_run(run, "run", 40).curves["train/loss"]
     assert (len(steps), steps[0], steps[-1], values[-1]) == (40, 1, 1000, 1000.0)
 
 
@@ -57,7 +57,7 @@ def test_the_evaluation_of_each_split_adds_its_numbers(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 90.0)
     write_evaluation(run, "test", 84.5, nsamples=50)
     write_evaluation(run, "train", 80.5, nsamples=5)
-    trial = read_trial(run, "run")
+    trial = read_run(run, "run")
     found = {name: value for name, value in trial.metrics.items() if name.startswith("evaluation")}
     key = "likelihood.iwae_nll.value"
     assert found == {f"evaluation-test/{key}": 84.5, f"evaluation-train/{key}": 80.5}
@@ -70,9 +70,9 @@ def test_an_evaluation_of_weights_that_are_gone_is_left_out(tmp_path: Path) -> N
     (run / "checkpoints" / "last.ckpt").write_bytes(b"weights")
     now = file_digest(run / "checkpoints" / "last.ckpt")
     write_evaluation(run, "test", 84.5, checkpoint="last", weights=now)
-    assert "evaluation-test/likelihood.iwae_nll.value" in read_trial(run, "run").metrics
+    assert "evaluation-test/likelihood.iwae_nll.value" in read_run(run, "run").metrics
     (run / "checkpoints" / "last.ckpt").write_bytes(b"trained further")
-    trial = read_trial(run, "run")
+    trial = read_run(run, "run")
     assert not trial.protocols
     assert "evaluation-test.json is of other weights than the run has now, and is left out" in trial.reason
 
@@ -81,19 +81,19 @@ def test_the_command_survives_a_shell(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 90.0)
     overrides = ["data=folder", 'data.root="/my (1) pictures"', "name='a; rm -rf $HOME'", "x=`id`"]
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    assert shlex.split(read_trial(run, "run").command) == ["python", "-m", "vae_lab.train", *overrides]
+    assert shlex.split(read_run(run, "run").command) == ["python", "-m", "vae_lab.train", *overrides]
 
 
 @pytest.mark.parametrize("overrides", [["a=\x1b[201~rm"], ["a=\nid"], ["a=\u202ex"], {"a": 1}, [1]])
 def test_a_command_that_is_no_plain_text_is_not_shown(overrides: Any, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 90.0)
     (run / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-    assert read_trial(run, "run").command == ""
+    assert read_run(run, "run").command == ""
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps(summary | {"command": "python \x1b]0;owned\x07"}))
-    assert read_trial(run, "run").command == ""
+    assert read_run(run, "run").command == ""
     (run / "summary.json").write_text(json.dumps(summary | {"command": "python -m x"}))
-    assert read_trial(run, "run").command == "python -m x"
+    assert read_run(run, "run").command == "python -m x"
 
 
 def write(name: str, content: bytes) -> Callable[[Path], object]:
@@ -169,7 +169,7 @@ def test_a_damaged_run_is_a_row_with_its_reason(name: str, tmp_path: Path) -> No
     damage, status, reason = DAMAGES[name]
     damage(make_run(tmp_path / "runs" / "run", 90.0))
     make_run(tmp_path / "runs" / "whole", 91.0)
-    trial, whole = read_trials([tmp_path / "runs"])
+    trial, whole = read_runs([tmp_path / "runs"])
     assert (trial.name, trial.status) == ("run", status)
     assert reason in trial.reason
     assert (whole.status, whole.reason) == ("completed", "")
@@ -178,7 +178,7 @@ def test_a_damaged_run_is_a_row_with_its_reason(name: str, tmp_path: Path) -> No
 def test_the_last_row_of_a_table_may_be_torn(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", 90.0)
     (run / "metrics.csv").write_text("step,train/loss,val/neg_elbo\n50,3.0,\n100,inf,4.0\n150,2.5,1e\n200,2.")
-    assert read_trial(run, "run").curves == {
+    assert read_run(run, "run").curves == {
         "train/loss": ([50, 150, 200], [3.0, 2.5, 2.0]),
         "val/neg_elbo": ([100], [4.0]),
     }
@@ -191,7 +191,7 @@ def test_numbers_that_are_none_are_no_metrics(tmp_path: Path) -> None:
         + "0" * 400
         + ', "test/e": 2}'
     )
-    assert read_trial(run, "run").metrics == {"test/e": 2.0}
+    assert read_run(run, "run").metrics == {"test/e": 2.0}
 
 
 def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
@@ -200,25 +200,25 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path: Path) -> None:
     make_run(tmp_path / "day" / "single" / "deeper", 1.0)
     (tmp_path / "day" / "loop").symlink_to(tmp_path / "day")
     (tmp_path / "day" / "notes").mkdir()
-    trials = read_trials([tmp_path, tmp_path / "day" / ".." / "day" / "sweep"])
+    trials = read_runs([tmp_path, tmp_path / "day" / ".." / "day" / "sweep"])
     assert len(trials) == 10
     assert {trial.name for trial in trials} >= {"single/deeper", "sweep/bad", "sweep/2-0.001-0"}
 
 
 def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
-    assert read_trials([make_run(tmp_path / "a" / "run", 1.0)])[0].name == "run"
+    assert read_runs([make_run(tmp_path / "a" / "run", 1.0)])[0].name == "run"
 
 
 @pytest.mark.parametrize(("name", "sentence"), [("nowhere", "there is no folder"), ("empty", "holds no run")])
 def test_no_run_is_an_error(name: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "empty" / "inside").mkdir(parents=True)
     with pytest.raises(DataError, match=sentence):
-        read_trials([tmp_path / name])
+        read_runs([tmp_path / name])
 
 
 def test_no_folder_is_an_error() -> None:
     with pytest.raises(ValueError, match="runs= names no folder"):
-        read_trials([])
+        read_runs([])
 
 
 @contextmanager
@@ -243,7 +243,7 @@ def test_what_may_not_be_read_is_left_out_or_a_row(caplog: pytest.LogCaptureFixt
         (folder / "closed").chmod(0)
         (folder / "half" / ".hydra").chmod(0)
         with as_nobody():
-            trials = read_trials([folder])
+            trials = read_runs([folder])
     assert [trial.name for trial in trials] == ["half", "open"]
     assert "its settings are not known" in trials[0].reason
     assert "closed: Permission denied; the report is without it" in caplog.text
@@ -251,5 +251,5 @@ def test_what_may_not_be_read_is_left_out_or_a_row(caplog: pytest.LogCaptureFixt
 
 def test_runs_keep_the_order_in_which_they_are_asked_for(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, 1.0) for name in ("z", "a")]
-    assert [trial.name for trial in read_trials(runs)] == ["z", "a"]
-    assert [trial.name for trial in read_trials([tmp_path])] == ["a", "z"]
+    assert [trial.name for trial in read_runs(runs)] == ["z", "a"]
+    assert [trial.name for trial in read_runs([tmp_path])] == ["a", "z"]

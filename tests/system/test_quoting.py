@@ -86,5 +86,5 @@ def test_a_path_is_taken_as_it_is_typed(text: str) -> None:
     assert quote_typed(text) == alone
     assert as_typed([text]) == [alone]
     assert as_typed(["-m", text])[1] == swept
-    assert as_typed([text, "sweep=latents_by_rate"])[0] == swept
+    assert as_typed([text, "sweep=latents_by_lr"])[0] == swept
     assert quote_typed(alone) == alone

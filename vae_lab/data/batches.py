@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from vae_lab.data.binarize import binarized
-from vae_lab.data.images import Images, scaled
+from vae_lab.data.images import ImageSet, scaled
 from vae_lab.data.sample import Sample
 from vae_lab.system.randomness import counter_seed
 
@@ -47,7 +47,7 @@ class Batches:
 
     def __init__(
         self,
-        images: Images,
+        images: ImageSet,
         batch_size: int,
         seed: int,
         *,
@@ -122,7 +122,7 @@ class OrderedBatches:
         ValueError: if there are more processes than images.
     """
 
-    def __init__(self, images: Images, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, images: ImageSet, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.images = images
         if len(images) < world_size:
             raise ValueError(f"{len(images)} images cannot be shared by {world_size} processes; start fewer.")

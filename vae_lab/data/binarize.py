@@ -4,7 +4,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 from vae_lab.system.randomness import counter_seed
 
 WAYS = (None, "static", "dynamic")
@@ -20,10 +20,10 @@ def binarized(pixels: UInt8[Tensor, "*shape"], *counters: int | str) -> UInt8[Te
     return (draws < pixels).to(torch.uint8).mul_(255)
 
 
-def static_parts(parts: Parts, *names: str, seed: int) -> Parts:
+def static_splits(parts: Splits, *names: str, seed: int) -> Splits:
     """Return the parts with the named ones binarized once, as `seed` says; the others stay grey."""
 
-    def fixed(name: str, images: Images) -> Images:
-        return Images(binarized(images.pixels(slice(None)), "static", seed, name), images.labels)
+    def fixed(name: str, images: ImageSet) -> ImageSet:
+        return ImageSet(binarized(images.pixels(slice(None)), "static", seed, name), images.labels)
 
     return parts._replace(**{name: fixed(name, getattr(parts, name)) for name in names})

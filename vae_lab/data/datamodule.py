@@ -10,8 +10,8 @@ from lightning import LightningDataModule
 
 from vae_lab.data.augment import read_augment
 from vae_lab.data.batches import Batches, OrderedBatches
-from vae_lab.data.binarize import WAYS, static_parts
-from vae_lab.data.images import Parts
+from vae_lab.data.binarize import WAYS, static_splits
+from vae_lab.data.images import Splits
 from vae_lab.data.sample import Sample
 from vae_lab.data.survey import Survey, survey_parts
 from vae_lab.errors import require_counts
@@ -71,7 +71,7 @@ class ImageData(LightningDataModule, ABC):
         self.augment = read_augment(augment)
 
     @abstractmethod
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         """Return the decoded parts; called once.
 
         Raises:
@@ -79,7 +79,7 @@ class ImageData(LightningDataModule, ABC):
         """
 
     @cached_property
-    def grey_parts(self) -> Parts:
+    def raw_splits(self) -> Splits:
         """The three parts as they were decoded, before any binarization; loaded on first use."""
         parts = self.load()
         if self.batch_size > len(parts.train):
@@ -90,35 +90,35 @@ class ImageData(LightningDataModule, ABC):
     @property
     def survey(self) -> Survey:
         """What was understood of the images, and what became of them."""
-        parts = self.grey_parts
+        parts = self.raw_splits
         return self._survey or survey_parts(parts, self.classes)
 
     @cached_property
-    def parts(self) -> Parts:
+    def splits(self) -> Splits:
         """The three parts that the model sees."""
-        fixed = {None: (), "static": Parts._fields, "dynamic": ("val", "test")}[self.binarize]
-        return static_parts(self.grey_parts, *fixed, seed=self.split_seed)
+        fixed = {None: (), "static": Splits._fields, "dynamic": ("val", "test")}[self.binarize]
+        return static_splits(self.raw_splits, *fixed, seed=self.split_seed)
 
     @cached_property
-    def fixed_parts(self) -> Parts:
+    def eval_splits(self) -> Splits:
         """The three parts to look at a trained model with: binarized once if the model knows zeros and ones only."""
-        names = () if self.binarize is None else Parts._fields
-        return static_parts(self.grey_parts, *names, seed=self.split_seed)
+        names = () if self.binarize is None else Splits._fields
+        return static_splits(self.raw_splits, *names, seed=self.split_seed)
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:
         """The sizes of the parts and a hash of every pixel and label in them."""
-        digests = {f"{name}_digest": part.digest() for name, part in self.parts._asdict().items()}
-        return {f"n{name}": len(part) for name, part in self.parts._asdict().items()} | digests
+        digests = {f"{name}_digest": part.digest() for name, part in self.splits._asdict().items()}
+        return {f"n{name}": len(part) for name, part in self.splits._asdict().items()} | digests
 
     def setup(self, stage: str) -> None:
         """Load the parts before the first batch is asked for."""
-        _ = self.parts
+        _ = self.splits
 
     def train_dataloader(self) -> Batches:
         """Return the training batches, sliced by rank."""
         rank, world_size = self._share()
-        trainer, images = self.trainer, self.parts.train
+        trainer, images = self.trainer, self.splits.train
         if trainer is not None and self.binarize != "dynamic":  # whose draws are made on the processor
             images = images.held_on(trainer.strategy.root_device)
         return Batches(
@@ -142,11 +142,11 @@ class ImageData(LightningDataModule, ABC):
 
     def val_dataloader(self) -> OrderedBatches:
         """Return one pass over the validation part, or this rank's share of it."""
-        return OrderedBatches(self.parts.val, self.eval_batch_size, *self._share())
+        return OrderedBatches(self.splits.val, self.eval_batch_size, *self._share())
 
     def test_dataloader(self) -> OrderedBatches:
         """Return one pass over the test part, or this rank's share of it."""
-        return OrderedBatches(self.parts.test, self.eval_batch_size, *self._share())
+        return OrderedBatches(self.splits.test, self.eval_batch_size, *self._share())
 
     def predict_dataloader(self) -> OrderedBatches:
         """Return one pass over the test part, or this rank's share of it."""

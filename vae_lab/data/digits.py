@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from vae_lab.data.datamodule import ImageData
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.splits import split
@@ -35,12 +35,12 @@ class Digits(ImageData):
         self.nval = nval
         self.ntest = ntest
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         """Return the digits, split by `split_seed`; equal ones land in the same part."""
         digits: Any = load_digits()  # sklearn's Bunch has no types
         pixels = torch.from_numpy((digits.images * 255 / 16).round().astype(np.uint8))[:, None]
         labels = torch.from_numpy(digits.target.astype(np.int64))
-        images = Images(resized(pixels, self.channels, self.image_size), labels)
+        images = ImageSet(resized(pixels, self.channels, self.image_size), labels)
         groups = torch.from_numpy(np.unique(digits.data, axis=0, return_inverse=True)[1].astype(np.int64))
         rows = split(groups, self.nval, self.ntest, self.split_seed)
-        return of_classes(Parts(*(images.subset(part) for part in rows)), self.only)
+        return of_classes(Splits(*(images.subset(part) for part in rows)), self.only)

@@ -17,7 +17,7 @@ from vae_lab.data.files.decode import PIXEL_CEILING
 from vae_lab.data.files.download import ZipArchive
 from vae_lab.data.files.duplicates import near_duplicates
 from vae_lab.data.files.listing import Bad, Listing, list_files, printable, report_passed
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.splits import split
 from vae_lab.data.survey import Survey, join_surveys, survey_duplicates, survey_folders, survey_sources
 from vae_lab.errors import DataError
@@ -94,7 +94,7 @@ class Folder(ImageData):
         self.download = download
         self.labels = labels
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         """Return the decoded images of the folder, dealt out to the three parts."""
         root = self._find_root()
         listing = self._list(root)
@@ -104,10 +104,10 @@ class Folder(ImageData):
         nduplicates = nimages - int(groups.max()) - 1
         nval, ntest = (max(1, round(nimages * share)) for share in (self.val_fraction, self.test_fraction))
         paths = _paths(listing, decoded)
-        images = Images(decoded.pixels, self._labels(paths))
+        images = ImageSet(decoded.pixels, self._labels(paths))
         rows = split(groups, nval, ntest, self.split_seed)
         self._survey = self._survey_of(listing, decoded, paths, rows, nduplicates)
-        return Parts(*(images.subset(part) for part in rows))
+        return Splits(*(images.subset(part) for part in rows))
 
     def _survey_of(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from vae_lab.data.sample import Sample
 
 
-class Images:
+class ImageSet:
     """Decoded images, in memory or memory-mapped; a batch is cut by index in one call and scaled to [0, 1] on the way.
 
     Subsets share the pixels of the set that they were taken from and know which rows are theirs, so three parts of one
@@ -58,7 +58,7 @@ class Images:
             return indices.to(self._pixels.device, non_blocking=True)
         return indices
 
-    def held_on(self, device: torch.device, share: float = 0.25) -> "Images":
+    def held_on(self, device: torch.device, share: float = 0.25) -> "ImageSet":
         """Return the set with its pixels on a GPU, where they take up to a share of the memory that is free; or itself.
 
         Args:
@@ -68,16 +68,16 @@ class Images:
         nbytes = len(self) * self._pixels[0].numel()
         if device.type != "cuda" or nbytes > share * torch.cuda.mem_get_info(device)[0]:
             return self
-        return Images(self.pixels(slice(None)).to(device), self.labels.to(device))
+        return ImageSet(self.pixels(slice(None)).to(device), self.labels.to(device))
 
-    def subset(self, indices: Int64[Tensor, " some"]) -> "Images":
+    def subset(self, indices: Int64[Tensor, " some"]) -> "ImageSet":
         """Return the images at `indices` as a set of its own, which shares these pixels."""
         rows = indices if self._rows is None else self._rows[indices]
-        return Images(self._pixels, self.labels[indices], rows)
+        return ImageSet(self._pixels, self.labels[indices], rows)
 
-    def relabelled(self, labels: Int64[Tensor, " n"]) -> "Images":
+    def relabelled(self, labels: Int64[Tensor, " n"]) -> "ImageSet":
         """Return the same images with other labels."""
-        return Images(self._pixels, labels, torch.arange(len(self)) if self._rows is None else self._rows)
+        return ImageSet(self._pixels, labels, torch.arange(len(self)) if self._rows is None else self._rows)
 
     def digest(self) -> str:
         """Return a hash of every pixel and label, in order."""
@@ -126,9 +126,9 @@ def require_size(images: Tensor, channels: int, side: int) -> None:
         raise ValueError(f"images must be {expected} each, as the run's own are, not {list(images.shape[1:])}.")
 
 
-class Parts(NamedTuple):
+class Splits(NamedTuple):
     """Three sets of images that share no image."""
 
-    train: Images
-    val: Images
-    test: Images
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet

@@ -12,7 +12,7 @@ from torchvision.datasets import MNIST
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.files.listing import printable
 from vae_lab.data.files.staging import made_folder
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.splits import split
@@ -60,12 +60,12 @@ class IdxImages(ImageData):
         self.download = download
         self.nval = nval
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         """Return the parts, downloaded and checked by torchvision where they are not there."""
         root = self._find_root()
         train, test = self._read(root, train=True), self._read(root, train=False)
         train_rows, val_rows, _ = split(torch.arange(len(train)), self.nval, 0, self.split_seed)
-        return of_classes(Parts(train.subset(train_rows), train.subset(val_rows), test), self.only)
+        return of_classes(Splits(train.subset(train_rows), train.subset(val_rows), test), self.only)
 
     def _find_root(self) -> Path:
         """Return the folder that holds `<class name>/raw`: `root`, or one near it, or `root` after the download.
@@ -109,7 +109,7 @@ class IdxImages(ImageData):
         """Return whether some of the set's files lie where they belong in a folder."""
         return any((place / self.title / "raw").glob(FILES))
 
-    def _read(self, root: Path, *, train: bool) -> Images:
+    def _read(self, root: Path, *, train: bool) -> ImageSet:
         try:
             found = self.dataset(root=root, train=train, download=False)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
@@ -118,7 +118,7 @@ class IdxImages(ImageData):
                 f"{self.title} is not in {where} ({reason(error)}); name the folder that holds {self.title}/raw with"
                 " data.root=, let it be downloaded with data.download=true, or use data=digits, which needs no network."
             ) from error
-        return Images(resized(found.data[:, None], self.channels, self.image_size), found.targets.long())
+        return ImageSet(resized(found.data[:, None], self.channels, self.image_size), found.targets.long())
 
     def _fetch(self, root: Path) -> None:
         """Download into a folder of its own and rename it: one that fails or is killed leaves nothing half done."""

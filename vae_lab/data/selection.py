@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 from vae_lab.errors import DataError
 
 
@@ -23,7 +23,7 @@ def kept_names(names: Sequence[str], only: Sequence[int] | None) -> tuple[str, .
     return tuple(names) if only is None else tuple(names[label] for label in sorted(set(only)))
 
 
-def of_classes(parts: Parts, only: Sequence[int] | None) -> Parts:
+def of_classes(parts: Splits, only: Sequence[int] | None) -> Splits:
     """Return the images of some classes in each part, and number those anew from 0; None is all classes.
 
     Raises:
@@ -33,10 +33,10 @@ def of_classes(parts: Parts, only: Sequence[int] | None) -> Parts:
         return parts
     labels = torch.tensor(sorted(set(only)))
 
-    def kept(name: str, images: Images) -> Images:
+    def kept(name: str, images: ImageSet) -> ImageSet:
         rows = torch.isin(images.labels, labels).nonzero().flatten()
         if not len(rows):
             raise DataError(f"the {name} part has no image of the classes {list(only)}; name more with data.only=.")
         return images.subset(rows).relabelled(torch.searchsorted(labels, images.labels[rows]))
 
-    return Parts(*(kept(name, images) for name, images in parts._asdict().items()))
+    return Splits(*(kept(name, images) for name, images in parts._asdict().items()))

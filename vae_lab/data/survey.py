@@ -15,7 +15,7 @@ import numpy as np
 from vae_lab.data.files.duplicates import NearDuplicates
 from vae_lab.data.files.listing import printable
 from vae_lab.data.files.source import Source
-from vae_lab.data.images import Parts
+from vae_lab.data.images import Splits
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def join_surveys(*surveys: Survey) -> Survey:
     return Survey(facts, tuple(lines), tuple(warnings))
 
 
-def survey_parts(parts: Parts, classes: Sequence[str]) -> Survey:
+def survey_parts(parts: Splits, classes: Sequence[str]) -> Survey:
     """Return how many images of each class each part holds; no line, since nothing was there to be misunderstood."""
     counts = {name: np.bincount(part.labels.numpy(), minlength=len(classes)) for name, part in parts._asdict().items()}
     each = {name: {part: int(count[i]) for part, count in counts.items()} for i, name in enumerate(classes)}

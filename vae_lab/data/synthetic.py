@@ -6,10 +6,10 @@ import torch
 from torch.nn.functional import interpolate
 
 from vae_lab.data.datamodule import ImageData
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 
 
-class Blobs(ImageData):
+class SyntheticBlobs(ImageData):
     """Smooth random images of 10 classes, each class with a brightness of its own.
 
     Args:
@@ -24,7 +24,7 @@ class Blobs(ImageData):
         self.nimages = nimages
         self.classes = tuple(map(str, range(10)))
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         """Return the images, drawn from `split_seed`."""
         generator = torch.Generator().manual_seed(self.split_seed)
         labels = torch.randint(10, (self.nimages,), generator=generator)
@@ -32,6 +32,6 @@ class Blobs(ImageData):
             torch.rand(self.nimages, self.channels, 4, 4, generator=generator) * (labels + 1).view(-1, 1, 1, 1) / 10
         )
         smooth = interpolate(coarse, size=self.image_size, mode="bilinear").mul(255).round().to(torch.uint8)
-        images, eighth = Images(smooth, labels), self.nimages // 8
+        images, eighth = ImageSet(smooth, labels), self.nimages // 8
         rows = torch.arange(self.nimages).split([self.nimages - 2 * eighth, eighth, eighth])
-        return Parts(*(images.subset(part) for part in rows))
+        return Splits(*(images.subset(part) for part in rows))

@@ -14,14 +14,14 @@ import torch
 import yaml
 from hydra.utils import instantiate
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.detection.conformal import require_level
 from vae_lab.detection.detector import (
     BATCH,
+    CombinedDetector,
     Detector,
     EnsembleDetector,
     Hashes,
-    Panel,
     Pixels,
     RunDetector,
     Scores,
@@ -111,7 +111,7 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
     if not members:
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in refused.items())
         raise ValueError(f"none of these scores fits ({reasons}).")
-    return Panel(members)
+    return CombinedDetector(members)
 
 
 def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
@@ -173,7 +173,7 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
     if path.is_file():
         scores, own = read_calibration(path, score)
         return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
-    parts = load_data(run, how.checkpoint, root=how.root, trust=how.trust).grey_parts
+    parts = load_data(run, how.checkpoint, root=how.root, trust=how.trust).raw_splits
     log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
     score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
     scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]
@@ -186,7 +186,7 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
     return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
 
 
-def hashes_of(images: Images) -> Hashes:
+def hashes_of(images: ImageSet) -> Hashes:
     """Return a hash of each image of a part, so that it is recognised when the images are no longer read."""
     rows = torch.arange(len(images)).split(BATCH)
     return torch.cat([content_hashes(images.pixels(some)) for some in rows])
@@ -222,7 +222,7 @@ def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes
         raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
 
 
-def drawn(images: Images, n: int, part: str) -> Pixels:
+def drawn(images: ImageSet, n: int, part: str) -> Pixels:
     """Return `n` images of a part, or all if it has no more, drawn without replacement and the same every time.
 
     A part keeps the order of its files, so its first images would be those of the first folders alone, and a p-value

@@ -37,7 +37,7 @@ SEEN = ("", "train", "val")
 part."""
 
 
-class Judged(NamedTuple):
+class Detections(NamedTuple):
     """What is said of each image.
 
     Attributes:
@@ -91,7 +91,7 @@ class Detector(ABC):
                 seen[torch.isin(hashes, self.own[part])] = SEEN.index(part)
         return self.describe(pixels) | {"seen": seen}
 
-    def judge(self, described: Columns, alpha: float) -> Judged:
+    def judge(self, described: Columns, alpha: float) -> Detections:
         """Return p-values and verdicts of what `describe` returns.
 
         Raises:
@@ -101,7 +101,7 @@ class Detector(ABC):
         details = dict(described)
         scores = details.pop("score")
         p = p_values(self.calibration, scores)
-        return Judged(scores, p, verdicts(p, alpha), details)
+        return Detections(scores, p, verdicts(p, alpha), details)
 
 
 class RunDetector(Detector):
@@ -168,7 +168,7 @@ class EnsembleDetector(Detector):
         return preferred_constants(self)
 
 
-class Panel(Detector):
+class CombinedDetector(Detector):
     """Several scores side by side, and Fisher's sum of their log p-values, -sum log p, as one more.
 
     The p-values are not independent, so the sum has not Fisher's distribution; like any score it gets its p-value by
@@ -244,7 +244,7 @@ def content_hashes(pixels: Pixels) -> Hashes:
     return torch.tensor(hashes, dtype=torch.int64)
 
 
-def warn_of_seen(judged: Judged, names: Sequence[str] = ()) -> None:
+def warn_of_seen(judged: Detections, names: Sequence[str] = ()) -> None:
     """Log a warning if images are the run's own, for which a p-value means nothing.
 
     Args:

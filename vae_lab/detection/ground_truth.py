@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vae_lab.detection.detector import Detector, Panel
+from vae_lab.detection.detector import CombinedDetector, Detector
 from vae_lab.detection.figures import roc_figure
 from vae_lab.detection.journal import Row
 from vae_lab.detection.metrics import Detection, detection, inverted
@@ -91,7 +91,7 @@ def known_rows(screened: list[list[Row]], labels: dict[str, bool] | None) -> Kno
 def report_truth(detector: Detector, known: Known, table: Path, nreplicates: int) -> None:
     """Log and write how well the anomalous images are told from the others by each score, with a ROC plot."""
     normal, anomalous = columns(known.normal), columns(known.anomalous)
-    names = ["score", *(detector.members if isinstance(detector, Panel) else ())]
+    names = ["score", *(detector.members if isinstance(detector, CombinedDetector) else ())]
     content: dict[str, Any] = {"nnormal": len(known.normal), "nanomalous": len(known.anomalous)}
     content["nseen"] = int((normal["seen"] > 0).sum())  # normal images that the run was trained or validated with
     log.info("%-22s %-27s %-27s %-27s", "", *Detection._fields)

@@ -12,7 +12,7 @@ from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import RULES
 from vae_lab.detection.calibration import Calibration, check_level, load_detector
 from vae_lab.detection.conformal import false_alarms, require_level
-from vae_lab.detection.detector import Columns, Detector, Judged, Panel, Pixels, prepared, warn_of_seen
+from vae_lab.detection.detector import Columns, CombinedDetector, Detections, Detector, Pixels, prepared, warn_of_seen
 from vae_lab.detection.figures import contact_sheet, heat_sheet, pixel_errors
 from vae_lab.detection.ground_truth import is_table, known_rows, labels_of, read_truth, report_truth
 from vae_lab.detection.journal import Row
@@ -165,7 +165,7 @@ def journal_key(detector: Detector, place: Place, rules: Rules) -> str:
 
 def report_members(detector: Detector, described: Columns, alpha: float) -> None:
     """Log how many images each score of a panel flags."""
-    if not isinstance(detector, Panel) or not len(described["score"]):
+    if not isinstance(detector, CombinedDetector) or not len(described["score"]):
         return
     log.info("%-22s %8s %12s %12s", "score", "flagged", "median", "highest")
     for name in detector.members:
@@ -204,7 +204,7 @@ def warn_if_few(ncalibration: int, alpha: float) -> None:
         log.warning(line, ncalibration, alpha, 100 * share.low, 100 * share.high)
 
 
-def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Judged, table: Path) -> None:
+def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Detections, table: Path) -> None:
     """Write the contact sheet of the strangest images, and the heat maps of those among them that are flagged."""
     sheet = contact_sheet(prepared(pixels, binary=False), judged.scores, judged.p_values, names, judged.flagged)
     with whole(table.with_name(f"{table.stem}-strangest.png")) as path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vae_lab.detection.detector import Judged
+    from vae_lab.detection.detector import Detections
 
 
 def score_images(
@@ -16,7 +16,7 @@ def score_images(
     score: str | dict[str, Any] = "neg_elbo",
     alpha: float = 0.05,
     **settings: Any,
-) -> "Judged":
+) -> "Detections":
     """Return scores, p-values and verdicts of images; the same as the command's.
 
     Args:

@@ -17,7 +17,7 @@ from vae_lab.data.files.listing import Bad, Found, list_files, printable, report
 from vae_lab.data.files.own_output import TABLE_COLUMNS, begins_as_table, table_names
 from vae_lab.data.files.source import Source
 from vae_lab.data.survey import survey_sources
-from vae_lab.detection.detector import SEEN, Columns, Detector, Judged
+from vae_lab.detection.detector import SEEN, Columns, Detections, Detector
 from vae_lab.detection.journal import Row, append, resumed
 from vae_lab.errors import DataError
 from vae_lab.reporting.tables import literal
@@ -171,7 +171,7 @@ def written(table: Path) -> set[str]:
     return {os.path.realpath(table.with_name(name)) for name in table_names(table)}
 
 
-def write_table(out: Path, rows: list[Row], judged: Judged) -> None:
+def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
     """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` is of those with a score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import DataError
 from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, RandomVGG, train_classifier
 from vae_lab.evaluation.metrics.inception import Inception
@@ -20,7 +20,7 @@ TRAINING = {"nbatches": 700, "batch_size": 128, "learning_rate": 1e-2, "seed": 0
 """Of the classifier; one that was trained otherwise is another extractor."""
 
 
-def load_extractor(name: str, training: Images) -> Extractor:
+def load_extractor(name: str, training: ImageSet) -> Extractor:
     """Return the extractor called `name`, trained on the images where it must be.
 
     Args:
@@ -48,7 +48,7 @@ def load_extractor(name: str, training: Images) -> Extractor:
     return trained_classifier(training)
 
 
-def trained_classifier(training: Images) -> DigitClassifier:
+def trained_classifier(training: ImageSet) -> DigitClassifier:
     """Return the classifier of these images, from the cache if it was trained on exactly them before."""
     path = cache_folder() / f"digits-{training.digest()}.pt"
     nchannels, nclasses = training.pixels(slice(1)).shape[1], int(training.labels.max()) + 1

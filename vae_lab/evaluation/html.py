@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.data.grids import grid, paired
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, neighbour_panel
 from vae_lab.evaluation.metrics.power_spectrum import spectrum_figure
@@ -50,7 +50,7 @@ class Page(NamedTuple):
     reconstruction: Reconstruction
     sets: dict[str, Pixels]
     copies: dict[str, Memorisation]
-    training: Images
+    training: ImageSet
     likelihood: SetLikelihood
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.datamodule import ImageData
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.caveats import caveats
 from vae_lab.evaluation.extractors import load_extractor, trained_classifier
 from vae_lab.evaluation.html import Page, render
@@ -22,7 +22,7 @@ from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
 from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, features_of
 from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
-from vae_lab.evaluation.metrics.memorisation import Memorisation, memorisation, usual_nearness
+from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_thresholds, memorisation
 from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
 from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
@@ -97,22 +97,22 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     model = load_sound(run, checkpoint, trust).to(where)
     require_writable(folder)
     data = load_data(run, checkpoint, root=root, trust=trust)
-    images, other_part = getattr(data.fixed_parts, split), "test" if split == "val" else "val"
-    nunseen = len(getattr(data.fixed_parts, other_part))
+    images, other_part = getattr(data.eval_splits, split), "test" if split == "val" else "val"
+    nunseen = len(getattr(data.eval_splits, other_part))
     chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())
     sizes, settings = chosen_amounts((nsamples, nll_images, ngenerated), settings, where, len(images), nunseen)
-    train = data.grey_parts.train
+    train = data.raw_splits.train
     extractor = load_extractor(features, train).to(where)
     few = warned_of(sizes, min(settings["nreference"], len(train)), extractor.key)
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
-    reference = every_pixel(getattr(data.grey_parts, split))
-    mixture = fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
+    reference = every_pixel(getattr(data.raw_splits, split))
+    mixture = fit_mixture(run, model, data.eval_splits.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
     sets = compared_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
     copies = copied(sets, data, seed, settings)
     protocol = {"split": split, "nimages": len(images), "seed": seed, "nbound": nbound, "chunk": chunk}
-    protocol |= circumstances(run, checkpoint, extractor, train, where)
+    protocol |= environment(run, checkpoint, extractor, train, where)
     result = {
         "protocol": protocol | sizes._asdict() | settings,
         "caveats": few,
@@ -145,8 +145,8 @@ def warned_of(sizes: Sizes, nreference: int, key: str) -> list[str]:
     return found
 
 
-def circumstances(
-    run: Path, checkpoint: str, extractor: Extractor, train: Images, device: torch.device
+def environment(
+    run: Path, checkpoint: str, extractor: Extractor, train: ImageSet, device: torch.device
 ) -> dict[str, Any]:
     """Return what else the figures depend on: which weights, who describes images, where, and with which software."""
     weights = locate(run, checkpoint).names() | {"weights": weights_digest(run, checkpoint)}
@@ -183,7 +183,7 @@ def keep_other(folder: Path, name: str, protocol: dict[str, Any]) -> None:
         log.info("an earlier %s.json, with %s, is kept as %s.json", name, stated(changes), kept)
 
 
-def trained_on(extractor: Extractor, training: Images) -> str | None:
+def trained_on(extractor: Extractor, training: ImageSet) -> str | None:
     """Return which images an extractor was trained on, as the first digits of their hash, if it was on any."""
     return training.digest()[:8] if isinstance(extractor, DigitClassifier) else None
 
@@ -209,15 +209,15 @@ def compared_sets(
 
     A conditional model's last two are of classes drawn from `labels`.
     """
-    samplers: dict[str, Distribution | Images | None] = {
-        "posterior": getattr(data.fixed_parts, part),
+    samplers: dict[str, Distribution | ImageSet | None] = {
+        "posterior": getattr(data.eval_splits, part),
         "gmm": mixture,
         "prior": model.prior(),
     }
     there = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
     made = partial(decode_samples, model, n=n, labels=labels, seed=seed)
     generated = {name: made(sampler, name=name) for name, sampler in track(there, "samples")}
-    return {"real": every_pixel(getattr(data.grey_parts, part), n)} | generated
+    return {"real": every_pixel(getattr(data.raw_splits, part), n)} | generated
 
 
 def compared(
@@ -248,9 +248,9 @@ def vectors(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"
 
 def copied(sets: dict[str, Pixels], data: ImageData, seed: int, settings: dict[str, int]) -> dict[str, Memorisation]:
     """Return how near each set comes to the training images, and to their mirror images if training saw those."""
-    training, side = data.grey_parts.train, settings["side"]
+    training, side = data.raw_splits.train, settings["side"]
     flips = data.augment is not None and data.augment.flip
-    usual = usual_nearness(training, nreference=settings["nreference"], side=side, seed=seed, flips=flips)
+    usual = copy_thresholds(training, nreference=settings["nreference"], side=side, seed=seed, flips=flips)
     return {
         name: memorisation(some, training, usual, side=side, flips=flips)
         for name, some in track(list(sets.items()), "copies")
@@ -329,7 +329,7 @@ def classes_section(
     """Return, by its name, the section on how often a classifier sees the class that a conditional model was given."""
     if not model.nclasses:
         return {}
-    parts = data.grey_parts
+    parts = data.raw_splits
     trained = extractor if isinstance(extractor, DigitClassifier) else trained_classifier(parts.train)
     classifier = trained.to(next(model.parameters()).device)
     unseen = getattr(parts, other_part)

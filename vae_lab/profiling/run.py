@@ -66,7 +66,7 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
         "fits": largest_that_fits(sizes.make, cfg.fits_batch, memory * (1 - cfg.headroom) - process),
         "memory": {"bytes": memory, "headroom": cfg.headroom, "process": process, "batch": cfg.fits_batch},
         "timings": {name: {str(size): values for size, values in by.items()} for name, by in timings.items()},
-        **circumstances(cfg),
+        **environment(cfg),
     }
     write(out, result)
     return result
@@ -153,7 +153,7 @@ def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room
     return {task: largest(task) for task in TASKS}
 
 
-def circumstances(cfg: DictConfig) -> dict[str, Any]:
+def environment(cfg: DictConfig) -> dict[str, Any]:
     """Return what the figures depend on beside the network."""
     return {
         "config": OmegaConf.to_container(OmegaConf.merge(cfg, {"data": {"image_size": 0}}), resolve=True),

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from vae_lab.reporting.flat_config import ABSENT, shown, varied_keys
-from vae_lab.reporting.run_records import Trial
+from vae_lab.reporting.run_records import RunRecord
 
 
 class Difference(NamedTuple):
@@ -27,7 +27,7 @@ class MetricPair(NamedTuple):
         return self.second - self.first
 
 
-def setting_differences(first: Trial, second: Trial) -> list[Difference]:
+def setting_differences(first: RunRecord, second: RunRecord) -> list[Difference]:
     """Return which settings, and what else of their making, two runs do not share; their folders do not count."""
     keys = varied_keys([first.settings, second.settings], ["folder"])
     pairs = [Difference(key, *(shown(trial.chosen([key])[key]) for trial in (first, second))) for key in keys]
@@ -36,7 +36,7 @@ def setting_differences(first: Trial, second: Trial) -> list[Difference]:
     return pairs + [difference for difference in made_of if difference.first != difference.second]
 
 
-def metric_pairs(first: Trial, second: Trial) -> list[MetricPair]:
+def metric_pairs(first: RunRecord, second: RunRecord) -> list[MetricPair]:
     """Return the numbers that both runs have, those of the test first."""
     values = [
         trial.metrics | {key: x for key, x in timing(trial).items() if x is not None} for trial in (first, second)
@@ -45,6 +45,6 @@ def metric_pairs(first: Trial, second: Trial) -> list[MetricPair]:
     return [MetricPair(key, values[0][key], values[1][key]) for key in shared]
 
 
-def timing(trial: Trial) -> dict[str, float | None]:
+def timing(trial: RunRecord) -> dict[str, float | None]:
     """Return how long a run took, and how fast it was."""
     return {"seconds": trial.seconds, "images_per_second": trial.images_per_second}

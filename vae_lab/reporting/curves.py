@@ -9,7 +9,7 @@ from plotly.colors import sample_colorscale
 
 from vae_lab.reporting.flat_config import ABSENT, Value, labelled, shown
 from vae_lab.reporting.plot_style import COLOURS, name_once, ordered, padded, safe, styled
-from vae_lab.reporting.run_records import Trial
+from vae_lab.reporting.run_records import RunRecord
 from vae_lab.reporting.seed_groups import decimal, result
 from vae_lab.reporting.untrusted_files import is_number
 
@@ -17,7 +17,7 @@ MAX_COLUMNS = 9
 """Columns of metrics.csv to choose from."""
 
 
-def parallel(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
+def parallel(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
     """Return each run as a line across one axis for each setting that varies and one for the metric.
 
     The page's script lets a box drawn on the axes pick the lines that pass through it.
@@ -90,7 +90,7 @@ def _add_axis(figure: go.Figure, i: int, axis: dict[str, float]) -> None:
         )
 
 
-def curves(trials: Sequence[Trial], keys: Sequence[str], first: str) -> go.Figure | None:
+def curves(trials: Sequence[RunRecord], keys: Sequence[str], first: str) -> go.Figure | None:
     """Return a line for each run over its steps, with a menu of what is drawn; runs of one cell share a colour."""
     columns = chosen_columns(trials, first)
     if not columns:
@@ -118,7 +118,7 @@ def curves(trials: Sequence[Trial], keys: Sequence[str], first: str) -> go.Figur
     )
 
 
-def chosen_columns(trials: Sequence[Trial], first: str) -> list[str]:
+def chosen_columns(trials: Sequence[RunRecord], first: str) -> list[str]:
     """Return which columns of metrics.csv are drawn: the metric's in validation, then validation, then training.
 
     Those of which no run has three points come last.
@@ -133,7 +133,7 @@ def chosen_columns(trials: Sequence[Trial], first: str) -> list[str]:
     return sorted(names, key=rank)[:MAX_COLUMNS]
 
 
-def _button(trials: Sequence[Trial], column: str) -> dict[str, Any]:
+def _button(trials: Sequence[RunRecord], column: str) -> dict[str, Any]:
     """Return a menu entry that draws a column."""
     found = [trial.curves.get(column, ([], [])) for trial in trials]
     data = {"x": [steps for steps, _ in found], "y": [[_short(value) for value in values] for _, values in found]}

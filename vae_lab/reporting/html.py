@@ -16,8 +16,8 @@ from vae_lab.reporting.comparison import metric_pairs, setting_differences
 from vae_lab.reporting.flat_config import labelled, shown, varied_keys
 from vae_lab.reporting.pictures import thumbnail
 from vae_lab.reporting.ranking import beside, direction, measured_on, ranked_sets
-from vae_lab.reporting.run_records import COMPLETED, Trial
-from vae_lab.reporting.seed_groups import Cell, cautions, decimal, grouped, result, verdicts
+from vae_lab.reporting.run_records import COMPLETED, RunRecord
+from vae_lab.reporting.seed_groups import SeedGroup, cautions, decimal, grouped, result, verdicts
 from vae_lab.runs.identity import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
@@ -42,16 +42,16 @@ class Report(NamedTuple):
     """
 
     title: str
-    trials: list[Trial]
-    named: list[Trial]
+    trials: list[RunRecord]
+    named: list[RunRecord]
     keys: list[str]
-    cells: list[Cell]
+    cells: list[SeedGroup]
     metric: str
     lowest: bool
     sentences: list[str]
 
 
-def summarised(trials: Sequence[Trial], title: str, metric: str, ignored: Sequence[str], *, lowest: bool) -> Report:
+def summarised(trials: Sequence[RunRecord], title: str, metric: str, ignored: Sequence[str], *, lowest: bool) -> Report:
     """Return what is to be told of some runs.
 
     Args:
@@ -69,7 +69,7 @@ def summarised(trials: Sequence[Trial], title: str, metric: str, ignored: Sequen
 
     sets = list(dict.fromkeys([cell.images for cell in cells] + [measured_on(trial, metric) for trial in trials]))
 
-    def rank(trial: Trial) -> tuple[bool, int, float]:
+    def rank(trial: RunRecord) -> tuple[bool, int, float]:
         value = result(trial, metric)
         return value is None, sets.index(measured_on(trial, metric)), (value or 0.0) * (1 if lowest else -1)
 
@@ -134,9 +134,9 @@ def embedded(figure: "go.Figure") -> Markup:
     return Markup(figure.to_json())  # noqa: S704
 
 
-def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[Trial, str, Markup]]:
+def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunRecord, str, Markup]]:
     """Return one picture of each run that has it, with its caption."""
-    found: list[tuple[Trial, str, Markup]] = []
+    found: list[tuple[RunRecord, str, Markup]] = []
     for trial in report.trials:
         caption = labelled(trial.chosen(report.keys)) if report.keys else ""
         picture = thumbnail(trial.folder / "figures" / f"{name}.png", side, f"{title} of {trial.name}: {caption}")
@@ -145,7 +145,7 @@ def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[Tria
     return found
 
 
-def compared(trials: Sequence[Trial]) -> dict[str, object] | None:
+def compared(trials: Sequence[RunRecord]) -> dict[str, object] | None:
     """Return what sets two runs apart; None for any other number of runs."""
     if len(trials) != 2:
         return None

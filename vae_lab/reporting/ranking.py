@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vae_lab.reporting.run_records import COMPLETED, PARTS, Trial
+from vae_lab.reporting.run_records import COMPLETED, PARTS, RunRecord
 from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, stated
 
 VALIDATION, TEST = "val/", "test/"
@@ -35,21 +35,21 @@ def part_of(metric: str) -> str:
     return part if part in PARTS else ""
 
 
-def measured_on(trial: Trial, metric: str) -> str:
+def measured_on(trial: RunRecord, metric: str) -> str:
     """Return the digest of the images that a run's metric is measured on; "" if it is not known."""
     return trial.images.get(part_of(metric), "")
 
 
-def ranked_sets(trials: Sequence[Trial], metric: str) -> list[str]:
+def ranked_sets(trials: Sequence[RunRecord], metric: str) -> list[str]:
     """Return the digests of the images that the metric of completed runs is measured on; each set ranks by itself."""
     found = [measured_on(trial, metric) for trial in trials if trial.status == COMPLETED and metric in trial.metrics]
     return list(dict.fromkeys(found))
 
 
-def check_protocols(trials: Sequence[Trial], metric: str) -> None:
+def check_protocols(trials: Sequence[RunRecord], metric: str) -> None:
     """Raise ValueError if a metric of evaluations was measured by different protocols on the same images."""
     name = metric.partition("/")[0]
-    first: dict[str, Trial] = {}
+    first: dict[str, RunRecord] = {}
     for trial in trials:
         if trial.status != COMPLETED or metric not in trial.metrics or name not in trial.protocols:
             continue

@@ -37,7 +37,7 @@ NPOINTS = 20_000
 """Points of one curve, over all trials; with few trials at most 400 each."""
 
 
-class Trial(NamedTuple):
+class RunRecord(NamedTuple):
     """One run, as far as it can be read.
 
     Attributes:
@@ -77,7 +77,7 @@ class Trial(NamedTuple):
         return {key: self.settings.get(key, ABSENT) for key in keys}
 
 
-def read_trials(roots: Sequence[Path]) -> list[Trial]:
+def read_runs(roots: Sequence[Path]) -> list[RunRecord]:
     """Return the runs below the folders, those in `roots` themselves included, in the order of `roots`.
 
     Raises:
@@ -96,9 +96,7 @@ def read_trials(roots: Sequence[Path]) -> list[Trial]:
         folders |= dict.fromkeys(folder.resolve() for folder in found)
     top = os.path.commonpath(folders) if len(folders) > 1 else str(next(iter(folders)).parent)
     npoints = max(40, min(400, NPOINTS // len(folders)))
-    return [
-        read_trial(folder, os.path.relpath(folder, top), npoints) for folder in track(list(folders), "reading runs")
-    ]
+    return [read_run(folder, os.path.relpath(folder, top), npoints) for folder in track(list(folders), "reading runs")]
 
 
 def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
@@ -117,7 +115,7 @@ def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
     yield from below
 
 
-def read_trial(folder: Path, name: str, npoints: int = 400) -> Trial:
+def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
     """Return a run; what cannot be read of it is told in its reason."""
     reasons: list[str] = []
     summary: dict[str, Any] = masked(_tried(reasons, lambda: read_json(folder / "summary.json"), {}))
@@ -136,7 +134,7 @@ def read_trial(folder: Path, name: str, npoints: int = 400) -> Trial:
     settings |= {"images": images} if settings and images else {}
     evaluations = read_evaluations(folder, reasons)
     seconds = summary.get("seconds")
-    return Trial(
+    return RunRecord(
         name=name,
         folder=folder,
         status=status,

@@ -6,16 +6,16 @@ import plotly.graph_objects as go
 
 from vae_lab.reporting.flat_config import Value, labelled, shown
 from vae_lab.reporting.plot_style import COLOURS, first_of, name_once, ordered, padded, safe, styled, traces
-from vae_lab.reporting.run_records import Trial
-from vae_lab.reporting.seed_groups import Cell, decimal, result
+from vae_lab.reporting.run_records import RunRecord
+from vae_lab.reporting.seed_groups import SeedGroup, decimal, result
 
 LATENTS = "model.nlatent"
 BETA = "objective.beta"
-RATE = "optimizer.lr"
+LEARNING_RATE = "optimizer.lr"
 SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "triangle-down", "x"]
 
 
-def rate_distortion(cells: Sequence[Cell], keys: Sequence[str]) -> go.Figure | None:
+def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figure | None:
     """Return every run in the plane of rate and distortion, coloured by latent size, its symbol by beta.
 
     Where those do not vary, whatever varies first takes their place. Dotted lines are of equal -ELBO.
@@ -50,7 +50,7 @@ def rate_distortion(cells: Sequence[Cell], keys: Sequence[str]) -> go.Figure | N
     return styled(figure, 480, xaxis_title="rate, nats", yaxis_title="distortion, nats")
 
 
-def _tested(cell: Cell) -> Iterator[Trial]:
+def _tested(cell: SeedGroup) -> Iterator[RunRecord]:
     """Yield the completed runs that have a rate and a distortion."""
     for trial in cell.trials:
         if result(trial, "test/rate") is not None and result(trial, "test/distortion") is not None:
@@ -81,14 +81,14 @@ def _add_isolines(figure: go.Figure) -> None:
     figure.update_layout(xaxis_range=xs, yaxis_range=ys)
 
 
-def heat_map(cells: Sequence[Cell], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
+def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
     """Return the best cell's mean for each learning rate and latent size, or for the first two settings that vary."""
     y = first_of(keys, LATENTS)
-    x = first_of([key for key in keys if key != y], RATE)
+    x = first_of([key for key in keys if key != y], LEARNING_RATE)
     if x is None or y is None:
         return None
     columns, rows = (ordered([cell.settings[key] for cell in cells]) for key in (x, y))
-    best: dict[tuple[str, str], Cell] = {}
+    best: dict[tuple[str, str], SeedGroup] = {}
     for cell in cells:  # best first
         best.setdefault((shown(cell.settings[y]), shown(cell.settings[x])), cell)
     table = [[best.get((shown(row), shown(column))) for column in columns] for row in rows]
@@ -116,7 +116,7 @@ def heat_map(cells: Sequence[Cell], keys: Sequence[str], metric: str, *, lowest:
     return styled(figure, max(260, 130 + 60 * len(rows)))
 
 
-def _square(cell: Cell | None) -> str:
+def _square(cell: SeedGroup | None) -> str:
     """Return what stands in a square."""
     if cell is None or cell.mean is None:
         return ""

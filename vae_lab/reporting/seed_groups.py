@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from vae_lab.reporting.flat_config import ABSENT, Settings, labelled
 from vae_lab.reporting.ranking import beside, caution, direction, measured_on, part_of, ranked_sets
-from vae_lab.reporting.run_records import COMPLETED, Trial
+from vae_lab.reporting.run_records import COMPLETED, RunRecord
 
 
-class Cell(NamedTuple):
+class SeedGroup(NamedTuple):
     """Runs with the same settings.
 
     Attributes:
@@ -23,7 +23,7 @@ class Cell(NamedTuple):
     """
 
     settings: Settings
-    trials: list[Trial]
+    trials: list[RunRecord]
     by_seed: dict[str, float]
     mean: float | None
     low: float | None
@@ -64,7 +64,7 @@ def t_interval(values: Sequence[float]) -> Interval:
     return _around(mean, _error(values), float(n - 1))
 
 
-def difference(first: Cell, second: Cell) -> tuple[Interval, int]:
+def difference(first: SeedGroup, second: SeedGroup) -> tuple[Interval, int]:
     """Return by how much the second cell's mean is above the first's, with its 95 % interval, and the seeds in common.
 
     Two seeds or more that both have are taken in pairs, by Student's t of their differences; otherwise both cells are
@@ -99,7 +99,7 @@ def _around(mean: float, error: float, freedom: float) -> Interval:
     return Interval(mean, mean - reach, mean + reach)
 
 
-def grouped(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest: bool = True) -> list[Cell]:
+def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> list[SeedGroup]:
     """Return the cells, best first, those without a result last; runs whose settings are unknown are in none.
 
     Cells that are measured on the same images stand together.
@@ -110,12 +110,12 @@ def grouped(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest
         metric: what is averaged.
         lowest: whether less is better.
     """
-    groups: dict[tuple[object, ...], list[Trial]] = {}
+    groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for trial in trials:
         if trial.settings:
             groups.setdefault(tuple(trial.chosen(keys).values()), []).append(trial)
     cells = [
-        Cell(
+        SeedGroup(
             some[0].chosen(keys),
             some,
             by_seed,
@@ -131,7 +131,7 @@ def grouped(trials: Sequence[Trial], keys: Sequence[str], metric: str, *, lowest
     return sorted(cells, key=lambda cell: (cell.mean is None, sets.index(cell.images), (cell.mean or 0.0) * sign))
 
 
-def per_seed(trials: Sequence[Trial], metric: str) -> dict[str, float]:
+def per_seed(trials: Sequence[RunRecord], metric: str) -> dict[str, float]:
     """Return the metric of each seed; a seed that was run twice counts once, as training repeats itself bit for bit."""
     seeds: dict[str, list[float]] = {}
     for trial in trials:
@@ -141,12 +141,12 @@ def per_seed(trials: Sequence[Trial], metric: str) -> dict[str, float]:
     return {seed: sum(values) / len(values) for seed, values in seeds.items()}
 
 
-def result(trial: Trial, metric: str) -> float | None:
+def result(trial: RunRecord, metric: str) -> float | None:
     """Return a completed run's metric."""
     return trial.metrics.get(metric) if trial.status == COMPLETED else None
 
 
-def verdicts(cells: Sequence[Cell], metric: str, *, lowest: bool = True) -> list[str]:
+def verdicts(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> list[str]:
     """Return the verdict on the cells of each set of images that the metric is measured on."""
     sets = list(dict.fromkeys(cell.images for cell in cells if cell.mean is not None))
     if len(sets) < 2:
@@ -158,7 +158,7 @@ def verdicts(cells: Sequence[Cell], metric: str, *, lowest: bool = True) -> list
     ]
 
 
-def verdict(cells: Sequence[Cell], metric: str, *, lowest: bool = True) -> str:
+def verdict(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> str:
     """Return in words which cell is best, which way is better, and whether the seeds tell it from the next."""
     ranked = [cell for cell in cells if cell.mean is not None]
     if not ranked:
@@ -178,12 +178,12 @@ def verdict(cells: Sequence[Cell], metric: str, *, lowest: bool = True) -> str:
     return text + ("the seeds tell the two apart." if side > 0 else "these seeds do not tell which is better.")
 
 
-def tested(cell: Cell, metric: str) -> str:
+def tested(cell: SeedGroup, metric: str) -> str:
     """Return in words the test metric of a cell that is ranked by its validation metric; "" if there is none."""
     return "" if cell.tested is None else f", {beside(metric)} {decimal(cell.tested)}"
 
 
-def spoken(cell: Cell) -> str:
+def spoken(cell: SeedGroup) -> str:
     """Return a cell's result in words."""
     if cell.low is None:
         return f"{decimal(cell.mean)} (one seed)"
@@ -197,7 +197,7 @@ def decimal(value: float | None) -> str:
     return f"{value:.2f}" if 10 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
-def cautions(trials: Sequence[Trial], keys: Sequence[str], metric: str) -> list[str]:
+def cautions(trials: Sequence[RunRecord], keys: Sequence[str], metric: str) -> list[str]:
     """Return sentences on what keeps the runs' results from being compared."""
     found = [caution(metric)] if caution(metric) else []
     nsets = len(ranked_sets(trials, metric))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from vae_lab.reporting.flat_config import ABSENT, shown
 from vae_lab.reporting.ranking import beside
-from vae_lab.reporting.run_records import COMPLETED, Trial
-from vae_lab.reporting.seed_groups import Cell, decimal
+from vae_lab.reporting.run_records import COMPLETED, RunRecord
+from vae_lab.reporting.seed_groups import SeedGroup, decimal
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def csv_table(trials: Sequence[Trial], keys: Sequence[str]) -> str:
+def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
     """Return one row for each run: its settings, its results, why it has none, and its command."""
     metrics = sorted({name for trial in trials for name in trial.metrics})
     text = io.StringIO()
@@ -38,7 +38,7 @@ def literal(text: str) -> str:
     return f"'{text}"
 
 
-def markdown(cells: Sequence[Cell], trials: Sequence[Trial], metric: str, sentences: Sequence[str]) -> str:
+def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: str, sentences: Sequence[str]) -> str:
     """Return what was found, a table of cells, and the runs without a result."""
     keys = list(cells[0].settings) if cells else []
     lines = [*(escaped(sentence) for sentence in sentences), ""]
@@ -54,7 +54,7 @@ def markdown(cells: Sequence[Cell], trials: Sequence[Trial], metric: str, senten
     return "\n".join(lines) + "\n"
 
 
-def _cell_row(cell: Cell, keys: Sequence[str], *, tested: bool) -> list[str]:
+def _cell_row(cell: SeedGroup, keys: Sequence[str], *, tested: bool) -> list[str]:
     interval = ABSENT if cell.low is None else f"{decimal(cell.low)} to {decimal(cell.high)}"
     values = [shown(cell.settings[key]) for key in keys]
     test = [decimal(cell.tested)] if tested else []

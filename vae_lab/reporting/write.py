@@ -7,7 +7,7 @@ from pathlib import Path
 from vae_lab.errors import require_counts
 from vae_lab.reporting.html import Report, render, summarised
 from vae_lab.reporting.ranking import check_protocols
-from vae_lab.reporting.run_records import COMPLETED, Trial, read_trials
+from vae_lab.reporting.run_records import COMPLETED, RunRecord, read_runs
 from vae_lab.reporting.tables import csv_table, markdown
 from vae_lab.system.atomic import require_folder_name, write_whole
 from vae_lab.system.folders import require_writable
@@ -42,7 +42,7 @@ def write_report(
         raise ValueError(f"mode must be min or max, not {mode}.")
     page = out if out.suffix.lower() == ".html" else out / "report.html"
     require_writable(page.parent)
-    trials = read_trials(runs)
+    trials = read_runs(runs)
     check_metric(trials, metric)
     check_protocols(trials, metric)
     title = ", ".join(run.absolute().name for run in runs)
@@ -62,7 +62,7 @@ def encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def check_metric(trials: Sequence[Trial], metric: str) -> None:
+def check_metric(trials: Sequence[RunRecord], metric: str) -> None:
     """Raise ValueError if runs have finished, but none with the metric."""
     names = sorted({name for trial in trials if trial.status == COMPLETED for name in trial.metrics})
     if names and metric not in names:

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
@@ -21,7 +21,7 @@ Labels = Int64[Tensor, " m"]
 
 @torch.no_grad()
 def decode_samples(
-    model: LatentModel, sampler: Distribution | Images, n: int, *, labels: Labels, name: str, seed: int
+    model: LatentModel, sampler: Distribution | ImageSet, n: int, *, labels: Labels, name: str, seed: int
 ) -> Pixels:
     """Return the mean images of `n` latents.
 
@@ -38,7 +38,7 @@ def decode_samples(
     for start in range(0, n, batch):
         with seeded("evaluate", name, seed, start), evaluating(model):
             stop = min(start + batch, n)
-            if isinstance(sampler, Images):
+            if isinstance(sampler, ImageSet):
                 given, image = placed(model, sampler, slice(start, stop))
                 z = given.posterior(image).rsample()
             else:
@@ -48,7 +48,7 @@ def decode_samples(
     return torch.cat(parts)
 
 
-def batches(images: Images, model: LatentModel) -> Iterator[tuple[LatentModel, Pixels]]:
+def batches(images: ImageSet, model: LatentModel) -> Iterator[tuple[LatentModel, Pixels]]:
     """Yield the images of a set as floats, in order, on the model's device, each batch beside the model given it."""
     for rows in torch.arange(len(images)).split(batch_size(model)):
         yield placed(model, images, rows)
@@ -59,13 +59,13 @@ def batch_size(model: LatentModel) -> int:
     return max(1, min(500, NUMBERS // (model.channels * model.image_size**2)))
 
 
-def every_pixel(images: Images, n: int | None = None) -> Pixels:
+def every_pixel(images: ImageSet, n: int | None = None) -> Pixels:
     """Return the first `n` images of a set, or all, as floats on the CPU."""
     return images.__getitems__(slice(n)).image
 
 
 def placed(
-    model: LatentModel, images: Images, rows: Int64[Tensor, " some"] | slice
+    model: LatentModel, images: ImageSet, rows: Int64[Tensor, " some"] | slice
 ) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
     """Return the model of the classes of some images, and those images on its device, in its precision."""
     batch = images.__getitems__(rows)

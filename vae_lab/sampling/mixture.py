@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import DataError
 from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
@@ -63,7 +63,7 @@ def load_sampler(
         return read_mixture(path)
     log.info("fitting a mixture of %d normals to the training images' latents, kept in %s", NCOMPONENTS, path)
     data = load_data(run, checkpoint, root=root, trust=trust)
-    return fit_mixture(run, model, data.fixed_parts.train, checkpoint=checkpoint)
+    return fit_mixture(run, model, data.eval_splits.train, checkpoint=checkpoint)
 
 
 def check_mixture(model: LatentModel) -> None:
@@ -88,7 +88,7 @@ def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
     return folder, f"samplers/gmm-{name}-{identity({}, protocol=rule)[:8]}.pt", weights
 
 
-def fit_mixture(run: Path, model: LatentModel, training: Images, *, checkpoint: str) -> Distribution:
+def fit_mixture(run: Path, model: LatentModel, training: ImageSet, *, checkpoint: str) -> Distribution:
     """Return the mixture fitted to the posterior means of training images, and store it.
 
     It is one for all classes of a conditional model, whose prior knows none either.

@@ -208,10 +208,10 @@ def findings(trials: Sequence[Trial]) -> list[str]:
     if not trials:
         return []
     from vae_lab.reporting.html import summarised
-    from vae_lab.reporting.run_records import read_trials
+    from vae_lab.reporting.run_records import read_runs
 
     how: dict[str, Any] = yaml.safe_load((CONF / "report.yaml").read_text(encoding="utf-8"))
-    runs = read_trials([trial.folder for trial in trials])
+    runs = read_runs([trial.folder for trial in trials])
     report = summarised(runs, "", how["metric"], how["ignored"], lowest=how["mode"] == "min")
     return report.sentences if any(cell.mean is not None for cell in report.cells) else []
 

@@ -106,7 +106,7 @@ def missing(metric: str, there: Mapping[str, object]) -> str:
 def check(search: Search) -> None:
     """Raise ValueError if what is searched, or for what, cannot be."""
     if not search.space or not search.metrics:
-        raise ValueError("search.space and search.metrics need an entry each, as in conf/search/latents_by_rate.yaml.")
+        raise ValueError("search.space and search.metrics need an entry each, as in conf/search/latents_by_lr.yaml.")
     for key, values in search.space.items():
         if not isinstance(values, BaseDistribution):
             raise ValueError(f"search.space: {key} is {values}; it must be one of optuna.distributions.")

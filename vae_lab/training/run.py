@@ -129,7 +129,7 @@ def train_until(
         raise known from error
     finally:
         stop.close()
-        collectives.leave()
+        collectives.destroy_group()
         summary["seconds"]["total"] = time.perf_counter() - started
         write_summary(folder, summary)
         for logger in loggers:
@@ -189,7 +189,7 @@ def build(
     make_trainer = instantiate(cfg.trainer, _convert_="all")
     trainer: Trainer = make_trainer(callbacks=[*chosen, Stopwatch()], automatic=task.automatic_optimization)
     check_pruning(chosen, task)
-    _ = data.parts  # after all settings of the trainer are known to be right: this may take minutes
+    _ = data.splits  # after all settings of the trainer are known to be right: this may take minutes
     if ranks().rank == 0:
         data.survey.tell()
     check_classes(task.model, data)
@@ -216,7 +216,7 @@ def check_classes(model: LatentModel, data: ImageData) -> None:
             f"model.nclasses={model.nclasses}, and the images have {len(data.classes)} classes; choose"
             f" model.nclasses={len(data.classes)}."
         )
-    absent = set(range(model.nclasses)) - set(data.parts.train.labels.tolist())
+    absent = set(range(model.nclasses)) - set(data.splits.train.labels.tolist())
     if absent:
         line = "no training image is of the classes %s: what they generate means nothing"
         if len(data.classes) < model.nclasses:
@@ -232,7 +232,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
         "data": data.fingerprint,
         "classes": list(data.classes),
         "images": data.survey.as_dict(),
-        "class_counts": data.parts.train.labels.bincount(minlength=len(data.classes)).tolist() if data.classes else [],
+        "class_counts": data.splits.train.labels.bincount(minlength=len(data.classes)).tolist() if data.classes else [],
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "versions": versions(),
         "commit": git_commit(),
@@ -259,7 +259,7 @@ def fit_and_test(
 ) -> None:
     """Train, then test the checkpoint with the best validation, and note in `summary` what was seen."""
     line = "training %s parameters on %d images: %s, %s"
-    log.info(line, f"{summary['parameters']:,}", len(data.parts.train), summary["device"], trainer.precision)
+    log.info(line, f"{summary['parameters']:,}", len(data.splits.train), summary["device"], trainer.precision)
     clock, stop = watcher(trainer, Stopwatch), watcher(trainer, GracefulStop)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)

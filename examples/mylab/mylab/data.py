@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from vae_lab.data.datamodule import ImageData
-from vae_lab.data.images import Images, Parts
+from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.splits import split
 
 
@@ -28,7 +28,7 @@ class Shapes(ImageData):
         self.ntest = ntest
         self.classes = ("disc", "square", "diamond")
 
-    def load(self) -> Parts:
+    def load(self) -> Splits:
         """Return the images, drawn from `split_seed`."""
         generator = torch.Generator().manual_seed(self.split_seed)
         labels = torch.randint(3, (self.nimages,), generator=generator)
@@ -37,6 +37,6 @@ class Shapes(ImageData):
         dx, dy = (axis[None, None, :] - 0.3 - 0.4 * x).abs(), (axis[None, :, None] - 0.3 - 0.4 * y).abs()
         radii = torch.stack([torch.hypot(dx, dy), torch.maximum(dx, dy), dx + dy])  # one norm for each shape
         inside = torch.sigmoid(self.image_size * (0.1 + 0.15 * size - radii[labels, torch.arange(self.nimages)]))
-        images = Images((255 * inside).round().to(torch.uint8)[:, None], labels)
+        images = ImageSet((255 * inside).round().to(torch.uint8)[:, None], labels)
         rows = split(torch.arange(self.nimages), self.nval, self.ntest, self.split_seed)
-        return Parts(*(images.subset(part) for part in rows))
+        return Splits(*(images.subset(part) for part in rows))

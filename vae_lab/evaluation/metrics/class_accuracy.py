@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_counts
 from vae_lab.evaluation.metrics.features import DigitClassifier
 from vae_lab.evaluation.metrics.likelihood import device_of
@@ -32,7 +32,7 @@ class ClassAccuracy(NamedTuple):
 
 
 def class_accuracy(
-    model: LatentModel, classifier: DigitClassifier, training: Images, unseen: Images, *, nimages: int, seed: int
+    model: LatentModel, classifier: DigitClassifier, training: ImageSet, unseen: ImageSet, *, nimages: int, seed: int
 ) -> ClassAccuracy:
     """Return how often the mean images of `nimages` latents from the prior are recognised as the class they are given.
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_counts
 from vae_lab.models.modes import evaluating
 from vae_lab.system.randomness import seeded
@@ -78,7 +78,7 @@ def _halving(nin: int, nout: int, kernel: int) -> list[nn.Module]:
 
 
 def train_classifier(
-    images: Images, *, nbatches: int, batch_size: int, learning_rate: float, seed: int
+    images: ImageSet, *, nbatches: int, batch_size: int, learning_rate: float, seed: int
 ) -> DigitClassifier:
     """Return a classifier of the images, trained, frozen and in eval mode; the caller's random numbers stay untouched.
 

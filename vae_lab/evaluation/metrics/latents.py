@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Surgery(NamedTuple):
+class ELBOSurgery(NamedTuple):
     """What the rate is spent on, in nats per image; see `elbo_surgery`.
 
     Attributes:
@@ -114,7 +114,7 @@ def elbo_surgery(
     ndraws: int,
     seed: int,
     chunk: int = 256,
-) -> Surgery:
+) -> ELBOSurgery:
     """Return the rate of n images, split into mutual information and the KL from the aggregate posterior to the prior.
 
     Hoffman and Johnson 2016, "ELBO surgery", http://approximateinference.org/accepted/HoffmanJohnson2016.pdf. All three
@@ -141,6 +141,6 @@ def elbo_surgery(
     log_posterior = DiagonalNormal(means[rows].double(), log_sigmas[rows].double()).log_prob(z.double())
     log_prior = torch.cat([prior.log_prob(part) for part in z.split(chunk)]).double()
     log_marginal = log_aggregate(z, means, log_sigmas, chunk)
-    return Surgery(
+    return ELBOSurgery(
         *map(plain_mean, (log_posterior - log_prior, log_posterior - log_marginal, log_marginal - log_prior))
     )

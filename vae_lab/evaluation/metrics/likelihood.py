@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_counts
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.latent_model import LatentModel
@@ -54,7 +54,7 @@ class SetLikelihood(NamedTuple):
 @torch.no_grad()
 def set_likelihood(
     model: LatentModel,
-    images: Images,
+    images: ImageSet,
     *,
     nsamples: int,
     nbound: int,
@@ -95,7 +95,7 @@ def set_likelihood(
     return SetLikelihood(iwae_nll, *means, rows=rows, nll=nll.float(), effective=effective.float())
 
 
-def elbo_pass(model: LatentModel, images: Images, batch: int, seed: int, track: Track) -> Float64[Tensor, "3 n"]:
+def elbo_pass(model: LatentModel, images: ImageSet, batch: int, seed: int, track: Track) -> Float64[Tensor, "3 n"]:
     """Return negative ELBO, distortion and rate of every image at one latent each."""
     terms = []
     for i, part in enumerate(track(torch.arange(len(images)).split(batch), "ELBO")):
@@ -106,7 +106,14 @@ def elbo_pass(model: LatentModel, images: Images, batch: int, seed: int, track: 
 
 
 def estimate_pass(
-    model: LatentModel, images: Images, rows: Int64[Tensor, " m"], nsamples: int, *, chunk: int, seed: int, track: Track
+    model: LatentModel,
+    images: ImageSet,
+    rows: Int64[Tensor, " m"],
+    nsamples: int,
+    *,
+    chunk: int,
+    seed: int,
+    track: Track,
 ) -> Float64[Tensor, "2 m"]:
     """Return the estimate of -log p(x) and the effective sample size of the images at `rows`."""
     found = []

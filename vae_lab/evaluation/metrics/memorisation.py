@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from vae_lab.data.grids import Grid, grid, paired
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_counts
 
 Image = Float[Tensor, "n channels height width"]
@@ -36,7 +36,7 @@ SPARE = 16
 """Candidates beyond those asked for that float32 hands on to be measured exactly."""
 
 
-class Usual(NamedTuple):
+class CopyThresholds(NamedTuple):
     """How near training images come to each other.
 
     Attributes:
@@ -77,7 +77,9 @@ class Neighbours(NamedTuple):
     indices: Int64[Tensor, "n k"]
 
 
-def usual_nearness(training: Images, *, nreference: int, side: int, seed: int, flips: bool = False) -> Usual:
+def copy_thresholds(
+    training: ImageSet, *, nreference: int, side: int, seed: int, flips: bool = False
+) -> CopyThresholds:
     """Return what training images that are no copies of each other have at the least.
 
     Those with an exact duplicate say nothing about how near others come and don't count.
@@ -99,10 +101,12 @@ def usual_nearness(training: Images, *, nreference: int, side: int, seed: int, f
     single = distances[:, 0] > 0
     if not single.any():
         raise ValueError(f"All {len(rows)} training images looked at have exact duplicates; raise nreference.")
-    return Usual(*(values[single].quantile(USUAL).item() for values in (distances[:, 0], _ratios(distances))))
+    return CopyThresholds(*(values[single].quantile(USUAL).item() for values in (distances[:, 0], _ratios(distances))))
 
 
-def memorisation(samples: Image, training: Images, usual: Usual, *, side: int, flips: bool = False) -> Memorisation:
+def memorisation(
+    samples: Image, training: ImageSet, usual: CopyThresholds, *, side: int, flips: bool = False
+) -> Memorisation:
     """Return how many samples are too near to a training image, and to which.
 
     Measured beside 10,000 MNIST digits: blur does not make a sample look copied. Of held-out digits 0.5 % count by
@@ -142,14 +146,14 @@ def _share(flags: Bool[Tensor, " n"]) -> float:
     return flags.double().mean().item()
 
 
-def neighbour_panel(samples: Image, training: Images, indices: Int64[Tensor, " n"], ncolumns: int = 8) -> Grid:
+def neighbour_panel(samples: Image, training: ImageSet, indices: Int64[Tensor, " n"], ncolumns: int = 8) -> Grid:
     """Return each row of samples with the row of their nearest training images under it."""
     sources = training.__getitems__(indices.cpu()).image.to(samples)
     return grid(paired(samples, sources, ncolumns), ncolumns)
 
 
 def nearest_way(
-    queries: Image, references: Images, k: int, *, side: int, flips: bool, exclude: Int64[Tensor, " n"] | None = None
+    queries: Image, references: ImageSet, k: int, *, side: int, flips: bool, exclude: Int64[Tensor, " n"] | None = None
 ) -> Neighbours:
     """Return the `k` nearest references of each image, as it is or, with `flips`, mirrored where that is nearer."""
     found = nearest(queries, references, k, side=side, exclude=exclude)
@@ -163,7 +167,7 @@ def nearest_way(
 @torch.no_grad()
 def nearest(
     queries: Image,
-    references: Images,
+    references: ImageSet,
     k: int,
     *,
     side: int,
@@ -214,6 +218,8 @@ def _flat(images: Image, side: int) -> Float[Tensor, "n pixels"]:
     return small.flatten(1)
 
 
-def _flat_rows(images: Images, rows: Int64[Tensor, " n"], side: int, device: torch.device) -> Float[Tensor, "n pixels"]:
+def _flat_rows(
+    images: ImageSet, rows: Int64[Tensor, " n"], side: int, device: torch.device
+) -> Float[Tensor, "n pixels"]:
     parts = (images.__getitems__(part).image.to(device) for part in rows.split(256))
     return torch.cat([_flat(part, side) for part in parts])

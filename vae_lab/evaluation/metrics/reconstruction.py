@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
-from vae_lab.data.images import Images
+from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_counts
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal
@@ -71,7 +71,7 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(model: LatentModel, images: Images) -> Reconstruction:
+def reconstruct(model: LatentModel, images: ImageSet) -> Reconstruction:
     """Return every image's posterior and its reconstruction."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas, moves = [], [], [], []

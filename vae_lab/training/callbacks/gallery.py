@@ -63,7 +63,7 @@ class Gallery(Callback):
     def show(self, trainer: Trainer, task: Task) -> None:
         """Write the three grids and send them to every logger that takes images."""
         self.visited = trainer.global_step
-        model, images = placed(task.model, trainer.datamodule.parts.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
+        model, images = placed(task.model, trainer.datamodule.splits.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
         with seeded("gallery", task.seed), torch.no_grad(), trainer.precision_plugin.tensor_init_context():
             grids = {
                 "reconstructions": figures.reconstructions(model, images),

@@ -48,7 +48,7 @@ class Latents(Callback):
         """Look at the posterior of the first validation images."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        images = trainer.datamodule.parts.val  # pyright: ignore[reportAttributeAccessIssue]
+        images = trainer.datamodule.splits.val  # pyright: ignore[reportAttributeAccessIssue]
         self.seen = means, rates = posterior_statistics(*placed(pl_module.model, images, slice(self.nimages)))
         self.rate = float(trainer.callback_metrics["val/rate"])
         for logger in filter(takes_images, trainer.loggers):

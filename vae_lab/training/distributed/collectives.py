@@ -62,7 +62,7 @@ def largest(number: int, device: torch.device) -> int:
     return int(shared)
 
 
-def leave() -> None:
+def destroy_group() -> None:
     """Take leave of the other processes, so that the next run of this one starts alone."""
     if several():
         dist.destroy_process_group()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class LastWords(NamedTuple):
+class FailureReport(NamedTuple):
     """Why a process failed.
 
     Attributes:
@@ -26,7 +26,7 @@ class LastWords(NamedTuple):
     echo: bool
 
 
-def leave(folder: Path, rank: int, error: BaseException) -> int:
+def write_report(folder: Path, rank: int, error: BaseException) -> int:
     """Leave the last words of a process, unless it has said some already, and return its exit code."""
     from vae_lab.cli.entry import account
     from vae_lab.errors import RanksLost, status
@@ -34,14 +34,14 @@ def leave(folder: Path, rank: int, error: BaseException) -> int:
     from vae_lab.system.error_text import reason
 
     code, text = account(error)
-    words = LastWords(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))
+    words = FailureReport(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))
     path = folder / f"rank-{rank}.json"
     if not path.exists():
         write_whole(path, json.dumps(words._asdict()).encode())
     return code
 
 
-def left(folder: Path) -> dict[int, LastWords]:
+def read_reports(folder: Path) -> dict[int, FailureReport]:
     """Return the last words by the processes' ranks."""
     found = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*.json")}
-    return {int(path.stem.removeprefix("rank-")): LastWords(**words) for path, words in found.items()}
+    return {int(path.stem.removeprefix("rank-")): FailureReport(**words) for path, words in found.items()}

@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from vae_lab.errors import Interrupted, RanksLost
 from vae_lab.runs.folder import read_summary, record
 from vae_lab.system.signals import EndAtOnce, heard
-from vae_lab.training.distributed.failures import LastWords, left
+from vae_lab.training.distributed.failures import FailureReport, read_reports
 
 POLL = 0.1  # seconds between two looks at the processes
 
@@ -54,7 +54,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
             elastic_launch(config, sys.executable)("-m", "vae_lab.training.distributed.worker", shared)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            end = what_happened(codes, left(Path(shared)))
+            end = what_happened(codes, read_reports(Path(shared)))
             if read_summary(folder) != before:  # else it is not of this run, which never got so far
                 record(folder, status=end.status, reason=str(end))
             raise end from None
@@ -78,7 +78,7 @@ def told(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def what_happened(codes: Mapping[int, int], words: Mapping[int, LastWords]) -> RanksLost:
+def what_happened(codes: Mapping[int, int], words: Mapping[int, FailureReport]) -> RanksLost:
     """Return what is known of the process that ended first, and took the others with it.
 
     Who was killed, or left without a word, comes before those that had time to tell of something, and these before

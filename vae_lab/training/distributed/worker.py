@@ -26,7 +26,7 @@ def main(path: str) -> int:
     from vae_lab.training.run import lost, train_run
 
     def leave(error: BaseException) -> int:
-        return failures.leave(Path(path), ranks().rank, lost(error))
+        return failures.write_report(Path(path), ranks().rank, lost(error))
 
     try:
         train_run(DictConfig(told["config"]), [TellError(leave)], told["facts"])

@@ -22,7 +22,7 @@ class Perceptual(nn.Module, ABC):
         """Return the weighed distance of each reconstruction from its image."""
 
 
-class Nothing(Perceptual):
+class NoPerceptual(Perceptual):
     """No distance."""
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
