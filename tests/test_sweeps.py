@@ -201,7 +201,7 @@ def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None
 
 
 def test_a_worker_ends_with_its_parent() -> None:
-    child = "import time\nfrom vae_lab.sweeps.launchers import end_with_parent\nend_with_parent()\n"
+    child = "import time\nfrom vae_lab.system.processes import end_with_parent\nend_with_parent()\n"
     child += "print('ready', flush=True)\ntime.sleep(60)"
     parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
     line = [sys.executable, "-c", parent]

@@ -55,7 +55,7 @@ class Workload:
         return self.model.given(self.batch.label)
 
     def train(self) -> None:
-        """Take one step of the optimizer, in the order of `vae_lab.training.tasks.vae.VAETask.step`."""
+        """Take one step of the optimizer, in the order of a training step of `VAETask`."""
         with self.autocast():
             loss = self.objective(self.given, self.batch, self.steps).loss.mean()
         self.optimizer.zero_grad()
