@@ -191,3 +191,13 @@ def test_a_checkpoint_of_a_run_is_built_from_its_config(trained: tuple[Path, dic
     with pytest.raises(ValueError, match=r"names 'os\.system' as task"):
         VAETask.load_from_checkpoint(path.with_name("evil.ckpt"))
     path.with_name("evil.ckpt").unlink()
+
+
+def test_the_code_of_the_readme_runs(blobs_run: Path) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(block.replace("<run folder>", str(blobs_run)), "README.md", "exec"), names)
+    assert names["images"].shape == (16, *names["images"].shape[1:])
+    assert len(names["means"]) == 16
+    assert len(names["found"].p_values) == 16
