@@ -334,6 +334,39 @@ def own_logger(row: Row) -> None:
     assert {"hyper_parameters", "metrics"} <= {path.name for path in run.folder.iterdir()}
 
 
+def written(row: Row, name: str, pattern: str, **settings: Any) -> list[bytes]:
+    """The files that one of Lightning's own loggers leaves of a run."""
+    own = {"_target_": f"lightning.pytorch.loggers.{name}", **settings}
+    run = row.run({"logger.own": own, **LOGGED})
+    assert run.column("train/loss")
+    return [path.read_bytes() for path in run.folder.rglob(pattern)]
+
+
+def tensorboard_logger(row: Row) -> None:
+    events = b"".join(written(row, "TensorBoardLogger", "events.out.tfevents.*", save_dir="${folder}"))
+    assert b"train/loss" in events
+    assert b"val/neg_elbo" in events
+
+
+def wandb_logger(row: Row) -> None:
+    (record,) = written(row, "WandbLogger", "run-*.wandb", save_dir="${folder}", offline=True)
+    assert b"train/loss" in record
+    assert b"val/neg_elbo" in record
+
+
+def mlflow_logger(row: Row) -> None:
+    pytest.importorskip("mlflow")
+    store = "sqlite:///${folder}/mlflow.db"
+    assert b"train/loss" in b"".join(written(row, "MLFlowLogger", "mlflow.db", tracking_uri=store))
+
+
+def without_package(row: Row, *, name: str, package: str) -> None:
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed, and would ask its server")
+    with pytest.raises(ValueError, match=rf"logger\.own: .*{name.removesuffix('Logger').lower()}"):
+        written(row, name, "*")
+
+
 WORKS: dict[str, Check] = {
     "BaseFinetuning": base_finetuning,
     "BasePredictionWriter": prediction_writer,
@@ -366,6 +399,11 @@ WORKS: dict[str, Check] = {
     "WeightAveraging": partial(averaging, make=partial(stock.WeightAveraging, use_buffers=False)),
     "WeightAveraging, use_buffers=true": partial(averaging, make=stock.WeightAveraging),
     "CSVLogger": csv_logger,
+    "CometLogger": partial(without_package, name="CometLogger", package="comet_ml"),
+    "LitLogger": partial(without_package, name="LitLogger", package="litlogger"),
+    "MLFlowLogger": mlflow_logger,
+    "TensorBoardLogger": tensorboard_logger,
+    "WandbLogger": wandb_logger,
     "Logger": own_logger,
 }
 REFUSED: dict[str, Callable[[], list[Callback]]] = {

@@ -215,7 +215,7 @@ def test_divergence_is_an_error_and_spares_the_checkpoint(config: Compose, tmp_p
 
 
 def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, tmp_path: Path) -> None:
-    unweighted = ("objective.beta=0.0", "optimizer.lr=0.01")  # what is not weighed grows, so that later is worse
+    unweighted = ("objective.beta=0.0", "optimizer.lr=0.01")  # a term without weight grows, so that later is worse
     summary = train_run(config(*unweighted, "trainer.max_steps=8", "trainer.val_check_interval=1"))
     validations = [float(row["val/neg_elbo"]) for row in rows(tmp_path / "run") if row["val/neg_elbo"]]
     stored = torch.load(tmp_path / "run/checkpoints/best.ckpt", weights_only=True)

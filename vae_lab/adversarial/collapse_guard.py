@@ -10,30 +10,29 @@ WATCHED = ("accuracy_real", "accuracy_fake", "cross_entropy", "spread", "loss")
 
 
 class BalanceGuard(nn.Module):
-    """Keeps running means of what tells of a collapse, and the factor by which the adversarial weight was lowered.
+    """Detects a collapse of adversarial training, and scales the adversarial weight down after each.
 
-    A game has collapsed when its loss is no number; when samples have become alike; when the discriminator is always
-    right, so that nothing can be learnt from it any more; or when it calls everything real or everything made, or is
-    far worse than a coin, and has learnt nothing itself. All of it must last: the running means reach back about
-    `every` batches, and are looked at as often. What was never good has not collapsed, so a game has `patience` looks
-    to become good. After each collapse the guard waits twice as long before it looks again, and one more than `most`
-    ends the run, so that a game that cannot be won is not begun anew for ever.
+    Training has collapsed if its loss is not finite; if all samples of a batch look alike; if the discriminator is
+    always right, so that its gradients vanish; or if it calls everything real, or everything fake, or is worse than
+    chance. Running means over about `every` batches are checked every `every` batches. Training that was never balanced
+    has `patience` checks to become so. After each collapse the guard waits twice as many checks, and after `most` of
+    them the next one ends the run.
 
     Args:
-        every: batches between two looks.
-        sure: accuracy on real and on made images above which the discriminator is always right.
-        blind: accuracy on either below which it says the same of all.
-        worst: cross-entropy of real and made images above which it is worse than a coin, whose is 2 ln 2 = 1.39.
-        spread: standard deviation of a sample's pixels over the batch, as a share of real images', below which samples
-            are alike.
-        patience: looks after which a game that was never good counts as collapsed.
-        factor: by which each collapse lowers the adversarial weight.
-        most: collapses after which one more ends the run.
+        every: batches between two checks.
+        sure: accuracy on real and on generated images above which the discriminator is always right.
+        blind: accuracy on either below which it gives the same answer for all.
+        worst: sum of the cross-entropies of real and generated images above which it is worse than chance (2 ln 2).
+        spread: standard deviation of a sample's pixels over the batch, as a share of that of real images, below which
+            samples look alike.
+        patience: checks after which training that was never balanced counts as collapsed.
+        factor: by which each collapse scales the adversarial weight.
+        most: collapses that are allowed.
 
     Attributes:
-        scale: the product of those factors.
-        ncollapses: how many there were.
-        well: whether the last look found nothing wrong, be it said or not.
+        scale: product of those factors.
+        ncollapses: collapses so far.
+        well: whether the last check found nothing wrong, also while the guard waits.
     """
 
     means: Float[Tensor, " watched"]
@@ -86,7 +85,7 @@ class BalanceGuard(nn.Module):
         self.means += share * (torch.stack([measured[name].float() for name in WATCHED]) - self.means)
 
     def look(self) -> str | None:
-        """Return what has gone wrong, in words, or None; to be asked every `every` batches."""
+        """Return a sentence on what is wrong, or None; to be called every `every` batches."""
         self.nlooks += 1
         complaint = self.lost() or self.imbalance()
         self.well = complaint is None
@@ -95,20 +94,21 @@ class BalanceGuard(nn.Module):
         return complaint if self.nlooks >= wait or self.lost() is not None else None
 
     def imbalance(self) -> str | None:
-        """Return what the running means tell of, in words, or None."""
+        """Return a sentence on what the running means show, or None."""
         real, fake, cross_entropy, spread, _ = self.means.tolist()
         if min(real, fake) > self.sure:
-            return f"the discriminator is always right (on {real:.1%} of real and {fake:.1%} of made images)"
+            return f"the discriminator is always right (on {real:.1%} of real and {fake:.1%} of generated images)"
         if min(real, fake) < self.blind:
-            return f"the discriminator says the same of all (right on {real:.1%} of real, {fake:.1%} of made images)"
+            right = f"right on {real:.1%} of real, {fake:.1%} of generated images"
+            return f"the discriminator gives the same answer for all ({right})"
         if cross_entropy > self.worst:
-            return f"the discriminator is worse than a coin (cross-entropy {cross_entropy:.3g}, of a coin 1.39)"
+            return f"the discriminator is worse than chance (cross-entropy {cross_entropy:.3g}; chance is 1.39)"
         if spread < self.spread:
             return f"samples are alike (they vary {spread:.2f} times as much as real images)"
         return None
 
     def lost(self) -> str | None:
-        """Return that the loss is no number, or None; no running mean has to last for that."""
+        """Return a sentence if the loss is not finite, or None; that needs no patience."""
         loss = float(self.means[WATCHED.index("loss")])
         return None if abs(loss) < float("inf") else f"the loss is {loss}"
 

@@ -148,7 +148,7 @@ def warned_of(sizes: Sizes, nreference: int, key: str) -> list[str]:
 def environment(
     run: Path, checkpoint: str, extractor: Extractor, train: ImageSet, device: torch.device
 ) -> dict[str, Any]:
-    """Return what else the figures depend on: which weights, who describes images, where, and with which software."""
+    """Return what else the figures depend on: weights, feature extractor, device and versions."""
     weights = locate(run, checkpoint).names() | {"weights": weights_digest(run, checkpoint)}
     described = {"features": extractor.key, "classifier": trained_on(extractor, train)}
     return weights | described | {"device": device_name(device), "versions": versions()}

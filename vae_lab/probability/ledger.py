@@ -4,7 +4,7 @@ A loss that adds squared errors and a KL with some weights,
 
     loss = squares * SSE + divergence * KL,      SSE summed over pixels, KL over latents, both per image,
 
-is, up to a factor and a constant, the negative ELBO of a normal density with the rate weighed by beta:
+is, up to a factor and a constant, the negative ELBO of a normal density with the rate weighted by beta:
 
     SSE / (2 sigma^2) + D/2 ln(2 pi sigma^2) + beta KL,      beta = divergence / (2 sigma^2 squares).
 

@@ -41,7 +41,7 @@ class Objective(ABC):
 
 
 def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels height width"], beta: float = 1.0) -> Terms:
-    """Return the terms of the evidence lower bound at one posterior sample, the rate weighed by `beta` in the loss.
+    """Return the terms of the evidence lower bound at one posterior sample, the rate weighted by `beta` in the loss.
 
     Kingma and Welling 2014, equation 3, https://arxiv.org/abs/1312.6114; beta as in Higgins et al. 2017.
     """

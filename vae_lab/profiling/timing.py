@@ -20,7 +20,7 @@ FEWEST = 3
 def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> dict[str, dict[int, list[float]]]:
     """Return the seconds per image of training and of generation at each size, one for each turn.
 
-    All sizes take turns, so that all meet the machine's moods alike.
+    Sizes are timed round-robin, so machine noise affects all equally.
     """
     with seeded("scaling"):
         workloads = {size: Workload(setting) for size, setting in settings.items()}

@@ -303,7 +303,7 @@ def lost(error: BaseException) -> BaseException:
     if collectives.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:
-            return errors.RanksLost("another process of this run has ended or does not answer; its own words tell why.")
+            return errors.RanksLost("another process of this run has ended or does not answer; its own log says why.")
     return error
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Improvement(Callback):
     """Measures the first validation images before and after training, and refuses a run that ends worse than it began.
 
-    What is measured is what training minimises, weighed as at the end of the run, with the same noise each time. A
+    What is measured is what training minimises, weighted as at the end of the run, with the same noise each time. A
     learning rate that is far too large often leaves weights that are finite and worth nothing. Refused is only a run
     whose *tested* weights are worse: training too long on a few images spoils the last weights, not the best ones.
     Where the comparison is none of like with like, for a run that goes on from another or minimises more than this, and

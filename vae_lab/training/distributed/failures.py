@@ -27,7 +27,7 @@ class FailureReport(NamedTuple):
 
 
 def write_report(folder: Path, rank: int, error: BaseException) -> int:
-    """Leave the last words of a process, unless it has said some already, and return its exit code."""
+    """Write a process's failure report, unless it has one already, and return its exit code."""
     from vae_lab.cli.entry import account
     from vae_lab.errors import RanksLost, status
     from vae_lab.system.atomic import write_whole
@@ -42,6 +42,6 @@ def write_report(folder: Path, rank: int, error: BaseException) -> int:
 
 
 def read_reports(folder: Path) -> dict[int, FailureReport]:
-    """Return the last words by the processes' ranks."""
+    """Return the failure reports by rank."""
     found = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*.json")}
     return {int(path.stem.removeprefix("rank-")): FailureReport(**words) for path, words in found.items()}

@@ -19,7 +19,7 @@ class Perceptual(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
-        """Return the weighed distance of each reconstruction from its image."""
+        """Return the weighted distance of each reconstruction from its image."""
 
 
 class NoPerceptual(Perceptual):
@@ -65,7 +65,7 @@ class LPIPS(Perceptual):
             ) from error
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
-        """Return the weighed distance of each reconstruction from its image; grey is shown in three equal channels.
+        """Return the weighted distance of each reconstruction from its image; grey is shown in three equal channels.
 
         In single precision, whatever autocast says: it is a sum of small differences.
         """
