@@ -158,6 +158,52 @@ def test_a_length_in_epochs_counts_optimizer_steps(accumulate: int, nsteps: int,
     assert watch.expected == summary["steps"] == nsteps
 
 
+class Betas(Callback):
+    """Keeps the KL weight at each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, *_: object) -> None:
+        beta = pl_module.objective.beta
+        self.seen.append(round(beta(trainer.global_step), 6))
+
+
+SMALL = ("model=mlp", "model.encoder.width=8")
+
+
+@pytest.mark.parametrize(
+    ("length", "share", "expected"),
+    [
+        (("trainer.max_steps=4",), "0.5", [0.0, 0.5, 1.0, 1.0]),
+        (("trainer.max_steps=4",), "1.0", [0.0, 0.25, 0.5, 0.75]),
+        (("trainer.max_steps=-1", "trainer.max_epochs=1", "data.batch_size=12"), "0.5", [0.0, 0.5, 1.0, 1.0]),
+        (("trainer.max_steps=4",), "4", [0.0, 0.25, 0.5, 0.75]),
+    ],
+)
+@pytest.mark.parametrize("task", ["vae", "vaegan"])
+def test_a_kl_warm_up_takes_a_share_of_training(
+    task: str, length: tuple[str, ...], share: str, expected: list[float], config: Compose
+) -> None:
+    adversary = ("task.adversaries.discriminator.network.widths=[4,4,4]", "data.image_size=16", "task.warmup=2")
+    settings = ("objective=elbo_warmup", f"objective.beta.nsteps={share}", f"task={task}", *length)
+    train_run(config(*SMALL, *settings, *(adversary if task == "vaegan" else ())), [watch := Betas()])
+    assert watch.seen == expected
+
+
+def test_a_share_of_an_endless_training_is_refused(config: Compose) -> None:
+    endless = ("trainer.max_steps=-1", "trainer.max_time='00:00:01:00'")
+    with pytest.raises(ValueError, match=r"objective.beta.nsteps=0.5 is a share of training, which has no known end"):
+        train_run(config(*SMALL, "objective=elbo_warmup", "objective.beta.nsteps=0.5", *endless))
+
+
+def test_a_kl_warm_up_by_share_is_not_extended(config: Compose, tmp_path: Path) -> None:
+    settings = (*SMALL, "objective=elbo_warmup", "objective.beta.nsteps=0.5")
+    train_run(config(*settings, folder="first"))
+    with pytest.raises(ValueError, match=r"its KL weight was planned for trainer.max_steps=4, and another length"):
+        train_run(config(*settings, "trainer.max_steps=6", f"resume={tmp_path / 'first'}", folder="second"))
+
+
 def test_a_longer_cosine_is_refused_and_names_the_cause(config: Compose, tmp_path: Path) -> None:
     settings = ("schedule=cosine", "schedule.warmup=1", "model=mlp", "model.encoder.width=8")
     train_run(config(*settings, folder="first"))

@@ -15,7 +15,7 @@ from vae_lab.system.config_dir import CONF
 from vae_lab.system.quoting import key, quote_text
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
-SHARES = ("trainer.val_check_interval",)
+SHARES = ("trainer.val_check_interval", "objective.beta.nsteps")
 """Settings that are a count where they are whole and a share with a point, whatever the default is."""
 LIMITS = ("trainer.max_epochs", "trainer.max_time")
 CHOICE = re.compile(r"([\w/@.]+)=([\w/-]+)")

@@ -39,6 +39,13 @@ class Objective(ABC):
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
 
+    def plan(self, total_steps: int | float) -> None:  # noqa: B027 - most objectives have nothing to plan
+        """Take the length of training into schedules that depend on it, before the first batch.
+
+        Raises:
+            ValueError: if one depends on it, and it is infinite.
+        """
+
 
 def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels height width"], beta: float = 1.0) -> Terms:
     """Return the terms of the evidence lower bound at one posterior sample, the rate weighted by `beta` in the loss.
@@ -68,6 +75,11 @@ class ELBO(Objective):
         if not isinstance(beta, Schedule):
             require_weights(beta=beta)
         self.beta = beta
+
+    def plan(self, total_steps: int | float) -> None:
+        """Turn a schedule given as a share of training into batches."""
+        if isinstance(self.beta, Schedule):
+            self.beta.plan(total_steps)
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""

@@ -6,7 +6,37 @@ from vae_lab.errors import require_counts
 
 
 class Schedule(ABC):
-    """A function of the step."""
+    """A function of the step.
+
+    Args:
+        nsteps: its length: a whole number of batches, or a number with a point, up to 1.0, as a share of training.
+    """
+
+    def __init__(self, nsteps: int | float) -> None:
+        if isinstance(nsteps, float) and not 0 < nsteps <= 1:
+            raise ValueError(
+                f"schedule.nsteps={nsteps} must be a whole number of batches, or a share of training up to 1.0."
+            )
+        if not isinstance(nsteps, float):
+            require_counts(schedule__nsteps=nsteps)
+        self.nsteps = nsteps
+
+    def plan(self, total_steps: int | float) -> None:
+        """Turn a share of training into batches.
+
+        Args:
+            total_steps: batches of the whole training.
+
+        Raises:
+            ValueError: if training has no known end.
+        """
+        if isinstance(self.nsteps, float):
+            if total_steps == float("inf"):
+                raise ValueError(
+                    f"objective.beta.nsteps={self.nsteps} is a share of training, which has no known end; name a number"
+                    " of batches, or trainer.max_steps or trainer.max_epochs."
+                )
+            self.nsteps = max(1, round(self.nsteps * total_steps))
 
     @abstractmethod
     def __call__(self, step: int) -> float:
@@ -14,16 +44,15 @@ class Schedule(ABC):
 
 
 class Linear(Schedule):
-    """From `start` to `end` over `nsteps` batches, then constant: the warm-up of Sønderby et al. 2016.
+    """Linear from `start` to `end` over `nsteps`, then constant: the warm-up of Sønderby et al. 2016.
 
     Ladder variational autoencoders, https://arxiv.org/abs/1602.02282.
     """
 
-    def __init__(self, start: float, end: float, nsteps: int) -> None:
-        require_counts(schedule__nsteps=nsteps)
+    def __init__(self, start: float, end: float, nsteps: int | float) -> None:
+        super().__init__(nsteps)
         self.start = start
         self.end = end
-        self.nsteps = nsteps
 
     def __call__(self, step: int) -> float:
         """Return the value after `step` batches."""
@@ -32,18 +61,17 @@ class Linear(Schedule):
 
 
 class Cyclical(Schedule):
-    """Again and again from `start` to `end`: linearly for a share `rise` of `nsteps` batches, then constant.
+    """Cycles of `nsteps`: linear from `start` to `end` for a share `rise` of each, then constant.
 
     Fu et al. 2019, https://arxiv.org/abs/1903.10145, who rise over half of each of 4 cycles.
     """
 
-    def __init__(self, start: float, end: float, nsteps: int, rise: float) -> None:
-        require_counts(schedule__nsteps=nsteps)
+    def __init__(self, start: float, end: float, nsteps: int | float, rise: float) -> None:
+        super().__init__(nsteps)
         if not 0 < rise <= 1:
             raise ValueError(f"schedule.rise must be a share above 0 and up to 1, not {rise}.")
         self.start = start
         self.end = end
-        self.nsteps = nsteps
         self.rise = rise
 
     def __call__(self, step: int) -> float:

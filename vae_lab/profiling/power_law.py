@@ -36,10 +36,10 @@ class PowerLaw(NamedTuple):
 def fit_power_law(sizes: Sequence[int], costs: Float64[Tensor, "repetitions sizes"], level: float = 0.95) -> PowerLaw:
     """Return the least-squares power law of costs.
 
-    With several repetitions each has a slope of its own, and Student's interval is that of their mean: a slow phase of
-    the machine that lasts for a repetition moves the line and not its slope. It tells how well the slope is known, not how
-    straight the line is; `misfit` does. With one repetition, as for what is counted, the interval is the usual one of a
-    regression, from the distances to the line, and so is wide where the growth is no power law.
+    With several repetitions each has a slope of its own, and Student's interval is that of their mean: a slow phase
+    of the machine that lasts for a repetition moves the line and not its slope. It tells how well the slope is
+    known, not how straight the line is; `misfit` does. With one repetition, as for what is counted, the interval is
+    the usual one of a regression, from the distances to the line, and so is wide where the growth is no power law.
 
     Raises:
         ValueError: if there are fewer than two sizes, or a cost is not positive.

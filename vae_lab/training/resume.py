@@ -133,11 +133,14 @@ def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> No
         return
     schedule = config["schedule"]
     follows = isinstance(schedule, dict) and schedule.get("total_steps", 0) is None
+    beta = config["objective"].get("beta")
+    shared = isinstance(beta, dict) and isinstance(beta.get("nsteps"), float)
     names = ("max_steps", "max_epochs")
-    if follows and any(lengths[0][name] != lengths[1][name] for name in names):
+    if (follows or shared) and any(lengths[0][name] != lengths[1][name] for name in names):
+        what = "learning rate" if follows else "KL weight"
         length = ", ".join(f"trainer.{name}={value}" for name, value in lengths[0].items() if value not in (None, -1))
         raise ValueError(
-            f"resume={run}: its learning rate was planned for {length}, and another length was named; repeat that, or"
+            f"resume={run}: its {what} was planned for {length}, and another length was named; repeat that, or"
             " start a new run from its weights with init=."
         )
 

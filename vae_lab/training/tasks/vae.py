@@ -58,6 +58,7 @@ class VAETask(Task):
         """
         if self.make_optimizer is None:
             raise ValueError("this task has no optimizer; pass one, as optimizer=partial(torch.optim.Adam, lr=5e-4).")
+        self.objective.plan(self.total_steps)
         optimizer = self.make_optimizer(self.model.named_parameters())
         if self.make_schedule is None:
             return optimizer

@@ -116,6 +116,7 @@ class VAEGANTask(Task):
         require_settings(
             list(adversaries), adversarial_ratio=adversarial_ratio, distortion=distortion, ema_decay=ema_decay
         )
+        self.objective = objective
         self.beta = objective.beta
         self.make_optimizer = optimizer
         self.make_schedule = schedule
@@ -137,6 +138,7 @@ class VAEGANTask(Task):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
         """Return an optimizer for the model and one for each adversary, and the schedule of the first."""
+        self.objective.plan(self.total_steps)
         optimizer = self.make_optimizer(self.learner.named_parameters())
         others = adversary_optimizers(self.make_adversary_optimizer, self.adversaries.values())
         if self.make_schedule is None:
