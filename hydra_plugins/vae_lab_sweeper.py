@@ -24,13 +24,20 @@ class TrialSweeper(BasicSweeper):
         max_batch_size: trials handed to the launcher at once; None hands over all of them.
         params: what is swept, as in `model.nlatent: 2,4,8`; the command line's choices come before these.
         retry_failed: whether trials that failed or diverged are run again.
+        zip: groups of settings that change together, as in [[model.nlatent,optimizer.lr]].
     """
 
     def __init__(
-        self, max_batch_size: int | None = None, params: dict[str, str] | None = None, *, retry_failed: bool = False
+        self,
+        max_batch_size: int | None = None,
+        params: dict[str, str] | None = None,
+        *,
+        retry_failed: bool = False,
+        zip: Sequence[Sequence[str]] = (),  # noqa: A002 - the name of the setting
     ) -> None:
         super().__init__(max_batch_size, params)
         self.retry_failed = retry_failed
+        self.zipped = [list(group) for group in zip]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what the launcher is made of, which `sweep` makes once it knows how many trials run at once.
@@ -52,7 +59,7 @@ class TrialSweeper(BasicSweeper):
         """
         from vae_lab.cli.hydra_files import save_config
         from vae_lab.runs.identity import identity
-        from vae_lab.sweeps.grid import complete, sweep_name, with_images
+        from vae_lab.sweeps.grid import complete, rows_of_grid, sweep_name, with_images
         from vae_lab.sweeps.launchers import shares_fate, warn_of_pickles
         from vae_lab.sweeps.trial import Trial, config_flags, digest, with_threads
         from vae_lab.system.processes import ranks
@@ -67,7 +74,7 @@ class TrialSweeper(BasicSweeper):
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         self._refuse(parsed)
-        (grid,) = self.split_arguments(parsed, None)
+        grid = rows_of_grid(parsed, self.zipped)
         swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
         fixed = [text for text in grid[0] if text.partition("=")[0] not in swept and key(text) != "launcher"]
         group = self.config.get("group") or sweep_name(fixed, sorted(swept))
@@ -82,7 +89,15 @@ class TrialSweeper(BasicSweeper):
         numbered = zip(grid, threads, strict=True)  # a number that was measured is no part of a trial's name
         flags = config_flags(self.config.hydra, "train")
         asked = list(
-            dict.fromkeys(Trial(with_threads(texts, n), folder / digest(texts), flags=flags) for texts, n in numbered)
+            dict.fromkeys(
+                Trial(
+                    with_threads(texts, n),
+                    folder / digest(texts),
+                    flags=flags,
+                    swept=tuple(text for text in texts if key(text) in swept),
+                )
+                for texts, n in numbered
+            )
         )
         composed: dict[Path, object] = {}
         plain: dict[Path, object] = {}

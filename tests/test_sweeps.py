@@ -1,6 +1,7 @@
 """Sweeps: what is run, what is not run again, and what is told of the rest."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import MissingConfigException
 from invoking import invoke
 from sweeping import LIMIT, NO_PICTURES, TINY, finish, made, sabotaged, start, summaries, times
@@ -20,7 +22,7 @@ from vae_lab.cli.entry import as_run_dir, sentence
 from vae_lab.errors import SweepFailed
 from vae_lab.reporting.run_records import read_run
 from vae_lab.runs.folder import record
-from vae_lab.sweeps.grid import complete, sweep_name
+from vae_lab.sweeps.grid import complete, rows_of_grid, sweep_name
 from vae_lab.sweeps.trial import Trial, digest, settle
 from vae_lab.system.quoting import parse
 from vae_lab.train import main
@@ -170,7 +172,8 @@ def test_what_a_launcher_never_began_is_launched_again(tmp_path: Path) -> None:
 
 def test_what_another_process_gives_up_is_run(tmp_path: Path) -> None:
     trials = made(tmp_path, 2)
-    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.sweeps.trial import hold, record\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.runs.folder import record\n"
+    code += "from vae_lab.system.locks import hold\n"
     code += "with hold(Path(sys.argv[1])):\n print(flush=True)\n time.sleep(2)\n"
     code += " record(Path(sys.argv[1]), status='interrupted')"
     line = [sys.executable, "-c", code, str(trials[0].folder)]
@@ -212,6 +215,59 @@ def test_a_worker_ends_with_its_parent() -> None:
         started = time.monotonic()
         assert process.stdout.read() == "", "the pipe is closed once the child has ended"
     assert time.monotonic() - started < 50
+
+
+ZIPPED = {
+    "pairs": (("zip=[[model.nlatent,seed]]", "model.nlatent=2,3", "seed=5,6"), [("2", "5"), ("3", "6")]),
+    "pairs beside a grid": (
+        ("zip=[[model.nlatent,seed]]", "model.nlatent=2,3", "optimizer.lr=1e-3,1e-4", "seed=5,6"),
+        [("2", "5", "0.001"), ("2", "5", "0.0001"), ("3", "6", "0.001"), ("3", "6", "0.0001")],
+    ),
+    "equal values": (("zip=[[model.nlatent,seed]]", "model.nlatent=2,3", "seed=5,5"), [("2", "5"), ("3", "5")]),
+    "a grid": (("zip=[]", "model.nlatent=2,3", "seed=5,6"), [("2", "5"), ("2", "6"), ("3", "5"), ("3", "6")]),
+}
+
+
+@pytest.mark.parametrize("name", ZIPPED)
+def test_zipped_settings_change_together(name: str) -> None:
+    (zipped, *typed), expected = ZIPPED[name]
+    groups = [group.split(",") for group in re.findall(r"\[([\w.,]+)\]", zipped)]
+    parsed = OverridesParser.create().parse_overrides(list(typed))
+    rows = rows_of_grid(parsed, groups)
+    assert [tuple(text.partition("=")[2] for text in row) for row in rows] == expected
+
+
+@pytest.mark.parametrize(
+    ("zipped", "said"),
+    [
+        ("[[model.nlatent,seed]]", "model.nlatent has 2, seed has 3"),
+        ("[[model.nlatent,optimizer.lr]]", "model.nlatent has 2, optimizer.lr has 0"),
+        ("[[model.nlatent,model.nlatent]]", "is in two groups"),
+    ],
+)
+def test_what_cannot_be_zipped_is_refused(
+    zipped: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = (f"hydra.sweeper.zip={zipped}", "model.nlatent=2,3", "seed=5,6,7")
+    if "two" in said:
+        typed = (f"hydra.sweeper.zip=[{zipped[1:-1]},{zipped[1:-1]}]", *typed[1:])
+    assert train("-m", *TINY, *typed, monkeypatch=monkeypatch, cwd=tmp_path) == 2
+    assert said in "".join(capfd.readouterr())
+    assert not list(tmp_path.rglob("summary.json"))
+
+
+def test_trials_are_called_by_what_is_swept_and_ranked_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    typed = ("hydra.sweeper.zip=[[model.nlatent,optimizer.lr]]", "model.nlatent=2,3", "optimizer.lr=1e-9,1e-2")
+    settings = (*TINY, "logger=none", "callbacks.gallery=null", "callbacks.latents=null")
+    assert train("-m", *settings, *typed, monkeypatch=monkeypatch, cwd=tmp_path) == 0
+    assert len(list(tmp_path.rglob("summary.json"))) == 2
+    said = "".join(capfd.readouterr())
+    assert "trial nlatent=2 lr=1e-09 (" in said
+    table = said.partition("val/neg_elbo  test/neg_elbo\n")[2].splitlines()[:2]
+    assert [line.split()[:2] for line in table] == [["nlatent=3", "lr=0.01"], ["nlatent=2", "lr=1e-09"]]
+    assert float(table[0].split()[2]) < float(table[1].split()[2])
 
 
 @pytest.mark.parametrize("override", ["folder=a", "resume=a"])

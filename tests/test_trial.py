@@ -20,7 +20,7 @@ from vae_lab.system.locks import hold, holder
 
 def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
     (trial,) = made(tmp_path, 1)
-    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.sweeps.trial import hold\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.system.locks import hold\n"
     code += "with hold(Path(sys.argv[1])) as mine:\n print(mine, flush=True)\n time.sleep(float(sys.argv[2]))"
     line = [sys.executable, "-c", code, str(trial.folder), "60"]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
@@ -39,7 +39,7 @@ def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
 
 
 def test_who_merely_looks_at_a_trial_keeps_nobody_from_it(tmp_path: Path) -> None:
-    code = "import sys\nfrom pathlib import Path\nfrom vae_lab.sweeps.trial import holder\nprint(flush=True)\n"
+    code = "import sys\nfrom pathlib import Path\nfrom vae_lab.system.locks import holder\nprint(flush=True)\n"
     code += "while True: holder(Path(sys.argv[1]))"
     line = [sys.executable, "-c", code, str(tmp_path)]
     with hold(tmp_path):

@@ -95,9 +95,9 @@ def train_in_sweep(cfg: DictConfig) -> None:
         end_with_parent()
     overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
     trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder), identity(resolved(cfg)))
-    trial = trial._replace(flags=config_flags(hydra, "train"))
     fixed = set(hydra.job.config.override_dirname.exclude_keys)  # as the sweeper has put it
-    swept = [text for text in trial.overrides if key(text) not in fixed]
+    swept = tuple(text for text in trial.overrides if key(text) not in fixed)
+    trial = trial._replace(flags=config_flags(hydra, "train"), swept=swept)
 
     def work(resume: str | None, wandb_id: str | None) -> None:
         cfg.resume = resume
@@ -112,7 +112,7 @@ def train_in_sweep(cfg: DictConfig) -> None:
     except SystemExit:
         if "SUBMITIT_EXECUTOR" in os.environ:  # that is how submitit ends a job that goes back to the queue
             raise
-        log.warning("trial %s left with sys.exit", trial.folder.name)
+        log.warning("trial %s left with sys.exit", trial.name)
 
 
 def say_packages(cfg: DictConfig) -> None:

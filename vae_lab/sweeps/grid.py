@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
@@ -21,7 +22,7 @@ from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.reporting.untrusted_files import read_yaml
 from vae_lab.runs.folder import FAILURES, KILLED, MISSING, OUTDATED, State, read_summary
 from vae_lab.runs.identity import differences, images_digest, stated
-from vae_lab.sweeps.trial import Trial, put_aside, settle
+from vae_lab.sweeps.trial import Trial, put_aside, settle, short_names
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.error_text import reason
 from vae_lab.system.locks import hold, holder
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 Launch = Callable[[Sequence[Trial]], None]
 POLL = 0.5  # seconds between two looks at trials that other processes run
 PATIENCE = 60.0  # seconds in which a trial that is asked to stop may save itself
+RANKED, TESTED = "val/neg_elbo", "test/neg_elbo"
+LISTED = 20
+"""Rows of the table at a sweep's end."""
 NOT_OF_IMAGES = ("batch_size", "eval_batch_size", "seed")
 """Settings of `data` that change no image and no part."""
 
@@ -93,7 +97,7 @@ def free_outdated(trials: Sequence[Trial], configs: Mapping[Path, object]) -> No
             if other == "settings":
                 other = changed_settings(trial.folder, configs.get(trial.folder)) or other
             line = "trial %s was made with other %s; that is kept in %s, and the trial is trained anew"
-            log.warning(line, trial.folder.name, other, put_aside(trial.folder))
+            log.warning(line, trial.name, other, put_aside(trial.folder))
 
 
 def changed_settings(folder: Path, config: object) -> str:
@@ -168,7 +172,7 @@ def wait(trials: Sequence[Trial]) -> None:
         told = False
         while (who := holder(trial.folder)) is not None:
             if not told:
-                log.info("waiting for trial %s, which process %d on %s runs", trial.folder.name, who.pid, who.host)
+                log.info("waiting for trial %s, which process %d on %s runs", trial.name, who.pid, who.host)
                 told = True
             time.sleep(POLL)
 
@@ -180,6 +184,8 @@ def conclude(trials: Sequence[Trial]) -> None:
     folder = trials[0].folder.parent
     report = command_line("report", [quote_override("runs", folder)])
     log.info("%d of %d trials completed; %s", counts["completed"], len(trials), report)
+    for line in ranked(states):
+        log.info("%s", line)
     for sentence in findings([trial for trial, state in states.items() if state.status == "completed"]):
         log.info("%s", sentence)
     if counts["fast_dev_run"]:
@@ -190,7 +196,7 @@ def conclude(trials: Sequence[Trial]) -> None:
         return
     common = set.intersection(*(set(trial.overrides) for trial in trials))
     rows = [
-        f"  {trial.folder.name} {state.status}: {state.reason or 'never begun'}"
+        f"  {trial.name} {state.status}: {state.reason or 'never begun'}"
         f" ({shlex.join(text for text in trial.overrides if text not in common)})"
         for trial, state in others.items()
     ]
@@ -201,6 +207,62 @@ def conclude(trials: Sequence[Trial]) -> None:
     if counts["stopped"]:
         remedy += "; for those that were stopped choose a longer trainer.max_time"
     raise SweepFailed("\n".join([f"{len(others)} of {len(trials)} trials have no result; {remedy}:", *rows]))
+
+
+def ranked(states: Mapping[Trial, State]) -> list[str]:
+    """Return a table of the trials, the best validation first; of many trials the first ones.
+
+    Args:
+        states: of the trials.
+    """
+    numbers = {trial: read_summary(trial.folder) for trial, state in states.items() if state.status == "completed"}
+    known = [trial for trial, summary in numbers.items() if isinstance(summary.get(RANKED), float)]
+    best = sorted(known, key=lambda trial: numbers[trial][RANKED])[:LISTED]
+    if len(best) < 2:
+        return []
+    names = {trial: short_names(trial.swept) or trial.folder.name for trial in best}
+    width = max(map(len, [*names.values(), "trial"]))
+    rows = [f"{'trial':{width}s}  {RANKED}  {TESTED}"]
+    for trial, name in names.items():
+        tested = numbers[trial].get(TESTED)
+        shown = f"{tested:.2f}" if isinstance(tested, float) else "-"
+        rows.append(f"{name:{width}s}  {numbers[trial][RANKED]:{len(RANKED)}.2f}  {shown:>{len(TESTED)}s}")
+    if len(known) > len(best):
+        rows.append(f"and {len(known) - len(best)} more, which the report has")
+    return rows
+
+
+def rows_of_grid(overrides: Sequence[Any], zipped: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Return the overrides of each point of a grid; settings that are zipped change together.
+
+    Args:
+        overrides: parsed by Hydra, in the order in which they were typed.
+        zipped: groups of keys, each of which has as many values as the others of its group.
+
+    Raises:
+        ValueError: if a zipped key is not swept, is in two groups, or has another number of values.
+    """
+    values: dict[str, list[str]] = {}
+    for override in overrides:
+        name = override.get_key_element()
+        swept = override.is_sweep_override()
+        texts = override.sweep_string_iterator() if swept else [override.get_value_element_as_str()]
+        values[name] = [f"{name}={text}" for text in texts]
+    group_of: dict[str, Sequence[str]] = {}
+    for group in zipped:
+        counts = {name: len(values.get(name, ())) for name in group}
+        if min(counts.values(), default=0) < 2 or len(set(counts.values())) > 1:
+            said = ", ".join(f"{name} has {n}" for name, n in counts.items())
+            raise ValueError(f"hydra.sweeper.zip: zipped settings need as many values as each other ({said}).")
+        if repeated := [name for name in group if name in group_of]:
+            raise ValueError(f"hydra.sweeper.zip: {repeated[0]} is in two groups.")
+        group_of |= dict.fromkeys(group, group)
+    axes: list[list[tuple[str, ...]]] = []
+    for name in values:
+        group = group_of.get(name, (name,))
+        if name == next(key for key in values if key in group):  # the others of its group come with it
+            axes.append(list(zip(*(values[key] for key in values if key in group), strict=True)))
+    return [tuple(text for part in point for text in part) for point in product(*axes)]
 
 
 def findings(trials: Sequence[Trial]) -> list[str]:

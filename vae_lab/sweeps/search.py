@@ -198,19 +198,19 @@ def run_search(search: Search, train: Train) -> optuna.Study:
             if mine:
                 answer(study, asked, trial, search, train)
                 continue
-        log.info("trial %d waits for %s, which another process trains", asked.number, trial.folder.name)
+        log.info("trial %d waits for %s, which another process trains", asked.number, trial.name)
         while holder(trial.folder) is not None:  # then it is made up for, from what lies there
             time.sleep(POLL)
 
 
 def described(params: Mapping[str, Any], search: Search) -> Trial:
     """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
-    tried = (quote_typed(f"{key}={'null' if value is None else value}") for key, value in params.items())
+    tried = tuple(quote_typed(f"{key}={'null' if value is None else value}") for key, value in params.items())
     overrides = (*search.fixed, *tried)
     folder = search.folder / digest([*overrides, identity(search.made_of)])
     if search.threads is not None and typed_threads(overrides, AUTO) == AUTO:
         overrides = with_threads(overrides, search.threads)
-    return Trial(overrides, folder, flags=search.flags)
+    return Trial(overrides, folder, flags=search.flags, swept=tried)
 
 
 def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> None:

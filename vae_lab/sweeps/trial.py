@@ -39,6 +39,7 @@ class Trial(NamedTuple):
         identity: of the resolved config; "" where it is not known, and not compared.
         images: the digest of the images, or "".
         flags: what else its command line needs; see `config_flags`.
+        swept: the overrides that tell it from the other trials.
     """
 
     overrides: tuple[str, ...]
@@ -46,6 +47,12 @@ class Trial(NamedTuple):
     identity: str = ""
     images: str = ""
     flags: tuple[str, ...] = ()
+    swept: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What is swept, as in "nlatent=8 lr=0.001", and the folder's name; that alone where nothing is swept."""
+        return f"{short_names(self.swept)} ({self.folder.name})" if self.swept else self.folder.name
 
     def state(self) -> State:
         """Return the recorded end; a run that is under way according to its summary alone was killed."""
@@ -67,6 +74,15 @@ class Trial(NamedTuple):
     def is_hole(self, *, retry_failed: bool = False) -> bool:
         """Return whether the trial is to be run."""
         return self.state().status in (HOLES + FAILURES if retry_failed else HOLES)
+
+
+def short_names(overrides: Sequence[str]) -> str:
+    """Return overrides without the groups before their names, where the names stay different: "nlatent=8 lr=0.001"."""
+    keys = [key(text) for text in overrides]
+    last = [name.rpartition(".")[2] for name in keys]
+    names = [short if last.count(short) == 1 else name for name, short in zip(keys, last, strict=True)]
+    values = [text.partition("=")[2] for text in masked(list(overrides))]
+    return " ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
 
 
 def digest(overrides: Sequence[str]) -> str:
@@ -103,7 +119,7 @@ def run_trial(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     """
     with hold(trial.folder) as mine:
         if not mine:
-            log.info("trial %s is run by another process", trial.folder.name)
+            log.info("trial %s is run by another process", trial.name)
             return State(RUNNING)
         return run_held(trial, work, retry_failed=retry_failed)
 
@@ -113,7 +129,7 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     state = left(trial.folder)
     if state.status not in HOLES + (FAILURES if retry_failed else ()):
         return state
-    log.info("trial %s: %s", trial.folder.name, shlex.join(trial.overrides))
+    log.info("trial %s: %s", trial.name, shlex.join(trial.overrides))
     wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
     resume = make_ready(trial.folder, state)
     asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides, trial.flags)}
