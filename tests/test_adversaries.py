@@ -135,7 +135,7 @@ class Shade(nn.Module):
         return (z[:, self.nlatent :] @ self.levels)[:, None, None, None].expand(-1, *self.shape)
 
 
-def test_made_images_are_of_the_classes_that_opponents_are_told(config: Compose) -> None:
+def test_samples_have_the_classes_that_adversaries_are_told(config: Compose) -> None:
     task, batch, _ = played(config, *CVAEGAN)
     assert len(batch.label.unique()) > 3
     task.learner.decoder = Shade(task.learner.nlatent, tuple(batch.image.shape[1:]))

@@ -87,7 +87,7 @@ def test_two_processes_train_what_one_does_with_batches_twice_as_large(
 
 
 @pytest.mark.slow
-def test_opponents_and_their_guard_agree_in_two_processes(tmp_path: Path) -> None:
+def test_adversaries_and_their_guard_agree_in_two_processes(tmp_path: Path) -> None:
     game = ("task=cvaegan", "data=digits", "data.batch_size=16", "model.nclasses=10", "task.warmup=2")
     narrow = [f"task.adversaries.{name}.network.widths=[8,8,8]" for name in ("discriminator", "classifier")]
     settings = (*game, *narrow, "task.guard.every=2", "task.guard.patience=1", "trainer.max_steps=12")

@@ -124,7 +124,7 @@ def test_what_is_gone_back_to_is_warmed_up_from_the_start(config: Compose) -> No
         assert not weight.equal(fresh[name])
 
 
-def test_without_a_distortion_likeness_reconstructs_from_the_start(config: Compose) -> None:
+def test_without_a_distortion_feature_matching_reconstructs_from_the_start(config: Compose) -> None:
     """Larsen et al.'s setting, in which nothing else asks for reconstructions: the posterior would collapse."""
     settings = (*VAEGAN, "task.adversarial_ratio=0.0")
     for distortion, acts in ((0.0, True), (1.0, False)):

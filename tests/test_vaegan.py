@@ -58,7 +58,7 @@ def still(optimizer: torch.optim.Optimizer) -> None:
 
 
 @TASKS
-def test_every_weighted_term_pulls_the_decoder(config: Compose, settings: tuple[str, ...]) -> None:
+def test_every_weighted_term_trains_the_decoder(config: Compose, settings: tuple[str, ...]) -> None:
     task, batch, _ = played(config, *settings)
     terms, shown = task.forward_batch(batch, WARM)
     judgements = {name: adversary(shown, 0) for name, adversary in task.adversaries.items()}
@@ -74,7 +74,7 @@ def test_every_weighted_term_pulls_the_decoder(config: Compose, settings: tuple[
 
 
 @TASKS
-def test_opponents_and_model_never_move_each_other(config: Compose, settings: tuple[str, ...]) -> None:
+def test_adversaries_and_model_never_move_each_other(config: Compose, settings: tuple[str, ...]) -> None:
     task, batch, optimizers = played(config, *settings)
     adversaries = {f"adversaries.{name}" for name in task.adversaries}
     learner = {"learner.encoder", "learner.decoder"}
@@ -90,7 +90,7 @@ def test_opponents_and_model_never_move_each_other(config: Compose, settings: tu
     assert all(weight.grad is None for weight in task.parameters()), "what is left over would be added to the next step"
 
 
-def test_the_encoder_is_not_pulled(config: Compose) -> None:
+def test_the_adversarial_loss_does_not_train_the_encoder(config: Compose) -> None:
     gradients = []
     for adversarial_ratio in (0.0, 100.0):
         task, batch, optimizers = played(config, *VAEGAN, f"task.adversarial_ratio={adversarial_ratio}")
@@ -117,14 +117,14 @@ def test_the_pull_is_as_strong_as_asked_for_inside_its_bounds(config: Compose) -
             assert task.notes["adversarial_weight"].item() == pytest.approx(weight)
 
 
-def test_opponents_learn_alone_at_first(config: Compose) -> None:
-    with_opponents, batch, optimizers = played(config, *VAEGAN)
+def test_adversaries_learn_alone_at_first(config: Compose) -> None:
+    with_adversaries, batch, optimizers = played(config, *VAEGAN)
     without, _, others = played(
         config, *VAEGAN, "task.adversarial_ratio=0.0", "task.adversaries.discriminator.feature_matching=0.0"
     )
-    for task, optimizer in ((with_opponents, optimizers), (without, others)):
+    for task, optimizer in ((with_adversaries, optimizers), (without, others)):
         assert "adversaries.discriminator" in moved(task, batch, optimizer, step=0)
-    assert same(with_opponents.learner.state_dict(), without.learner.state_dict())
+    assert same(with_adversaries.learner.state_dict(), without.learner.state_dict())
 
 
 def test_the_average_follows_the_learner(config: Compose) -> None:
@@ -266,7 +266,7 @@ def test_lpips_without_its_weights_is_a_clear_error(
     assert any(isinstance(cause, DataError) for cause in causes)
 
 
-def test_a_run_against_other_opponents_is_not_resumed(config: Compose, tmp_path: Path) -> None:
+def test_a_run_against_other_adversaries_is_not_resumed(config: Compose, tmp_path: Path) -> None:
     train_run(config(*VAEGAN, folder="first"))
     with pytest.raises(ValueError, match=r"that run had task.adversarial_ratio=\S+ \(here 2\)"):
         train_run(config(*VAEGAN, "task.adversarial_ratio=2.0", f"resume={tmp_path / 'first'}", folder="second"))
