@@ -1,4 +1,4 @@
-"""ELBO terms and importance-sampling estimates of -log p(x), per image and in nats."""
+"""Importance-sampling estimates of -log p(x), per image and in nats."""
 
 import math
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from vae_lab.errors import require_counts
 from vae_lab.probability.importance import draw
-from vae_lab.probability.objectives import elbo_terms
 
 if TYPE_CHECKING:
     from vae_lab.probability.latent_model import LatentModel
@@ -29,29 +28,6 @@ class Estimate(NamedTuple):
 
     nll: Float[Tensor, " batch"]
     effective: Float[Tensor, " batch"]
-
-
-@torch.no_grad()
-def neg_elbo(model: "LatentModel", images: Images) -> Nats:
-    """Return the negative evidence lower bound of each image at one posterior sample."""
-    return elbo_terms(model(images), images).loss
-
-
-@torch.no_grad()
-def distortion(model: "LatentModel", images: Images) -> Nats:
-    """Return -log p(x | z) of each image at one posterior sample."""
-    return elbo_terms(model(images), images).distortion
-
-
-@torch.no_grad()
-def rate(model: "LatentModel", images: Images) -> Nats:
-    """Return KL(q(z | x) || p(z)) of each image, estimated at one posterior sample where it has no closed form."""
-    return elbo_terms(model(images), images).rate
-
-
-def iwae_nll(model: "LatentModel", images: Images, nsamples: int, chunk: int) -> Nats:
-    """Return the importance-sampling estimate of -log p(x) of each image; see `importance_estimate`."""
-    return importance_estimate(model, images, nsamples, chunk).nll
 
 
 @torch.no_grad()

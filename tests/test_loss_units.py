@@ -1,4 +1,4 @@
-"""The ledger against the formulas of other libraries, written out by hand."""
+"""Loss conventions in nats against the formulas of other libraries, written out by hand."""
 
 import math
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from functools import partial
 
 import pytest
 import torch
+from loss_units import PYTHAE, SEED, SquaredErrorLoss, normalizer, pixel_mean
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from vae_lab.probability.distributions import DiagonalNormal, StandardNormal, kl
-from vae_lab.probability.ledger import PYTHAE, SEED, SquaredErrorLoss, normalizer, pixel_mean
 from vae_lab.probability.likelihoods import Gaussian
 
 
