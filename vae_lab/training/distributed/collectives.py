@@ -1,6 +1,6 @@
 """Collective operations; each does nothing in a run of one process."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -20,16 +20,6 @@ def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
     dist.all_reduce(message)
     parts = (message / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
     return [torch.empty_like(ours).copy_(mean.view(ours.shape)) for ours, mean in zip(tensors, parts, strict=True)]
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Make each parameter's gradient that of the mean over the batches of all processes."""
-    if not several():
-        return
-    moved = [parameter for parameter in parameters if parameter.grad is not None]
-    means = averaged([parameter.grad for parameter in moved if parameter.grad is not None])
-    for parameter, mean in zip(moved, means, strict=True):
-        parameter.grad = mean
 
 
 @torch.no_grad()
