@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
         return
+    listen_to_signals()
     gc.disable()
     for name in HEAVY:
         importlib.import_module(name)
@@ -50,6 +52,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     yaml.SafeLoader = yaml.CSafeLoader  # the same parser in C; every command reads forty files
+
+
+def listen_to_signals() -> None:
+    """Take back that `nohup` and a shell's background ignore signals, which runs then ignore as well."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_finish() -> None:
