@@ -125,7 +125,7 @@ def use_threads(number: int, nprocesses: int = 1) -> None:
 def threads_in_use(setting: int | str) -> int:
     """Return the number of threads of this process: the setting's, which it has from now on, or with "auto" its own.
 
-    Commands have decided before they train; this is for whoever calls `vae_lab.training.run.train_run` from Python.
+    Commands decide before they train; this decides for calls of `vae_lab.train_run` from Python.
 
     Raises:
         ValueError: if the setting is neither.
