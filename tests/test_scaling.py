@@ -246,9 +246,9 @@ BAD = {
     "an unknown unit": (("memory=8Gigs",), 2, "memory=8Gigs must be a number of bytes"),
     "no memory": (("memory=0",), 2, "memory=0 must be"),
     "too little memory": (("memory=1MiB",), 6, "which do not fit; choose a smaller batch_size"),
-    "an unknown precision": (("precision=16",), 2, "precision must be 32-true or bf16-mixed"),
+    "an unknown precision": (("precision=16",), 2, "precision must be one of 32-true, bf16-mixed"),
     "an unknown device": (("device=tpu",), 2, "device=tpu is not here"),
-    "all memory kept free": (("headroom=1",), 2, "headroom=1 must be in [0, 1)"),
+    "all memory kept free": (("headroom=1",), 2, "headroom must lie in [0, 1), not 1"),
     "a misspelt key": (("data.imagesize=[32,64]",), 2, "did you mean data.image_size?"),
     "a file in the way": (("out=file/here",), 5, "file/here cannot be written"),
 }  # fmt: skip
