@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
 SECTIONS = [
     "protocol", "caveats", "likelihood", "latents", "reconstruction", "samples", "memorisation", "blur", "seconds",
 ]  # fmt: skip
-DOCS = Path(__file__).parents[1] / "docs" / "evaluation.md"
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 def small(run: Path, folder: Path, change: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from invoking import invoke
+from invoking import invoke, vae_lab
 from omegaconf import DictConfig
-from test_commands import vae_lab
 
 from vae_lab.profiling.counting import LiveBytes, multiplications, predicted_peaks, weigh
 from vae_lab.profiling.peak_memory import footprint
@@ -273,6 +272,6 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
 
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys\nimport vae_lab.scaling\nprint('torch' in sys.modules)"
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"
