@@ -18,7 +18,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from vae_lab.errors import require_count, require_number
-from vae_lab.evaluation.metrics.two_sample import Interval
+from vae_lab.intervals import Interval
 
 Scores = Float[Tensor, " n"]
 PValues = Float64[Tensor, " m"]

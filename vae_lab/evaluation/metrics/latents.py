@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.errors import require_count
-from vae_lab.evaluation.metrics.likelihood import Mean, plain_mean
+from vae_lab.evaluation.metrics.likelihood import plain_mean
+from vae_lab.intervals import Mean
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
 from vae_lab.probability.latent_model import Inference, LatentModel
