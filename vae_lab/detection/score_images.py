@@ -29,6 +29,14 @@ def score_images(
     Raises:
         DataError: if a run or, the first time for a score, its images cannot be read.
         ValueError: if the images are not such, or the score is not for the run.
+
+    Example:
+        >>> import torch
+        >>> from vae_lab import score_images
+        >>> noise = torch.rand(5, 1, 28, 28)
+        >>> detections = score_images("outputs/digits", noise)  # the run of train_run's example
+        >>> detections.flagged
+        tensor([True, True, True, True, True])
     """
     from vae_lab.data.images import require_size
     from vae_lab.detection.calibration import Calibration, check_level, load_detector, score_config
