@@ -55,7 +55,7 @@ Watcher = TypeVar("Watcher", bound=Callback)
 
 def train_run(
     cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the summary of a run trained as `cfg` says; it also lies in `cfg.folder`, as summary.json.
 
     Args:
