@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.probability import distributions
 from vae_lab.system.printing import PrintsArguments
 
@@ -77,7 +77,7 @@ class VampPrior(Prior):
         self, nlatent: int, *, channels: int, image_size: int, ncomponents: int, logit_mean: float, logit_std: float
     ) -> None:
         super().__init__(nlatent)
-        require_counts(prior__ncomponents=ncomponents)
+        require_count("prior.ncomponents", ncomponents)
         self.channels, self.image_size, self.ncomponents = channels, image_size, ncomponents
         self.logit_mean, self.logit_std = logit_mean, logit_std
         noise = torch.randn(ncomponents, channels, image_size, image_size)
