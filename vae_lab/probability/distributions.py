@@ -83,11 +83,6 @@ class DiagonalNormal(UncheckedDistribution):
         """Sigma squared, [..., n]."""
         return (2 * self.log_sigma).exp()
 
-    def expand(self, batch_shape: tuple[int, ...], _instance: None = None) -> "DiagonalNormal":
-        """Return the same density for every entry of `batch_shape`."""
-        shape = torch.Size(batch_shape) + self.event_shape
-        return DiagonalNormal(self.loc.expand(shape), self.log_sigma.expand(shape))
-
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Return mean + sigma * noise, differentiable in both: [sample_shape, ..., n]."""
         noise = torch.randn(torch.Size(sample_shape) + self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
@@ -112,10 +107,6 @@ class StandardNormal(DiagonalNormal):
 
     def __init__(self, zeros: Float[Tensor, "*batch n"]) -> None:
         super().__init__(zeros, zeros)
-
-    def expand(self, batch_shape: tuple[int, ...], _instance: None = None) -> "StandardNormal":
-        """Return the same density for every entry of `batch_shape`."""
-        return StandardNormal(self.loc.expand(torch.Size(batch_shape) + self.event_shape))
 
     def each_latent(self) -> "StandardNormal":
         """Return N(0, 1) for each entry: batch [..., n], event [1]."""
