@@ -55,7 +55,7 @@ Watcher = TypeVar("Watcher", bound=Callback)
 
 def train_run(
     cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the summary of a run trained as `cfg` says; it also lies in `cfg.folder`, as summary.json.
 
     Args:
@@ -70,6 +70,17 @@ def train_run(
         StorageError: if the folder cannot be written, or was removed.
         TimeLimit: if its time was up before the last batch; it is tested all the same.
         Interrupted: if a signal ended it early, in training after a checkpoint.
+
+    Example:
+        >>> from hydra import compose, initialize_config_dir
+        >>> from vae_lab import train_run
+        >>> from vae_lab.system.config_dir import CONF
+        >>> short = ["trainer.max_steps=20", "trainer.val_check_interval=20", "logger=none"]
+        >>> with initialize_config_dir(str(CONF), version_base="1.3"):
+        ...     cfg = compose("train", ["data=digits", "model=mlp", *short, "folder=outputs/digits"])
+        >>> summary = train_run(cfg)
+        >>> summary["status"], summary["steps"]
+        ('completed', 20)
     """
     with GracefulStop() as stop, alone(run_folder(cfg)):
         return train_until(stop, cfg, watchers, facts or {})
