@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from hydra.utils import instantiate
 
 from vae_lab.data.images import ImageSet
 from vae_lab.detection.conformal import require_level
@@ -31,8 +30,9 @@ from vae_lab.detection.detector import (
 )
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
-from vae_lab.errors import DataError, require_counts
+from vae_lab.errors import DataError, require_count
 from vae_lab.probability.latent_model import LatentModel
+from vae_lab.runs.configs import build
 from vae_lab.runs.folder import checkpoint_path, locate
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, weights_digest
 from vae_lab.runs.packages import Trust
@@ -95,7 +95,8 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
     runs = [runs] if isinstance(runs, Path) else runs
     if not runs:
         raise ValueError("run= names no run; name the folder of a finished one.")
-    require_counts(ncalibration=how.ncalibration, nfit=how.nfit)
+    require_count("ncalibration", how.ncalibration)
+    require_count("nfit", how.nfit)
     if "_target_" in config:
         return load_one(runs, config, how)
     members: dict[str, Detector] = {}
@@ -127,7 +128,7 @@ def make_score(config: dict[str, Any]) -> Score | Ensemble:
     Raises:
         ValueError: if it describes something else.
     """
-    score = instantiate(config, _convert_="all")
+    score = build(config)
     if not isinstance(score, Score | Ensemble):
         raise ValueError(
             f"score: {config['_target_']} makes a {type(score).__name__}, which is no Score and no Ensemble."
@@ -165,7 +166,7 @@ def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> No
 
 def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
     """Return the detector of one run and one score."""
-    score: Score = instantiate(config, _convert_="all")
+    score: Score = build(config)
     model = load_model(run, how.checkpoint, trust=how.trust)
     require_finite(model, run)
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None

@@ -5,8 +5,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_lab.errors import DataError
-from vae_lab.runs.configs import check_config, require_plain
+from vae_lab.errors import DataError, require_choice
+from vae_lab.runs.configs import build, check_config, require_plain
 from vae_lab.runs.folder import checkpoint_path, load_summary, locate
 from vae_lab.runs.identity import file_digest
 from vae_lab.runs.packages import Trust
@@ -60,8 +60,6 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
         DataError: if it is no readable checkpoint, or its weights do not fit.
         ValueError: if it holds no config and no parts are given, or the task of another class.
     """
-    from hydra.utils import instantiate
-
     from vae_lab.runs.tensor_file import read_tensors
 
     file = expanded(path)
@@ -78,7 +76,7 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
         require_plain(config)
         check_config(config["task"], "task", trust)
         with refused(f"the config in {file.absolute()} describes no task", passing=(ValueError,)):
-            task = instantiate(config["task"], _convert_="all")
+            task = build(config["task"])
     if not isinstance(task, kind):
         name = type(task).__name__
         raise ValueError(f"{file.absolute()} holds a {name}; call {name}.load_from_checkpoint.")
@@ -94,14 +92,13 @@ def build_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "La
         ValueError: if it is larger than they are; nothing was allocated for it.
     """
     import torch
-    from hydra.utils import instantiate
 
     from vae_lab.system.randomness import seeded
 
     with torch.device("meta"), bounded(weights):
-        instantiate(config, _convert_="all")
+        build(config)
     with seeded("load"):  # fresh weights are drawn and thrown away; whoever calls keeps their random numbers
-        return instantiate(config, _convert_="all")
+        return build(config)
 
 
 @contextmanager
@@ -161,8 +158,6 @@ def load_data(
         ValueError: if the stored config names a class that is not for its role, or `root` is given and the data have
             none.
     """
-    from hydra.utils import instantiate
-
     stored = load_checkpoint(run, checkpoint)
     config: dict[str, Any] = stored["hyper_parameters"]["data"]
     check_config(config, "data", trust)
@@ -173,7 +168,7 @@ def load_data(
         config["root"] = root
     config = harmless(config)
     with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
-        data: ImageData = instantiate(config, _convert_="all")
+        data: ImageData = build(config)
         fingerprint = data.fingerprint
     if fingerprint != stored["data"]:
         found, expected = (" + ".join(str(f.get(f"n{part}")) for part in PARTS) for f in (fingerprint, stored["data"]))
@@ -201,9 +196,7 @@ def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
     Raises:
         DataError: if they are not there, not readable or too few.
     """
-    from hydra.utils import instantiate
-
-    return instantiate(config, _convert_="all").fingerprint
+    return build(config).fingerprint
 
 
 def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]:
@@ -214,8 +207,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
     """
     from vae_lab.runs.tensor_file import read_tensors
 
-    if checkpoint not in ("best", "last"):
-        raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
+    require_choice("checkpoint", checkpoint, ("best", "last"))
     path = checkpoint_path(run, checkpoint)
     if not path.is_file():
         raise DataError(f"there is no checkpoint at {path.absolute()}; {instead(run)}.")
