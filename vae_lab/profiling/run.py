@@ -13,7 +13,7 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.profiling.counting import multiplications, predicted_peaks, weigh
-from vae_lab.profiling.figures import scaling_figure
+from vae_lab.profiling.figures import cost_figure
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import PowerLaw, fit_power_law
 from vae_lab.profiling.settings import read_memory, read_sizes
@@ -36,7 +36,7 @@ NOCTAVES = 12
 def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     """Return what the network of `cfg` costs at each size, with exponents; it also lies in `cfg.out`, with a plot.
 
-    `cfg` is conf/scaling.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless
+    `cfg` is conf/profile.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless
     it says batch.
 
     Raises:
@@ -166,9 +166,9 @@ def environment(cfg: DictConfig) -> dict[str, Any]:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Write scaling.json and scaling.png."""
+    """Write profile.json and profile.png."""
     laws = {name: law._asdict() for name, law in result["exponents"].items()}
     plain = json.loads(json.dumps(result | {"exponents": laws}), parse_constant=lambda _: None)
-    write_whole(folder / "scaling.json", json.dumps(plain, indent=2).encode())
-    with whole(folder / "scaling.png") as path:
-        scaling_figure(result).savefig(path, format="png", dpi=120)
+    write_whole(folder / "profile.json", json.dumps(plain, indent=2).encode())
+    with whole(folder / "profile.png") as path:
+        cost_figure(result).savefig(path, format="png", dpi=120)

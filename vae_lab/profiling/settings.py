@@ -1,4 +1,4 @@
-"""The settings of conf/scaling.yaml, read and checked."""
+"""The settings of conf/profile.yaml, read and checked."""
 
 import os
 from collections.abc import Callable

@@ -28,7 +28,7 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
-        trust: packages beside vae_lab that the run's model may be made of; see docs/packages.md.
+        trust: packages beside vae_lab that the run's model may be made of; see docs/extending.md.
 
     Raises:
         DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
