@@ -3,7 +3,8 @@
     make bench                             runs this last
     python -m benchmarks.transposed
 
-Both compute the same (tests/test_networks.py). They take turns, forward and backward; the ratio is that of the medians.
+Both compute the same (tests/models/test_networks.py). They take turns, forward and backward; the ratio is that of the
+medians.
 """
 
 import statistics

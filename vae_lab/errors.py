@@ -12,6 +12,7 @@ The message is one sentence that names the value and the remedy, because it is a
 """
 
 import signal
+from collections.abc import Collection
 
 
 class DataError(Exception):
@@ -68,11 +69,27 @@ class Interrupted(BaseException):
         return Interrupted, (self.number, self.how)
 
 
-def require_counts(**counts: object) -> None:
-    """Raise ValueError unless every number is whole and at least 1; `data__nval` stands for data.nval."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name.replace('__', '.')} must be a whole number of at least 1, not {value}.")
+def require_count(name: str, value: object, least: int = 1, hint: str = "") -> None:
+    """Raise ValueError unless a setting is a whole number of at least `least`; `hint` ends the sentence."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, not {value}{hint}.")
+
+
+def require_number(name: str, value: object, interval: str = "[0, inf)", hint: str = "") -> None:
+    """Raise ValueError unless a setting is a number in an interval, as in "(0, 1]"; `hint` ends the sentence."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    within = isinstance(value, int | float) and (
+        low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
+    )
+    if not within:
+        words = "be 0 or a positive number" if interval[0] == "[" and low == 0 else "be a positive number"
+        raise ValueError(f"{name} must {words if high == float('inf') else f'lie in {interval}'}, not {value}{hint}.")
+
+
+def require_choice(name: str, value: object, choices: Collection[object]) -> None:
+    """Raise ValueError unless a setting is one of some choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value}.")
 
 
 CODES: dict[type[BaseException], int] = {

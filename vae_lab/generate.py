@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vae_lab.cli.entry import command, settle_threads
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.sampling.images import (
     EVERY,
     class_counts,
@@ -44,7 +44,8 @@ def main(cfg: DictConfig) -> None:
     require_folder_name(out, ".png")
     if out.suffix.lower() != ".png" and out.is_file():
         raise ValueError(f"out={out} is a file that is no .png; name a folder or a .png.")
-    require_counts(n=cfg.n, batch_size=cfg.batch_size)
+    require_count("n", cfg.n)
+    require_count("batch_size", cfg.batch_size)
     require_writable(out.parent if out.suffix.lower() == ".png" else out)
     made_of = described(cfg, run)
     require_room(out, made_of, replace=HydraConfig.get().mode != RunMode.MULTIRUN)

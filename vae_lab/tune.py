@@ -19,7 +19,7 @@ from vae_lab.cli.entry import command, settle_threads
 from vae_lab.cli.hydra_files import save_config
 from vae_lab.cli.other_sweepers import NO_SWEEP
 from vae_lab.cli.overrides import search_path, settle_limits, understood
-from vae_lab.errors import SweepFailed, require_counts
+from vae_lab.errors import SweepFailed, require_count
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.runs.folder import read_summary
 from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
     """Search until the study has its trials, and name the best."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # of another sweeper than our own, which refuses it sooner
         raise ValueError(NO_SWEEP)
-    require_counts(search__ntrials=cfg.search.ntrials)
+    require_count("search.ntrials", cfg.search.ntrials)
     if cfg.trainer.devices not in (1, "auto"):
         raise ValueError(
             f"trainer.devices={cfg.trainer.devices}: a search trains each trial on one device; start it several times."

@@ -260,7 +260,7 @@ def test_a_folder_downloads_itself_if_allowed(server, target):
         ({"members": "set"}, "data.archive.members must name a folder and end with a slash"),
         ({"digest": "abc"}, "data.archive.digest must be 64 hexadecimal digits"),
         ({"digest": "G" * 64}, "data.archive.digest"),
-        ({"nfiles": 0}, "data.archive.nfiles must be at least 1, not 0"),
+        ({"nfiles": 0}, "data.archive.nfiles must be a whole number of at least 1, not 0"),
     ],
 )
 def test_wrong_settings_are_named_at_construction(server, settings, sentence):

@@ -77,7 +77,7 @@ def test_more_noise_is_worse() -> None:
     assert first["ssim"] > last["ssim"]
 
 
-@pytest.mark.parametrize(("size", "message"), [(2, "at least 3 for ssim"), (0, "whole number")])
+@pytest.mark.parametrize(("size", "message"), [(2, "at least 3, not 2: ssim"), (0, "whole number")])
 def test_images_without_a_window_are_refused(size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reconstruction_metrics(size)

@@ -192,7 +192,7 @@ def test_the_metric_and_its_direction_are_chosen(sweep: Path, tmp_path: Path) ->
     assert report(sweep, tmp_path, "test/distortion", "max").trials[0].name == "8-0.001-1"
     with pytest.raises(ValueError, match=r"no finished run has metric=test/neg_elb; there are test/neg_elbo"):
         report(sweep, tmp_path, "test/neg_elb")
-    with pytest.raises(ValueError, match="mode must be min or max, not best"):
+    with pytest.raises(ValueError, match="mode must be one of min, max, not best"):
         report(sweep, tmp_path, mode="best")
 
 

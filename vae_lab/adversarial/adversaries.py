@@ -17,7 +17,7 @@ from vae_lab.adversarial.losses import (
     gradient_penalty,
     nonsaturating_loss,
 )
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count, require_number
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -98,14 +98,11 @@ class Discriminator(Adversary):
         augment: DiffAugment | None,
     ) -> None:
         super().__init__()
-        require_counts(discriminator__r1_every=r1_every)
-        require_weights(
-            "discriminator",
-            feature_matching=feature_matching,
-            nonsaturating=nonsaturating,
-            mean_matching=mean_matching,
-            r1=r1,
-        )
+        require_count("task.adversaries.discriminator.r1_every", r1_every)
+        require_number("task.adversaries.discriminator.feature_matching", feature_matching)
+        require_number("task.adversaries.discriminator.nonsaturating", nonsaturating)
+        require_number("task.adversaries.discriminator.mean_matching", mean_matching)
+        require_number("task.adversaries.discriminator.r1", r1)
         self.network = network(nin=channels, image_size=image_size, nout=1)
         self.matching = MeanMatching(1, embedding_size(self.network, channels, image_size), mean_decay)
         self.feature_matching = feature_matching
@@ -181,9 +178,9 @@ class Classifier(Adversary):
                 f"task=cvaegan needs classes, and model.nclasses={nclasses}; choose model.nclasses=10 for digits, or"
                 " task=vaegan for images without classes."
             )
-        require_weights(
-            "classifier", feature_matching=feature_matching, mean_matching=mean_matching, cross_entropy=cross_entropy
-        )
+        require_number("task.adversaries.classifier.feature_matching", feature_matching)
+        require_number("task.adversaries.classifier.mean_matching", mean_matching)
+        require_number("task.adversaries.classifier.cross_entropy", cross_entropy)
         self.network = network(nin=channels, image_size=image_size, nout=nclasses)
         self.matching = MeanMatching(nclasses, embedding_size(self.network, channels, image_size), mean_decay)
         self.feature_matching = feature_matching
@@ -212,10 +209,3 @@ def embedding_size(network: nn.Module, channels: int, image_size: int) -> int:
     device = next(network.parameters()).device
     with torch.no_grad():
         return network(torch.zeros(1, channels, image_size, image_size, device=device)).embedding.shape[1]
-
-
-def require_weights(adversary: str, **weights: float) -> None:
-    """Raise ValueError unless every weight is finite and at least 0."""
-    for name, value in weights.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"task.adversaries.{adversary}.{name} must be 0 or a positive number, not {value}.")

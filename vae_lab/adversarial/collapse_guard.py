@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count, require_number
 
 WATCHED = ("accuracy_real", "accuracy_fake", "cross_entropy", "spread", "loss")
 
@@ -55,12 +55,12 @@ class BalanceGuard(nn.Module):
         most: int,
     ) -> None:
         super().__init__()
-        require_counts(task__guard__every=every, task__guard__patience=patience, task__guard__most=most)
+        require_count("task.guard.every", every)
+        require_count("task.guard.patience", patience)
+        require_count("task.guard.most", most)
         for name, value in (("sure", sure), ("blind", blind), ("spread", spread), ("factor", factor)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"task.guard.{name} must be between 0 and 1, not {value}.")
-        if not worst > 0:
-            raise ValueError(f"task.guard.worst must be a positive number, not {worst}; a coin has 1.39.")
+            require_number(f"task.guard.{name}", value, "[0, 1]")
+        require_number("task.guard.worst", worst, "(0, inf]", "; a coin has 1.39")
         self.every = every
         self.sure = sure
         self.blind = blind

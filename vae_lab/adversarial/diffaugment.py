@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vae_lab.errors import require_number
+
 Images = Float[Tensor, "batch channels height width"]
 
 
@@ -68,8 +70,7 @@ class DiffAugment:
 
     def __init__(self, *, colour: float, translation: float, cutout: float, flip: bool) -> None:
         for name, value in (("colour", colour), ("translation", translation), ("cutout", cutout)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"augment.{name} must be between 0 and 1, not {value}.")
+            require_number(f"augment.{name}", value, "[0, 1]")
         self.colour = colour
         self.translation = translation
         self.cutout = cutout

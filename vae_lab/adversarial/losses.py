@@ -7,6 +7,8 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from vae_lab.errors import require_number
+
 Logits = Float[Tensor, "batch nlogits"]
 Embedding = Float[Tensor, "batch n"]
 
@@ -63,8 +65,7 @@ class MeanMatching(nn.Module):
 
     def __init__(self, nclasses: int, n: int, decay: float) -> None:
         super().__init__()
-        if not 0 <= decay < 1:
-            raise ValueError(f"mean_decay of an adversary must be at least 0 and below 1, not {decay}.")
+        require_number("mean_decay of an adversary", decay, "[0, 1)")
         self.decay = decay
         self.register_buffer("real", torch.zeros(nclasses, n))
         self.register_buffer("fake", torch.zeros(nclasses, n))

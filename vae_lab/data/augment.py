@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from vae_lab.errors import require_count
 from vae_lab.system.randomness import counter_seed
 
 Images = Float[Tensor, "batch channels height width"]
@@ -23,8 +24,7 @@ class Augment:
     def __init__(self, *, flip: bool, shift: int) -> None:
         if not isinstance(flip, bool):
             raise ValueError(f"data.augment.flip must be true or false, not {flip}.")
-        if not isinstance(shift, int) or isinstance(shift, bool) or shift < 0:
-            raise ValueError(f"data.augment.shift must be a whole number of pixels, 0 or more, not {shift}.")
+        require_count("data.augment.shift", shift, 0)
         self.flip = flip
         self.shift = shift
 

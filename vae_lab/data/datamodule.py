@@ -14,7 +14,7 @@ from vae_lab.data.binarize import WAYS, static_splits
 from vae_lab.data.images import Splits
 from vae_lab.data.sample import Sample
 from vae_lab.data.survey import Survey, survey_parts
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ class ImageData(LightningDataModule, ABC):
         augment: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        require_counts(data__image_size=image_size, data__batch_size=batch_size, data__eval_batch_size=eval_batch_size)
+        require_count("data.image_size", image_size)
+        require_count("data.batch_size", batch_size)
+        require_count("data.eval_batch_size", eval_batch_size)
         for name, value in (("seed", seed), ("split_seed", split_seed)):
             if not isinstance(value, int):
                 raise ValueError(f"data.{name} must be a whole number, not {value}.")

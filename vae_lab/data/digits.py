@@ -12,7 +12,7 @@ from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.splits import split
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 
 class Digits(ImageData):
@@ -28,7 +28,8 @@ class Digits(ImageData):
 
     def __init__(self, *, nval: int, ntest: int, only: Sequence[int] | None = None, **settings: Any) -> None:
         super().__init__(**settings)
-        require_counts(data__nval=nval, data__ntest=ntest)
+        require_count("data.nval", nval)
+        require_count("data.ntest", ntest)
         check_only(only, 10)
         self.classes = kept_names([str(digit) for digit in range(10)], only)
         self.only = only

@@ -20,7 +20,7 @@ from vae_lab.data.files.listing import Bad, Listing, list_files, printable, repo
 from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.splits import split
 from vae_lab.data.survey import Survey, join_surveys, survey_duplicates, survey_folders, survey_sources
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_choice, require_number
 from vae_lab.system.folders import cache_folder, expanded
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,10 @@ class Folder(ImageData):
     ) -> None:
         super().__init__(**settings)
         _check_fractions(val_fraction, test_fraction)
-        _check_range("max_pixels", max_pixels, 1, PIXEL_CEILING)
-        _check_range("background", background, 0, 255)
-        _check_range("memory_limit", memory_limit, 0, None)
-        if on_bad not in ("skip", "fail"):
-            raise ValueError(f'data.on_bad must be "skip" or "fail", not {on_bad!r}.')
+        require_number("data.max_pixels", max_pixels, f"[1, {PIXEL_CEILING}]")
+        require_number("data.background", background, "[0, 255]")
+        require_number("data.memory_limit", memory_limit)
+        require_choice("data.on_bad", on_bad, ("skip", "fail"))
         if cache == "":
             raise ValueError("data.cache must name a folder, not nothing; null is the usual one.")
         if download and archive is None:
@@ -229,20 +228,13 @@ def _is_missing_or_empty(root: Path) -> bool:
 
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
-    for name, value in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
-        if not 0 < value < 1:
-            raise ValueError(f"data.{name} must lie between 0 and 1, not be {value}; 0.1 is usual.")
+    require_number("data.val_fraction", val_fraction, "(0, 1)", "; 0.1 is usual")
+    require_number("data.test_fraction", test_fraction, "(0, 1)", "; 0.1 is usual")
     if val_fraction + test_fraction >= 1:
         raise ValueError(
             f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction} leave nothing to train on; choose"
             " fractions whose sum is below 1."
         )
-
-
-def _check_range(name: str, value: int, low: int, high: int | None) -> None:
-    if value < low or (high is not None and value > high):
-        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(f"data.{name} must be {bounds}, not {value}.")
 
 
 def _paths(listing: Listing, decoded: Decoded) -> list[str]:

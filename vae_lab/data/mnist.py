@@ -16,7 +16,7 @@ from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, kept_names, of_classes
 from vae_lab.data.splits import split
-from vae_lab.errors import DataError, require_counts
+from vae_lab.errors import DataError, require_count
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class IdxImages(ImageData):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        require_counts(data__nval=nval)
+        require_count("data.nval", nval)
         self.dataset = dataset
         kind: Any = getattr(dataset, "func", dataset)  # the class, whatever it was bound to
         self.title: str = kind.__name__

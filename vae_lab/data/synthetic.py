@@ -7,6 +7,7 @@ from torch.nn.functional import interpolate
 
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import ImageSet, Splits
+from vae_lab.errors import require_count
 
 
 class SyntheticBlobs(ImageData):
@@ -19,8 +20,7 @@ class SyntheticBlobs(ImageData):
 
     def __init__(self, *, nimages: int, **settings: Any) -> None:
         super().__init__(**settings)
-        if nimages < 8:
-            raise ValueError(f"data.nimages must be at least 8, not {nimages}.")
+        require_count("data.nimages", nimages, 8)
         self.nimages = nimages
         self.classes = tuple(map(str, range(10)))
 

@@ -31,7 +31,7 @@ from vae_lab.detection.detector import (
 )
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
-from vae_lab.errors import DataError, require_counts
+from vae_lab.errors import DataError, require_count
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.folder import checkpoint_path, locate
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, weights_digest
@@ -95,7 +95,8 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
     runs = [runs] if isinstance(runs, Path) else runs
     if not runs:
         raise ValueError("run= names no run; name the folder of a finished one.")
-    require_counts(ncalibration=how.ncalibration, nfit=how.nfit)
+    require_count("ncalibration", how.ncalibration)
+    require_count("nfit", how.nfit)
     if "_target_" in config:
         return load_one(runs, config, how)
     members: dict[str, Detector] = {}

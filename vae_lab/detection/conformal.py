@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float64
 from scipy.stats import beta
 from torch import Tensor
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count, require_number
 from vae_lab.evaluation.metrics.two_sample import Interval
 
 Scores = Float[Tensor, " n"]
@@ -51,7 +51,7 @@ def verdicts(p: PValues, alpha: float) -> Bool[Tensor, " m"]:
     Raises:
         ValueError: if alpha is not between 0 and 1, or a p-value is not a number.
     """
-    _require_probability(alpha)
+    require_alpha(alpha)
     if p.isnan().any():
         raise ValueError(f"{int(p.isnan().sum())} of {len(p)} p-values are not numbers; leave those images out.")
     return p <= alpha
@@ -72,13 +72,13 @@ def threshold(calibration: Scores, alpha: float) -> float:
 
 def smallest_p_value(ncalibration: int) -> float:
     """Return the p-value of an image stranger than all calibration images, 1 / (n + 1)."""
-    require_counts(ncalibration=ncalibration)
+    require_count("ncalibration", ncalibration)
     return 1 / (ncalibration + 1)
 
 
 def require_level(ncalibration: int, alpha: float) -> None:
     """Raise ValueError if alpha is not between 0 and 1, or so small that nothing could ever be flagged."""
-    _require_probability(alpha)
+    require_alpha(alpha)
     smallest = smallest_p_value(ncalibration)
     if alpha < smallest:
         raise ValueError(
@@ -120,6 +120,6 @@ def _nflagged(ncalibration: int, alpha: float) -> int:
     return int((levels <= alpha).sum())
 
 
-def _require_probability(alpha: float) -> None:
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}; 0.05 flags one normal image in twenty.")
+def require_alpha(alpha: object) -> None:
+    """Raise ValueError unless alpha is between 0 and 1."""
+    require_number("alpha", alpha, "(0, 1)", "; 0.05 flags one normal image in twenty")

@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vae_lab.detection.conformal import require_scores
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.evaluation.metrics.two_sample import Interval
 
 Normal = Float[Tensor, " n"]
@@ -62,7 +62,7 @@ def detection(normal: Normal, anomalous: Anomalous, *, nreplicates: int, seed: i
     Raises:
         ValueError: if there are no scores of one kind, or some are not numbers.
     """
-    require_counts(nreplicates=nreplicates)
+    require_count("nreplicates", nreplicates)
     counts = _counts(normal, anomalous)
     values = [metric(*counts).item() for metric in METRICS]
     generator = torch.Generator().manual_seed(seed)

@@ -11,7 +11,7 @@ import torch
 from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import RULES
 from vae_lab.detection.calibration import Calibration, check_level, load_detector
-from vae_lab.detection.conformal import false_alarms, require_level
+from vae_lab.detection.conformal import false_alarms, require_alpha, require_level
 from vae_lab.detection.detector import Columns, CombinedDetector, Detections, Detector, Pixels, prepared, warn_of_seen
 from vae_lab.detection.figures import contact_sheet, heat_sheet, pixel_errors
 from vae_lab.detection.ground_truth import is_table, known_rows, labels_of, read_truth, report_truth
@@ -28,7 +28,7 @@ from vae_lab.detection.score_table import (
     write_table,
     written,
 )
-from vae_lab.errors import DataError, FilesFailed, require_counts
+from vae_lab.errors import DataError, FilesFailed, require_count
 from vae_lab.runs.load import load_checkpoint
 from vae_lab.system.atomic import expand_wildcards, whole, write_png
 from vae_lab.system.folders import expanded, require_writable
@@ -62,9 +62,12 @@ def score_folder(
         ValueError: if a setting is wrong, or the score is not for the model.
     """
     how = Calibration(**calibration)
-    require_counts(ncalibration=how.ncalibration, nfit=how.nfit, nshown=nshown, nreplicates=nreplicates)
-    if not isinstance(alpha, int | float):
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}; 0.05 flags one normal image in twenty.")
+    require_count("ncalibration", how.ncalibration)
+    require_count("nfit", how.nfit)
+    require_count("nshown", nshown)
+    require_count("nreplicates", nreplicates)
+    require_alpha(alpha)
+    assert isinstance(alpha, int | float)
     require_level(how.ncalibration, alpha)
     tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
     runs, table = paths(run, "run"), tables[0]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from vae_lab.errors import DivergedError, require_counts
+from vae_lab.errors import DivergedError, require_choice, require_count
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import PARTS, load_checkpoint, load_model
 from vae_lab.runs.packages import Trust
@@ -34,14 +34,11 @@ CPU, GPU = Sizes(200, 500, 2000), Sizes(5000, 10**9, 10_000)
 
 def check(split: str, seed: int, **counts: int) -> None:
     """Raise ValueError if a setting is wrong that needs neither run nor images to be judged."""
-    if split not in PARTS:
-        raise ValueError(f"split must be one of {', '.join(PARTS)}, not {split}.")
+    require_choice("split", split, PARTS)
     if not isinstance(seed, int):
         raise ValueError(f"seed must be a whole number, not {seed}.")
-    require_counts(**counts)
-    for name in ("nblocks", "nreplicates"):
-        if counts[name] < 2:
-            raise ValueError(f"{name}={counts[name]} gives no interval; choose 2 or more.")
+    for name, value in counts.items():
+        require_count(name, value, 2 if name in ("nblocks", "nreplicates") else 1)  # one gives no interval
 
 
 def load_sound(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
@@ -85,7 +82,9 @@ def chosen_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: in
     """
     usual = CPU if where.type == "cpu" else GPU
     sizes = Sizes(*(default if given is None else given for given, default in zip(asked, usual, strict=True)))
-    require_counts(nsamples=sizes.nsamples, nll_images=sizes.nll_images, ngenerated=sizes.ncompared)
+    require_count("nsamples", sizes.nsamples)
+    require_count("nll_images", sizes.nll_images)
+    require_count("ngenerated", sizes.ncompared)
     sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages), ncompared=min(sizes.ncompared, nunseen))
     if min(sizes.nll_images, sizes.ncompared, nimages) < FEWEST:
         raise ValueError(
@@ -107,7 +106,7 @@ def affordable(settings: dict[str, int], nimages: int) -> dict[str, int]:
 def chosen_chunk(asked: int | None, nnumbers: int) -> int:
     """Return how many latents are decoded at once: what was asked, or fewer for images of more numbers."""
     if asked is not None:
-        require_counts(chunk=asked)
+        require_count("chunk", asked)
     return max(1, NUMBERS // nnumbers) if asked is None else asked
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.models.conv_transpose import TransposedConv2d
 from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
 from vae_lab.probability.distributions import full_precision
@@ -164,7 +164,8 @@ class GridDecoder(TopDownDecoder):
 
 def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) -> None:
     """Raise ValueError unless there is a count of blocks for each width, and the image can be halved so often."""
-    require_counts(**{f"model__widths_{i}": width for i, width in enumerate(widths)})
+    for i, width in enumerate(widths):
+        require_count(f"model.widths[{i}]", width)
     depth = len(widths)
     if len(blocks) != depth or min(blocks, default=-1) < 0:
         raise ValueError(f"model.blocks={[*blocks]} must be one count for each of model.widths={[*widths]}.")
@@ -177,7 +178,9 @@ def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) 
 
 def check_groups(vector: int, groups: Sequence[Sequence[int]], depth: int) -> None:
     """Raise ValueError unless the groups fit the network, from the top down."""
-    require_counts(model__vector=vector, **{f"model__groups_{i}": n for i, (_, n) in enumerate(groups)})
+    require_count("model.vector", vector)
+    for i, (_, n) in enumerate(groups):
+        require_count(f"model.groups[{i}]", n)
     levels = [halvings for halvings, _ in groups]
     if levels != sorted(levels, reverse=True) or not all(1 <= level <= depth for level in levels):
         raise ValueError(

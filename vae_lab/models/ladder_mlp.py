@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.models.mlp import Block, State
 from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
 from vae_lab.probability.distributions import full_precision
@@ -25,7 +25,8 @@ class DenseEncoder(nn.Module):
 
     def __init__(self, nin: int, image_size: int, *, width: int, groups: Sequence[int]) -> None:
         super().__init__()
-        require_counts(model__width=width, model__groups=len(groups))
+        require_count("model.width", width)
+        require_count("model.groups", len(groups))
         self.stem = nn.Linear(nin * image_size**2, width)
         self.blocks = nn.ModuleList(Block(width) for _ in groups)
 
@@ -82,9 +83,10 @@ class DenseDecoder(TopDownDecoder):
 
     def __init__(self, image_size: int, nout: int, *, width: int, groups: Sequence[int]) -> None:
         super().__init__()
-        require_counts(
-            model__width=width, model__groups=len(groups), **{f"model__groups_{i}": n for i, n in enumerate(groups)}
-        )
+        require_count("model.width", width)
+        require_count("the number of model.groups", len(groups))
+        for i, n in enumerate(groups):
+            require_count(f"model.groups[{i}]", n)
         self.sizes = list(groups)
         self.top = Top(width, groups[0])
         self.groups = nn.ModuleList(Group(width, n) for n in groups[1:])

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 State = Float[Tensor, "batch width"]
 
@@ -38,7 +38,10 @@ def stack(nin: int, nout: int, width: int, nblocks: int) -> nn.Sequential:
     Raises:
         ValueError: if a count is below 1.
     """
-    require_counts(model__width=width, model__nblocks=nblocks, model__nin=nin, model__nout=nout)
+    require_count("model.width", width)
+    require_count("model.nblocks", nblocks)
+    require_count("model.nin", nin)
+    require_count("model.nout", nout)
     blocks = [Block(width) for _ in range(nblocks)]
     return nn.Sequential(nn.Linear(nin, width), *blocks, nn.SiLU(), nn.Linear(width, nout))
 

@@ -22,7 +22,7 @@ from itertools import pairwise
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 
 def halvings(image_size: int, smallest: int) -> int:
@@ -40,7 +40,7 @@ def level_widths(widths: Sequence[int], image_size: int, smallest: int, patch: i
     Raises:
         ValueError: if the image does not fall into patches that can be halved once.
     """
-    require_counts(model__encoder__patch=patch)
+    require_count("model.encoder.patch", patch)
     depth = 0 if image_size % patch else halvings(image_size // patch, smallest)
     if depth == 0:
         unit = "" if patch == 1 else f" patches of {patch} pixels"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import one_hot
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma, full_precision
 from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Likelihood
@@ -60,8 +60,9 @@ class VAE(LatentModel):
         nclasses: int = 0,
     ) -> None:
         super().__init__()
-        require_counts(model__nlatent=nlatent, data__image_size=image_size)
-        require_classes(nclasses)
+        require_count("model.nlatent", nlatent)
+        require_count("data.image_size", image_size)
+        require_count("model.nclasses", nclasses, 0, "; 0 is unconditional")
         self.nlatent = nlatent
         self.channels = channels
         self.image_size = image_size
@@ -141,9 +142,3 @@ class VAE(LatentModel):
         assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         z = posterior.rsample(shape) if noise is None else posterior.mean + posterior.stddev * noise
         return Inference(posterior, z, self.generative(z.flatten(0, -2)), self.prior(posterior))
-
-
-def require_classes(nclasses: object) -> None:
-    """Raise ValueError unless the number is whole and at least 0."""
-    if not isinstance(nclasses, int) or isinstance(nclasses, bool) or nclasses < 0:
-        raise ValueError(f"model.nclasses must be a whole number of at least 0, not {nclasses}; 0 is unconditional.")

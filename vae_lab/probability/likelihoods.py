@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count, require_number
 from vae_lab.probability.discrete import TOP, BinaryPixels, LogisticLevels
 from vae_lab.probability.distributions import IsotropicNormal, bounded_log_sigma, full_precision
 
@@ -44,8 +44,7 @@ class Gaussian(Likelihood):
 
     def __init__(self, variance: float) -> None:
         super().__init__()
-        if not 0 < variance < float("inf"):
-            raise ValueError(f"likelihood.variance must be a positive number, not {variance}.")
+        require_number("likelihood.variance", variance, "(0, inf)")
         self.variance = variance
 
     def forward(self, output: Float[Tensor, "batch channels height width"]) -> IsotropicNormal:
@@ -70,8 +69,7 @@ class SigmaVAE(Likelihood):
 
     def __init__(self, log_sigma: float, speed: float) -> None:
         super().__init__()
-        if not 0 < speed < float("inf"):
-            raise ValueError(f"likelihood.speed must be a positive number, not {speed}.")
+        require_number("likelihood.speed", speed, "(0, inf)")
         self.speed = speed
         self.slow_log_sigma = nn.Parameter(torch.tensor(log_sigma / speed))
 
@@ -124,7 +122,7 @@ class LogisticMixture(Likelihood):
 
     def __init__(self, ncomponents: int) -> None:
         super().__init__()
-        require_counts(likelihood__ncomponents=ncomponents)
+        require_count("likelihood.ncomponents", ncomponents)
         self.ncomponents = ncomponents
         self.params_per_channel = 3 * ncomponents
         # equal components would receive equal gradients for ever: spread the locations over [0, 1]

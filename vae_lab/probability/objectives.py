@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count, require_number
 from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.importance import draw
 from vae_lab.probability.schedules import Schedule, value_at
@@ -57,13 +57,6 @@ def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels heig
     return Terms(distortion + beta * rate, distortion, rate)
 
 
-def require_weights(**weights: float) -> None:
-    """Raise ValueError unless every number is finite and at least 0; `beta` stands for objective.beta."""
-    for name, value in weights.items():
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"objective.{name} must be 0 or a positive number, not {value}.")
-
-
 class ELBO(Objective):
     """Distortion plus `beta` times rate; at beta 1 the negative evidence lower bound.
 
@@ -73,7 +66,7 @@ class ELBO(Objective):
 
     def __init__(self, beta: float | Schedule) -> None:
         if not isinstance(beta, Schedule):
-            require_weights(beta=beta)
+            require_number("objective.beta", beta)
         self.beta = beta
 
     def plan(self, total_steps: int | float) -> None:
@@ -94,7 +87,7 @@ class FreeBits(Objective):
     """
 
     def __init__(self, free_nats: float) -> None:
-        require_weights(free_nats=free_nats)
+        require_number("objective.free_nats", free_nats)
         self.free_nats = free_nats
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
@@ -121,7 +114,7 @@ class IWAE(Objective):
     """
 
     def __init__(self, nsamples: int) -> None:
-        require_counts(objective__nsamples=nsamples)
+        require_count("objective.nsamples", nsamples)
         self.nsamples = nsamples
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
@@ -184,7 +177,8 @@ class RAEL2(Objective):
     """
 
     def __init__(self, latent_weight: float, decoder_weight: float) -> None:
-        require_weights(latent_weight=latent_weight, decoder_weight=decoder_weight)
+        require_number("objective.latent_weight", latent_weight)
+        require_number("objective.decoder_weight", decoder_weight)
         self.latent_weight = latent_weight
         self.decoder_weight = decoder_weight
 

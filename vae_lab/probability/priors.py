@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.probability import distributions
 
 
@@ -65,7 +65,7 @@ class VampPrior(Prior):
         self, nlatent: int, *, channels: int, image_size: int, ncomponents: int, logit_mean: float, logit_std: float
     ) -> None:
         super().__init__(nlatent)
-        require_counts(prior__ncomponents=ncomponents)
+        require_count("prior.ncomponents", ncomponents)
         noise = torch.randn(ncomponents, channels, image_size, image_size)
         self.logits = nn.Parameter(logit_mean + logit_std * noise)
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count, require_number
 
 
 class Schedule(ABC):
@@ -18,7 +18,7 @@ class Schedule(ABC):
                 f"schedule.nsteps={nsteps} must be a whole number of batches, or a share of training up to 1.0."
             )
         if not isinstance(nsteps, float):
-            require_counts(schedule__nsteps=nsteps)
+            require_count("schedule.nsteps", nsteps)
         self.nsteps = nsteps
 
     def plan(self, total_steps: int | float) -> None:
@@ -68,8 +68,7 @@ class Cyclical(Schedule):
 
     def __init__(self, start: float, end: float, nsteps: int | float, rise: float) -> None:
         super().__init__(nsteps)
-        if not 0 < rise <= 1:
-            raise ValueError(f"schedule.rise must be a share above 0 and up to 1, not {rise}.")
+        require_number("schedule.rise", rise, "(0, 1]")
         self.start = start
         self.end = end
         self.rise = rise

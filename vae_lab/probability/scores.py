@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.probability.importance import draw
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def importance_estimate(
     once, and at most `chunk` latents are decoded at a time; the sums of weights run on from one chunk to the next.
     Every image gets the latents of the same `noise`, if it is given, so that its estimate depends on no other image.
     """
-    require_counts(nsamples=nsamples, chunk=chunk)
+    require_count("nsamples", nsamples)
+    require_count("chunk", chunk)
     parts = [
         _estimate(one, part, nsamples, max(1, chunk // len(part)), noise) for one, part in model.split(images, chunk)
     ]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_choice, require_count, require_number
 from vae_lab.profiling.workload import Setting
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -33,14 +33,15 @@ def read_sizes(cfg: DictConfig) -> Sizes:
         raise ValueError(
             f"data.image_size={given}: an exponent needs two or more different whole numbers, as in 32,64,128,256."
         )
-    require_counts(data__image_size=sizes[0], data__channels=cfg.data.channels, nrepeats=cfg.nrepeats)
-    require_counts(
-        pixels=cfg.pixels, fits_batch=cfg.fits_batch, batch_size=1 if cfg.batch_size is None else cfg.batch_size
-    )
-    if cfg.precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(f"precision must be 32-true or bf16-mixed, not {cfg.precision}.")
-    if not 0 <= cfg.headroom < 1 or not cfg.max_seconds > 0:
-        raise ValueError(f"headroom={cfg.headroom} must be in [0, 1) and max_seconds={cfg.max_seconds} above 0.")
+    require_count("data.image_size", sizes[0])
+    require_count("data.channels", cfg.data.channels)
+    require_count("nrepeats", cfg.nrepeats)
+    require_count("pixels", cfg.pixels)
+    require_count("fits_batch", cfg.fits_batch)
+    require_count("batch_size", 1 if cfg.batch_size is None else cfg.batch_size)
+    require_choice("precision", cfg.precision, ("32-true", "bf16-mixed"))
+    require_number("headroom", cfg.headroom, "[0, 1)")
+    require_number("max_seconds", cfg.max_seconds, "(0, inf]")
 
     def make(size: int, batch_size: int) -> Setting:
         sized: Any = OmegaConf.merge(cfg, {"data": {"image_size": size}})

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_choice, require_count
 from vae_lab.reporting.html import Report, render, summarised
 from vae_lab.reporting.ranking import check_protocols
 from vae_lab.reporting.run_records import COMPLETED, RunRecord, read_runs
@@ -36,10 +36,9 @@ def write_report(
         DataError: if there is no run.
         ValueError: if a setting is wrong, no run has the metric, or runs have measured it in different ways.
     """
-    require_counts(picture_side=picture_side)
+    require_count("picture_side", picture_side)
     require_folder_name(out, ".html")
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be min or max, not {mode}.")
+    require_choice("mode", mode, ("min", "max"))
     page = out if out.suffix.lower() == ".html" else out / "report.html"
     require_writable(page.parent)
     trials = read_runs(runs)

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_choice
 from vae_lab.runs.configs import check_config, require_plain
 from vae_lab.runs.folder import checkpoint_path, load_summary, locate
 from vae_lab.runs.identity import file_digest
@@ -214,8 +214,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
     """
     from vae_lab.runs.tensor_file import read_tensors
 
-    if checkpoint not in ("best", "last"):
-        raise ValueError(f"checkpoint must be best or last, not {checkpoint}.")
+    require_choice("checkpoint", checkpoint, ("best", "last"))
     path = checkpoint_path(run, checkpoint)
     if not path.is_file():
         raise DataError(f"there is no checkpoint at {path.absolute()}; {instead(run)}.")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -57,7 +57,8 @@ def generate_images(
 
     from vae_lab.system.randomness import seeded
 
-    require_counts(n=n, batch_size=batch_size)
+    require_count("n", n)
+    require_count("batch_size", batch_size)
     check_class(model, which)
     model = copy.deepcopy(model).double().eval()
     shares = torch.ones(max(model.nclasses, 1))

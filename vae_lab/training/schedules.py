@@ -8,6 +8,8 @@ from collections.abc import Callable
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
+from vae_lab.errors import require_count, require_number
+
 log = logging.getLogger(__name__)
 
 
@@ -56,10 +58,8 @@ def warm_up_and_cosine(optimizer: Optimizer, *, warmup: int, floor: float, total
     Raises:
         ValueError: if a number is out of range.
     """
-    if not isinstance(warmup, int) or isinstance(warmup, bool) or warmup < 0:
-        raise ValueError(f"schedule.warmup must be a whole number of steps, 0 or more, not {warmup}.")
-    if not 0 <= floor <= 1:
-        raise ValueError(f"schedule.floor must be a share of optimizer.lr in [0, 1], not {floor}.")
+    require_count("schedule.warmup", warmup, 0)
+    require_number("schedule.floor", floor, "[0, 1]", "; it is a share of optimizer.lr")
     if warmup >= total_steps:
         log.warning("schedule.warmup=%d: training has %d steps, and never reaches optimizer.lr", warmup, total_steps)
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from vae_lab.data.files.staging import bar, made_folder, whole_folder
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_count
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,7 @@ class ZipArchive:
             raise ValueError(f"data.archive.members must name a folder and end with a slash, not be {members!r}.")
         if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
             raise ValueError(f"data.archive.digest must be 64 hexadecimal digits (SHA-256), not {digest!r}.")
-        if nfiles < 1:
-            raise ValueError(f"data.archive.nfiles must be at least 1, not {nfiles}.")
+        require_count("data.archive.nfiles", nfiles)
         self.url = url
         self.members = members
         self.digest = digest

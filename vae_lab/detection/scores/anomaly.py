@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.topdown import Path, reparametrized
 from vae_lab.probability.distributions import DiagonalNormal
@@ -83,7 +83,7 @@ class NegELBO(Score):
 
     def __init__(self, nsamples: int, seed: int) -> None:
         super().__init__()
-        require_counts(score__nsamples=nsamples)
+        require_count("score.nsamples", nsamples)
         self.nsamples = nsamples
         self.seed = seed
 
@@ -103,7 +103,7 @@ class Rate(Score):
 
     def __init__(self, nsamples: int, seed: int) -> None:
         super().__init__()
-        require_counts(score__nsamples=nsamples)
+        require_count("score.nsamples", nsamples)
         self.nsamples = nsamples
         self.seed = seed
 
@@ -123,7 +123,8 @@ class IwaeNLL(Score):
 
     def __init__(self, nsamples: int, chunk: int, seed: int) -> None:
         super().__init__()
-        require_counts(score__nsamples=nsamples, score__chunk=chunk)
+        require_count("score.nsamples", nsamples)
+        require_count("score.chunk", chunk)
         self.nsamples = nsamples
         self.seed = seed
         self.chunk = chunk
@@ -263,7 +264,7 @@ class LadderLLR(Score):
         if k < 0:
             raise ValueError(f"score.k counts a ladder's lowest groups and is at least 0, not {k}.")
         self.k = k
-        require_counts(score__nsamples=nsamples)
+        require_count("score.nsamples", nsamples)
         self.nsamples = nsamples
         self.seed = seed
 

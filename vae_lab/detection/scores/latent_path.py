@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from vae_lab.detection.scores.anomaly import Batches, Score, central_inference, require_fitted, squared_error
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.probability.scores import Images, Nats
@@ -63,7 +63,7 @@ class LatentPath(Score):
 
     def __init__(self, ncomponents: int, seed: int) -> None:
         super().__init__()
-        require_counts(score__ncomponents=ncomponents)
+        require_count("score.ncomponents", ncomponents)
         self.ncomponents = ncomponents
         self.seed = seed
         self.register_buffer("location", unfitted(NSTATISTICS))
@@ -107,7 +107,7 @@ class LatentCopula(Score):
 
     def __init__(self, nquantiles: int) -> None:
         super().__init__()
-        require_counts(score__nquantiles=nquantiles)
+        require_count("score.nquantiles", nquantiles)
         self.register_buffer("quantiles", unfitted(nquantiles, NSTATISTICS))
         self.register_buffer("skewness", unfitted(NSTATISTICS))
 

@@ -1,13 +1,11 @@
 """Likelihood regret: how much a posterior optimised for one image improves its ELBO."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vae_lab.detection.scores.anomaly import Score, common_noise
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_choice, require_count, require_number
 from vae_lab.models.vae import VAE
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.latent_model import LatentModel
@@ -42,11 +40,10 @@ class LikelihoodRegret(Score):
 
     def __init__(self, nsteps: int, lr: float, npairs: int, seed: int, precision: str) -> None:
         super().__init__()
-        require_counts(score__nsteps=nsteps, score__npairs=npairs)
-        if not 0 < lr < math.inf:
-            raise ValueError(f"score.lr must be a positive number, not {lr}.")
-        if precision not in PRECISIONS:
-            raise ValueError(f"score.precision must be one of {', '.join(PRECISIONS)}, not {precision}.")
+        require_count("score.nsteps", nsteps)
+        require_count("score.npairs", npairs)
+        require_number("score.lr", lr, "(0, inf)")
+        require_choice("score.precision", precision, PRECISIONS)
         self.nsteps = nsteps
         self.lr = lr
         self.npairs = npairs

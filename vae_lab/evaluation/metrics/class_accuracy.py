@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.evaluation.metrics.features import DigitClassifier
 from vae_lab.evaluation.metrics.likelihood import device_of
 from vae_lab.models.modes import evaluating
@@ -46,7 +46,7 @@ def class_accuracy(
         nimages: images of each class.
         seed: of the latents.
     """
-    require_counts(nimages=nimages)
+    require_count("nimages", nimages)
     each: dict[str, float] = {}
     for label in training.labels.unique():
         pictures = in_class(model, label, nimages, seed)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.models.modes import evaluating
 from vae_lab.system.randomness import seeded
 
@@ -92,7 +92,8 @@ def train_classifier(
     Raises:
         ValueError: if the images have fewer than 2 classes.
     """
-    require_counts(nbatches=nbatches, batch_size=batch_size)
+    require_count("nbatches", nbatches)
+    require_count("batch_size", batch_size)
     nclasses = int(images.labels.max()) + 1
     if len(images.labels.unique()) < 2:
         raise ValueError("the images have no classes to tell apart; take RandomVGG for sets without labels.")
@@ -165,7 +166,7 @@ def features_of(
         images: a tensor, or batches of any sizes that come one after the other.
         batch_size: images at a time, at most.
     """
-    require_counts(batch_size=batch_size)
+    require_count("batch_size", batch_size)
     batches = [images] if isinstance(images, Tensor) else images
     parts = (part for batch in batches for part in batch.split(batch_size))
     with evaluating(extractor):

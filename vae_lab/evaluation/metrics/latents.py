@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.distributions import Distribution
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.evaluation.metrics.likelihood import Mean, plain_mean
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
@@ -100,7 +100,7 @@ def log_aggregate(
     At most `chunk` times n numbers are held at once. With the smallest sigma that a posterior can have, e^-10, about
     1e-4 nats are lost.
     """
-    require_counts(chunk=chunk)
+    require_count("chunk", chunk)
     mixture = MixtureOfDiagonalNormals(DiagonalNormal(means.double(), log_sigmas.double()))
     return torch.cat([mixture.log_prob(part) for part in z.double().split(chunk)])
 
@@ -131,9 +131,8 @@ def elbo_surgery(
         seed: of the draws.
         chunk: draws looked at at once.
     """
-    require_counts(ndraws=ndraws, chunk=chunk)
-    if ndraws < 2:
-        raise ValueError(f"ndraws must be at least 2 to tell the error of a mean, not {ndraws}.")
+    require_count("chunk", chunk)
+    require_count("ndraws", ndraws, 2, "; one tells no error of a mean")
     generator = torch.Generator(means.device).manual_seed(seed)
     rows = torch.randint(len(means), (ndraws,), generator=generator, device=means.device)
     noise = torch.randn(ndraws, means.shape[1], generator=generator, device=means.device, dtype=means.dtype)

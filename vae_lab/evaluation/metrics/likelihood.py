@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import elbo_terms
@@ -80,7 +80,10 @@ def set_likelihood(
         seed: of the draws.
         track: shows progress.
     """
-    require_counts(nsamples=nsamples, nbound=nbound, nll_images=nimages, chunk=chunk)
+    require_count("nsamples", nsamples)
+    require_count("nbound", nbound)
+    require_count("nll_images", nimages)
+    require_count("chunk", chunk)
     everything = torch.arange(len(images))
     rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:nimages].sort().values
     neg_elbo, distortion, rate = elbo_pass(model, images, min(chunk, 500), seed, track)

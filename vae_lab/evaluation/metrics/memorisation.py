@@ -17,7 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from vae_lab.data.grids import Grid, grid, paired
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 Image = Float[Tensor, "n channels height width"]
 
@@ -94,7 +94,7 @@ def copy_thresholds(
     Raises:
         ValueError: if there are too few training images, or nearly all are duplicates.
     """
-    require_counts(nreference=nreference)
+    require_count("nreference", nreference)
     rows = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))[:nreference]
     images = training.__getitems__(rows).image
     distances = nearest_way(images, training, NEXT + 1, side=side, exclude=rows, flips=flips).distances
@@ -190,7 +190,9 @@ def nearest(
     """
     available = len(references) - (exclude is not None)
     chunk = max(1, CHUNK_NUMBERS // queries[:1].numel()) if chunk is None else chunk
-    require_counts(k=k, side=side, chunk=chunk)
+    require_count("k", k)
+    require_count("side", side)
+    require_count("chunk", chunk)
     if k > available:
         raise ValueError(f"There are {len(references)} images, too few for {k} neighbours of each; give more.")
     flat, device = _flat(queries, side), queries.device

@@ -9,7 +9,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.latent_model import LatentModel
@@ -38,9 +38,7 @@ def reconstruction_metrics(image_size: int) -> MetricCollection:
     ssim: from -1 to 1 for a perfect copy. Edges are reflected into the windows. Images under 11 pixels get a smaller
         window of the same shape, at 8 pixels 7 x 7, since most of the usual one would be reflections.
     """
-    require_counts(image_size=image_size)
-    if image_size < 3:
-        raise ValueError(f"image_size must be at least 3 for ssim, which compares windows, not {image_size}.")
+    require_count("image_size", image_size, 3, ": ssim compares windows")
     radius = min(USUAL_RADIUS, (image_size - 1) // 2)
     sigma = 1.5 * radius / USUAL_RADIUS  # torchmetrics derives the window from sigma and ignores kernel_size
     return MetricCollection(

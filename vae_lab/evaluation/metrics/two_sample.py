@@ -13,7 +13,7 @@ from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 
 Vectors = Float[Tensor, "n d"]
 Others = Float[Tensor, "m d"]
@@ -150,7 +150,7 @@ def manifold(real: Vectors, generated: Others, k: int) -> Manifold:
     Raises:
         ValueError: if a set doesn't have more than k vectors.
     """
-    require_counts(k=k)
+    require_count("k", k)
     _check(real, generated, k + 1)
     centre = real.double().mean(0)  # distances through inner products lose fewer digits close to the origin
     real, generated = real.double() - centre, generated.double() - centre

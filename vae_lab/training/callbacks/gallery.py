@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from lightning import Callback, Trainer
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_count
 from vae_lab.evaluation import figures
 from vae_lab.runs.inference import placed
 from vae_lab.system.atomic import write_png
@@ -30,7 +30,8 @@ class Gallery(Callback):
     """
 
     def __init__(self, folder: str, every: int, nimages: int) -> None:
-        require_counts(callbacks__gallery__every=every, callbacks__gallery__nimages=nimages)
+        require_count("callbacks.gallery.every", every)
+        require_count("callbacks.gallery.nimages", nimages)
         self.folder = Path(folder)
         self.every = every
         self.nimages = nimages

@@ -1,13 +1,12 @@
 """Detection of training that ends worse than it began."""
 
 import logging
-import math
 
 import torch
 from lightning import Callback, Trainer
 
 from vae_lab.data.sample import Sample
-from vae_lab.errors import DivergedError, require_counts
+from vae_lab.errors import DivergedError, require_count, require_number
 from vae_lab.system.randomness import seeded
 from vae_lab.training.distributed.collectives import averaged
 from vae_lab.training.tasks.task import Task
@@ -35,9 +34,8 @@ class Improvement(Callback):
     """
 
     def __init__(self, tolerance: float, min_batches: int) -> None:
-        require_counts(callbacks__improvement__min_batches=min_batches)
-        if not 0 <= tolerance < math.inf:
-            raise ValueError(f"callbacks.improvement.tolerance must be 0 or a positive number, not {tolerance}.")
+        require_count("callbacks.improvement.min_batches", min_batches)
+        require_number("callbacks.improvement.tolerance", tolerance)
         self.tolerance = tolerance
         self.min_batches = min_batches
         self.before: float | None = None

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from lightning import Callback, Trainer
 from torch import Tensor
 
+from vae_lab.errors import require_count, require_number
 from vae_lab.evaluation.metrics.latents import latents_figure, posterior_statistics
 from vae_lab.runs.inference import placed
 from vae_lab.system.atomic import whole
@@ -34,10 +35,8 @@ class Latents(Callback):
     """
 
     def __init__(self, folder: str, nimages: int, active_above: float) -> None:
-        if nimages < 2:
-            raise ValueError(f"callbacks.latents.nimages must be at least 2, not {nimages}.")
-        if not 0 <= active_above < math.inf:
-            raise ValueError(f"callbacks.latents.active_above must be 0 or a positive number, not {active_above}.")
+        require_count("callbacks.latents.nimages", nimages, 2)
+        require_number("callbacks.latents.active_above", active_above)
         self.folder = Path(folder)
         self.nimages = nimages
         self.active_above = active_above

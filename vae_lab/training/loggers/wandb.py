@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 from lightning import LightningModule
 from lightning.pytorch.loggers import WandbLogger
 
-from vae_lab.errors import require_counts
+from vae_lab.errors import require_choice, require_count
 from vae_lab.system.masking import masked
 from vae_lab.training.loggers import naming
 
@@ -131,8 +131,7 @@ def checked_mode(mode: str, *, offline: bool) -> str:
     Raises:
         ValueError: if there is no such mode, or the two contradict each other.
     """
-    if mode not in MODES:
-        raise ValueError(f"logger.wandb.mode must be one of {', '.join(MODES)}, not {mode}.")
+    require_choice("logger.wandb.mode", mode, MODES)
     if offline and MODES[mode] not in ("auto", "offline"):
         raise ValueError(
             f"logger.wandb.offline=true and logger.wandb.mode={mode} contradict each other; leave one out."
@@ -144,7 +143,7 @@ def check_watched(watch: str | None, watch_every: int) -> None:
     """Raise ValueError unless these are what W&B can watch, and how often."""
     if watch is not None and watch not in WATCHED:
         raise ValueError(f"logger.wandb.watch must be null or one of {', '.join(WATCHED)}, not {watch}.")
-    require_counts(logger__wandb__watch_every=watch_every)
+    require_count("logger.wandb.watch_every", watch_every)
 
 
 def check_summaries(summaries: Mapping[str, str]) -> None:

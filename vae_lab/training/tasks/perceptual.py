@@ -1,6 +1,5 @@
 """Perceptual distance in the features of a pretrained network (LPIPS)."""
 
-import math
 from abc import ABC, abstractmethod
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_number
 from vae_lab.system.folders import torch_folder
 
 Images = Float[Tensor, "batch channels height width"]
@@ -50,8 +49,7 @@ class LPIPS(Perceptual):
         super().__init__()
         if backbone not in BACKBONES:
             raise ValueError(f"task.perceptual.backbone={backbone}: there are {', '.join(BACKBONES)}.")
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"task.perceptual.weight must be 0 or a positive number, not {weight}.")
+        require_number("task.perceptual.weight", weight)
         self.weight = weight
         network = load_network(backbone, backbone_weights(backbone))
         self.network = [network.requires_grad_(requires_grad=False)]  # in a list, so that no checkpoint holds it

@@ -17,7 +17,7 @@ from vae_lab.adversarial.adaptive_weight import adaptive_weight, gradient_norm
 from vae_lab.adversarial.adversaries import AdversarialBatch, Adversary, AdversaryLosses
 from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
 from vae_lab.data.sample import Batch, Sample
-from vae_lab.errors import DivergedError, require_counts
+from vae_lab.errors import DivergedError, require_count
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import ELBO, Objective, Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
@@ -107,7 +107,7 @@ class VAEGANTask(Task):
         **settings: Any,
     ) -> None:
         super().__init__(model=model, **settings)
-        require_counts(task__warmup=warmup)
+        require_count("task.warmup", warmup)
         if not isinstance(objective, ELBO):
             raise ValueError(
                 f"objective={type(objective).__name__}: a VAE with adversaries minimises the ELBO's terms; choose"

@@ -42,7 +42,7 @@ SMALL: dict[str, Any] = {
 SECTIONS = [
     "protocol", "caveats", "likelihood", "latents", "reconstruction", "samples", "memorisation", "blur", "seconds",
 ]  # fmt: skip
-DOCS = Path(__file__).parents[1] / "docs" / "evaluation.md"
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 def small(run: Path, folder: Path, change: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -144,9 +144,9 @@ WRONG = [
     ({"device": "quantum"}, "device=quantum cannot be used"),
     ({"device": "meta"}, "choose auto, cpu or cuda"),
     ({"nll_images": 1}, "at least 4 images"),
-    ({"nblocks": 1}, "nblocks=1 gives no interval"),
+    ({"nblocks": 1}, "nblocks must be a whole number of at least 2, not 1"),
     ({"features": "magic"}, "features=magic: there are auto, digits"),
-    ({"checkpoint": "worst"}, "checkpoint must be best or last"),
+    ({"checkpoint": "worst"}, "checkpoint must be one of best, last"),
     ({"root": "/nowhere"}, "leave data.root out"),
 ]
 

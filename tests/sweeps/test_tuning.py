@@ -189,7 +189,7 @@ def test_a_search_for_nothing_is_refused(changes: dict[str, object], sentence: s
 
 @pytest.mark.slow
 def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     env = os.environ | {"PYTHONPATH": str(root)}
     tiny = ("data=synthetic", "model=mlp", "trainer.max_steps=8", "trainer.val_check_interval=2", "logger=none")
     prune = ("search.pruner.n_startup_trials=1", "search.ntrials=6", "search.study=mine")

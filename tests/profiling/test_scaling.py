@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from invoking import invoke
+from invoking import invoke, vae_lab
 from omegaconf import DictConfig
-from test_commands import vae_lab
 
 from vae_lab.profiling.counting import LiveBytes, multiplications, predicted_peaks, weigh
 from vae_lab.profiling.peak_memory import footprint
@@ -246,9 +245,9 @@ BAD = {
     "an unknown unit": (("memory=8Gigs",), 2, "memory=8Gigs must be a number of bytes"),
     "no memory": (("memory=0",), 2, "memory=0 must be"),
     "too little memory": (("memory=1MiB",), 6, "which do not fit; choose a smaller batch_size"),
-    "an unknown precision": (("precision=16",), 2, "precision must be 32-true or bf16-mixed"),
+    "an unknown precision": (("precision=16",), 2, "precision must be one of 32-true, bf16-mixed"),
     "an unknown device": (("device=tpu",), 2, "device=tpu is not here"),
-    "all memory kept free": (("headroom=1",), 2, "headroom=1 must be in [0, 1)"),
+    "all memory kept free": (("headroom=1",), 2, "headroom must lie in [0, 1), not 1"),
     "a misspelt key": (("data.imagesize=[32,64]",), 2, "did you mean data.image_size?"),
     "a file in the way": (("out=file/here",), 5, "file/here cannot be written"),
 }  # fmt: skip
@@ -273,6 +272,6 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
 
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys\nimport vae_lab.scaling\nprint('torch' in sys.modules)"
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"

@@ -64,9 +64,9 @@ def test_a_warm_up_that_does_not_end_is_told(total_steps: int, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"warmup": -1}, "schedule.warmup must be a whole number of steps, 0 or more, not -1"),
-        ({"floor": 1.5}, r"schedule.floor must be a share of optimizer.lr in \[0, 1\], not 1.5"),
-        ({"floor": -0.1}, r"schedule.floor must be a share of optimizer.lr in \[0, 1\], not -0.1"),
+        ({"warmup": -1}, "schedule.warmup must be a whole number of at least 0, not -1"),
+        ({"floor": 1.5}, r"schedule.floor must lie in \[0, 1\], not 1.5"),
+        ({"floor": -0.1}, r"schedule.floor must lie in \[0, 1\], not -0.1"),
     ],
 )
 def test_a_number_out_of_range_is_refused(setting: dict[str, Any], sentence: str) -> None:

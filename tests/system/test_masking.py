@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from invoking import invoke
 from omegaconf import DictConfig, OmegaConf
 
-from tests.invoking import invoke
 from vae_lab.evaluate import main as evaluate
 from vae_lab.generate import main as generate
 from vae_lab.report import main as report

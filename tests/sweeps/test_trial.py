@@ -23,7 +23,7 @@ def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:
     code = "import sys, time\nfrom pathlib import Path\nfrom vae_lab.system.locks import hold\n"
     code += "with hold(Path(sys.argv[1])) as mine:\n print(mine, flush=True)\n time.sleep(float(sys.argv[2]))"
     line = [sys.executable, "-c", code, str(trial.folder), "60"]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "True\n"
         who = holder(trial.folder)
@@ -44,7 +44,7 @@ def test_who_merely_looks_at_a_trial_keeps_nobody_from_it(tmp_path: Path) -> Non
     line = [sys.executable, "-c", code, str(tmp_path)]
     with hold(tmp_path):
         pass
-    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         process.stdout.readline()
         refused = 0

@@ -152,7 +152,7 @@ BAD = {
     "worst below 0": (("task.guard.worst=-1.0",), "task.guard.worst must be a positive number"),
     "worst nan": (("task.guard.worst=nan",), "task.guard.worst must be a positive number"),
     "no collapse": (("task.guard.most=0",), "task.guard.most must be a whole number"),
-    "spread below 0": (("task.guard.spread=-1.0",), "task.guard.spread must be between 0 and 1"),
+    "spread below 0": (("task.guard.spread=-1.0",), "task.guard.spread must lie in [0, 1]"),
     "an adversary's lr": (("task.adversary_optimizer.lr=-1",), "task.adversary_optimizer.lr=-1"),
     "one image": (("data.batch_size=1",), "data.batch_size=1 shows no spread"),
 }

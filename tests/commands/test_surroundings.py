@@ -22,7 +22,7 @@ from sweeping import TINY
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STRANGER = 12345
 """A user id without a name; it may read everything here, and write nothing."""
 AS_STRANGER = (
@@ -82,14 +82,14 @@ def commands_in(
     ours = ("WANDB", "HYDRA", "VAE_LAB", "SLURM", "PYTEST", "XDG", "RANK", "WORLD", "MPLCONFIG")
     usual = {key: value for key, value in os.environ.items() if not any(word in key for word in ours)}
     usual |= {
-        "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+        "PYTHONPATH": f"{ROOT}:{ROOT}/tests/support",
         "OMP_NUM_THREADS": "1",
         "WANDB_MODE": "offline",
         "HOME": str(place.cwd),
     }
     env = {key: value for key, value in (usual | dict(environment)).items() if value is not None}
     output = place.cwd.parent / f"{place.cwd.name}.txt"
-    line = [*before, sys.executable, str(ROOT / "tests" / "surrounded.py"), str(output), json.dumps(asked)]
+    line = [*before, sys.executable, str(ROOT / "tests" / "support" / "surrounded.py"), str(output), json.dumps(asked)]
     with output.open("wb") as file:
         subprocess.run(line, cwd=place.cwd, env=env, stdin=stdin, stdout=file, stderr=subprocess.STDOUT, timeout=600,
                        check=False, preexec_fn=preparation)  # fmt: skip
@@ -244,7 +244,7 @@ def test_every_command_without_the_modules_that_windows_lacks(place: Place) -> N
     imitation = place.cwd / "windows"
     imitation.mkdir()
     (imitation / "sitecustomize.py").write_text(WINDOWS, encoding="utf-8")
-    codes, text = commands_in(place, ALL, {"PYTHONPATH": f"{imitation}:{ROOT}:{ROOT}/tests"})
+    codes, text = commands_in(place, ALL, {"PYTHONPATH": f"{imitation}:{ROOT}:{ROOT}/tests/support"})
     assert codes == [(words[0], 0) for words in ALL], text
     quiet(text)
 

@@ -184,7 +184,7 @@ def test_what_another_process_gives_up_is_run(tmp_path: Path) -> None:
         for trial in due:
             end(trial, "completed")
 
-    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         process.stdout.readline()
         complete(trials, launch, shared_fate=True)
@@ -208,7 +208,7 @@ def test_a_worker_ends_with_its_parent() -> None:
     child += "print('ready', flush=True)\ntime.sleep(60)"
     parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {child!r}])"
     line = [sys.executable, "-c", parent]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.kill()

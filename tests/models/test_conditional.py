@@ -331,7 +331,7 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     assert "Given a class" in page
     assert result["caveats"]
     assert all(f"Beware: {sentence}" in page for sentence in result["caveats"])
-    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
     assert [key for key in result["classes"] if f"`{key}`" not in text] == []
 
 

@@ -21,7 +21,7 @@ GROUPS = (
     "task",
     "trainer",
     "callbacks",
-)  # of logger: tests/test_loggers.py
+)  # of logger: tests/training/test_loggers.py
 DEFAULTS = [entry for entry in yaml.safe_load((CONF / "train.yaml").read_text())["defaults"] if isinstance(entry, dict)]
 """What a run is made of where nothing is chosen: one run trains all of these files."""
 CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]

@@ -23,7 +23,7 @@ from vae_lab.runs.load import harmless, load_data, load_model
 from vae_lab.runs.packages import LIBRARIES, read_trust
 from vae_lab.training.run import train_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VAE = {"_target_": "vae_lab.models.vae.VAE"}
 NETWORK = {"_target_": "otherlab.Encoder", "_partial_": True}
 GELU = {"_target_": "torch.nn.GELU", "_partial_": True}

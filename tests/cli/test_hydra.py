@@ -22,7 +22,7 @@ from sweeping import finish, start
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = (
     "data=synthetic", "data.image_size=8", "data.nimages=32", "data.batch_size=4", "model=mlp", "model.encoder.width=8",
     "trainer.max_steps=4", "trainer.val_check_interval=4", "trainer.precision=32-true", "threads=1",

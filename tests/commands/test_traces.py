@@ -37,7 +37,7 @@ TABLE = """
 3 | evaluate run=latest out=here | there is no checkpoint at
 3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; run= takes the folder of
 3 | evaluate run=RUN/summary.json | is no checkpoint of vae_lab
-2 | evaluate run=RUN checkpoint=worst | checkpoint must be best or last
+2 | evaluate run=RUN checkpoint=worst | checkpoint must be one of best, last
 2 | evaluate run=RUN split=all | split must be one of
 2 | evaluate run=RUN nsamples=0 out=here | nsamples must be a whole number
 3 | evaluate run=FILES data.root=nowhere out=here | nowhere does not exist
@@ -61,13 +61,13 @@ TABLE = """
 2 | detect run=RUN images=PICTURES out=x.jpg | must name a .csv
 2 | detect run=RUN images=PICTURES score=magic | Could not find 'score/magic'
 2 | detect run=RUN images=PICTURES score=ladder_llr | use a ladder
-2 | detect run=RUN images=PICTURES alpha=1.5 | alpha must lie between 0 and 1
+2 | detect run=RUN images=PICTURES alpha=1.5 | alpha must lie in (0, 1)
 2 | detect run=RUN images=PICTURES alpha=0.01 | would flag nothing: 50 calibration
 3 | detect run=RUN images=PICTURES truth=nowhere | nowhere cannot be read
 3 | detect run=FILES images=PICTURES data.root=nowhere alpha=0.4 | does not exist
 2 | report | runs= must be given: a run folder, a folder of runs, or a list of such.
 3 | report runs=latest | latest
-2 | report runs=RUN mode=up | mode must be min or max
+2 | report runs=RUN mode=up | mode must be one of min, max
 2 | report runs=RUN metric=val/none out=here | no finished run has metric=val/none
 2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file, and a .html or a folder
 2 | scaling data.image_size=[32] | data.image_size

@@ -18,7 +18,7 @@ from vae_lab.errors import exit_code
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.callbacks.idle import HOOKS, skip_idle_hooks
 
-PAGE = Path(__file__).parents[1] / "docs" / "lightning.md"
+PAGE = Path(__file__).parents[2] / "docs" / "lightning.md"
 COLUMNS = ("one", "several")
 WORKS: dict[str, Check] = lightning_arguments.WORKS | lightning_callbacks.WORKS
 WITHOUT_A_GPU = "accelerator=gpu, without one"

@@ -34,7 +34,7 @@ TYPED = ("logger.wandb.project=mine", "logger.wandb.name=own", "logger.wandb.tag
 def recorded(folder: Path, *arguments: str, **variables: str) -> dict[str, Any]:
     """What W&B's file has about a run of the command, which lies in `folder`."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "VAE_LAB"))}
-    env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline", "WANDB_SILENT": "true", **variables}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "WANDB_MODE": "offline", "WANDB_SILENT": "true", **variables}
     line = [sys.executable, "-m", "vae_lab.train", *TINY, "logger=wandb", *arguments, f"hydra.run.dir={folder / 'run'}"]
     done = subprocess.run(line, env=env, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

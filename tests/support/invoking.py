@@ -1,10 +1,14 @@
-"""Commands in the tests' own process, which they leave as it was."""
+"""Commands in the tests' own process, which they leave as it was, and in one of theirs."""
 
 import logging
+import os
+import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from sweeping import LIMIT
 
 from vae_lab.cli.entry import run, run_until
 from vae_lab.system.signals import EndAtOnce
@@ -32,3 +36,11 @@ def invoke(
         for handler in set(logging.getLogger().handlers) - set(handlers):
             handler.close()
         logging.getLogger().handlers[:] = handlers
+
+
+def vae_lab(command: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would, without a W&B key and without a terminal."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "VAE_LAB"))}
+    env |= {"PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(cwd), **environment}
+    line = [sys.executable, "-m", f"vae_lab.{command}", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=LIMIT, check=False)

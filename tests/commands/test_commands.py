@@ -12,22 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from invoking import invoke
+from invoking import invoke, vae_lab
 from sweeping import LIMIT, NO_PICTURES
 
 from vae_lab.train import main
 
 TINY = ("data=synthetic", "trainer.max_steps=4", "trainer.val_check_interval=2", "logger=none")
 PATIENCE = 30.0  # seconds of the processor, which a busy machine has not many more of; a quiet one takes under 10
-
-
-def vae_lab(command: str, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user would, without a W&B key and without a terminal."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("WANDB", "HYDRA", "VAE_LAB"))}
-    env |= {"PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(cwd), **environment}
-    line = [sys.executable, "-m", f"vae_lab.{command}", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, cwd=cwd, env=env, timeout=LIMIT, check=False)
-
 
 BAD = {
     "no latents": (("model.nlatent=0",), 2, "model.nlatent must be a whole number of at least 1, not 0"),
@@ -113,7 +104,7 @@ def test_help_and_config_do_not_wait_for_torch(tmp_path: Path) -> None:
             f"import runpy, sys\nsys.argv = ['', '{argument}']\nrunpy.run_module('vae_lab.train', run_name='__main__')"
         )
         check = f"import atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n{code}"
-        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run(
             [sys.executable, "-c", check],
             capture_output=True,
@@ -129,7 +120,7 @@ def test_help_and_config_do_not_wait_for_torch(tmp_path: Path) -> None:
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "vae_lab.train", "--cfg=hydra", "--package=hydra.run", "--resolve"]
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     processes = [subprocess.Popen(line, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     folders = [process.communicate(timeout=LIMIT)[0] for process in processes]
     assert all("dir: outputs/" in folder for folder in folders)
@@ -174,7 +165,7 @@ def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "WANDB_MODE": "offline"}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "WANDB_MODE": "offline"}
     arguments = [
         "data=synthetic",
         "model=mlp",

@@ -32,7 +32,7 @@ TINY = (
 )  # fmt: skip
 GRIDS = ("reconstructions", "samples", "traversals")
 HISTOGRAMS = ("latents/posterior_means", "latents/rate")
-DOCS = Path(__file__).parents[1] / "docs" / "loggers.md"
+DOCS = Path(__file__).parents[2] / "docs" / "loggers.md"
 MINE = "# @package _global_\ndefaults:\n  - override /logger: [wandb, tensorboard]\n"
 
 

@@ -223,8 +223,8 @@ def test_the_command_ends_as_documented(  # noqa: PLR0917
     for code, sentence, arguments in (
         (0, "images flagged at alpha", [f"images={normal}"]),
         (0, "of 2 images flagged", [f"images={some}", "out=some.csv"]),
-        (2, "alpha must lie between 0 and 1, not abc", [f"images={normal}", "alpha=abc"]),
-        (2, "alpha must lie between 0 and 1, not None", [f"images={normal}", "alpha=null"]),
+        (2, "alpha must lie in (0, 1), not abc", [f"images={normal}", "alpha=abc"]),
+        (2, "alpha must lie in (0, 1), not None", [f"images={normal}", "alpha=null"]),
         (2, "must name a .csv", [f"images={normal}", "out=scores"]),
         (3, "/nowhere cannot be read", ["images=/nowhere"]),
         (3, "none of the anomalous ones could be scored", [f"images={normal}", f"truth={bad / 'no.png'}"]),

@@ -32,10 +32,10 @@ def start(
     *arguments: str, cwd: Path, module: str = "vae_lab.train", before: tuple[str, ...] = ()
 ) -> subprocess.Popen[str]:
     """The command, in a process of its own, behind the words of another command."""
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     ours = ("WANDB", "HYDRA", "VAE_LAB")  # the W&B service of this process, and what commands run in it have set
     env = {key: value for key, value in os.environ.items() if not any(word in key for word in ours)}
-    env |= {"PYTHONPATH": f"{root}:{root}/tests", "WANDB_MODE": "offline"}
+    env |= {"PYTHONPATH": f"{root}:{root}/tests/support", "WANDB_MODE": "offline"}
     line = [*before, sys.executable, "-m", module, *arguments]
     with (cwd / "output.txt").open("w") as output:  # a pipe would stay open as long as a worker that nobody stops
         return subprocess.Popen(line, cwd=cwd, env=env, stdout=output, stderr=subprocess.STDOUT, text=True)

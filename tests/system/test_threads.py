@@ -39,7 +39,7 @@ from vae_lab.system.threads import (
 from vae_lab.training.distributed.launch import told
 from vae_lab.training.run import train_run
 
-PACKAGE = Path(__file__).parents[1] / "vae_lab"
+PACKAGE = Path(__file__).parents[2] / "vae_lab"
 TINY = (
     "data=synthetic",
     "model=mlp",
