@@ -33,7 +33,13 @@ class Terms(NamedTuple):
 
 
 class Objective(ABC):
-    """A bound or loss: a plain object called with the model, the batch and the number of batches seen."""
+    """A bound or loss: a plain object called with the model, the batch and the number of batches seen.
+
+    Attributes:
+        is_bound: whether it is a bound on -log p(x), weighted or not; else the posterior's sigma is not trained.
+    """
+
+    is_bound = True
 
     @abstractmethod
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
@@ -175,6 +181,8 @@ class RAEL2(Objective):
     rate reported beside it, and whatever samples the posterior, mean little. Sample from a density fitted to the
     latents, as `evaluation.samplers` does.
     """
+
+    is_bound = False
 
     def __init__(self, latent_weight: float, decoder_weight: float) -> None:
         require_number("objective.latent_weight", latent_weight)
