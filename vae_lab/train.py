@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.cli.console import ConsoleHandler
 from vae_lab.cli.entry import command, in_one_place, settle_threads
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import settle_limits
@@ -23,8 +24,8 @@ from vae_lab.runs.folder import command as command_line
 from vae_lab.runs.folder import locate, read_summary
 from vae_lab.runs.identity import identity
 from vae_lab.runs.packages import NEVER
-from vae_lab.sweeps.launchers import shares_fate
-from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, swept_keys, with_threads
+from vae_lab.sweeps.launchers import launcher_name, shares_fate
+from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, short_names, swept_keys, with_threads
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import end_with_parent, ranks
 from vae_lab.system.quoting import key
@@ -97,6 +98,8 @@ def train_in_sweep(cfg: DictConfig) -> None:
     overrides = tuple(map(str, OmegaConf.to_container(hydra.overrides.task, resolve=False) or ()))
     keys = swept_keys(Path(hydra.runtime.cwd) / hydra.sweep.dir)
     swept = tuple(text for text in overrides if key(text) in keys)
+    if swept and launcher_name(hydra) != "BasicLauncher":  # the lines of several trials are mixed
+        ConsoleHandler.prefix = f"{short_names(swept)}: "
     trial = Trial(overrides, folder, identity(resolved(cfg)), flags=config_flags(hydra, "train"), swept=swept)
 
     def work(resume: str | None, wandb_id: str | None) -> None:
