@@ -17,6 +17,7 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 
 import pytest
+import type_checks  # noqa: F401 (it changes how vae_lab is imported)
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
