@@ -50,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
         return
     listen_to_signals()
+    os.fsync = lambda *_: None  # a run waits twenty times for the disk, and no test is of a power cut
     gc.disable()
     for name in HEAVY:
         importlib.import_module(name)
