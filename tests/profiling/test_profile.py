@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 from invoking import invoke, vae_lab
 from omegaconf import DictConfig
 
+from vae_lab.profile import lists, main
 from vae_lab.profiling.counting import LiveBytes, multiplications, predicted_peaks, weigh
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import fit_power_law
 from vae_lab.profiling.run import largest_that_fits, limits
 from vae_lab.profiling.settings import read_memory, read_sizes
 from vae_lab.profiling.workload import Setting
-from vae_lab.profile import lists, main
 from vae_lab.system.config_dir import CONF
 
 SIZES = [32, 64, 128, 256]
