@@ -9,7 +9,11 @@ python -m vae_lab.train sweep=latents_by_lr launcher=joblib
 
 import logging
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -25,9 +29,11 @@ from vae_lab.runs.identity import identity
 from vae_lab.runs.packages import NEVER
 from vae_lab.sweeps.launchers import shares_fate
 from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, with_threads
+from vae_lab.system.folders import seen_from_here
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import end_with_parent, ranks
-from vae_lab.system.quoting import key
+from vae_lab.system.quoting import command_line as to_type
+from vae_lab.system.quoting import key, quote_override
 from vae_lab.training.checks import check_model
 from vae_lab.training.resume import continued
 
@@ -46,6 +52,29 @@ def main(cfg: DictConfig) -> None:
         train_in_sweep(cfg)
     else:
         train_checked(cfg)
+        if ranks().rank == 0:
+            say_next(cfg)
+
+
+def say_next(cfg: DictConfig) -> None:
+    """Log where the pictures of a run lie, and a command that goes on from here."""
+    folder = seen_from_here(Path(cfg.folder))
+    if read_summary(folder).get("status") != "completed":
+        return
+    pictures = ", ".join(path.name for path in sorted(Path(folder, "figures").glob("*.png")))
+    if pictures:
+        log.info("pictures: %s", folder / "figures" / pictures)
+    packages = sorted(foreign_packages(parts_of(cfg)) - NEVER)
+    trust = [f"trust=[{','.join(packages)}]"] if packages else []
+    line = to_type("generate", [quote_override("run", folder), *trust])
+    if shutil.which("python") != sys.executable:  # as after `make train`
+        line = line.replace("python", shlex.quote(str(seen_from_here(Path(sys.executable)))), 1)
+    log.info("next: %s, or evaluate, which writes a page", line)
+
+
+def parts_of(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configs of the parts that other commands make of a run."""
+    return {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
 
 
 def train_checked(cfg: DictConfig) -> None:
@@ -117,7 +146,7 @@ def train_in_sweep(cfg: DictConfig) -> None:
 
 def say_packages(cfg: DictConfig) -> None:
     """Log which packages the commands that read this run are to trust, or warn that they will refuse it."""
-    parts = {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
+    parts = parts_of(cfg)
     foreign = foreign_packages(parts)
     if not foreign:
         return

@@ -246,7 +246,7 @@ BAD = {
     "no memory": (("memory=0",), 2, "memory=0 must be"),
     "too little memory": (("memory=1MiB",), 6, "which do not fit; choose a smaller batch_size"),
     "an unknown precision": (("precision=16",), 2, "precision must be one of 32-true, bf16-mixed"),
-    "an unknown device": (("device=tpu",), 2, "device=tpu is not here"),
+    "an unknown device": (("device=tpu",), 2, "device=tpu cannot be used here"),
     "all memory kept free": (("headroom=1",), 2, "headroom must lie in [0, 1), not 1"),
     "a misspelt key": (("data.imagesize=[32,64]",), 2, "did you mean data.image_size?"),
     "a file in the way": (("out=file/here",), 5, "file/here cannot be written"),

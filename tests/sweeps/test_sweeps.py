@@ -265,6 +265,8 @@ def test_trials_are_called_by_what_is_swept_and_ranked_at_the_end(
     assert len(list(tmp_path.rglob("summary.json"))) == 2
     said = "".join(capfd.readouterr())
     assert "trial nlatent=2 lr=1e-09 (" in said
+    assert said.count("(lower is better)") == 2
+    assert "next:" not in said
     table = said.partition("val/neg_elbo  test/neg_elbo\n")[2].splitlines()[:2]
     assert [line.split()[:2] for line in table] == [["nlatent=3", "lr=0.01"], ["nlatent=2", "lr=1e-09"]]
     assert float(table[0].split()[2]) < float(table[1].split()[2])

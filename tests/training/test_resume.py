@@ -291,8 +291,9 @@ def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
         summary = train_run(config(*TYPED, *QUIET, init, "model.nlatent=3", "data.nimages=80", folder="second"))
     assert (summary["steps"], summary["status"]) == (4, "completed")
-    assert summary["init"]["loaded"] > 0
-    assert f"stay fresh, as no stored one fits: {', '.join(summary['init']['fresh'])}" in caplog.text
+    said: Any = summary["init"]
+    assert said["loaded"] > 0
+    assert f"stay fresh, as no stored one fits: {', '.join(said['fresh'])}" in caplog.text
     _, task, _ = build_parts(config(*TYPED, *QUIET, "task=vaegan", "data.image_size=16", "model.image_size=8"), {})
     load_initial_weights(task, str(tmp_path / "first"))
     learner: Any = task.learner

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 import yaml
@@ -64,6 +64,16 @@ class Calibration(NamedTuple):
     ncalibration: int = 1000
     nfit: int = 5000
     trust: Trust = None
+
+
+class CalibrationSettings(TypedDict, total=False):
+    """Those fields of `Calibration` that have other values than its defaults."""
+
+    checkpoint: str
+    root: str | None
+    ncalibration: int
+    nfit: int
+    trust: Trust
 
 
 def score_config(name: str) -> dict[str, Any]:

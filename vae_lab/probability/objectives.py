@@ -12,6 +12,7 @@ from vae_lab.errors import require_count, require_number
 from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.importance import draw
 from vae_lab.probability.schedules import Schedule, value_at
+from vae_lab.system.printing import PrintsCall
 
 if TYPE_CHECKING:
     from vae_lab.data.sample import Sample
@@ -32,14 +33,32 @@ class Terms(NamedTuple):
     rate: Float[Tensor, " batch"]
 
 
-class Objective(ABC):
-    """A bound or loss: a plain object called with the model, the batch and the number of batches seen."""
+class Objective(PrintsCall, ABC):
+    """A bound or loss: a plain object called with the model, the batch and the number of batches seen.
+
+    Attributes:
+        is_bound: whether it is a bound on -log p(x), weighted or not; else the posterior's sigma is not trained.
+
+    Example:
+        >>> from vae_lab import load_data, load_model
+        >>> from vae_lab.probability.objectives import ELBO
+        >>> model = load_model("outputs/digits")  # the run of train_run's example
+        >>> batch = next(iter(load_data("outputs/digits").val_dataloader()))
+        >>> objective = ELBO(beta=1.0)
+        >>> objective
+        ELBO(beta=1.0)
+        >>> terms = objective(model, batch, step=0)
+        >>> terms.loss.equal(terms.distortion + terms.rate)
+        True
+    """
+
+    is_bound = True
 
     @abstractmethod
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
 
-    def plan(self, total_steps: int | float) -> None:  # noqa: B027 - most objectives have nothing to plan
+    def plan(self, total_steps: int | float) -> None:
         """Take the length of training into schedules that depend on it, before the first batch.
 
         Raises:
@@ -175,6 +194,8 @@ class RAEL2(Objective):
     rate reported beside it, and whatever samples the posterior, mean little. Sample from a density fitted to the
     latents, as `evaluation.samplers` does.
     """
+
+    is_bound = False
 
     def __init__(self, latent_weight: float, decoder_weight: float) -> None:
         require_number("objective.latent_weight", latent_weight)

@@ -16,11 +16,12 @@ from vae_lab.profiling.counting import multiplications, predicted_peaks, weigh
 from vae_lab.profiling.figures import cost_figure
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import PowerLaw, fit_power_law
-from vae_lab.profiling.settings import device, read_memory, read_sizes
+from vae_lab.profiling.settings import read_memory, read_sizes
 from vae_lab.profiling.timing import TASKS, timed
 from vae_lab.profiling.workload import Setting
 from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.system.atomic import require_folder_name, whole, write_whole
+from vae_lab.system.devices import choose_device
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.progress import track
 
@@ -47,7 +48,7 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     sizes = read_sizes(cfg)
     require_folder_name(out)
     require_writable(out)
-    memory = read_memory(cfg.memory, device(cfg))
+    memory = read_memory(cfg.memory, choose_device(cfg.device).type)
     rows = {size: counted(setting, memory) for size, setting in track(list(sizes.settings.items()), "counting")}
     (smallest, *_), process = sizes.settings, 0
     for size, setting in track(list(sizes.settings.items()), "measuring memory"):
@@ -157,7 +158,7 @@ def environment(cfg: DictConfig) -> dict[str, Any]:
     """Return what the figures depend on beside the network."""
     return {
         "config": OmegaConf.to_container(OmegaConf.merge(cfg, {"data": {"image_size": 0}}), resolve=True),
-        "device": device_name(torch.device(device(cfg))),
+        "device": device_name(choose_device(cfg.device)),
         "precision": cfg.precision,
         "versions": versions(),
         "commit": git_commit(),

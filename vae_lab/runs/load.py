@@ -33,6 +33,12 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     Raises:
         DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
         ValueError: if the stored config names a class that is neither packaged for its role nor in a trusted package.
+
+    Example:
+        >>> from vae_lab import load_model
+        >>> model = load_model("outputs/digits")  # the run of train_run's example
+        >>> model.nlatent, model.likelihood
+        (40, Gaussian(variance=0.5))
     """
     import torch
 
@@ -157,6 +163,14 @@ def load_data(
         DataError: if they are not there, or are not the same images in the same parts.
         ValueError: if the stored config names a class that is not for its role, or `root` is given and the data have
             none.
+
+    Example:
+        >>> from vae_lab import load_data
+        >>> data = load_data("outputs/digits")  # the run of train_run's example
+        >>> len(data.splits.train), len(data.splits.val), len(data.splits.test)
+        (1437, 180, 180)
+        >>> next(iter(data.train_dataloader())).image.shape
+        torch.Size([32, 1, 28, 28])
     """
     stored = load_checkpoint(run, checkpoint)
     config: dict[str, Any] = stored["hyper_parameters"]["data"]
@@ -267,6 +281,12 @@ def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n n
 
     Raises:
         ValueError: if the images are not such.
+
+    Example:
+        >>> from vae_lab import encode_images, load_data, load_model
+        >>> images = load_data("outputs/digits").splits.test.pixels(range(5))  # the run of train_run's example
+        >>> encode_images(load_model("outputs/digits"), images).shape
+        torch.Size([5, 40])
     """
     import torch
 
