@@ -303,7 +303,7 @@ def test_the_imports_of_the_pages_exist(page: str, block: str) -> None:
 
 def test_extras_of_the_pages_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = re.findall(r"vae_lab\[([\w,]+)\]", "".join(page.read_text() for page in PAGES))
+    named = re.findall(r"(?:vae_lab|'\.)\[([a-z,]+)\]'", "".join(page.read_text() for page in PAGES))
     assert {extra for names in named for extra in names.split(",")} <= extras.keys()
 
 
