@@ -41,7 +41,7 @@ SMALLER = {
     ),
     "detect": ("threads=1",),
     "report": (),
-    "scaling": ("threads=1", "nrepeats=1", "max_seconds=0.1", "pixels=1024", "memory=1GiB"),
+    "profile": ("threads=1", "nrepeats=1", "max_seconds=0.1", "pixels=1024", "memory=1GiB"),
 }
 """Settings that let a test take seconds."""
 LEFT = {
@@ -51,7 +51,7 @@ LEFT = {
     "detect": ["scores.csv", "scores-strangest.png"],
     "report": ["run/report.html"],
     "tune": ["outputs/studies/*/*/summary.json"],
-    "scaling": ["scaling/scaling.json"],
+    "profile": ["profile/profile.json"],
 }
 SWEEP = ["outputs/sweeps/*/*/summary.json"]
 

@@ -1,14 +1,36 @@
 """The public functions and the commands: each can be imported after all others, and commands need no torch."""
 
 import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 import vae_lab
 from vae_lab.__main__ import COMMANDS, summary
+
+if TYPE_CHECKING:
+    from typing import assert_type
+
+    import torch
+    from omegaconf import DictConfig
+
+    from vae_lab.data.datamodule import ImageData
+    from vae_lab.detection.detector import Detections
+    from vae_lab.probability.latent_model import LatentModel
+
+    def types_seen_by_a_user(cfg: DictConfig, images: torch.Tensor) -> None:
+        """`make types` fails if a function, which is loaded at its first use, returns another type, or Any."""
+        model = assert_type(vae_lab.load_model("run"), LatentModel)
+        assert_type(vae_lab.load_data("run"), ImageData)
+        assert_type(vae_lab.encode_images(model, images), torch.Tensor)
+        assert_type(vae_lab.generate_images(model, n=4, seed=0), torch.Tensor)
+        assert_type(vae_lab.score_images("run", images, ncalibration=100), Detections)
+        assert_type(vae_lab.train_run(cfg), dict[str, object])
+
 
 PACKAGE = Path(vae_lab.__file__).parent
 
@@ -64,3 +86,10 @@ def test_what_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = vae_lab.nothing  # pyright: ignore[reportAttributeAccessIssue]
     assert {*vae_lab.__all__} <= {*dir(vae_lab)}
+
+
+@pytest.mark.parametrize("name", vae_lab.__all__)
+def test_a_public_function_is_annotated_without_any(name: str) -> None:
+    signature = inspect.signature(getattr(vae_lab, name))
+    annotations = [signature.return_annotation, *(given.annotation for given in signature.parameters.values())]
+    assert [str(said) for said in annotations if said is inspect.Signature.empty or "Any" in str(said)] == []

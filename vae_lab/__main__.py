@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "scaling")
+COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profile")
 
 
 def summary(command: str) -> str:

@@ -21,6 +21,7 @@ from vae_lab.cli.other_sweepers import NO_SWEEP
 from vae_lab.cli.overrides import search_path, settle_limits, understood
 from vae_lab.errors import SweepFailed, require_count
 from vae_lab.reporting.ranking import beside, direction
+from vae_lab.runs.configs import build
 from vae_lab.runs.folder import read_summary
 from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.sweeps.trial import Trial, config_flags, label
@@ -75,8 +76,6 @@ def read_search(cfg: DictConfig) -> "Search":
     Raises:
         ValueError: if one of them means nothing in a search.
     """
-    from hydra.utils import instantiate
-
     from vae_lab.sweeps.search import Search
 
     hydra = HydraConfig.get()
@@ -87,7 +86,7 @@ def read_search(cfg: DictConfig) -> "Search":
             raise ValueError(f"{text}: {REFUSED[key(text)]}.")
     flags = config_flags(hydra)
     made_of = study_made_of(cfg, [*search_path(flags), *fixed])
-    parts = instantiate(cfg.search, _convert_="all")
+    parts = build(cfg.search)
     name = parts.pop("study") or f"{hydra.runtime.choices['search']}-{identity(made_of)[:8]}"
     folder = Path(hydra.runtime.output_dir) / name
     return Search(**parts, study=name, folder=folder, fixed=fixed, flags=flags, made_of=made_of)

@@ -69,7 +69,7 @@ def whole_numbers(config_name: str) -> list[str]:
     return [name for name in names if name not in SHARES]  # which are shares of an epoch with a point
 
 
-@pytest.mark.parametrize("command", ["train", "tune", "evaluate", "generate", "detect", "scaling"])
+@pytest.mark.parametrize("command", ["train", "tune", "evaluate", "generate", "detect", "profile"])
 def test_every_whole_number_of_a_command_may_have_a_point(command: str) -> None:
     names = whole_numbers(command)
     assert names

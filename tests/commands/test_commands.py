@@ -81,10 +81,10 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
 def test_a_group_of_another_command_is_not_suggested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    from vae_lab.scaling import main as scaling
+    from vae_lab.profile import main as profile
 
     monkeypatch.chdir(tmp_path)
-    assert invoke(scaling, "scaling", "task=vaegan", monkeypatch=monkeypatch) == 2
+    assert invoke(profile, "profile", "task=vaegan", monkeypatch=monkeypatch) == 2
     printed = capfd.readouterr().out or caplog.text
     assert printed.endswith("There is no setting task; --cfg job lists all of them.\n")
 

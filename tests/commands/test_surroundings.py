@@ -35,11 +35,11 @@ EVALUATE = ("evaluate", "run={run}", "nsamples=2", "nll_images=4", "ngenerated=8
             "nreference=10", "features=vgg")  # fmt: skip
 DETECT = ("detect", "run={run}", "images={pictures}", "alpha=0.2", "ncalibration=8", "nfit=8", "nshown=2")
 REPORT = ("report", "runs={run}")
-SCALING = ("scaling", "model=mlp", "data.image_size=[8,16]", "data.channels=1", "pixels=256", "nrepeats=3",
+PROFILE = ("profile", "model=mlp", "data.image_size=[8,16]", "data.channels=1", "pixels=256", "nrepeats=3",
            "max_seconds=0.1", "timed_from=8", "fits_batch=2", "memory=64MiB")  # fmt: skip
 TUNE = ("tune", *TINY, "logger=none", "search.ntrials=1")
 GENERATE = ("generate", "run={run}", "n=2")
-ALL = (TRAIN, (*GENERATE, "out=g.png"), (*EVALUATE, "out=evaluated"), DETECT, (*REPORT, "out=report"), SCALING, TUNE)
+ALL = (TRAIN, (*GENERATE, "out=g.png"), (*EVALUATE, "out=evaluated"), DETECT, (*REPORT, "out=report"), PROFILE, TUNE)
 
 
 class Place(NamedTuple):
@@ -144,7 +144,7 @@ def test_a_user_without_name_or_home_and_a_run_of_somebody_else(shared_run: Path
         REPORT,
         (*REPORT, "out=report"),
         TUNE,
-        SCALING,
+        PROFILE,
     ]
     strange = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     bare = dict.fromkeys(("USER", "LOGNAME", "HOME", "LANG")) | {"TMPDIR": str(stranger / "tmp")}

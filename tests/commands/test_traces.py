@@ -70,9 +70,9 @@ TABLE = """
 2 | report runs=RUN mode=up | mode must be one of min, max
 2 | report runs=RUN metric=val/none out=here | no finished run has metric=val/none
 2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file, and a .html or a folder
-2 | scaling data.image_size=[32] | data.image_size
-2 | scaling device=magic | device=magic
-2 | scaling out=x.jpg | out=x.jpg is the name of a file, and a folder
+2 | profile data.image_size=[32] | data.image_size
+2 | profile device=magic | device=magic
+2 | profile out=x.jpg | out=x.jpg is the name of a file, and a folder
 """
 FAULTS = [tuple(row.split(" | ")) for row in TABLE.strip().splitlines()]
 """(exit code, command line, what is said)"""

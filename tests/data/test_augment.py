@@ -12,7 +12,7 @@ from vae_lab.data.augment import Augment, read_augment, reflected
 from vae_lab.data.images import ImageSet
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.metrics.memorisation import copy_thresholds, memorisation
-from vae_lab.training.run import build
+from vae_lab.training.run import build_parts
 
 IMAGES = torch.rand(64, 3, 6, 5, generator=torch.Generator().manual_seed(0))
 
@@ -98,7 +98,7 @@ def test_training_batches_alone_are_augmented_and_anew_in_each_epoch(
     seen = {}
     for name, augment in (("plain", ()), ("augmented", ("data.augment.flip=true", "data.augment.shift=2"))):
         limits = ("trainer.max_steps=-1", "trainer.max_epochs=2", "trainer.val_check_interval=6")
-        data, task, trainer = build(config("model=mlp", "~callbacks.gallery", *limits, *augment, folder=name), {})
+        data, task, trainer = build_parts(config("model=mlp", "~callbacks.gallery", *limits, *augment, folder=name), {})
         seen[name] = keep = Keep()
         if own:
             settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}

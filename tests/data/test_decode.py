@@ -5,7 +5,6 @@ import random
 import struct
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,11 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
+from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import PIXEL_CEILING, TURN, BadImage, decode
+from vae_lab.data.files.listing import Found
+
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # `decode_files` silences Pillow for all its threads
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8))
@@ -342,18 +345,17 @@ def test_resizing_is_antialiased(side):
     assert (inner - 127).abs().max() <= 12
 
 
-def test_threads_leak_neither_warnings_nor_filters():
+def test_a_folder_of_odd_files_leaks_neither_warnings_nor_filters(tmp_path):
     exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + bytes.fromhex("12010300ffffffffff00000000") * 2
-    content = encoded(NOISE, exif=exif)
-    paletted = half_transparent("P bytes")
-    filters = list(warnings.filters)
-    with warnings.catch_warnings(record=True) as caught, ThreadPoolExecutor(8) as pool:
+    for i, content in enumerate([encoded(NOISE, exif=exif), half_transparent("P bytes"), *LOSSLESS.values()] * 20):
+        (tmp_path / f"{i}.png").write_bytes(content)
+    found = [Found(path.name, path.stat().st_size, 0) for path in sorted(tmp_path.iterdir())]
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inside = list(warnings.filters)
-        list(pool.map(decoded, [content, paletted, *LOSSLESS.values()] * 20))
+        assert not decode_files(tmp_path, found, Rules(3, 32, LIMIT, 255), print).bad
         assert list(warnings.filters) == inside
     assert not caught
-    assert list(warnings.filters) == filters
 
 
 @pytest.mark.parametrize("name", [*LOSSLESS, *LOSSY])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vae_lab.data.files import listing
 from vae_lab.data.files.listing import list_files, report_passed
-from vae_lab.data.files.own_output import GRIDS, RUN_PARTS, RUNS, SAMPLES, SCALING, SWEEPS, TABLES, WANDB
+from vae_lab.data.files.own_output import GRIDS, PROFILES, RUN_PARTS, RUNS, SAMPLES, SWEEPS, TABLES, WANDB
 from vae_lab.data.folder import Folder
 from vae_lab.detection.score_table import find, find_all
 from vae_lab.errors import DataError
@@ -60,7 +60,7 @@ OWN: list[tuple[dict[str, str | None], dict[str, int]]] = [
     ({"wandb/offline-run-20261126_1-a/files/media/x.png": None}, {WANDB: 1}),
     ({"s.csv": TABLE, "s-strangest.png": None, "s-heat.png": None, "s-roc.png": None, "s-truth-heat.png": None},
      {TABLES: 5}),
-    ({"scaling.json": json.dumps({"exponents": {}}), "scaling.png": None}, {SCALING: 2}),
+    ({"profile.json": json.dumps({"exponents": {}}), "profile.png": None}, {PROFILES: 2}),
     # where the folder asked for is such a folder itself, its pictures are wanted, and what tells of them is not
     ({"summary.json": json.dumps(SUMMARY), "figures/x.png": None, "checkpoints/last.ckpt": "x"}, {RUN_PARTS: 3}),
     ({"manifest.json": MANIFEST, "grid.png": None}, {GRIDS: 2}),
@@ -103,7 +103,7 @@ LOOKALIKES = {
     "hydra/a.png": None,
     "t.csv": "path,label\na.png,1\n",
     "t-strangest.png": None,
-    "scaling.png": None,
+    "profile.png": None,
     "grid.png": None,
     "desktop.ini/a.png": None,
 }

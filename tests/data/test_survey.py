@@ -227,7 +227,7 @@ def test_it_stands_in_the_log_and_in_the_summary(
     assert [record.levelno for record in caplog.records if record.getMessage() == warning] == [logging.WARNING]
     assert "pictures: 20 of 20 files (20 PNG)" in caplog.messages
     caplog.clear()
-    told = train_run(config("data=digits", *few, folder="digits"))["images"]
+    told: Any = train_run(config("data=digits", *few, folder="digits"))["images"]
     assert told["npictures"] == sum(sum(each.values()) for each in told["classes"].values()) == 1797
     assert not any(line.startswith("pictures:") for line in caplog.messages)
 

@@ -13,6 +13,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import ImageSet
+from vae_lab.evaluation.metrics import memorisation as memorisation_module
 from vae_lab.evaluation.metrics.memorisation import (
     Memorisation,
     copy_thresholds,
@@ -117,9 +118,10 @@ def test_a_model_of_ones_has_a_high_share_by_distance(shared: Path) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 @pytest.mark.parametrize("k", [1, 6])
-def test_neighbours_are_those_of_brute_force(k: int, chunk: int) -> None:
+def test_neighbours_are_those_of_brute_force(k: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels, queries = random_images(64), random_images(10, seed=1) / 255
-    found = nearest(queries, stored(pixels), k, side=32, chunk=chunk)
+    monkeypatch.setattr(memorisation_module, "CHUNK_NUMBERS", chunk * pixels[0].numel())
+    found = nearest(queries, stored(pixels), k, side=32)
     differences = queries.double()[:, None] - (pixels / 255).double()
     expected = differences.square().sum((2, 3, 4)).sqrt().sort(1)
     torch.testing.assert_close(found.distances, expected.values[:, :k], rtol=0, atol=1e-12)
@@ -127,15 +129,16 @@ def test_neighbours_are_those_of_brute_force(k: int, chunk: int) -> None:
 
 
 @pytest.mark.parametrize("chunk", [7, 1000])
-def test_an_excluded_image_is_no_neighbour(chunk: int) -> None:
+def test_an_excluded_image_is_no_neighbour(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = stored((random_images(64) * torch.linspace(0, 1, 64).view(-1, 1, 1, 1)).to(torch.uint8))  # dark to bright
     rows = torch.tensor([0, 6, 7, 8, 40, 63])
     queries = images.__getitems__(rows).image
-    free, bound = (nearest(queries, images, 3, side=32, chunk=chunk, exclude=own) for own in (None, rows))
+    monkeypatch.setattr(memorisation_module, "CHUNK_NUMBERS", chunk * queries[0].numel())
+    free, bound = (nearest(queries, images, 3, side=32, exclude=own) for own in (None, rows))
     assert (free.indices[:, 0] == rows).all()
     assert (free.distances[:, 0] == 0).all()
     assert (free.distances[:, 1:] == bound.distances[:, :2]).all()
-    others = nearest(queries, images, 63, side=32, chunk=chunk, exclude=rows).indices
+    others = nearest(queries, images, 63, side=32, exclude=rows).indices
     assert (others.sum(1) == torch.arange(64).sum() - rows).all()  # all but itself
 
 

@@ -38,7 +38,7 @@ from vae_lab.runs.load import encode_images, load_data, load_model
 from vae_lab.sampling.images import check_class, generate_images
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.randomness import reseed, seeded
-from vae_lab.training.run import build, train_run
+from vae_lab.training.run import build_parts, train_run
 
 Compose = Callable[..., DictConfig]
 CONV: dict[str, Any] = {"widths": [4, 4], "strides": [2, 2], "kernel": 4, "padding": 1, "slope": 0.01}
@@ -374,7 +374,7 @@ def test_a_run_from_before_there_were_classes_can_be_resumed() -> None:
 @pytest.mark.parametrize("phase", ["train", "val"])
 def test_the_task_tells_the_model_the_labels(config: Compose, phase: str) -> None:
     unlogged = ("model.nclasses=10", "model=mlp", "model.encoder.width=16", "trainer.log_every_n_steps=0")
-    data, task, task.trainer = build(config(*unlogged), {})
+    data, task, task.trainer = build_parts(config(*unlogged), {})
     batch = data.splits.train.__getitems__(slice(8))
     turned = batch._replace(label=9 - batch.label)
     found = []

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vae_lab.cli.overrides import settle_limits
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.run import build, train_run
+from vae_lab.training.run import build_parts, train_run
 
 TINY = (
     "data=synthetic",
@@ -164,7 +164,7 @@ class Row:
         return Run(seen, summary, Path(cfg.folder))
 
     def build(self, settings: dict[str, Any] | None = None, *callbacks: Callback) -> tuple[Any, Any, Trainer]:
-        return build(self.config(settings or {}), {}, callbacks)
+        return build_parts(self.config(settings or {}), {}, callbacks)
 
 
 class Listener(Logger):

@@ -18,7 +18,7 @@ from invoking import invoke
 from omegaconf import DictConfig, OmegaConf
 from sweeping import LIMIT, NO_PICTURES
 
-from vae_lab import detect, evaluate, generate, scaling, tune
+from vae_lab import detect, evaluate, generate, profile, tune
 from vae_lab import train as training
 from vae_lab.sweeps.launchers import settle_trial_threads
 from vae_lab.sweeps.trial import digest, with_threads
@@ -57,7 +57,7 @@ MAINS = {
         "generate": generate,
         "evaluate": evaluate,
         "detect": detect,
-        "scaling": scaling,
+        "profile": profile,
     }.items()
 }
 

@@ -52,7 +52,7 @@ class Graphs(Callback):
 def test_a_compiled_run_has_the_losses_keys_and_identity_of_one_that_is_not(
     ngraphs: int, settings: list[str], config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:
-    seen: dict[str, tuple[list[Tensor], object, list[str], float]] = {}
+    seen: dict[str, tuple[list[Tensor], object, list[str], object]] = {}
     watched = {}
     for choice in ("false", "aot_eager"):
         torch._dynamo.reset()

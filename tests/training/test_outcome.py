@@ -58,7 +58,7 @@ def test_a_callback_that_stops_a_run_is_heard_and_named(
     with caplog.at_level(logging.INFO, logger="vae_lab"):
         summary = train_run(config("model=mlp", "trainer.max_steps=40", "callbacks.latents.nimages=8"), [make()])
     assert (summary["status"], summary["steps"], summary["max_steps"]) == ("completed", steps, 40)
-    assert said in summary["ended_by"]
+    assert said in str(summary["ended_by"])
     assert f"ended by {summary['ended_by']} after {steps} steps" in caplog.text
     assert (tmp_path / "run" / "figures" / "latents.png").exists()
 

@@ -9,7 +9,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vae_lab.training.run import build
+from vae_lab.training.run import build_parts
 from vae_lab.training.tasks.task import Task
 
 SETTINGS = ("model=mlp", "trainer.precision=bf16-mixed", "trainer.max_steps=3", "trainer.val_check_interval=3")
@@ -45,7 +45,7 @@ def test_no_cast_weight_outlives_a_change_of_the_weights(
     """A GAN task steps its optimizers inside the context of a batch, so that a cached cast would be of old weights."""
     if cached:
         monkeypatch.setattr(MixedPrecision, "autocast_context_manager", caching)
-    data, task, trainer = build(config(*SETTINGS), {})
+    data, task, trainer = build_parts(config(*SETTINGS), {})
     compare = Compare(data.splits.train.pixels(slice(4)).float() / 255)
     trainer.callbacks.append(compare)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.fit(task, datamodule=data)

@@ -16,7 +16,7 @@ from torch import Tensor
 from vae_lab.errors import DivergedError
 from vae_lab.train import main
 from vae_lab.training.distributed.gradients import finite
-from vae_lab.training.run import build
+from vae_lab.training.run import build_parts
 from vae_lab.training.tasks.perceptual import Perceptual
 from vae_lab.training.tasks.vaegan import VAEGANTask
 
@@ -50,7 +50,7 @@ class Spoilt(Perceptual):
 
 def spoilt(config: Compose, value: float, after: int, until: float = math.inf) -> tuple[VAEGANTask, Callable[[], None]]:
     """A task whose gradients go wrong, and what fits it."""
-    data, task, trainer = build(config(*WATCHED), {})
+    data, task, trainer = build_parts(config(*WATCHED), {})
     assert isinstance(task, VAEGANTask)
     task.perceptual = Spoilt(value, after, until)
     return task, lambda: trainer.fit(task, datamodule=data)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from vae_lab.train import main
 from vae_lab.training.callbacks.graceful_stop import GracefulStop
 from vae_lab.training.resume import continued, load_initial_weights
-from vae_lab.training.run import build, train_run
+from vae_lab.training.run import build_parts, train_run
 
 Compose = Callable[..., DictConfig]
 COMMON = (
@@ -80,7 +80,7 @@ class Signal(Callback):
 def fit(cfg: DictConfig, watcher: Signal, checkpoint: Path | None = None) -> dict[str, Any]:
     """Train and return the last checkpoint."""
     with GracefulStop() as stop:
-        data, task, trainer = build(cfg, {}, [watcher])
+        data, task, trainer = build_parts(cfg, {}, [watcher])
         trainer.callbacks.insert(0, stop)  # pyright: ignore[reportAttributeAccessIssue]
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     return torch.load(Path(cfg.folder) / "checkpoints" / "last.ckpt", weights_only=True)
@@ -284,16 +284,17 @@ def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
     train_run(config(*TYPED, *QUIET, folder="first"))
     stored = torch.load(tmp_path / "first/checkpoints/best.ckpt", weights_only=True)["state_dict"]
     init = f"init={tmp_path / 'first'}"
-    _, task, _ = build(config(*TYPED, *QUIET), {})
+    _, task, _ = build_parts(config(*TYPED, *QUIET), {})
     assert not all(weight.equal(stored[name]) for name, weight in task.model.state_dict(prefix="model.").items())
     assert load_initial_weights(task, str(tmp_path / "first"))["init"]["fresh"] == []
     assert all(weight.equal(stored[name]) for name, weight in task.model.state_dict(prefix="model.").items())
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
         summary = train_run(config(*TYPED, *QUIET, init, "model.nlatent=3", "data.nimages=80", folder="second"))
     assert (summary["steps"], summary["status"]) == (4, "completed")
-    assert summary["init"]["loaded"] > 0
-    assert f"stay fresh, as no stored one fits: {', '.join(summary['init']['fresh'])}" in caplog.text
-    _, task, _ = build(config(*TYPED, *QUIET, "task=vaegan", "data.image_size=16", "model.image_size=8"), {})
+    said: Any = summary["init"]
+    assert said["loaded"] > 0
+    assert f"stay fresh, as no stored one fits: {', '.join(said['fresh'])}" in caplog.text
+    _, task, _ = build_parts(config(*TYPED, *QUIET, "task=vaegan", "data.image_size=16", "model.image_size=8"), {})
     load_initial_weights(task, str(tmp_path / "first"))
     learner: Any = task.learner
     assert all(weight.equal(stored[f"model.{name}"]) for name, weight in learner.state_dict().items())

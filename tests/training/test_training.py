@@ -18,7 +18,7 @@ from sweeping import LIMIT
 from vae_lab.errors import DataError, DivergedError
 from vae_lab.runs.load import load_data
 from vae_lab.system.signals import SIGNALS
-from vae_lab.training.run import build, train_run
+from vae_lab.training.run import build_parts, train_run
 
 Compose = Callable[..., DictConfig]
 
@@ -231,7 +231,7 @@ def test_the_tested_weights_are_those_with_the_best_validation(config: Compose, 
 
 def test_a_number_that_is_none_is_not_left_out_of_a_mean(config: Compose) -> None:
     """The metrics' default drops NaN and averages the rest, which would hide a diverged model."""
-    _, task, _ = build(config(), {})
+    _, task, _ = build_parts(config(), {})
     task.means["neg_elbo"].update(torch.tensor([1.0, float("nan")]))
     assert task.means["neg_elbo"].compute().isnan()
 

@@ -18,7 +18,7 @@ from vae_lab.data.sample import Sample
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_model
 from vae_lab.training.loggers.csv import MetricsTable
-from vae_lab.training.run import build, train_run
+from vae_lab.training.run import build_parts, train_run
 from vae_lab.training.tasks.vaegan import VAEGANTask
 
 Compose = Callable[..., DictConfig]
@@ -33,7 +33,7 @@ TASKS = pytest.mark.parametrize("settings", [VAEGAN, CVAEGAN], ids=["vaegan", "c
 
 def played(config: Compose, *settings: str) -> tuple[VAEGANTask, Sample, list[torch.optim.Optimizer]]:
     """A task past its warm-up, a batch and optimizers."""
-    data, task, trainer = build(config(*settings), {})
+    data, task, trainer = build_parts(config(*settings), {})
     assert isinstance(task, VAEGANTask)
     task.trainer = trainer
     batch = data.splits.train.__getitems__(slice(8))
@@ -184,7 +184,7 @@ def test_a_collapse_is_caught_and_recovered_from(
     config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """For 20 batches of a game that was good, the discriminator's steps are far too long."""
-    data, task, trainer = build(
+    data, task, trainer = build_parts(
         config(*VAEGAN, *GUARDED, "trainer.max_steps=140", "trainer.val_check_interval=140"), {}
     )
     assert isinstance(task, VAEGANTask)

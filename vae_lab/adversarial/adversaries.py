@@ -18,6 +18,7 @@ from vae_lab.adversarial.losses import (
     nonsaturating_loss,
 )
 from vae_lab.errors import require_count, require_number
+from vae_lab.system.printing import PrintsArguments
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -54,8 +55,24 @@ class AdversaryLosses(NamedTuple):
     notes: dict[str, Float[Tensor, ""]]
 
 
-class Adversary(nn.Module, ABC):
-    """The role: a network with a loss of its own and two for the model."""
+class Adversary(PrintsArguments, nn.Module, ABC):
+    """The role: a network with a loss of its own and two for the model.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from vae_lab.adversarial.adversaries import AdversarialBatch, Classifier
+        >>> from vae_lab.models.discriminator import ConvDiscriminator
+        >>> layers = {"widths": [8], "strides": [2], "kernel": 4, "padding": 1, "slope": 0.2, "layer": 1}
+        >>> network = partial(ConvDiscriminator, **layers, patches=False, spectral=False)
+        >>> weights = {"feature_matching": 1.0, "mean_matching": 1.0, "cross_entropy": 0.0, "mean_decay": 0.9}
+        >>> adversary = Classifier(network=network, channels=1, image_size=8, nclasses=2, **weights)
+        >>> image, reconstruction, sample = torch.rand(3, 4, 1, 8, 8)
+        >>> batch = AdversarialBatch(image, reconstruction, sample, label=torch.tensor([0, 1, 0, 1]))
+        >>> losses = adversary(batch, step=0)
+        >>> losses.loss.shape, losses.feature_matching.shape, losses.generator_loss.shape
+        (torch.Size([]), torch.Size([4]), torch.Size([]))
+    """
 
     @abstractmethod
     def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vae_lab.errors import require_number
+from vae_lab.system.printing import PrintsCall
 
 Images = Float[Tensor, "batch channels height width"]
 
@@ -57,7 +58,7 @@ class Augmentation(NamedTuple):
         return (moved * (inside & ~cut)[..., None]).permute(0, 3, 1, 2)
 
 
-class DiffAugment:
+class DiffAugment(PrintsCall):
     """Draws augmentations. 0 turns a part off.
 
     Args:

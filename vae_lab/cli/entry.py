@@ -1,6 +1,5 @@
 """The entry point of every command: it runs a function under Hydra and returns the exit code."""
 
-import difflib
 import functools
 import io
 import logging
@@ -30,7 +29,7 @@ from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import config_dirs, understood
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
 from vae_lab.system.config_dir import CONF
-from vae_lab.system.error_text import import_problem
+from vae_lab.system.error_text import import_problem, nearest
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import ranks, unheeded
@@ -355,8 +354,8 @@ def missing(name: str, inside: str, config_name: str) -> str:
     known = known_keys(config_name)
     if name in known:
         return f"There is no setting {name} beside the other choices; --cfg job with these lists all there are."
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"There is no setting {name}" + (f"; did you mean {near[0]}?" if near else "; --cfg job lists all of them.")
+    near = nearest(name, known)
+    return f"There is no setting {name}" + (f"; did you mean {near}?" if near else "; --cfg job lists all of them.")
 
 
 def known_keys(config_name: str) -> list[str]:

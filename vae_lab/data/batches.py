@@ -16,7 +16,7 @@ from vae_lab.system.randomness import counter_seed
 class EpochCounter:
     """The epoch of a loader, set by Lightning, which looks for it at `loader.sampler`."""
 
-    epoch = 0
+    epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass."""
@@ -63,7 +63,7 @@ class Batches:
         self.rank = rank
         self.world_size = world_size
         self.redraw = redraw
-        self.sampler = SequentialSampler(images) if repeat else EpochCounter()  # pyright: ignore[reportArgumentType]
+        self.sampler: SequentialSampler | EpochCounter = SequentialSampler(images) if repeat else EpochCounter()  # pyright: ignore[reportArgumentType]
         self.first = first
         self._passes: dict[int, Tensor] = {}
 
@@ -126,8 +126,8 @@ class OrderedBatches:
         self.images = images
         if len(images) < world_size:
             raise ValueError(f"{len(images)} images cannot be shared by {world_size} processes; start fewer.")
-        self.batch_size = min(batch_size, len(images) // world_size)
-        self.starts = range(0, len(images), self.batch_size)[rank::world_size]
+        self.batch_size: int = min(batch_size, len(images) // world_size)
+        self.starts: range = range(0, len(images), self.batch_size)[rank::world_size]
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning import LightningDataModule
 
-from vae_lab.data.augment import read_augment
+from vae_lab.data.augment import Augment, read_augment
 from vae_lab.data.batches import Batches, OrderedBatches
 from vae_lab.data.binarize import WAYS, static_splits
 from vae_lab.data.images import Splits
@@ -70,7 +70,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = seed
         self.split_seed = split_seed
         self.binarize = binarize
-        self.augment = read_augment(augment)
+        self.augment: Augment | None = read_augment(augment)
 
     @abstractmethod
     def load(self) -> Splits:

@@ -58,15 +58,10 @@ class ImageSet:
             return indices.to(self._pixels.device, non_blocking=True)
         return indices
 
-    def held_on(self, device: torch.device, share: float = 0.25) -> "ImageSet":
-        """Return the set with its pixels on a GPU, where they take up to a share of the memory that is free; or itself.
-
-        Args:
-            device: of the model.
-            share: of the free memory.
-        """
+    def held_on(self, device: torch.device) -> "ImageSet":
+        """Return the set with its pixels on a GPU if they take at most a quarter of its free memory, or itself."""
         nbytes = len(self) * self._pixels[0].numel()
-        if device.type != "cuda" or nbytes > share * torch.cuda.mem_get_info(device)[0]:
+        if device.type != "cuda" or nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         return ImageSet(self.pixels(slice(None)).to(device), self.labels.to(device))
 

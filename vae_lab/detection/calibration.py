@@ -8,11 +8,10 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 import yaml
-from hydra.utils import instantiate
 
 from vae_lab.data.images import ImageSet
 from vae_lab.detection.conformal import require_level
@@ -33,6 +32,7 @@ from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.errors import DataError, require_count
 from vae_lab.probability.latent_model import LatentModel
+from vae_lab.runs.configs import build
 from vae_lab.runs.folder import checkpoint_path, locate
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, weights_digest
 from vae_lab.runs.packages import Trust
@@ -64,6 +64,16 @@ class Calibration(NamedTuple):
     ncalibration: int = 1000
     nfit: int = 5000
     trust: Trust = None
+
+
+class CalibrationSettings(TypedDict, total=False):
+    """Those fields of `Calibration` that have other values than its defaults."""
+
+    checkpoint: str
+    root: str | None
+    ncalibration: int
+    nfit: int
+    trust: Trust
 
 
 def score_config(name: str) -> dict[str, Any]:
@@ -128,7 +138,7 @@ def make_score(config: dict[str, Any]) -> Score | Ensemble:
     Raises:
         ValueError: if it describes something else.
     """
-    score = instantiate(config, _convert_="all")
+    score = build(config)
     if not isinstance(score, Score | Ensemble):
         raise ValueError(
             f"score: {config['_target_']} makes a {type(score).__name__}, which is no Score and no Ensemble."
@@ -166,7 +176,7 @@ def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> No
 
 def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
     """Return the detector of one run and one score."""
-    score: Score = instantiate(config, _convert_="all")
+    score: Score = build(config)
     model = load_model(run, how.checkpoint, trust=how.trust)
     require_finite(model, run)
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None

@@ -18,7 +18,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from vae_lab.errors import require_count, require_number
-from vae_lab.evaluation.metrics.two_sample import Interval
+from vae_lab.intervals import Interval
 
 Scores = Float[Tensor, " n"]
 PValues = Float64[Tensor, " m"]
@@ -57,19 +57,6 @@ def verdicts(p: PValues, alpha: float) -> Bool[Tensor, " m"]:
     return p <= alpha
 
 
-def threshold(calibration: Scores, alpha: float) -> float:
-    """Return the score that exactly those images lie above which have p <= alpha.
-
-    It is the k-th highest calibration score, k the largest whole number with k / (n + 1) <= alpha.
-
-    Raises:
-        ValueError: as `p_values` and `require_level` do.
-    """
-    require_scores(calibration, "calibration")
-    k = _nflagged(len(calibration), alpha)
-    return calibration.double().topk(k).values[-1].item()
-
-
 def smallest_p_value(ncalibration: int) -> float:
     """Return the p-value of an image stranger than all calibration images, 1 / (n + 1)."""
     require_count("ncalibration", ncalibration)
@@ -97,7 +84,9 @@ def false_alarms(ncalibration: int, alpha: float) -> Interval:
     Raises:
         ValueError: as `require_level` does.
     """
-    k = _nflagged(ncalibration, alpha)
+    require_level(ncalibration, alpha)
+    levels = torch.arange(1, ncalibration + 1, dtype=torch.float64) / (ncalibration + 1)  # as `p_values` divides
+    k = int((levels <= alpha).sum())
     low, high = (float(beta.ppf(end, k, ncalibration + 1 - k)) for end in (0.025, 0.975))
     return Interval(k / (ncalibration + 1), low, high)
 
@@ -111,13 +100,6 @@ def require_scores(scores: Scores, kind: str, fewest: int = 1) -> None:
         )
     if len(scores) < fewest:
         raise ValueError(f"there are no {kind} scores; at least {fewest} is needed.")
-
-
-def _nflagged(ncalibration: int, alpha: float) -> int:
-    """Return the largest k with k / (n + 1) <= alpha, by the division that `p_values` does, so that they agree."""
-    require_level(ncalibration, alpha)
-    levels = torch.arange(1, ncalibration + 1, dtype=torch.float64) / (ncalibration + 1)
-    return int((levels <= alpha).sum())
 
 
 def require_alpha(alpha: object) -> None:

@@ -84,19 +84,17 @@ def contact_sheet(
     return figure
 
 
-def pixel_errors(images: Image, decoded: Image, blur: float = 1.0) -> Float[Tensor, "n height width"]:
-    """Return |image - decoded| averaged over channels, under a Gaussian of `blur` pixels; 0 leaves it as it is.
+def pixel_errors(images: Image, decoded: Image) -> Float[Tensor, "n height width"]:
+    """Return |image - decoded| averaged over channels, under a Gaussian of 1 pixel.
 
     The blur keeps single noisy pixels from looking like findings.
     """
     errors = (images - decoded).abs().mean(1, keepdim=True)
-    if blur > 0:
-        reach = min(int(3 * blur + 0.5), *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
-        errors = gaussian_blur(errors, [2 * reach + 1] * 2, [blur] * 2)
-    return errors[:, 0]
+    reach = min(3, *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
+    return gaussian_blur(errors, [2 * reach + 1] * 2, [1.0] * 2)[:, 0]
 
 
-def heat_map(images: Image, decoded: Image, *, full: float | None = None, blur: float = 1.0) -> Colours:
+def heat_map(images: Image, decoded: Image, *, full: float | None = None) -> Colours:
     """Return the images, grey and dimmed, under colours from dark to bright for small to large errors of their pixels.
 
     Args:
@@ -105,11 +103,10 @@ def heat_map(images: Image, decoded: Image, *, full: float | None = None, blur: 
         full: the error that gets the brightest colour. A high quantile of `pixel_errors` of normal images makes the
             colours mean the same on all images: more than normal ones have. By default each image's own largest one,
             which finds something on every image.
-        blur: of the errors, in pixels.
     """
     from matplotlib import colormaps  # takes half a second
 
-    errors = pixel_errors(images, decoded, blur)
+    errors = pixel_errors(images, decoded)
     top = errors.amax((-2, -1), keepdim=True) if full is None else errors.new_tensor(full)
     heat = (errors / top.clamp(min=1e-6)).clamp(0, 1)
     table = torch.as_tensor(colormaps["inferno"](torch.linspace(0, 1, 256).numpy()))[:, :3].to(images)

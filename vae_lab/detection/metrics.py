@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vae_lab.detection.conformal import require_scores
 from vae_lab.errors import require_count
-from vae_lab.evaluation.metrics.two_sample import Interval
+from vae_lab.intervals import Interval
 
 Normal = Float[Tensor, " n"]
 Anomalous = Float[Tensor, " m"]

@@ -1,21 +1,22 @@
 """Anomaly detection on images in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vae_lab.detection.calibration import CalibrationSettings
     from vae_lab.detection.detector import Detections
 
 
 def score_images(
     run: str | Path | Sequence[str | Path],
     images: "Tensor",
-    score: str | dict[str, Any] = "neg_elbo",
+    score: str | Mapping[str, object] = "neg_elbo",
     alpha: float = 0.05,
-    **settings: Any,
+    **settings: "Unpack[CalibrationSettings]",
 ) -> "Detections":
     """Return scores, p-values and verdicts of images; the same as the command's.
 
@@ -29,6 +30,14 @@ def score_images(
     Raises:
         DataError: if a run or, the first time for a score, its images cannot be read.
         ValueError: if the images are not such, or the score is not for the run.
+
+    Example:
+        >>> import torch
+        >>> from vae_lab import score_images
+        >>> noise = torch.rand(5, 1, 28, 28)
+        >>> detections = score_images("outputs/digits", noise)  # the run of train_run's example
+        >>> detections.flagged
+        tensor([True, True, True, True, True])
     """
     from vae_lab.data.images import require_size
     from vae_lab.detection.calibration import Calibration, check_level, load_detector, score_config
@@ -39,7 +48,7 @@ def score_images(
     require_level(how.ncalibration, alpha)
     runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
     check_level(runs, how, alpha)
-    detector = load_detector(runs, score_config(score) if isinstance(score, str) else score, how)
+    detector = load_detector(runs, score_config(score) if isinstance(score, str) else dict(score), how)
     require_size(pixels, detector.model.channels, detector.model.image_size)
     judged = detector.judge(detector.examine(pixels), alpha)
     warn_of_seen(judged)

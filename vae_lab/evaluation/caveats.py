@@ -1,6 +1,6 @@
 """Warnings about evaluations with too few images."""
 
-from scipy.stats import t as student
+from vae_lab.intervals import t_factor
 
 FEW_COMPARED = 50
 """Images of a row below which a Frechet distance is marked. It has a bias of O(1/n): two sets of one normal in 16
@@ -29,7 +29,7 @@ def caveats(*, ncompared: int, naveraged: int, nreference: int, key: str) -> lis
             f" KID_{key}."
         )
     if naveraged < FEW_AVERAGED:
-        factor = student.ppf(0.975, naveraged - 1)
+        factor = t_factor(naveraged - 1)
         found.append(
             f"the standard error of -log p(x) is that of {naveraged} images: a 95 % interval needs {factor:.1f} of"
             " them on either side, not 1.96."

@@ -64,12 +64,12 @@ def render(page: Page) -> str:
     panel = neighbour_panel(page.sets["prior"][nearest], page.training, copies.indices[nearest])
     sharp = any(page.result["blur"].values())
     pictures = {
-        "reconstructions": grid_picture(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8),
+        "reconstructions": picture(grid(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8)),
         "neighbours": picture(panel),
         "spectra": plot(spectrum_figure({"held-out data": page.reference} | shown_spectra(page))) if sharp else "",
         "likelihood": plot(likelihood_figure(page.likelihood)),
     }
-    samples = {name: grid_picture(images[:64], 8) for name, images in page.sets.items()}
+    samples = {name: picture(grid(images[:64], 8)) for name, images in page.sets.items()}
     template = environment.get_template("evaluation.html")
     return template.render(result=page.result, titles=TITLES, pictures=pictures, samples=samples)
 
@@ -89,11 +89,6 @@ def likelihood_figure(likelihood: SetLikelihood) -> "Figure":
     axes.axvline(likelihood.nll.mean().item(), color="#c2452d")
     axes.set(xlabel="-log p(x) [nats]", ylabel="images", title=f"{len(likelihood.nll)} images and their mean")
     return figure
-
-
-def grid_picture(images: Pixels, ncolumns: int) -> Markup:
-    """Return images in rows as an HTML element."""
-    return picture(grid(images, ncolumns))
 
 
 def picture(image: UInt8[Tensor, "channels height width"]) -> Markup:

@@ -56,21 +56,6 @@ def load_sound(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
     return model
 
 
-def chosen_device(device: str) -> torch.device:
-    """Return the device asked for; "auto" is the GPU where there is one.
-
-    Raises:
-        ValueError: if it cannot be used.
-    """
-    try:
-        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        if chosen.type not in ("cpu", "cuda"):
-            raise ValueError(f"device={device}: choose auto, cpu or cuda.")
-        return torch.empty(0, device=chosen).device
-    except (AssertionError, RuntimeError) as error:
-        raise ValueError(f"device={device} cannot be used here; choose auto or cpu.") from error
-
-
 def chosen_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int) -> Sizes:
     """Return how much is computed, None standing for the device's usual.
 

@@ -31,7 +31,6 @@ from vae_lab.evaluation.protocol import (
     affordable,
     check,
     chosen_chunk,
-    chosen_device,
     chosen_sizes,
     load_sound,
     say_sizes,
@@ -47,6 +46,7 @@ from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name, versions
 from vae_lab.sampling.mixture import fit_mixture
 from vae_lab.system.atomic import require_folder_name, write_whole
+from vae_lab.system.devices import choose_device
 from vae_lab.system.folders import require_writable
 from vae_lab.system.progress import track
 
@@ -93,7 +93,7 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     started = time.perf_counter()
     check(split, seed, nbound=nbound, **settings)
     require_folder_name(folder)
-    where = chosen_device(device)
+    where = choose_device(device)
     model = load_sound(run, checkpoint, trust).to(where)
     require_writable(folder)
     data = load_data(run, checkpoint, root=root, trust=trust)

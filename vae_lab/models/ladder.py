@@ -11,21 +11,20 @@ KL(q(z_i | z_<i, x) || p(z_i | z_<i)), which estimates the rate with less noise 
 """
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
 
 from vae_lab.models.topdown import Choice, Features, Path, TopDownDecoder, central, drawn, given, reparametrized
-from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.distributions import DiagonalNormal, UncheckedDistribution
 from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Likelihood
 from vae_lab.probability.priors import Prior, StandardNormal
 
 
-class TopDown(Distribution):
+class TopDown(UncheckedDistribution):
     """p(z), or q(z | x) where something was seen: batch [] or [B], event [nlatent].
 
     Args:
@@ -33,15 +32,13 @@ class TopDown(Distribution):
         seen: the encoder's features of B images, or None for the prior.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, decoder: TopDownDecoder, seen: Features | None) -> None:
         self.decoder = decoder
         self.seen = seen
         batch = torch.Size() if seen is None else seen[-1].shape[:1]
-        super().__init__(batch, torch.Size([sum(decoder.sizes)]), validate_args=False)
+        super().__init__(batch, torch.Size([sum(decoder.sizes)]))
 
     def path(self, choose: Choice, shape: tuple[int, ...]) -> Path:
         """Return one path for each entry of `shape` and the batch, flat."""

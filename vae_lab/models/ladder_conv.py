@@ -30,7 +30,7 @@ class Block(nn.Module):
         self.body = nn.Sequential(
             nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1)
         )
-        shrink(self.body[-1], 0.1)
+        shrink(self.body[-1])
 
     def forward(self, x: Float[Tensor, "batch width height width2"]) -> Float[Tensor, "batch width height width2"]:
         """Return the shortcut plus the body."""
@@ -70,8 +70,8 @@ class Group(nn.Module):
         self.posterior = nn.Sequential(nn.SiLU(), nn.Conv2d(width, 2 * nchannels, 3, padding=1))
         self.add = nn.Conv2d(nchannels, width, 1)
         self.block = Block(width)
-        shrink(self.prior[-1], 0.1)
-        shrink(self.posterior[-1], 0.1)
+        shrink(self.prior[-1])
+        shrink(self.posterior[-1])
         self.nchannels = nchannels
 
     def parameters_of(

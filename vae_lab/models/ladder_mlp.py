@@ -49,8 +49,8 @@ class Group(nn.Module):
         self.posterior = nn.Sequential(nn.SiLU(), nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, 2 * nlatent))
         self.add = nn.Linear(nlatent, width)
         self.block = Block(width)
-        shrink(self.prior[-1], 0.1)
-        shrink(self.posterior[-1], 0.1)
+        shrink(self.prior[-1])
+        shrink(self.posterior[-1])
 
     def parameters_of(self, state: State, seen: State | None) -> tuple[Tensor, Tensor | None]:
         """Return the means and log sigmas of the prior and, if there is something seen, of the posterior."""

@@ -47,7 +47,17 @@ def stack(nin: int, nout: int, width: int, nblocks: int) -> nn.Sequential:
 
 
 class MLPEncoder(nn.Module):
-    """From all pixels to numbers: [B, nin, k, k] -> [B, nout]."""
+    """From all pixels to numbers: [B, nin, k, k] -> [B, nout].
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from vae_lab.models.mlp import MLPEncoder
+        >>> network = partial(MLPEncoder, width=32, nblocks=1)
+        >>> encoder = network(nin=1, image_size=8, nout=4)
+        >>> encoder(torch.rand(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
+    """
 
     def __init__(self, nin: int, image_size: int, nout: int, *, width: int, nblocks: int) -> None:
         super().__init__()

@@ -98,8 +98,8 @@ def given(z: Float[Tensor, "batch nlatent"], sizes: Sequence[int]) -> Choice:
     return lambda *_: next(parts)
 
 
-def shrink(layer: nn.Module, factor: float) -> None:
-    """Multiply a layer's first weights, and set its bias to 0."""
+def shrink(layer: nn.Module) -> None:
+    """Make a layer's first weights a tenth of what they are, and its bias 0."""
     with torch.no_grad():
-        layer.weight.mul_(factor)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        layer.weight.mul_(0.1)  # pyright: ignore[reportCallIssue, reportArgumentType]
         layer.bias.zero_()  # pyright: ignore[reportCallIssue]

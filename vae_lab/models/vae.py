@@ -43,6 +43,25 @@ class VAE(LatentModel):
         channels: image channels.
         image_size: image height and width in pixels.
         nclasses: classes that posterior and generative density are conditional on; 0 is none.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from vae_lab.models.mlp import MLPDecoder, MLPEncoder
+        >>> from vae_lab.models.vae import VAE
+        >>> from vae_lab.probability.likelihoods import Bernoulli
+        >>> from vae_lab.probability.priors import StandardNormal
+        >>> encoder = partial(MLPEncoder, width=32, nblocks=1)
+        >>> decoder = partial(MLPDecoder, width=32, nblocks=1)
+        >>> parts = {"encoder": encoder, "decoder": decoder, "likelihood": Bernoulli(), "prior": StandardNormal}
+        >>> model = VAE(**parts, nlatent=2, channels=1, image_size=8)
+        >>> inference = model(torch.rand(5, 1, 8, 8))
+        >>> inference.posterior
+        DiagonalNormal(batch_shape=[5], event_shape=[2])
+        >>> inference.generative
+        BinaryPixels(batch_shape=[5], event_shape=[1, 8, 8])
+        >>> inference.prior
+        StandardNormal(batch_shape=[], event_shape=[2])
     """
 
     classes: Int64[Tensor, "batch nclasses"] | None = None

@@ -14,13 +14,14 @@ no need to choose: multiplying out, with d = b - a = 1 / s,
 three factors whose logarithms are all negative and each stable, so nothing cancels however far the tail.
 """
 
-from typing import ClassVar
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, constraints
+from torch.distributions import Bernoulli, Independent, constraints
 from torch.nn.functional import logsigmoid, softplus
+
+from vae_lab.probability.distributions import UncheckedDistribution
+from vae_lab.system.printing import shapes
 
 TOP = 255
 """The highest level of an 8-bit pixel."""
@@ -28,6 +29,8 @@ TOP = 255
 
 class BinaryPixels(Independent):
     """Independent Bernoulli pixels, given by logits: batch [...], event [C, H, W], values 0 and 1 only."""
+
+    __repr__ = shapes
 
     def __init__(self, logits: Float[Tensor, "*batch channels height width"]) -> None:
         super().__init__(Bernoulli(logits=logits, validate_args=False), 3, validate_args=False)
@@ -65,7 +68,7 @@ def nan_unless_binary(
     return log_prob.where(is_binary(value).flatten(-3).all(-1), torch.nan)
 
 
-class LogisticLevels(Distribution):
+class LogisticLevels(UncheckedDistribution):
     """Independent pixels of 256 levels, each a mixture of k rounded logistics: batch [...], event [C, H, W].
 
     Images have pixels in [0, 1]; a pixel is read as its nearest level v / 255.
@@ -75,9 +78,6 @@ class LogisticLevels(Distribution):
         location: of each component; black is 0 and white 1, but it may lie outside.
         log_scale: log of each component's scale, in the same unit.
     """
-
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.independent(constraints.unit_interval, 3)  # pyright: ignore[reportAssignmentType]
 
     def __init__(
         self,
@@ -89,7 +89,12 @@ class LogisticLevels(Distribution):
         self.location = location
         self.log_scale = log_scale
         shape = location.shape
-        super().__init__(shape[:-4], shape[-3:], validate_args=False)
+        super().__init__(shape[:-4], shape[-3:])
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Pixels from 0 to 1."""
+        return constraints.independent(constraints.unit_interval, 3)
 
     @property
     def mean(self) -> Tensor:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution, constraints, kl_divergence, register_kl
 
+from vae_lab.system.printing import shapes
+
 LINEAR_FROM, LINEAR_TO, REACH = -8.0, 2.0, 2.0
 
 
@@ -31,17 +33,40 @@ def bounded_log_sigma(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return inside + outside / (1 + outside.abs() / REACH)
 
 
-class DiagonalNormal(Distribution):
-    """Independent normals over the last dimension, given by mean and log sigma: batch [...], event [n]."""
+class UncheckedDistribution(Distribution):
+    """A distribution over real numbers whose arguments and values torch does not check; it prints its shapes."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
+    __repr__ = shapes
+
+    def __init__(self, batch_shape: torch.Size, event_shape: torch.Size) -> None:
+        super().__init__(batch_shape, event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The real numbers."""
+        return constraints.independent(constraints.real, len(self.event_shape))
+
+
+class DiagonalNormal(UncheckedDistribution):
+    """Independent normals over the last dimension, given by mean and log sigma: batch [...], event [n].
+
+    Example:
+        >>> import torch
+        >>> from vae_lab.probability.distributions import DiagonalNormal, StandardNormal, kl
+        >>> posterior = DiagonalNormal(mean=torch.ones(2, 8), log_sigma=torch.zeros(2, 8))
+        >>> posterior
+        DiagonalNormal(batch_shape=[2], event_shape=[8])
+        >>> kl(posterior, StandardNormal(torch.zeros(8)), posterior.sample())
+        tensor([4., 4.])
+    """
+
     has_rsample = True
 
     def __init__(self, mean: Float[Tensor, "*batch n"], log_sigma: Float[Tensor, "*batch n"]) -> None:
         self.loc = mean
         self.log_sigma = log_sigma
-        super().__init__(mean.shape[:-1], mean.shape[-1:], validate_args=False)
+        super().__init__(mean.shape[:-1], mean.shape[-1:])
 
     @property
     def mean(self) -> Tensor:
@@ -57,11 +82,6 @@ class DiagonalNormal(Distribution):
     def variance(self) -> Tensor:
         """Sigma squared, [..., n]."""
         return (2 * self.log_sigma).exp()
-
-    def expand(self, batch_shape: tuple[int, ...], _instance: None = None) -> "DiagonalNormal":
-        """Return the same density for every entry of `batch_shape`."""
-        shape = torch.Size(batch_shape) + self.event_shape
-        return DiagonalNormal(self.loc.expand(shape), self.log_sigma.expand(shape))
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Return mean + sigma * noise, differentiable in both: [sample_shape, ..., n]."""
@@ -88,10 +108,6 @@ class StandardNormal(DiagonalNormal):
     def __init__(self, zeros: Float[Tensor, "*batch n"]) -> None:
         super().__init__(zeros, zeros)
 
-    def expand(self, batch_shape: tuple[int, ...], _instance: None = None) -> "StandardNormal":
-        """Return the same density for every entry of `batch_shape`."""
-        return StandardNormal(self.loc.expand(torch.Size(batch_shape) + self.event_shape))
-
     def each_latent(self) -> "StandardNormal":
         """Return N(0, 1) for each entry: batch [..., n], event [1]."""
         return StandardNormal(self.loc[..., None])
@@ -110,7 +126,7 @@ def _kl_normal_standard(q: DiagonalNormal, _: StandardNormal) -> Tensor:
     return -0.5 * (1 + 2 * q.log_sigma - q.loc.square() - (2 * q.log_sigma).exp()).sum(-1)
 
 
-class MixtureOfDiagonalNormals(Distribution):
+class MixtureOfDiagonalNormals(UncheckedDistribution):
     """Equally likely components, each a diagonal normal: batch [], event [n].
 
     torch's MixtureSameFamily would spread every z over every component and latent; here the squared distances come out
@@ -120,12 +136,9 @@ class MixtureOfDiagonalNormals(Distribution):
         components: k normals, batch [k].
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
-
     def __init__(self, components: DiagonalNormal) -> None:
         self.components = components
-        super().__init__(torch.Size(), components.event_shape, validate_args=False)
+        super().__init__(torch.Size(), components.event_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -152,17 +165,18 @@ class MixtureOfDiagonalNormals(Distribution):
         return ((-0.5 * squares - constant).logsumexp(-1) - math.log(len(mean))).to(value.dtype)
 
 
-class IsotropicNormal(Distribution):
+class IsotropicNormal(UncheckedDistribution):
     """Independent normals with one fixed variance over the pixels of an image: batch [...], event [C, H, W]."""
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.independent(constraints.real, 3)  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(self, mean: Float[Tensor, "*batch channels height width"], variance: float) -> None:
         self.loc = mean
         self.fixed_variance = variance
-        super().__init__(mean.shape[:-3], mean.shape[-3:], validate_args=False)
+        super().__init__(mean.shape[:-3], mean.shape[-3:])
+
+    def __repr__(self) -> str:
+        return f"{shapes(self)[:-1]}, variance={self.fixed_variance})"
 
     @property
     def mean(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch.distributions import Distribution
 
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.likelihoods import Likelihood
+from vae_lab.system.printing import PrintsArguments
 
 
 class Inference(NamedTuple):
@@ -28,7 +29,7 @@ class Inference(NamedTuple):
     prior: Distribution
 
 
-class LatentModel(nn.Module, ABC):
+class LatentModel(PrintsArguments, nn.Module, ABC):
     """The role: a prior, a posterior and a generative density over images.
 
     Attributes:

@@ -17,15 +17,28 @@ from torch.distributions import Distribution, Independent, Normal
 from vae_lab.errors import require_count, require_number
 from vae_lab.probability.discrete import TOP, BinaryPixels, LogisticLevels
 from vae_lab.probability.distributions import IsotropicNormal, bounded_log_sigma, full_precision
+from vae_lab.system.printing import PrintsArguments
 
 
-class Likelihood(nn.Module, ABC):
+class Likelihood(PrintsArguments, nn.Module, ABC):
     """A generative density: how many numbers per channel it needs from the decoder, and what it makes of them.
 
     Attributes:
         params_per_channel: numbers for each channel of each pixel, parameter by parameter: the first `channels` of the
             decoder's output hold the first one of every channel.
         nlevels: how many values a pixel can take; 0 for a density over real numbers, of which there are no bits.
+
+    Example:
+        >>> import torch
+        >>> from vae_lab.probability.likelihoods import Gaussian
+        >>> likelihood = Gaussian(variance=0.5)
+        >>> likelihood
+        Gaussian(variance=0.5)
+        >>> density = likelihood(torch.zeros(2, 1, 28, 28))
+        >>> density
+        IsotropicNormal(batch_shape=[2], event_shape=[1, 28, 28], variance=0.5)
+        >>> density.log_prob(density.mean)
+        tensor([-448.7341, -448.7341])
     """
 
     params_per_channel: int = 1
@@ -72,6 +85,10 @@ class SigmaVAE(Likelihood):
         require_number("likelihood.speed", speed, "(0, inf)")
         self.speed = speed
         self.slow_log_sigma = nn.Parameter(torch.tensor(log_sigma / speed))
+
+    def extra_repr(self) -> str:
+        """Return where log sigma is now, and how fast it moves."""
+        return f"log_sigma={round(self.log_sigma.item(), 4)}, speed={self.speed}"
 
     @property
     def log_sigma(self) -> Float[Tensor, ""]:

@@ -12,6 +12,7 @@ from vae_lab.errors import require_count, require_number
 from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.importance import draw
 from vae_lab.probability.schedules import Schedule, value_at
+from vae_lab.system.printing import PrintsCall
 
 if TYPE_CHECKING:
     from vae_lab.data.sample import Sample
@@ -32,11 +33,23 @@ class Terms(NamedTuple):
     rate: Float[Tensor, " batch"]
 
 
-class Objective(ABC):
+class Objective(PrintsCall, ABC):
     """A bound or loss: a plain object called with the model, the batch and the number of batches seen.
 
     Attributes:
         is_bound: whether it is a bound on -log p(x), weighted or not; else the posterior's sigma is not trained.
+
+    Example:
+        >>> from vae_lab import load_data, load_model
+        >>> from vae_lab.probability.objectives import ELBO
+        >>> model = load_model("outputs/digits")  # the run of train_run's example
+        >>> batch = next(iter(load_data("outputs/digits").val_dataloader()))
+        >>> objective = ELBO(beta=1.0)
+        >>> objective
+        ELBO(beta=1.0)
+        >>> terms = objective(model, batch, step=0)
+        >>> terms.loss.equal(terms.distortion + terms.rate)
+        True
     """
 
     is_bound = True
@@ -45,7 +58,7 @@ class Objective(ABC):
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
         """Return the terms of each image of the batch."""
 
-    def plan(self, total_steps: int | float) -> None:  # noqa: B027 - most objectives have nothing to plan
+    def plan(self, total_steps: int | float) -> None:
         """Take the length of training into schedules that depend on it, before the first batch.
 
         Raises:

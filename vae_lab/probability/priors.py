@@ -10,10 +10,22 @@ from torch.distributions import Categorical, Distribution, MixtureSameFamily, Mu
 
 from vae_lab.errors import require_count
 from vae_lab.probability import distributions
+from vae_lab.system.printing import PrintsArguments
 
 
-class Prior(nn.Module, ABC):
-    """A density over latent vectors of length `nlatent`."""
+class Prior(PrintsArguments, nn.Module, ABC):
+    """A density over latent vectors of length `nlatent`.
+
+    Example:
+        >>> from vae_lab.probability.priors import StandardNormal
+        >>> prior = StandardNormal(nlatent=8)
+        >>> prior
+        StandardNormal(nlatent=8)
+        >>> prior()
+        StandardNormal(batch_shape=[], event_shape=[8])
+        >>> prior().sample((5,)).shape
+        torch.Size([5, 8])
+    """
 
     def __init__(self, nlatent: int) -> None:
         super().__init__()
@@ -66,6 +78,8 @@ class VampPrior(Prior):
     ) -> None:
         super().__init__(nlatent)
         require_count("prior.ncomponents", ncomponents)
+        self.channels, self.image_size, self.ncomponents = channels, image_size, ncomponents
+        self.logit_mean, self.logit_std = logit_mean, logit_std
         noise = torch.randn(ncomponents, channels, image_size, image_size)
         self.logits = nn.Parameter(logit_mean + logit_std * noise)
 

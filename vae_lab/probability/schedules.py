@@ -3,9 +3,10 @@
 from abc import ABC, abstractmethod
 
 from vae_lab.errors import require_count, require_number
+from vae_lab.system.printing import PrintsCall
 
 
-class Schedule(ABC):
+class Schedule(PrintsCall, ABC):
     """A function of the step.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 COLOURS = {"training": "#c2452d", "generation": "#2d6fc2", "inference": "#5a8a3a"}
 
 
-def scaling_figure(result: dict[str, Any]) -> "Figure":
+def cost_figure(result: dict[str, Any]) -> "Figure":
     """Return four panels of the result of `vae_lab.profiling.run.profile_sizes`: weights, arithmetic, memory and time.
 
     Dots are sizes, lines the fitted power laws, and the legends give their exponents.

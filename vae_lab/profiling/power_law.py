@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from vae_lab.intervals import t_factor
+
 
 class PowerLaw(NamedTuple):
     """A line through the logarithms of sizes and costs.
@@ -59,7 +61,7 @@ def fit_power_law(sizes: Sequence[int], costs: Float64[Tensor, "repetitions size
     else:
         freedom = len(sizes) - 2
         error = (distances.square().sum() / max(freedom, 1) / centred.square().sum()).sqrt()
-    reach = float(error) * student(level, freedom)
+    reach = float(error) * t_factor(freedom, level)
     order = x.argsort()[-2:]
     return PowerLaw(
         exponent=float(slope),
@@ -69,10 +71,3 @@ def fit_power_law(sizes: Sequence[int], costs: Float64[Tensor, "repetitions size
         misfit=float(distances.exp().sub(1).abs().max()),
         last=float(middle[order].diff() / x[order].diff()),
     )
-
-
-def student(level: float, freedom: int) -> float:
-    """Return how many standard errors a two-sided interval reaches to either side; NaN without degrees of freedom."""
-    from scipy.stats import t  # takes half a second
-
-    return float(t.ppf(0.5 + level / 2, freedom)) if freedom > 0 else math.nan

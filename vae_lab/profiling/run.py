@@ -13,14 +13,15 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.profiling.counting import multiplications, predicted_peaks, weigh
-from vae_lab.profiling.figures import scaling_figure
+from vae_lab.profiling.figures import cost_figure
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import PowerLaw, fit_power_law
-from vae_lab.profiling.settings import device, read_memory, read_sizes
+from vae_lab.profiling.settings import read_memory, read_sizes
 from vae_lab.profiling.timing import TASKS, timed
 from vae_lab.profiling.workload import Setting
 from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.system.atomic import require_folder_name, whole, write_whole
+from vae_lab.system.devices import choose_device
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.progress import track
 
@@ -35,7 +36,7 @@ NOCTAVES = 12
 def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     """Return what the network of `cfg` costs at each size, with exponents; it also lies in `cfg.out`, with a plot.
 
-    `cfg` is conf/scaling.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless
+    `cfg` is conf/profile.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless
     it says batch.
 
     Raises:
@@ -47,7 +48,7 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     sizes = read_sizes(cfg)
     require_folder_name(out)
     require_writable(out)
-    memory = read_memory(cfg.memory, device(cfg))
+    memory = read_memory(cfg.memory, choose_device(cfg.device).type)
     rows = {size: counted(setting, memory) for size, setting in track(list(sizes.settings.items()), "counting")}
     (smallest, *_), process = sizes.settings, 0
     for size, setting in track(list(sizes.settings.items()), "measuring memory"):
@@ -157,7 +158,7 @@ def environment(cfg: DictConfig) -> dict[str, Any]:
     """Return what the figures depend on beside the network."""
     return {
         "config": OmegaConf.to_container(OmegaConf.merge(cfg, {"data": {"image_size": 0}}), resolve=True),
-        "device": device_name(torch.device(device(cfg))),
+        "device": device_name(choose_device(cfg.device)),
         "precision": cfg.precision,
         "versions": versions(),
         "commit": git_commit(),
@@ -165,9 +166,9 @@ def environment(cfg: DictConfig) -> dict[str, Any]:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Write scaling.json and scaling.png."""
+    """Write profile.json and profile.png."""
     laws = {name: law._asdict() for name, law in result["exponents"].items()}
     plain = json.loads(json.dumps(result | {"exponents": laws}), parse_constant=lambda _: None)
-    write_whole(folder / "scaling.json", json.dumps(plain, indent=2).encode())
-    with whole(folder / "scaling.png") as path:
-        scaling_figure(result).savefig(path, format="png", dpi=120)
+    write_whole(folder / "profile.json", json.dumps(plain, indent=2).encode())
+    with whole(folder / "profile.png") as path:
+        cost_figure(result).savefig(path, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""The settings of conf/scaling.yaml, read and checked."""
+"""The settings of conf/profile.yaml, read and checked."""
 
 import os
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.errors import require_choice, require_count, require_number
 from vae_lab.profiling.workload import Setting
+from vae_lab.system.devices import choose_device
 
 UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -48,21 +49,9 @@ def read_sizes(cfg: DictConfig) -> Sizes:
         parts: Any = {
             key: OmegaConf.to_container(sized[key], resolve=True) for key in ("model", "objective", "optimizer")
         }
-        return Setting(parts, batch_size, device(cfg), cfg.precision)
+        return Setting(parts, batch_size, choose_device(cfg.device).type, cfg.precision)
 
     return Sizes({size: make(size, cfg.batch_size or max(1, cfg.pixels // size**2)) for size in sizes}, make)
-
-
-def device(cfg: DictConfig) -> str:
-    """Return cpu or cuda.
-
-    Raises:
-        ValueError: if it is neither, or is not there.
-    """
-    there = torch.cuda.is_available()
-    if cfg.device not in ("auto", "cpu", "cuda") or (cfg.device == "cuda" and not there):
-        raise ValueError(f"device={cfg.device} is not here; choose auto or cpu.")
-    return "cuda" if there and cfg.device != "cpu" else "cpu"
 
 
 def read_memory(text: str | int | float | None, where: str) -> int:

@@ -22,7 +22,7 @@ def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> di
 
     Sizes are timed round-robin, so machine noise affects all equally.
     """
-    with seeded("scaling"):
+    with seeded("profile"):
         workloads = {size: Workload(setting) for size, setting in settings.items()}
     tasks = {
         (name, size): getattr(load, verb)

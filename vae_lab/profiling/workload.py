@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vae_lab.data.sample import Sample
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import Objective
+from vae_lab.runs.configs import build
 from vae_lab.system.devices import arithmetic
 
 STEPS = 2
@@ -39,13 +39,13 @@ class Workload:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         with torch.device(setting.device):
-            self.model: LatentModel = instantiate(setting.config["model"], _convert_="all")
+            self.model: LatentModel = build(setting.config["model"])
             shape = (setting.batch_size, self.model.channels, self.model.image_size, self.model.image_size)
             image = torch.randint(0, 2, shape, dtype=torch.uint8).to(torch.float32, memory_format=torch.channels_last)
             self.batch = Sample(image, torch.zeros(setting.batch_size, dtype=torch.int64))
         channels_last(self.model)
-        self.objective: Objective = instantiate(setting.config["objective"], _convert_="all")
-        make_optimizer: Callable[..., Optimizer] = instantiate(setting.config["optimizer"], _convert_="all")
+        self.objective: Objective = build(setting.config["objective"])
+        make_optimizer: Callable[..., Optimizer] = build(setting.config["optimizer"])
         self.optimizer = make_optimizer(self.model.named_parameters())
         self.steps = 0
 

@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from vae_lab.runs.identity import below
+
 Value = str | int | float | bool | None
 Settings = dict[str, Value]
 Path = tuple[str, ...]
@@ -91,11 +93,11 @@ def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> l
         configs: of the runs.
         ignored: keys, or beginnings of keys, that do not count.
     """
-    keys = dict.fromkeys(key for config in configs for key in config if not _below(key, ignored))
+    keys = dict.fromkeys(key for config in configs for key in config if not below(key, ignored))
     columns = {key: tuple(_comparable(config.get(key, ABSENT)) for config in configs) for key in keys}
     differing = {key: column for key, column in columns.items() if len(set(column)) > 1}
     kept: list[str] = []
-    for key in sorted(differing, key=lambda key: (_below(key, REPEATING), key.count("."), len(key))):
+    for key in sorted(differing, key=lambda key: (below(key, REPEATING), key.count("."), len(key))):
         if not _implied(key, differing) and not any(_repeats(key, other, differing) for other in kept):
             kept.append(key)
     return [key for key in differing if key in kept]
@@ -119,10 +121,6 @@ def _group(key: str) -> str:
 
 def _classes(column: Column) -> bool:
     return all(CLASS.fullmatch(str(value)) and kind == "text" for kind, value in column)
-
-
-def _below(key: str, parents: Collection[str]) -> bool:
-    return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
 def _comparable(value: Value) -> tuple[str, Value]:

@@ -17,7 +17,7 @@ from vae_lab.reporting.flat_config import labelled, shown, varied_keys
 from vae_lab.reporting.pictures import thumbnail
 from vae_lab.reporting.ranking import beside, direction, measured_on, ranked_sets
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
-from vae_lab.reporting.seed_groups import SeedGroup, cautions, decimal, grouped, result, verdicts
+from vae_lab.reporting.seed_groups import SeedGroup, cautions, decimal, grouped, result, spanned, verdicts
 from vae_lab.runs.identity import WITHOUT_EFFECT
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def render(report: Report, picture_side: int) -> str:
     environment = Environment(
         loader=PackageLoader("vae_lab.reporting", "templates"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters |= {"decimal": decimal, "shown": shown}
+    environment.filters |= {"decimal": decimal, "shown": shown, "spanned": spanned}
     plots = dict.fromkeys(("rate_distortion", "curves", "parallel", "heat_map"))
     scripts = [get_plotlyjs(), template_source(environment, "report.js")]
     return environment.get_template("report.html").render(

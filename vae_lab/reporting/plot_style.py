@@ -56,9 +56,9 @@ def name_once(figure: go.Figure) -> None:
         seen.add(trace.name)
 
 
-def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
+def padded(values: Sequence[float]) -> tuple[float, float]:
     """Return a range with room at both ends."""
-    room = (max(values) - min(values)) * share or 1.0
+    room = (max(values) - min(values)) * 0.08 or 1.0
     return min(values) - room, max(values) + room
 
 

@@ -1,8 +1,11 @@
 """Groups of runs that differ only in their seed, with mean and confidence interval."""
 
 from collections.abc import Sequence
+from math import isnan, nan, sqrt
+from statistics import fmean, variance
 from typing import NamedTuple
 
+from vae_lab.intervals import Interval, t_factor, t_interval
 from vae_lab.reporting.flat_config import ABSENT, Settings, labelled
 from vae_lab.reporting.ranking import beside, caution, direction, measured_on, part_of, ranked_sets
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
@@ -15,9 +18,8 @@ class SeedGroup(NamedTuple):
         settings: those that vary between cells.
         trials: all of them, also those without a result.
         by_seed: the metric of each seed.
-        mean: over seeds.
-        low: of the 95 % interval of the mean; None with fewer than two seeds.
-        high: of that.
+        mean: over seeds; None without a result.
+        interval: of the mean; None with fewer than two seeds.
         images: the digest of the images that the metric is measured on; only cells of the same are compared.
         tested: the mean of the test metric that stands beside a validation metric, or None.
     """
@@ -26,8 +28,7 @@ class SeedGroup(NamedTuple):
     trials: list[RunRecord]
     by_seed: dict[str, float]
     mean: float | None
-    low: float | None
-    high: float | None
+    interval: Interval | None
     images: str = ""
     tested: float | None = None
 
@@ -42,61 +43,22 @@ class SeedGroup(NamedTuple):
         return [*self.by_seed.values()]
 
 
-class Interval(NamedTuple):
-    """A mean and the ends of its 95 % interval."""
-
-    mean: float | None
-    low: float | None
-    high: float | None
-
-
-def t_interval(values: Sequence[float]) -> Interval:
-    """Return the mean with the 95 % interval by Student's t, for values that are roughly normal.
-
-    Student 1908, The probable error of a mean, https://doi.org/10.1093/biomet/6.1.1
-    """
-    n = len(values)
-    if n == 0:
-        return Interval(None, None, None)
-    mean = sum(values) / n
-    if n == 1:
-        return Interval(mean, None, None)
-    return _around(mean, _error(values), float(n - 1))
-
-
 def difference(first: SeedGroup, second: SeedGroup) -> tuple[Interval, int]:
-    """Return by how much the second cell's mean is above the first's, with its 95 % interval, and the seeds in common.
+    """Return by how much the second group's mean is above the first's, and how many seeds the two have in common.
 
-    Two seeds or more that both have are taken in pairs, by Student's t of their differences; otherwise both cells are
-    samples of their own: Welch 1947, The generalization of Student's problem, https://doi.org/10.1093/biomet/34.1-2.28
+    Two seeds or more that both have are compared in pairs, by Student's t of their differences; otherwise the groups
+    are independent: Welch 1947, The generalization of Student's problem, https://doi.org/10.1093/biomet/34.1-2.28
     """
     common = [seed for seed in first.by_seed if seed in second.by_seed]
     if len(common) > 1:
         return t_interval([second.by_seed[seed] - first.by_seed[seed] for seed in common]), len(common)
-    assert first.mean is not None
-    assert second.mean is not None
-    mean, sizes = second.mean - first.mean, [len(first.values), len(second.values)]
-    if min(sizes) < 2:
-        return Interval(mean, None, None), len(common)
-    squares = [_error(cell.values) ** 2 for cell in (first, second)]
-    if not any(squares):
-        return Interval(mean, mean, mean), len(common)
-    freedom = sum(squares) ** 2 / sum(square**2 / (n - 1) for square, n in zip(squares, sizes, strict=True))
-    return _around(mean, sum(squares) ** 0.5, freedom), len(common)
-
-
-def _error(values: Sequence[float]) -> float:
-    """Return the standard error of the mean of two values or more."""
-    n, mean = len(values), sum(values) / len(values)
-    return (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5
-
-
-def _around(mean: float, error: float, freedom: float) -> Interval:
-    """Return the 95 % interval of a mean by Student's t of some degrees of freedom."""
-    from scipy.special import stdtrit  # takes a fifth of a second
-
-    reach = float(stdtrit(freedom, 0.975)) * error
-    return Interval(mean, mean - reach, mean + reach)
+    mean = fmean(second.values) - fmean(first.values)
+    if min(len(first.values), len(second.values)) < 2:
+        return Interval(mean, nan, nan), len(common)
+    squares = [variance(group.values) / len(group.values) for group in (first, second)]
+    parts = sum(square**2 / (len(group.values) - 1) for square, group in zip(squares, (first, second), strict=True))
+    reach = t_factor(sum(squares) ** 2 / parts) * sqrt(sum(squares)) if parts else 0.0
+    return Interval(mean, mean - reach, mean + reach), len(common)
 
 
 def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> list[SeedGroup]:
@@ -119,9 +81,10 @@ def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lo
             some[0].chosen(keys),
             some,
             by_seed,
-            *t_interval([*by_seed.values()]),
+            mean_of(by_seed),
+            t_interval([*by_seed.values()]) if len(by_seed) > 1 else None,
             images=measured_on(some[0], metric),
-            tested=t_interval([*per_seed(some, beside(metric)).values()]).mean,
+            tested=mean_of(per_seed(some, beside(metric))),
         )
         for some in groups.values()
         for by_seed in [per_seed(some, metric)]
@@ -129,6 +92,11 @@ def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lo
     sets = list(dict.fromkeys(cell.images for cell in cells))
     sign = 1 if lowest else -1
     return sorted(cells, key=lambda cell: (cell.mean is None, sets.index(cell.images), (cell.mean or 0.0) * sign))
+
+
+def mean_of(by_seed: dict[str, float]) -> float | None:
+    """Return the mean over seeds, or None without a result."""
+    return fmean(by_seed.values()) if by_seed else None
 
 
 def per_seed(trials: Sequence[RunRecord], metric: str) -> dict[str, float]:
@@ -169,11 +137,12 @@ def verdict(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> 
     second = ranked[1]
     text = f"Best of {len(ranked)}: {best.label} with {metric} {spoken(best)}{tested(best, metric)}; "
     text += f"{direction(lowest=lowest)}. Next: {second.label} with {spoken(second)}{tested(second, metric)}. "
-    (mean, low, high), ncommon = difference(best, second)
-    if low is None or high is None:
+    found, ncommon = difference(best, second)
+    mean, low, high = found
+    if isnan(low):
         return text + "A single seed has no interval: more seeds would tell whether the difference is one."
     how = f"in pairs over {ncommon} seeds that both have" if ncommon > 1 else "of seeds that they do not share"
-    text += f"The next minus the best is {decimal(mean)} (95 % interval {decimal(low)} to {decimal(high)}, {how}): "
+    text += f"The next minus the best is {decimal(mean)} (95 % interval {spanned(found)}, {how}): "
     side = low if (second.mean or 0.0) > (best.mean or 0.0) else -high  # the end that is nearer to no difference
     return text + ("the seeds tell the two apart." if side > 0 else "these seeds do not tell which is better.")
 
@@ -185,9 +154,14 @@ def tested(cell: SeedGroup, metric: str) -> str:
 
 def spoken(cell: SeedGroup) -> str:
     """Return a cell's result in words."""
-    if cell.low is None:
+    if cell.interval is None:
         return f"{decimal(cell.mean)} (one seed)"
-    return f"{decimal(cell.mean)} (95 % interval {decimal(cell.low)} to {decimal(cell.high)}, {len(cell.values)} seeds)"
+    return f"{decimal(cell.mean)} (95 % interval {spanned(cell.interval)}, {len(cell.values)} seeds)"
+
+
+def spanned(interval: Interval | None) -> str:
+    """Return the ends of an interval in words."""
+    return ABSENT if interval is None else f"{decimal(interval.low)} to {decimal(interval.high)}"
 
 
 def decimal(value: float | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vae_lab.reporting.flat_config import ABSENT, shown
 from vae_lab.reporting.ranking import beside
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
-from vae_lab.reporting.seed_groups import SeedGroup, decimal
+from vae_lab.reporting.seed_groups import SeedGroup, decimal, spanned
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -55,10 +55,9 @@ def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: st
 
 
 def _cell_row(cell: SeedGroup, keys: Sequence[str], *, tested: bool) -> list[str]:
-    interval = ABSENT if cell.low is None else f"{decimal(cell.low)} to {decimal(cell.high)}"
     values = [shown(cell.settings[key]) for key in keys]
     test = [decimal(cell.tested)] if tested else []
-    return [*values, decimal(cell.mean), interval, *test, str(len(cell.values)), str(len(cell.trials))]
+    return [*values, decimal(cell.mean), spanned(cell.interval), *test, str(len(cell.values)), str(len(cell.trials))]
 
 
 def _row(entries: Sequence[str]) -> str:

@@ -1,6 +1,5 @@
 """Writing of a report."""
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from vae_lab.reporting.ranking import check_protocols
 from vae_lab.reporting.run_records import COMPLETED, RunRecord, read_runs
 from vae_lab.reporting.tables import csv_table, markdown
 from vae_lab.system.atomic import require_folder_name, write_whole
+from vae_lab.system.error_text import nearest
 from vae_lab.system.folders import require_writable
 
 
@@ -65,5 +65,4 @@ def check_metric(trials: Sequence[RunRecord], metric: str) -> None:
     """Raise ValueError if runs have finished, but none with the metric."""
     names = sorted({name for trial in trials if trial.status == COMPLETED for name in trial.metrics})
     if names and metric not in names:
-        near = difflib.get_close_matches(metric, names, n=3, cutoff=0.0)
-        raise ValueError(f"no finished run has metric={metric}; there are {', '.join(near)} and others like them.")
+        raise ValueError(f"no finished run has metric={metric}; there are {nearest(metric, names, 3)} and others.")

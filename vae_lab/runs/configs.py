@@ -30,6 +30,13 @@ class Role(NamedTuple):
     partial: bool = False
 
 
+def build(config: Any) -> Any:  # noqa: ANN401 (what the config says)
+    """Return the object that a config's `_target_` makes; its arguments are plain lists and dictionaries."""
+    from hydra.utils import instantiate
+
+    return instantiate(config, _convert_="all")
+
+
 @cache
 def packaged_roles(group: str) -> dict[str, Role]:
     """Return the roles in the configs of a group by their dotted names, as `model` and `model.encoder`."""

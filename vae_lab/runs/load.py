@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError, require_choice
-from vae_lab.runs.configs import check_config, require_plain
+from vae_lab.runs.configs import build, check_config, require_plain
 from vae_lab.runs.folder import checkpoint_path, load_summary, locate
 from vae_lab.runs.identity import file_digest
 from vae_lab.runs.packages import Trust
@@ -28,11 +28,17 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
-        trust: packages beside vae_lab that the run's model may be made of; see docs/packages.md.
+        trust: packages beside vae_lab that the run's model may be made of; see docs/extending.md.
 
     Raises:
         DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
         ValueError: if the stored config names a class that is neither packaged for its role nor in a trusted package.
+
+    Example:
+        >>> from vae_lab import load_model
+        >>> model = load_model("outputs/digits")  # the run of train_run's example
+        >>> model.nlatent, model.likelihood
+        (40, Gaussian(variance=0.5))
     """
     import torch
 
@@ -60,8 +66,6 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
         DataError: if it is no readable checkpoint, or its weights do not fit.
         ValueError: if it holds no config and no parts are given, or the task of another class.
     """
-    from hydra.utils import instantiate
-
     from vae_lab.runs.tensor_file import read_tensors
 
     file = expanded(path)
@@ -78,7 +82,7 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
         require_plain(config)
         check_config(config["task"], "task", trust)
         with refused(f"the config in {file.absolute()} describes no task", passing=(ValueError,)):
-            task = instantiate(config["task"], _convert_="all")
+            task = build(config["task"])
     if not isinstance(task, kind):
         name = type(task).__name__
         raise ValueError(f"{file.absolute()} holds a {name}; call {name}.load_from_checkpoint.")
@@ -94,14 +98,13 @@ def build_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "La
         ValueError: if it is larger than they are; nothing was allocated for it.
     """
     import torch
-    from hydra.utils import instantiate
 
     from vae_lab.system.randomness import seeded
 
     with torch.device("meta"), bounded(weights):
-        instantiate(config, _convert_="all")
+        build(config)
     with seeded("load"):  # fresh weights are drawn and thrown away; whoever calls keeps their random numbers
-        return instantiate(config, _convert_="all")
+        return build(config)
 
 
 @contextmanager
@@ -160,9 +163,15 @@ def load_data(
         DataError: if they are not there, or are not the same images in the same parts.
         ValueError: if the stored config names a class that is not for its role, or `root` is given and the data have
             none.
-    """
-    from hydra.utils import instantiate
 
+    Example:
+        >>> from vae_lab import load_data
+        >>> data = load_data("outputs/digits")  # the run of train_run's example
+        >>> len(data.splits.train), len(data.splits.val), len(data.splits.test)
+        (1437, 180, 180)
+        >>> next(iter(data.train_dataloader())).image.shape
+        torch.Size([32, 1, 28, 28])
+    """
     stored = load_checkpoint(run, checkpoint)
     config: dict[str, Any] = stored["hyper_parameters"]["data"]
     check_config(config, "data", trust)
@@ -173,7 +182,7 @@ def load_data(
         config["root"] = root
     config = harmless(config)
     with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
-        data: ImageData = instantiate(config, _convert_="all")
+        data: ImageData = build(config)
         fingerprint = data.fingerprint
     if fingerprint != stored["data"]:
         found, expected = (" + ".join(str(f.get(f"n{part}")) for part in PARTS) for f in (fingerprint, stored["data"]))
@@ -201,9 +210,7 @@ def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
     Raises:
         DataError: if they are not there, not readable or too few.
     """
-    from hydra.utils import instantiate
-
-    return instantiate(config, _convert_="all").fingerprint
+    return build(config).fingerprint
 
 
 def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]:
@@ -274,6 +281,12 @@ def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n n
 
     Raises:
         ValueError: if the images are not such.
+
+    Example:
+        >>> from vae_lab import encode_images, load_data, load_model
+        >>> images = load_data("outputs/digits").splits.test.pixels(range(5))  # the run of train_run's example
+        >>> encode_images(load_model("outputs/digits"), images).shape
+        torch.Size([5, 40])
     """
     import torch
 

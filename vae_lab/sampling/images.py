@@ -52,6 +52,11 @@ def generate_images(
 
     Raises:
         ValueError: if `n` or `batch_size` is below 1, or there is no such class.
+
+    Example:
+        >>> from vae_lab import generate_images, load_model
+        >>> generate_images(load_model("outputs/digits"), n=4, seed=0).shape  # the run of train_run's example
+        torch.Size([4, 1, 28, 28])
     """
     import torch
 

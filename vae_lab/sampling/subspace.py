@@ -1,15 +1,16 @@
 """A Gaussian mixture in the principal subspace, for more dimensions than vectors."""
 
 import math
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution
+
+from vae_lab.probability.distributions import UncheckedDistribution
 
 
-class SubspaceMixture(Distribution):
+class SubspaceMixture(UncheckedDistribution):
     """A density of k coordinates along orthonormal directions, and one variance along all others: batch [], event [n].
 
     z = location + directions t + noise, with t from `inner` and noise in the n - k dimensions at right angles to the
@@ -24,9 +25,6 @@ class SubspaceMixture(Distribution):
         variance: along every other direction.
     """
 
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-    support = constraints.real_vector  # pyright: ignore[reportAssignmentType]
-
     def __init__(
         self,
         location: Float64[Tensor, " n"],
@@ -38,7 +36,7 @@ class SubspaceMixture(Distribution):
         self.directions = directions
         self.inner = inner
         self.rest = variance
-        super().__init__(torch.Size(), location.shape, validate_args=False)
+        super().__init__(torch.Size(), location.shape)
 
     @property
     def mean(self) -> Tensor:

@@ -58,19 +58,18 @@ def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
     return found
 
 
-def require_folder_name(out: Path, *accepted: str, setting: str = "out") -> None:
-    """Raise ValueError if `out` is named like a file, as in x.jpg, and is neither a folder nor of an accepted kind.
+def require_folder_name(out: Path, *accepted: str) -> None:
+    """Raise ValueError if `out=` is named like a file, as in x.jpg, and is neither a folder nor of an accepted kind.
 
     Args:
         out: what a setting names.
         accepted: endings of names that are no folder's, as ".png".
-        setting: its name.
     """
     kind, _ = mimetypes.MimeTypes().guess_type(out.name.lower(), strict=False)
     if kind is None or out.suffix.lower() in accepted or out.is_dir():
         return
     expected = " or ".join(["a folder", *(f"a {ending}" for ending in accepted)][::-1])
-    raise ValueError(f"{setting}={out} is the name of a file, and {expected} is written; name such.")
+    raise ValueError(f"out={out} is the name of a file, and {expected} is written; name such.")
 
 
 def write_png(path: Path, image: UInt8[Tensor, "channels height width"]) -> None:

@@ -1,8 +1,23 @@
-"""Choice of precision: bfloat16 where the hardware computes in it, else float32."""
+"""Choice of a device, and of a precision: bfloat16 where the hardware computes in it, else float32."""
 
 import torch
 
 PRECISIONS = ("auto", "bf16-mixed", "32-true")
+
+
+def choose_device(device: str) -> torch.device:
+    """Return the device asked for; "auto" is the GPU where there is one.
+
+    Raises:
+        ValueError: if it cannot be used.
+    """
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if chosen.type not in ("cpu", "cuda"):
+            raise ValueError(f"device={device}: choose auto, cpu or cuda.")
+        return torch.empty(0, device=chosen).device
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"device={device} cannot be used here; choose auto or cpu.") from error
 
 
 def fastest_precision(accelerator: str) -> str:

@@ -1,7 +1,8 @@
 """Errors described in one line."""
 
+import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 LOCATING = re.compile(r"Error locating target '(?P<target>[^']*)'[^\n]*(\nfull_key: (?P<key>\S+))?")
 """What Hydra says of a class that cannot be imported."""
@@ -35,6 +36,11 @@ def unimportable(target: str, error: BaseException) -> str:
     elif not isinstance(error, ImportError | AttributeError):
         problem, remedy = f"{type(error).__name__}: {problem}", "HYDRA_FULL_ERROR=1 shows where"
     return f"{target} cannot be imported ({problem}); {remedy}."
+
+
+def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
+    """Return the names most like a name, for a message; a single one only if it is near, else ""."""
+    return ", ".join(difflib.get_close_matches(name, list(known), n, cutoff=0.6 if n == 1 else 0.0))
 
 
 def reason(error: BaseException) -> str:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from rich.console import Console
+from rich.progress import Progress
 from rich.progress import track as rich_track
 
 log = logging.getLogger(__name__)
@@ -26,3 +28,9 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
             log.info("%s: %d of %d", what, done, len(items))
             next_line = time.monotonic() + LINE_EVERY
         yield item
+
+
+def bar() -> Progress:
+    """Return a progress bar that a terminal shows until the work is done, and nothing else ever sees."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

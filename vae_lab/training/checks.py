@@ -2,6 +2,8 @@
 
 from omegaconf import DictConfig
 
+from vae_lab.runs.configs import build
+
 
 def check_model(cfg: DictConfig) -> None:
     """Build model and optimizer without their memory: a wrong setting is told before Lightning is imported.
@@ -10,11 +12,10 @@ def check_model(cfg: DictConfig) -> None:
         ValueError: if the optimizer does not take its settings.
     """
     import torch
-    from hydra.utils import instantiate
 
     with torch.device("meta"):
-        model: torch.nn.Module = instantiate(cfg.model, _convert_="all")
+        model: torch.nn.Module = build(cfg.model)
     try:
-        instantiate(cfg.optimizer, _convert_="all")(model.named_parameters())
+        build(cfg.optimizer)(model.named_parameters())
     except (TypeError, ValueError) as error:
         raise ValueError(f"optimizer: {error}.") from error

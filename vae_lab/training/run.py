@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -25,6 +24,7 @@ from vae_lab.data.datamodule import ImageData
 from vae_lab.errors import DivergedError
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
+from vae_lab.runs.configs import build
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.system.atomic import write_whole
@@ -56,7 +56,7 @@ Watcher = TypeVar("Watcher", bound=Callback)
 
 def train_run(
     cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the summary of a run trained as `cfg` says; it also lies in `cfg.folder`, as summary.json.
 
     Args:
@@ -71,6 +71,17 @@ def train_run(
         StorageError: if the folder cannot be written, or was removed.
         TimeLimit: if its time was up before the last batch; it is tested all the same.
         Interrupted: if a signal ended it early, in training after a checkpoint.
+
+    Example:
+        >>> from hydra import compose, initialize_config_dir
+        >>> from vae_lab import train_run
+        >>> from vae_lab.system.config_dir import CONF
+        >>> short = ["trainer.max_steps=20", "trainer.val_check_interval=20", "logger=none"]
+        >>> with initialize_config_dir(str(CONF), version_base="1.3"):
+        ...     cfg = compose("train", ["data=digits", "model=mlp", *short, "folder=outputs/digits"])
+        >>> summary = train_run(cfg)
+        >>> summary["status"], summary["steps"]
+        ('completed', 20)
     """
     with GracefulStop() as stop, alone(run_folder(cfg)):
         return train_until(stop, cfg, watchers, facts or {})
@@ -101,7 +112,7 @@ def train_until(
     require_packages(config["logger"])
     if ranks().rank == 0:
         check_folder(folder, config["resume"])
-    data, task, trainer = build(cfg, config, watchers)
+    data, task, trainer = build_parts(cfg, config, watchers)
     trainer.callbacks[:0] = [stop, FolderWatch(folder)]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
     check_resumed(trainer.callbacks if checkpoint else ())  # pyright: ignore[reportAttributeAccessIssue]
@@ -185,18 +196,18 @@ def judgement(task: Task, summary: Mapping[str, Any]) -> str:
     return f"test/{metric} {number} (lower is better): {meaning}"
 
 
-def build(
+def build_parts(
     cfg: DictConfig, config: dict[str, Any], watchers: Sequence[Callback] = ()
 ) -> tuple[ImageData, Task, Trainer]:
     """Return the decoded data, the task, its weights drawn from the seed alone, and a trainer that logs nowhere yet."""
     quieten_lightning()
     with seeded("weights", cfg.seed):
-        task: Task = instantiate(cfg.task, _convert_="all")
-    data: ImageData = instantiate(cfg.data, _convert_="all")
-    callbacks: dict[str, Callback] = instantiate(cfg.callbacks, _convert_="all")
+        task: Task = build(cfg.task)
+    data: ImageData = build(cfg.data)
+    callbacks: dict[str, Callback] = build(cfg.callbacks)
     chosen = [*filter(None, callbacks.values()), *watchers, *([Compiled(cfg.compile)] if cfg.compile else [])]
     check_owned({"callbacks": cfg.trainer.callbacks})
-    make_trainer = instantiate(cfg.trainer, _convert_="all")
+    make_trainer = build(cfg.trainer)
     trainer: Trainer = make_trainer(callbacks=[*chosen, Stopwatch()], automatic=task.automatic_optimization)
     check_pruning(chosen, task)
     _ = data.splits  # after all settings of the trainer are known to be right: this may take minutes
@@ -261,7 +272,7 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
 
 def logger_makers(cfg: DictConfig) -> dict[str, Callable[[], Logger]]:
     """Return what makes each logger of the config, by its name."""
-    return {str(name): partial(instantiate, settings, _convert_="all") for name, settings in cfg.logger.items()}
+    return {str(name): partial(build, settings) for name, settings in cfg.logger.items()}
 
 
 def fit_and_test(

@@ -122,7 +122,7 @@ def check_callbacks(callbacks: Sequence[Callback], accelerator: str, max_epochs:
         if isinstance(one, BatchSizeFinder):
             raise ValueError(
                 "BatchSizeFinder changes data.batch_size, which is part of a run's stored config, and so of what can be"
-                " repeated; python -m vae_lab.scaling tells what memory a batch takes; choose data.batch_size."
+                " repeated; python -m vae_lab.profile tells what memory a batch takes; choose data.batch_size."
             )
         if isinstance(one, DeviceStatsMonitor) and is_cpu(accelerator) and importlib.util.find_spec("psutil") is None:
             raise ValueError(

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from torch import Tensor
 from vae_lab.data.files.decode import HEAD_BYTES, RULES, BadImage, decode, is_image
 from vae_lab.data.files.listing import Bad, Found
 from vae_lab.data.files.source import Source
-from vae_lab.data.files.staging import bar, whole_folder
+from vae_lab.data.files.staging import whole_folder
 from vae_lab.errors import StorageError
+from vae_lab.system.progress import track
 from vae_lab.system.threads import allowed_cores
 
 log = logging.getLogger(__name__)
@@ -115,19 +117,18 @@ def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_b
     def decode_row(row: int) -> Row | BadImage:
         return _decode_into(pixels[row], root / files[row].path, files[row].nbytes, rules)
 
-    with ThreadPoolExecutor(allowed_cores()) as pool, bar() as progress:
-        task = progress.add_task("decoding", total=len(files))
-        for start in range(0, len(files), BLOCK):
-            rows = range(start, min(start + BLOCK, len(files)))
-            for row, outcome in zip(rows, pool.map(decode_row, rows), strict=True):
-                progress.advance(task)
-                if isinstance(outcome, BadImage):
-                    bad.append(Bad(files[row].path, str(outcome)))
-                    on_bad(bad[-1])
-                    continue
-                if len(good) < row:  # close the gaps that bad files left; all rows up to this one are done
-                    pixels[len(good)] = pixels[row]
-                good.append(outcome)
+    with warnings.catch_warnings(), ThreadPoolExecutor(allowed_cores()) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # here and not in the threads, which share one list of filters
+        blocks = torch.arange(len(files)).split(BLOCK)
+        outcomes = (outcome for block in blocks for outcome in pool.map(decode_row, block.tolist()))
+        for row, outcome in zip(track(range(len(files)), "decoding"), outcomes, strict=True):
+            if isinstance(outcome, BadImage):
+                bad.append(Bad(files[row].path, str(outcome)))
+                on_bad(bad[-1])
+                continue
+            if len(good) < row:  # close the gaps that bad files left; all rows up to this one are done
+                pixels[len(good)] = pixels[row]
+            good.append(outcome)
     return Decoded(pixels[: len(good)], [row.digest for row in good], [row.source for row in good], bad)
 
 

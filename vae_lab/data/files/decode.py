@@ -11,8 +11,6 @@
 
 import io
 import struct
-import threading
-import warnings
 import zlib
 from typing import NamedTuple
 
@@ -111,7 +109,7 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
     if not is_image(content):
         raise BadImage("not an image (JPEG, PNG, WebP, BMP, TIFF or GIF)")
     try:
-        with _SILENCE, Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             _check_size(image, max_pixels)
             image.load()
             _check_size(image, max_pixels)
@@ -245,33 +243,3 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))
     return square.resize((size, size), Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-class _Silence:
-    """Keeps Pillow's warnings to itself while at least one thread is inside.
-
-    `warnings.catch_warnings` swaps a list of the whole process, so threads that each swapped it would restore one
-    another's: the first to come swaps it for all, and the last to leave swaps it back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ninside = 0
-        self._catcher = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._ninside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                warnings.filterwarnings("ignore", module="PIL")
-            self._ninside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._ninside -= 1
-            if self._ninside == 0:
-                self._catcher.__exit__(None, None, None)
-
-
-_SILENCE = _Silence()

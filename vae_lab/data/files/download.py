@@ -15,8 +15,9 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from vae_lab.data.files.staging import bar, made_folder, whole_folder
+from vae_lab.data.files.staging import made_folder, whole_folder
 from vae_lab.errors import DataError, require_count
+from vae_lab.system.progress import bar
 
 log = logging.getLogger(__name__)
 

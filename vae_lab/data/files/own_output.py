@@ -12,7 +12,7 @@ SAMPLES = "folders of generated pictures"
 GRIDS = "grids of generated pictures"
 TABLES = "tables of detect and their pictures"
 WANDB = "folders of W&B"
-SCALING = "results of scaling"
+PROFILES = "results of profile"
 
 EVALUATIONS = [f"evaluation{part}.{kind}" for part in ("", "-train", "-val", "-test") for kind in ("html", "json")]
 
@@ -64,8 +64,8 @@ def own_files(folder: Path, names: Collection[str]) -> dict[str, str]:
             own |= dict.fromkeys(table_names(Path(name)), TABLES)
         if name.lower().endswith(".png.json") and _is_manifest(folder / name):
             own |= dict.fromkeys((name, name.removesuffix(".json")), GRIDS)
-    if "scaling.png" in names and "exponents" in _read_json(folder / "scaling.json"):
-        own |= dict.fromkeys(("scaling.json", "scaling.png"), SCALING)
+    if "profile.png" in names and "exponents" in _read_json(folder / "profile.json"):
+        own |= dict.fromkeys(("profile.json", "profile.png"), PROFILES)
     return {name: kind for name, kind in own.items() if name in names}
 
 

@@ -1,4 +1,4 @@
-"""Folders that are written completely or not at all, and progress bars for them."""
+"""Folders that are written completely or not at all."""
 
 import errno
 import glob
@@ -9,9 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress
 
 STALE_SECONDS = 24 * 3600
 """Leftovers of killed processes are removed at this age; younger ones may belong to a process that lives."""
@@ -56,9 +53,3 @@ def _remove_stale(path: Path) -> None:
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
                 shutil.rmtree(leftover)
-
-
-def bar() -> Progress:
-    """Return a progress bar that a terminal shows until the work is done, and nothing else ever sees."""
-    console = Console(stderr=True)
-    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -22,16 +22,28 @@ from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Estimate, Images, Nats, bits_per_dimension, importance_estimate
+from vae_lab.system.printing import PrintsArguments
 from vae_lab.system.randomness import counter_seed
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
 """Normal images, some at a time: of any number, so that their sizes are not held to agree."""
 
 
-class Score(nn.Module, ABC):
+class Score(PrintsArguments, nn.Module, ABC):
     """The role: called with a model in evaluation mode and images, returns a number for each, higher is stranger.
 
     What is learned of normal images are buffers, so that `state_dict` keeps it.
+
+    Example:
+        >>> from vae_lab import load_data, load_model
+        >>> from vae_lab.detection.scores.anomaly import NegELBO
+        >>> model = load_model("outputs/digits")  # the run of train_run's example
+        >>> batch = next(iter(load_data("outputs/digits").test_dataloader()))
+        >>> score = NegELBO(nsamples=2, seed=0)
+        >>> score
+        NegELBO(nsamples=2, seed=0)
+        >>> score(model, batch.image[:5]).shape
+        torch.Size([5])
     """
 
     @abstractmethod

@@ -108,6 +108,7 @@ class LatentCopula(Score):
     def __init__(self, nquantiles: int) -> None:
         super().__init__()
         require_count("score.nquantiles", nquantiles)
+        self.nquantiles = nquantiles
         self.register_buffer("quantiles", unfitted(nquantiles, NSTATISTICS))
         self.register_buffer("skewness", unfitted(NSTATISTICS))
 

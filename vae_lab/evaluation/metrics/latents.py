@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.errors import require_count
-from vae_lab.evaluation.metrics.likelihood import Mean, plain_mean
+from vae_lab.evaluation.metrics.likelihood import plain_mean
+from vae_lab.intervals import Mean
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
 from vae_lab.probability.latent_model import Inference, LatentModel
@@ -17,6 +18,9 @@ from vae_lab.system.randomness import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+CHUNK = 256
+"""Draws looked at at once."""
 
 
 class ELBOSurgery(NamedTuple):
@@ -93,16 +97,14 @@ def log_aggregate(
     z: Float[Tensor, "s nlatent"],
     means: Float[Tensor, "n nlatent"],
     log_sigmas: Float[Tensor, "n nlatent"],
-    chunk: int = 256,
 ) -> Float64[Tensor, " s"]:
     """Return log q_n(z), q_n = 1/n sum q(z | x_j) over the images whose posteriors are given, in nats.
 
-    At most `chunk` times n numbers are held at once. With the smallest sigma that a posterior can have, e^-10, about
+    At most `CHUNK` times n numbers are held at once. With the smallest sigma that a posterior can have, e^-10, about
     1e-4 nats are lost.
     """
-    require_count("chunk", chunk)
     mixture = MixtureOfDiagonalNormals(DiagonalNormal(means.double(), log_sigmas.double()))
-    return torch.cat([mixture.log_prob(part) for part in z.double().split(chunk)])
+    return torch.cat([mixture.log_prob(part) for part in z.double().split(CHUNK)])
 
 
 @torch.no_grad()
@@ -113,7 +115,6 @@ def elbo_surgery(
     *,
     ndraws: int,
     seed: int,
-    chunk: int = 256,
 ) -> ELBOSurgery:
     """Return the rate of n images, split into mutual information and the KL from the aggregate posterior to the prior.
 
@@ -129,17 +130,15 @@ def elbo_surgery(
         prior: p(z), batch shape [].
         ndraws: draws to average over, at least 2.
         seed: of the draws.
-        chunk: draws looked at at once.
     """
-    require_count("chunk", chunk)
     require_count("ndraws", ndraws, 2, "; one tells no error of a mean")
     generator = torch.Generator(means.device).manual_seed(seed)
     rows = torch.randint(len(means), (ndraws,), generator=generator, device=means.device)
     noise = torch.randn(ndraws, means.shape[1], generator=generator, device=means.device, dtype=means.dtype)
     z = means[rows] + log_sigmas[rows].exp() * noise
     log_posterior = DiagonalNormal(means[rows].double(), log_sigmas[rows].double()).log_prob(z.double())
-    log_prior = torch.cat([prior.log_prob(part) for part in z.split(chunk)]).double()
-    log_marginal = log_aggregate(z, means, log_sigmas, chunk)
+    log_prior = torch.cat([prior.log_prob(part) for part in z.split(CHUNK)]).double()
+    log_marginal = log_aggregate(z, means, log_sigmas)
     return ELBOSurgery(
         *map(plain_mean, (log_posterior - log_prior, log_posterior - log_marginal, log_marginal - log_prior))
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
+from vae_lab.intervals import Mean
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import elbo_terms
@@ -20,13 +21,6 @@ from vae_lab.system.randomness import seeded
 
 Track = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
 """Goes through batches of row numbers and shows how far it got."""
-
-
-class Mean(NamedTuple):
-    """An average over images or draws, and its standard error, in nats."""
-
-    value: float
-    standard_error: float
 
 
 class SetLikelihood(NamedTuple):

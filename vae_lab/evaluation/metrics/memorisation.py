@@ -172,11 +172,10 @@ def nearest(
     *,
     side: int,
     exclude: Int64[Tensor, " n"] | None = None,
-    chunk: int | None = None,
 ) -> Neighbours:
     """Return the `k` nearest references of each image.
 
-    References are read `chunk` at a time, on the queries' device. Candidates are found by |q|^2 - 2 qr + |r|^2 in
+    References are read 160 MB at a time, on the queries' device. Candidates are found by |q|^2 - 2 qr + |r|^2 in
     float32, `SPARE` more than asked for since its rounding confuses neighbours, and then measured in float64 by their
     differences, so that the distance of a copy is 0.
 
@@ -186,13 +185,11 @@ def nearest(
         k: how many to return.
         side: pixels a side above which images are averaged down.
         exclude: for each query one reference that doesn't count, as a rule itself.
-        chunk: references looked at at once; None takes as many as fit 160 MB.
     """
     available = len(references) - (exclude is not None)
-    chunk = max(1, CHUNK_NUMBERS // queries[:1].numel()) if chunk is None else chunk
+    chunk = max(1, CHUNK_NUMBERS // queries[:1].numel())
     require_count("k", k)
     require_count("side", side)
-    require_count("chunk", chunk)
     if k > available:
         raise ValueError(f"There are {len(references)} images, too few for {k} neighbours of each; give more.")
     flat, device = _flat(queries, side), queries.device

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from scipy.stats import t as student
 from torch import Tensor
 
 from vae_lab.errors import require_count
+from vae_lab.intervals import Interval, t_factor
 
 Vectors = Float[Tensor, "n d"]
 Others = Float[Tensor, "m d"]
@@ -22,14 +22,6 @@ NGROUPS = 100
 CHUNK = 500
 LARGEST = 25_000_000
 """Numbers held at once, 200 MB."""
-
-
-class Interval(NamedTuple):
-    """An estimate and the 95 % interval around it."""
-
-    value: float
-    low: float
-    high: float
 
 
 class Moments(NamedTuple):
@@ -119,7 +111,7 @@ def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
         )
     distances = torch.tensor([kernel_distance(a[i::nblocks], b[i::nblocks]) for i in range(nblocks)]).double()
     value = distances.mean().item()
-    spread = float(student.ppf(0.975, nblocks - 1)) * distances.std().item() / math.sqrt(nblocks)
+    spread = t_factor(nblocks - 1) * distances.std().item() / math.sqrt(nblocks)
     return Interval(value, value - spread, value + spread)
 
 

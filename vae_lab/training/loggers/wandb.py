@@ -1,6 +1,5 @@
 """The Weights & Biases logger: online with a key, else offline; it never prompts."""
 
-import difflib
 import inspect
 import logging
 import netrc
@@ -17,6 +16,7 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import WandbLogger
 
 from vae_lab.errors import require_choice, require_count
+from vae_lab.system.error_text import nearest
 from vae_lab.system.masking import masked
 from vae_lab.training.loggers import naming
 
@@ -167,8 +167,8 @@ def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
     inits = inspect.signature(init).parameters.keys()
     lightnings = inspect.signature(WandbLogger).parameters.keys() - {"kwargs"}
     for name in settings.keys() - inits - lightnings:
-        near = difflib.get_close_matches(name, [*inits, *lightnings], n=1)
-        hint = f"did you mean {near[0]}" if near else "see their documentation"
+        near = nearest(name, [*inits, *lightnings])
+        hint = f"did you mean {near}" if near else "see their documentation"
         raise ValueError(
             f"logger.wandb.{name} is an argument neither of wandb.init nor of Lightning's WandbLogger; {hint}."
         )

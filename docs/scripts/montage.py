@@ -1,6 +1,6 @@
 """Put pictures beside each other, as the README shows them.
 
-python docs/montage.py docs/mnist.png <run folder>/figures/{reconstructions,samples,traversals}.png
+python docs/scripts/montage.py docs/mnist.png <run folder>/figures/{reconstructions,samples,traversals}.png
 """
 
 import sys

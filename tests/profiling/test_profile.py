@@ -15,13 +15,13 @@ from hydra import compose, initialize_config_dir
 from invoking import invoke, vae_lab
 from omegaconf import DictConfig
 
+from vae_lab.profile import lists, main
 from vae_lab.profiling.counting import LiveBytes, multiplications, predicted_peaks, weigh
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import fit_power_law
 from vae_lab.profiling.run import largest_that_fits, limits
 from vae_lab.profiling.settings import read_memory, read_sizes
 from vae_lab.profiling.workload import Setting
-from vae_lab.scaling import lists, main
 from vae_lab.system.config_dir import CONF
 
 SIZES = [32, 64, 128, 256]
@@ -29,7 +29,7 @@ SIZES = [32, 64, 128, 256]
 
 def config(*overrides: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("scaling", ["device=cpu", *overrides])
+        return compose("profile", ["device=cpu", *overrides])
 
 
 def maker(*overrides: str) -> Callable[[int, int], Setting]:
@@ -212,13 +212,13 @@ TINY = (
 
 @pytest.mark.slow
 def test_the_command_writes_numbers_and_a_plot(tmp_path: Path) -> None:
-    done = vae_lab("scaling", "model=conv", "data.image_size=16,32", "out=here", *TINY, cwd=tmp_path)
+    done = vae_lab("profile", "model=conv", "data.image_size=16,32", "out=here", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "in 1.0 GiB, 20% kept free" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["scaling.json", "scaling.png"]
-    assert (tmp_path / "here" / "scaling.png").stat().st_size > 20_000
-    result: dict[str, Any] = json.loads((tmp_path / "here" / "scaling.json").read_text())
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["profile.json", "profile.png"]
+    assert (tmp_path / "here" / "profile.png").stat().st_size > 20_000
+    result: dict[str, Any] = json.loads((tmp_path / "here" / "profile.json").read_text())
     assert list(result["sizes"]) == ["16", "32"]
     assert [row["batch"] for row in result["sizes"].values()] == [8, 2]
     for size, row in result["sizes"].items():
@@ -246,7 +246,7 @@ BAD = {
     "no memory": (("memory=0",), 2, "memory=0 must be"),
     "too little memory": (("memory=1MiB",), 6, "which do not fit; choose a smaller batch_size"),
     "an unknown precision": (("precision=16",), 2, "precision must be one of 32-true, bf16-mixed"),
-    "an unknown device": (("device=tpu",), 2, "device=tpu is not here"),
+    "an unknown device": (("device=tpu",), 2, "device=tpu cannot be used here"),
     "all memory kept free": (("headroom=1",), 2, "headroom must lie in [0, 1), not 1"),
     "a misspelt key": (("data.imagesize=[32,64]",), 2, "did you mean data.image_size?"),
     "a file in the way": (("out=file/here",), 5, "file/here cannot be written"),
@@ -264,14 +264,14 @@ def test_bad_input_ends_in_one_sentence_and_its_code(
     arguments, code, sentence = BAD[name]
     (tmp_path / "file").write_text("in the way")
     monkeypatch.chdir(tmp_path)
-    assert invoke(main, "scaling", *arguments, monkeypatch=monkeypatch) == code
+    assert invoke(main, "profile", *arguments, monkeypatch=monkeypatch) == code
     printed = "".join(capfd.readouterr()) + caplog.text
     assert sentence in printed
     assert "Traceback" not in printed
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys\nimport vae_lab.scaling\nprint('torch' in sys.modules)"
+    code = "import sys\nimport vae_lab.profile\nprint('torch' in sys.modules)"
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"

@@ -1,4 +1,4 @@
-"""`python -m vae_lab.scaling data.image_size=32,64`: measure what training costs at each image size."""
+"""`python -m vae_lab.profile data.image_size=32,64`: measure what training costs at each image size."""
 
 import logging
 import re
@@ -11,19 +11,19 @@ from omegaconf import DictConfig
 from vae_lab.cli.entry import command, settle_threads
 from vae_lab.system.folders import expanded
 
-log = logging.getLogger("vae_lab.scaling")  # __main__, as a command, is no part of vae_lab
+log = logging.getLogger("vae_lab.profile")  # __main__, as a command, is no part of vae_lab
 
 
-@command("scaling")
+@command("profile")
 def main(cfg: DictConfig) -> None:
-    """Write scaling.json and scaling.png, and tell what is in them."""
+    """Write profile.json and profile.png, and tell what is in them."""
     from vae_lab.profiling.run import profile_sizes  # torch takes seconds
 
     settle_threads(cfg)
     for line in report_lines(profile_sizes(cfg)):
         log.info("%s", line)
     out = expanded(cfg.out)
-    log.info("%s and %s", out / "scaling.json", out / "scaling.png")
+    log.info("%s and %s", out / "profile.json", out / "profile.png")
 
 
 def report_lines(result: dict[str, Any]) -> Iterator[str]:
