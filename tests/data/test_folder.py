@@ -138,7 +138,7 @@ def test_the_first_bad_file_ends_it_if_asked(root, memory_limit):
     fill(root, 20)
     (root / "0004.png").write_bytes(b"nothing")
     (root / "0011.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"0004\.png is no usable image \(not an image.*data\.on_bad=skip\.$"):
+    with pytest.raises(DataError, match=r"0004\.png is not a usable image \(not an image.*data\.on_bad=skip\.$"):
         folder(root, on_bad="fail", memory_limit=memory_limit).load()
     assert not list((root.parent / "cache").glob("*")) or memory_limit
     assert sizes(folder(root, memory_limit=memory_limit)) == [14, 2, 2]
@@ -378,7 +378,7 @@ def test_sub_folders_are_classes(root, memory_limit):
 def test_an_image_without_a_class_is_named(root):
     in_classes(root)
     draw(99).save(root / "stray.png")
-    with pytest.raises(DataError, match=r"^stray.png lies in no sub-folder.*data\.labels=null"):
+    with pytest.raises(DataError, match=r"^stray.png is not in a sub-folder.*data\.labels=null"):
         folder(root, labels="subfolders").load()
 
 
