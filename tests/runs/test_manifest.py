@@ -79,7 +79,7 @@ def test_the_jobs_of_a_command_keep_each_others_pictures(
     assert manifest["made_of"]["run"] == str(run)
     printed = "".join(capfd.readouterr())
     assert "out=g.png holds the pictures of another call, with run=" in printed
-    assert "give each job a place of its own" in printed
+    assert "give each job a folder of its own" in printed
     assert generate("-m", "run=run", "n=4", "out=g.png") == 0, "the same call again makes the same pictures"
     assert generate("run=other", "n=4", "out=g.png") == 0
     assert read(run.parent / "g.png.json")["made_of"]["run"] == str(run.parent / "other")

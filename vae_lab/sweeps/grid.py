@@ -21,7 +21,7 @@ import yaml
 from vae_lab.errors import Interrupted, SweepFailed
 from vae_lab.reporting.untrusted_files import read_yaml
 from vae_lab.runs.folder import FAILURES, KILLED, MISSING, OUTDATED, State, read_summary
-from vae_lab.runs.identity import differences, images_digest, stated
+from vae_lab.runs.identity import describe_changes, differences, images_digest
 from vae_lab.sweeps.trial import Trial, put_aside, settle, short_names
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.error_text import reason
@@ -29,7 +29,7 @@ from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line, key, quote_override
 from vae_lab.system.reading import Unreadable
-from vae_lab.system.signals import EndAtOnce, heard
+from vae_lab.system.signals import EndAtOnce, handled_signals
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def changed_settings(folder: Path, config: object) -> str:
         before = read_yaml(folder / ".hydra" / "config.yaml")
     except Unreadable:
         return ""
-    changes = stated(differences(before, config)) if config else ""
+    changes = describe_changes(differences(before, config)) if config else ""
     return changes and f"settings: {changes}"
 
 
@@ -312,7 +312,7 @@ class PassOn(EndAtOnce):
 def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
     """Send a signal on to the processes of this command that run trials, and let them save themselves."""
     end = PassOn(trials)
-    previous = {number: signal.signal(number, end) for number in heard()}
+    previous = {number: signal.signal(number, end) for number in handled_signals()}
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from vae_lab.errors import StorageError
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.untrusted_files import is_number
 from vae_lab.runs.folder import read_summary
-from vae_lab.runs.identity import differences, identity, stated
+from vae_lab.runs.identity import describe_changes, differences, identity
 from vae_lab.sweeps.trial import Trial, digest, run_held, typed_threads, with_threads
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.quoting import quote_typed
@@ -174,7 +174,9 @@ def require_same(study: optuna.Study, search: Search) -> None:
         raise ValueError(f"search.study={search.study} is there and does not say what it was made of; {REMEDY}.")
     changes = [] if before is None else differences(before, search.made_of, ())
     if changes:
-        raise ValueError(f"search.study={search.study} is there and was made with {stated(changes)}; {REMEDY}.")
+        raise ValueError(
+            f"search.study={search.study} is there and was made with {describe_changes(changes)}; {REMEDY}."
+        )
     study.set_user_attr(MADE_OF, dict(search.made_of))
 
 

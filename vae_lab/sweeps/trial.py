@@ -15,7 +15,18 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab import errors
-from vae_lab.runs.folder import FAILURES, HOLES, KILLED, OUTDATED, RUNNING, State, command, left, read_summary, record
+from vae_lab.runs.folder import (
+    FAILURES,
+    KILLED,
+    OUTDATED,
+    RUNNING,
+    TO_RUN,
+    State,
+    command,
+    read_summary,
+    record,
+    state_at_rest,
+)
 from vae_lab.runs.identity import images_digest
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.error_text import reason
@@ -59,7 +70,7 @@ class Trial(NamedTuple):
         if holder(self.folder) is not None:
             return State(RUNNING)
         other = self.made_of_other()
-        return State(OUTDATED, f"what lies there was made of other {other}") if other else left(self.folder)
+        return State(OUTDATED, f"what lies there was made of other {other}") if other else state_at_rest(self.folder)
 
     def made_of_other(self) -> str:
         """Return "settings" or "images" if what lies in the folder was made of others than the trial's; else ""."""
@@ -73,7 +84,7 @@ class Trial(NamedTuple):
 
     def is_hole(self, *, retry_failed: bool = False) -> bool:
         """Return whether the trial is to be run."""
-        return self.state().status in (HOLES + FAILURES if retry_failed else HOLES)
+        return self.state().status in (TO_RUN + FAILURES if retry_failed else TO_RUN)
 
 
 def short_names(overrides: Sequence[str]) -> str:
@@ -126,11 +137,11 @@ def run_trial(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
 
 def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     """Do what `run_trial` does, in a folder that this process holds."""
-    state = left(trial.folder)
-    if state.status not in HOLES + (FAILURES if retry_failed else ()):
+    state = state_at_rest(trial.folder)
+    if state.status not in TO_RUN + (FAILURES if retry_failed else ()):
         return state
     log.info("trial %s: %s", trial.name, shlex.join(trial.overrides))
-    wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
+    wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in TO_RUN else None
     resume = make_ready(trial.folder, state)
     asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides, trial.flags)}
     asked |= {"identity": trial.identity} if trial.identity else {}
@@ -140,13 +151,13 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
         record(trial.folder, **asked, status=errors.status(error), reason=reason(error))
         raise
     record(trial.folder, **asked)
-    return left(trial.folder)
+    return state_at_rest(trial.folder)
 
 
 def settle(trial: Trial) -> State:
     """Return the state of a trial, and record it if it was killed."""
     with hold(trial.folder) as mine:
-        state = left(trial.folder) if mine else State(RUNNING)
+        state = state_at_rest(trial.folder) if mine else State(RUNNING)
         if state.status == KILLED:
             record(
                 trial.folder,
@@ -162,7 +173,7 @@ def make_ready(folder: Path, state: State) -> str | None:
 
     Who was stopped from outside goes on from the last checkpoint, in place; what a failed run left is put aside.
     """
-    if state.status in HOLES and (folder / "checkpoints" / "last.ckpt").is_file():
+    if state.status in TO_RUN and (folder / "checkpoints" / "last.ckpt").is_file():
         return str(folder)
     left = [folder / name for name in LEFT_BEHIND if (folder / name).exists()]
     if state.status in FAILURES:
