@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.cli.entry import command, settle_threads
 from vae_lab.cli.hydra_files import save_config
 from vae_lab.cli.other_sweepers import NO_SWEEP
-from vae_lab.cli.overrides import search_path, settle_limits, understood
+from vae_lab.cli.overrides import normalise_overrides, search_path, settle_limits
 from vae_lab.errors import SweepFailed, require_count
 from vae_lab.reporting.ranking import beside, direction
 from vae_lab.runs.configs import build
@@ -120,7 +120,7 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
     from vae_lab.training.run import train_run
 
-    overrides = [*search_path(trial.flags), *understood(trial.overrides, "train")]
+    overrides = [*search_path(trial.flags), *normalise_overrides(trial.overrides, "train")]
     cfg = compose("train", [*overrides, quote_override("folder", trial.folder)])
     settle_limits(cfg, trial.overrides)
     hidden = trial.folder / ".hydra"
