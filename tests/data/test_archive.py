@@ -178,7 +178,7 @@ FAILURES = {
     "more.zip": "12 files under set/trainA/ instead of 11",
     "elsewhere.zip": "0 files under set/trainA/ instead of 11",
     "other.zip": "differ from those expected: digest [0-9a-f]{64}",
-    "renamed.zip": "others than expected",
+    "renamed.zip": "differ from those expected",
     "dropped.zip": "the connection ended after 2,000 of",
     "file.zip": "file:///etc/passwd",
 }

@@ -288,7 +288,7 @@ def no_such(root):
 
 def a_file(root):
     (root / "a.zip").write_bytes(b"PK")
-    return root / "a.zip", "is no folder"
+    return root / "a.zip", "is not a folder"
 
 
 def empty(root):
@@ -319,7 +319,7 @@ def nul(root):
 
 def dead_link(root):
     (root / "link").symlink_to("nowhere")
-    return root / "link", "is no folder"
+    return root / "link", "is not a folder"
 
 
 @pytest.mark.parametrize(
@@ -544,7 +544,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(mapped, root):
         ({"max_pixels": 10**9}, "data.max_pixels must"),
         ({"background": 256}, "data.background must lie in [0, 255], not 256"),
         ({"memory_limit": -1}, "data.memory_limit must be 0 or a positive number, not -1"),
-        ({"cache": ""}, "data.cache must name a folder"),
+        ({"cache": ""}, "data.cache is empty; name a folder"),
         ({"download": True}, "data.download=true needs data.archive"),
         ({"channels": 4}, "data.channels must be"),
         ({"labels": "names"}, "data.labels must be null or subfolders, not names"),

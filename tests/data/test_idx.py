@@ -98,7 +98,7 @@ def test_a_root_one_level_off_is_found_and_nothing_downloaded(
     (tmp_path / "data" / "monet").mkdir(parents=True)
     (tmp_path / "data" / "MNIST").symlink_to(shared / "MNIST")
     assert len(mnist(tmp_path / root, download=True).splits.test) == 10_000
-    said = f"MNIST/raw lies in {tmp_path / 'data'}, not in data.root={tmp_path / root}; taken from there"
+    said = f"reading MNIST/raw from {tmp_path / 'data'} instead of data.root={tmp_path / root}"
     assert (said in caplog.messages) == (root != "data")
     monkeypatch.chdir(tmp_path / root)  # a relative root means the same
     assert len(mnist(Path(), download=True).splits.val) == 5_000

@@ -68,12 +68,8 @@ def plain_choice(text: str, config_name: str) -> str:
     if value in NO_CHOICE:
         choices = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
         raise ValueError(f"{text} is not a choice; leave it out, or choose one of {choices}.")
-    return text.lstrip("+") if group in open_groups(config_name) else text
-
-
-def open_groups(config_name: str) -> list[str]:
-    """Return the groups without a default choice, such as experiment."""
-    return [group for group, choice in default_choices(config_name).items() if choice is None]
+    has_no_default = default_choices(config_name).get(group, "") is None  # such as experiment
+    return text.lstrip("+") if has_no_default else text
 
 
 def default_choices(config_name: str) -> dict[str, str | None]:

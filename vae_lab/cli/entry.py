@@ -340,13 +340,7 @@ def quote_literally(override: str) -> str:
 
 
 def missing_setting(name: str, inside: str, config_name: str) -> str:
-    """Return the message for a setting or group that does not exist.
-
-    Args:
-        name: the setting in the override.
-        inside: the key in the override's mapping that does not exist; "" if the value is not a mapping.
-        config_name: of the command.
-    """
+    """Return the message for a setting or group that does not exist, or of which the key `inside` does not exist."""
     if name.startswith("hydra."):
         return f"There is no setting {name}; --cfg hydra lists Hydra's settings, and +{name}=… adds one to a mapping."
     if inside.startswith(f"{name}."):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from vae_lab.errors import require_count
@@ -35,7 +35,8 @@ class Augment:
         flips = torch.rand(n, generator=generator) < 0.5
         moves = torch.randint(-self.shift, self.shift + 1, (2, n), generator=generator)
         if self.flip:
-            images = flipped(images, flips.to(images.device, non_blocking=True))
+            flips = flips.to(images.device, non_blocking=True)[:, None, None, None]
+            images = torch.where(flips, images.flip(-1), images)
         if self.shift:
             images = shifted(images, moves.to(images.device, non_blocking=True))
         return images.contiguous(memory_format=torch.channels_last)
@@ -53,11 +54,6 @@ def read_augment(settings: Mapping[str, object] | None) -> Augment | None:
         raise ValueError(f"data.augment has the keys flip and shift, not {', '.join(unknown)}.")
     augment = Augment(**values)  # pyright: ignore[reportArgumentType]
     return augment if augment.flip or augment.shift else None
-
-
-def flipped(images: Images, flips: Bool[Tensor, " batch"]) -> Images:
-    """Return the images; those with a true value in `flips` are mirrored left to right."""
-    return torch.where(flips[:, None, None, None], images.flip(-1), images)
 
 
 def shifted(images: Images, moves: Int64[Tensor, "2 batch"]) -> Images:

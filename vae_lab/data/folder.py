@@ -146,7 +146,7 @@ class Folder(ImageData):
         if not os.path.lexists(root):
             raise self._no_images(root, "does not exist")
         if not root.is_dir():
-            raise self._no_images(root, "is no folder (an archive must be unpacked first)")
+            raise self._no_images(root, "is not a folder (unpack an archive first)")
         try:
             listing = list_files(root)
         except OSError as error:

@@ -17,6 +17,7 @@ from vae_lab.data.resize import resized
 from vae_lab.data.selection import check_only, select_classes, selected_names
 from vae_lab.data.splits import split
 from vae_lab.errors import DataError, require_count
+from vae_lab.system.error_text import reason
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger(__name__)
@@ -112,9 +113,9 @@ class IdxImages(ImageData):
         try:
             found = self.dataset(root=root, train=train, download=False)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            where = (root / self.title / "raw").absolute()
+            where, why = (root / self.title / "raw").absolute(), reason(error).strip(" :.")
             raise DataError(
-                f"{self.title} is not in {where} ({reason(error)}); name the folder that holds {self.title}/raw with"
+                f"{self.title} is not in {where} ({why}); name the folder that holds {self.title}/raw with"
                 " data.root=, let it be downloaded with data.download=true, or use data=digits, which needs no network."
             ) from error
         return ImageSet(resized(found.data[:, None], self.channels, self.image_size), found.targets.long())
@@ -130,17 +131,13 @@ class IdxImages(ImageData):
                 if _is_free(root / self.title):  # another process may have been faster
                     (Path(temporary) / self.title).rename(root / self.title)
         except (OSError, RuntimeError, ValueError) as error:
+            why = reason(error).strip(" :.")
             raise DataError(
-                f"{self.title} is not in {root.absolute()} and could not be downloaded ({reason(error)}); name a"
-                f" folder that holds {self.title}/raw with data.root=, or use data=digits, which needs no network."
+                f"{self.title} is not in {root.absolute()} and could not be downloaded ({why}); name a folder that"
+                f" holds {self.title}/raw with data.root=, or use data=digits, which needs no network."
             ) from error
 
 
 def _is_free(path: Path) -> bool:
     """Return whether a path does not exist or is an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-
-
-def reason(error: BaseException) -> str:
-    """Return an error's message in one line, or its type if there is no message."""
-    return " ".join(str(error).split()).strip(" :.") or type(error).__name__

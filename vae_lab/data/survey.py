@@ -51,7 +51,7 @@ class Survey(NamedTuple):
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def tell(self) -> None:
+    def log_lines(self) -> None:
         """Log the lines and the warnings."""
         for line in self.lines:
             log.info("%s", line)
@@ -80,12 +80,7 @@ def survey_parts(parts: Splits, classes: Sequence[str]) -> Survey:
 
 
 def survey_sources(sources: Sequence[Source], nbad: int) -> Survey:
-    """Return formats, sizes and value ranges of the picture files.
-
-    Args:
-        sources: of the files that are pictures, at least one.
-        nbad: number of files that are not pictures.
-    """
+    """Return formats, sizes and value ranges of the picture files; `nbad` is the number of other files."""
     return join_surveys(_files(sources, nbad), _sizes(sources), _depths(sources))
 
 

@@ -84,14 +84,7 @@ def check_config(config: object, role: str, trust: Trust = None) -> None:
 
 
 def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packages: Collection[str]) -> None:
-    """Raise ValueError if a mapping names a class that is neither in a trusted package nor shipped for the role.
-
-    Args:
-        name: dotted name of the mapping.
-        node: the mapping.
-        roles: the roles that are allowed there.
-        packages: the trusted packages.
-    """
+    """Raise ValueError if a mapping names a class that is neither in a trusted package nor shipped for the roles."""
     target: Any = node.get("_target_")
     defined = defined_name(target) if is_in(target, packages) else target
     if is_in(defined, packages):

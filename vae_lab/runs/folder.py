@@ -50,12 +50,8 @@ def state_at_rest(folder: Path) -> State:
 
 
 def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
-    """Return the command line that runs a trial alone; with `sweep=` among its overrides it would run the sweep again.
-
-    Args:
-        overrides: of the trial.
-        flags: the flags of its configs, such as --config-dir.
-    """
+    """Return the command line that runs a trial alone; `flags` are others than overrides, such as --config-dir."""
+    # a trial with sweep= among its overrides would run the whole sweep
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
     return command_line("train", [*masked(overrides), *alone], flags)
 

@@ -14,22 +14,10 @@ from vae_lab.system.folders import expanded
 from vae_lab.system.masking import masked
 
 WITHOUT_EFFECT = (
-    "folder",
-    "resume",
-    "group",
-    "launcher",
-    "logger",
-    "threads",
-    "compile",
-    "callbacks.gallery",
-    "callbacks.latents",
-    "callbacks.progress",
-    "data.root",
-    "data.cache",
-    "data.memory_limit",
-    "data.archive",
-    "data.download",
-)
+    "folder", "resume", "group", "launcher", "logger", "threads", "compile",
+    "callbacks.gallery", "callbacks.latents", "callbacks.progress",
+    "data.root", "data.cache", "data.memory_limit", "data.archive", "data.download",
+)  # fmt: skip
 """Settings, or groups of settings, that do not change the result of a run.
 
 They are the run's folder and loggers, threads and compilation (which change sums in their last bits), callbacks that

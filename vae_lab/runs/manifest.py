@@ -12,19 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vae_lab.data.files.own_output import MANIFEST
 from vae_lab.runs.identity import describe_changes, differences
 from vae_lab.system.atomic import write_whole
 
 log = logging.getLogger(__name__)
 
-FILE = "manifest.json"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """Endings of files that are pictures."""
 
 
 def manifest_path(out: Path) -> Path:
     """Return the path of the manifest of a .png or of a folder of pictures."""
-    return out.with_name(f"{out.name}.json") if is_picture(out) else out / FILE
+    return out.with_name(f"{out.name}.json") if is_picture(out) else out / MANIFEST
 
 
 def is_picture(path: Path) -> bool:

@@ -15,31 +15,10 @@ from vae_lab.system.error_text import unimportable
 
 OWN = ("hydra_plugins", "vae_lab")
 LIBRARIES = (
-    "PIL",
-    "functorch",
-    "hydra",
-    "jaxtyping",
-    "jinja2",
-    "joblib",
-    "lightning",
-    "matplotlib",
-    "mpl_toolkits",
-    "numpy",
-    "omegaconf",
-    "plotly",
-    "pydevd_plugins",
-    "pylab",
-    "rich",
-    "scipy",
-    "sklearn",
-    "threadpoolctl",
-    "torch",
-    "torchgen",
-    "torchmetrics",
-    "torchvision",
-    "wandb",
-    "yaml",
-)
+    "PIL", "functorch", "hydra", "jaxtyping", "jinja2", "joblib", "lightning", "matplotlib", "mpl_toolkits", "numpy",
+    "omegaconf", "plotly", "pydevd_plugins", "pylab", "rich", "scipy", "sklearn", "threadpoolctl", "torch", "torchgen",
+    "torchmetrics", "torchvision", "wandb", "yaml",
+)  # fmt: skip
 """Import names of the requirements in pyproject.toml."""
 NEVER = sys.stdlib_module_names.union(OWN, LIBRARIES)
 Trust = str | Sequence[str] | None

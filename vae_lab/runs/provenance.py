@@ -9,16 +9,8 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "vae_lab",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "pillow",
-)
+    "vae_lab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "wandb", "pillow",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -27,11 +27,7 @@ def read_tensors(path: Path) -> Any:  # noqa: ANN401
 
 
 def require_storable(states: Mapping[str, object]) -> None:
-    """Raise ValueError if the state of a callback could not be read back from a checkpoint.
-
-    Args:
-        states: states of the callbacks by name.
-    """
+    """Raise ValueError if the state of a callback could not be read back from a checkpoint; the keys are names."""
     for name, state in states.items():
         kind = unreadable_type(state)
         if kind is not None:

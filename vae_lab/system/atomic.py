@@ -59,12 +59,7 @@ def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
 
 
 def require_folder_name(out: Path, *accepted: str) -> None:
-    """Raise ValueError if `out=` has the name of a file, as in x.jpg, and is not an existing folder.
-
-    Args:
-        out: the value of the setting.
-        accepted: endings of file names that are allowed, such as ".png".
-    """
+    """Raise ValueError if `out=` names a file, as x.jpg, unless it is a folder or has an accepted ending, as ".png"."""
     kind, _ = mimetypes.MimeTypes().guess_type(out.name.lower(), strict=False)
     if kind is None or out.suffix.lower() in accepted or out.is_dir():
         return

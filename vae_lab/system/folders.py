@@ -61,12 +61,7 @@ def obstacle(folder: Path) -> OSError | None:
 
 
 def require_writable(folder: Path, remedy: str = "name another folder with out=") -> None:
-    """Raise StorageError unless a file can be written into `folder`, which need not exist and is not made.
-
-    Args:
-        folder: the folder that a command will write into after its work.
-        remedy: the end of the message.
-    """
+    """Raise StorageError unless a file can be written into `folder`, which need not exist and is not made."""
     error = obstacle(folder)
     if error is not None:
         raise StorageError(f"{folder.absolute()} cannot be written ({error.strerror}); {remedy}.") from error
@@ -95,10 +90,7 @@ def torch_folder() -> Path:
 def kept_path(run: Path, name: str, weights: str) -> Path:
     """Return the path of a file that was computed from a run; if it does not exist, the path to write it to.
 
-    Args:
-        run: the run folder.
-        name: the file's path in the run folder.
-        weights: a hash of the checkpoint that the file is computed from.
+    `name` is the file's path in the run folder, and `weights` a hash of the checkpoint that it is computed from.
     """
     inside = run / name
     if inside.is_file():

@@ -22,7 +22,8 @@ def quote_override(key: str, value: object) -> str:
     parsed = parse(plain)
     if parsed is not None and not parsed.is_sweep_override() and parsed.value() == text and "${" not in text:
         return plain
-    return _quoted(key, text.replace("${", r"\${"))  # an unescaped ${ would start an interpolation
+    escaped = text.replace("${", r"\${")  # an unescaped ${ would start an interpolation
+    return f"{key}={quote_text(escaped)}"
 
 
 def quote_typed(text: str, *, sweeps: bool = False) -> str:
@@ -37,11 +38,7 @@ def quote_typed(text: str, *, sweeps: bool = False) -> str:
     found = OVERRIDE.fullmatch(text)
     if found is None or parse(text) is not None or COMPOSED.match(found[2]) or (sweeps and "," in found[2]):
         return text
-    return _quoted(found[1], found[2])
-
-
-def _quoted(key: str, text: str) -> str:
-    return f"{key}={quote_text(text)}"
+    return f"{found[1]}={quote_text(found[2])}"
 
 
 def quote_text(text: str) -> str:
@@ -50,14 +47,11 @@ def quote_text(text: str) -> str:
 
 
 def command_line(command: str, overrides: Sequence[str] = (), flags: Sequence[str] = ()) -> str:
-    """Return the line that runs a command in a shell.
-
-    Args:
-        command: its name, such as "train".
-        overrides: overrides in Hydra's grammar.
-        flags: other arguments, such as --config-dir.
-    """
+    """Return the line that runs a command in a shell; `flags` are others than overrides, such as --config-dir."""
     return shlex.join(["python", "-m", f"vae_lab.{command}", *flags, *overrides])
+
+
+_parser = cache(OverridesParser.create)
 
 
 def parse(text: str) -> Override | None:
@@ -66,11 +60,6 @@ def parse(text: str) -> Override | None:
         return _parser().parse_override(text)
     except HydraException:
         return None
-
-
-@cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
 
 
 def key(override: str) -> str:

@@ -15,11 +15,7 @@ CLEAN_UP = 10.0
 
 
 class EndAtOnce:
-    """A signal handler that raises Interrupted, and ignores further signals while `finally` blocks clean up.
-
-    Args:
-        how: the end of the message, such as "at once".
-    """
+    """A signal handler that raises Interrupted, and ignores further signals while `finally` blocks clean up."""
 
     def __init__(self, how: str) -> None:
         self.how = how

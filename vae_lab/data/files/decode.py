@@ -31,7 +31,7 @@ from torch import Tensor
 
 from vae_lab.data.files.source import Source, bits_per_sample, count_pages, difference_hash, is_deep, value_range
 
-RULES = 2
+RULES = 3
 """Version of the decoding; increase it with every change to the pixels, so that older cache entries are not used."""
 
 HEAD_BYTES = 16
@@ -123,14 +123,7 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
 
 
 def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image.Image) -> Source:
-    """Return the properties of a picture in its file.
-
-    Args:
-        image: the opened image.
-        content: the bytes of the file.
-        flat: the whole picture upright and in 8 bits.
-        square: the decoded square.
-    """
+    """Return the properties of a picture; `flat` is the whole picture in 8 bits, `square` the decoded square."""
     try:
         npages = count_pages(image, content)
     except HOSTILE:  # a later page is damaged; only the first one is used
@@ -153,7 +146,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     """Raise BadImage if an image has more than `max_pixels` pixels or none."""
     npixels = image.width * image.height
     if npixels > max_pixels:
-        raise BadImage(f"{image.width}x{image.height} pixels are {npixels:,}, more than data.max_pixels={max_pixels:,}")
+        raise BadImage(f"{image.width}x{image.height} are {npixels:,} pixels, more than data.max_pixels={max_pixels:,}")
     if npixels == 0:
         raise BadImage("no pixels")
 

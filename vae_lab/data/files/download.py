@@ -81,7 +81,9 @@ class ZipArchive:
                 whole_folder(folder) as unfinished,
             ):
                 self._fetch(archive)
-                self._verify(self._extract(archive, unfinished))
+                digest = files_digest(self._extract(archive, unfinished))
+                if digest != self.digest:
+                    raise _UnwantedError(f"the files under {self.members} differ from those expected: digest {digest}")
         except FAILURES as error:
             if isinstance(error, HTTPError):
                 error.close()  # closes the connection
@@ -126,11 +128,6 @@ class ZipArchive:
 
     def _base(self, info: zipfile.ZipInfo) -> str:
         return info.filename.removeprefix(self.members)
-
-    def _verify(self, digests: Mapping[str, str]) -> None:
-        found = files_digest(digests)
-        if found != self.digest:
-            raise _UnwantedError(f"the files under {self.members} differ from those expected: digest {found}")
 
 
 def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:

@@ -23,7 +23,7 @@ from vae_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
-DEAD = "links that lead nowhere"
+DEAD = "broken links"
 TWICE = "files and folders reached twice"
 HIDDEN = "hidden names"
 CLUTTER = "leftovers of other programs"
@@ -88,8 +88,8 @@ class Listing(NamedTuple):
 def list_files(root: Path) -> Listing:
     """Return the regular files in a folder and its subfolders that may be images.
 
-    Hidden names, leftovers of other programs, vae_lab's own output, pipes, sockets, devices and dead links are counted
-    but never opened. Links are followed, and each real folder and file is listed once, so loops end.
+    Hidden names, leftovers of other programs, vae_lab's own output, pipes, sockets, devices and broken links are
+    counted but never opened. Links are followed, and each real folder and file is listed once, so loops end.
 
     Raises:
         OSError: if the folder itself cannot be read.
@@ -108,13 +108,13 @@ def report_passed(root: Path, listing: Listing) -> None:
     """Log the entries that were passed over, as a warning if they may hold wanted images.
 
     Raises:
-        DataError: if there are more dead links than files.
+        DataError: if there are more broken links than files.
     """
     dead = listing.count(DEAD)
     if dead > len(listing.files):
         (links,) = (passed for passed in listing.passed if passed.kind == DEAD)
         raise DataError(
-            f"{printable(str(root))} holds {dead:,} links that lead nowhere (first {links.first}) and"
+            f"{printable(str(root))} holds {dead:,} broken links (first {links.first}) and"
             f" {len(listing.files) or 'no'} files; mount or download the targets of the links, or remove the links."
         )
     if listing.passed:
@@ -204,21 +204,13 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
         is_folder = entry.is_dir()
         if entry.name.lower() in (CLUTTER_FOLDERS if is_folder else CLUTTER_FILES):
             return CLUTTER
-    if not _leads_somewhere(entry):
+    if not os.path.exists(entry.path):  # noqa: PTH110 (Path.exists raises for some links)
         return DEAD
     return None if entry.is_file() or entry.is_dir() else ODD
 
 
-def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
-    try:
-        entry.stat()
-    except OSError:  # a dead link, a link to itself, or a file removed meanwhile
-        return False
-    return True
-
-
 def _shown(root: Path, kind: str, path: Path) -> str:
-    """Return a path as printable text, followed by the target of a dead link."""
+    """Return a path as printable text, followed by the target of a broken link."""
     if kind != DEAD:
         return printable(str(path))
     try:

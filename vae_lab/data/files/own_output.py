@@ -7,7 +7,7 @@ from typing import Any
 
 RUNS = "run folders of vae_lab"
 SWEEPS = "folders of sweeps of vae_lab"
-RUN_PARTS = "files and folders of the run that lies there"
+RUN_PARTS = "files and folders of a run of vae_lab"
 SAMPLES = "folders of generated pictures"
 GRIDS = "grids of generated pictures"
 TABLES = "tables of detect and their pictures"
@@ -37,12 +37,7 @@ MAX_BYTES = 2**20
 
 
 def own_folder(folder: Path, names: Collection[str]) -> str | None:
-    """Return the kind of vae_lab's output that a folder is, or None.
-
-    Args:
-        folder: its path.
-        names: names of its entries.
-    """
+    """Return the kind of vae_lab's output that a folder with entries `names` is, or None."""
     if "summary.json" in names and _is_summary(folder / "summary.json"):
         return RUNS
     if MULTIRUN in names and _is_config(folder / MULTIRUN):

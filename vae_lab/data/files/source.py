@@ -58,13 +58,7 @@ def bits_per_sample(image: Image.Image, content: bytes) -> int:
 
 
 def value_range(image: Image.Image, flat: Image.Image, nbits: int) -> tuple[float, float, float]:
-    """Return the smallest and the largest value of an image, and the value that stands for white.
-
-    Args:
-        image: the opened image.
-        flat: the same image in 8 bits, grey or colour.
-        nbits: bits per sample in the file.
-    """
+    """Return the smallest and the largest value of an image, and the value of white; `flat` is the image in 8 bits."""
     if is_deep(image):
         values = np.asarray(image)
         return float(values.min()), float(values.max()), 1.0 if image.mode == "F" else float(2**nbits - 1)
