@@ -44,7 +44,7 @@ def test_pictures_of_an_earlier_call_do_not_stay(run: Path, generate: Any, capfd
     names = ["00000.png", "00001.png", "00002.png", "00003.png", "grid.png"]
     assert sorted(pictures_in(out)) == names
     assert sorted(path.name for path in out.iterdir()) == [*names, "manifest.json"]
-    line = "21 pictures of an earlier call in " + str(out) + " are replaced: n=20 (here 4), seed=0 (here 1)"
+    line = f"replacing 21 pictures of an earlier call in {out}: n=20 (here 4), seed=0 (here 1)"
     assert line in capfd.readouterr().out
     manifest = read(out / "manifest.json")
     weights = file_digest(run / "checkpoints" / "best.ckpt")

@@ -45,7 +45,7 @@ def state_at_rest(folder: Path) -> State:
     """Return the state of a run that no process works on; such a run with status "running" was killed."""
     summary = read_summary(folder)
     if summary.get("status") == RUNNING:
-        return State(KILLED, "its process ended without a reason: kill -9, a crash or too little memory")
+        return State(KILLED, "its process ended without recording why, as after kill -9, a crash or too little memory")
     return State(str(summary.get("status", MISSING)), str(summary.get("reason", "")))
 
 

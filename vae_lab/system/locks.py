@@ -17,6 +17,8 @@ except ImportError:  # on Windows folders are not locked
 
 LOCK = ".lock"
 """The file in a run folder that is locked by the process that works in it."""
+POLL = 0.2
+"""Seconds between two looks at a folder that another process has locked."""
 PATIENCE = 5.0  # seconds to wait for processes that only look at the lock
 
 
@@ -29,13 +31,20 @@ class Holder(NamedTuple):
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[bool]:
-    """Yield whether this process has locked `folder`; the system releases the lock when the process ends."""
+def hold(folder: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Lock a folder while the block runs, and yield whether that succeeded; the system unlocks it if the process ends.
+
+    Args:
+        folder: is created if it does not exist.
+        waits: whether to wait for another process that has locked it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        if not _locked(file):
-            yield False
-            return
+        while not _locked(file):
+            if not waits:
+                yield False
+                return
+            time.sleep(POLL)
         file.truncate(0)
         file.write(json.dumps(Holder(socket.gethostname(), os.getpid(), os.environ.get("VAE_LAB_RUN", ""))))
         file.flush()

@@ -94,7 +94,7 @@ def what_happened(codes: Mapping[int, int], words: Mapping[int, FailureReport]) 
         if codes[rank] < 0:
             name = signal.Signals(-codes[rank]).name
             return RanksLost(f"process {rank} of this run was killed by {name}; the others were ended.")
-        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and without a word.")
+        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and did not report why.")
     if not words:
         return RanksLost("the processes of this run were ended by SIGTERM.")
     first = min(words.values(), key=lambda one: (one.echo, one.when))
