@@ -348,7 +348,7 @@ def test_too_many_threads_are_refused_before_anything_is_written(name: str, tmp_
 def test_another_setting_for_the_same_is_refused(tmp_path: Path) -> None:
     hydra = hydra_config(BASIC)
     hydra.job.env_set[OMP] = "2"
-    with pytest.raises(ValueError, match=r"hydra\.job\.env_set\.OMP_NUM_THREADS=2: threads= is the setting"):
+    with pytest.raises(ValueError, match=r"hydra\.job\.env_set\.OMP_NUM_THREADS=2: set threads= instead"):
         settle_trial_threads(hydra, [AUTO], tmp_path)
 
 
