@@ -35,14 +35,14 @@ TABLE = """
 2 | evaluate | run= must be given: a run folder.
 3 | evaluate run=latest | there is no checkpoint at
 3 | evaluate run=latest out=here | there is no checkpoint at
-3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; run= takes the folder of
-3 | evaluate run=RUN/summary.json | is no checkpoint of vae_lab
+3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; name the folder of
+3 | evaluate run=RUN/summary.json | is not a vae_lab checkpoint
 2 | evaluate run=RUN checkpoint=worst | checkpoint must be one of best, last
 2 | evaluate run=RUN split=all | split must be one of
 2 | evaluate run=RUN nsamples=0 out=here | nsamples must be a whole number
 3 | evaluate run=FILES data.root=nowhere out=here | nowhere does not exist
-2 | evaluate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a folder
-2 | evaluate run=RUN out=x.html | out=x.html is the name of a file, and a folder
+2 | evaluate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a folder
+2 | evaluate run=RUN out=x.html | out=x.html is the name of a file; name a folder
 2 | evaluate run=RUN nll_images=2 out=here | at least 4 images of each kind
 2 | evaluate run=RUN features=magic out=here | features=magic
 2 | generate | run= must be given: a run folder.
@@ -51,10 +51,10 @@ TABLE = """
 2 | generate run=RUN class=3 | knows no classes
 2 | generate run=RUN sampler=magic | sampler=magic
 3 | generate run=FILES sampler=gmm data.root=nowhere | nowhere does not exist
-2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a .png or a folder
-2 | generate run=RUN out=x.csv | out=x.csv is the name of a file, and a .png or a folder
+2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a .png or a folder
+2 | generate run=RUN out=x.csv | out=x.csv is the name of a file; name a .png or a folder
 2 | generate run=RUN out=RUN/summary.json | out=
-2 | detect | run= and images= must be given; --help tells
+2 | detect | run= and images= must be given; --help describes
 2 | detect run=RUN | images= must be given: a folder, a file, or several
 3 | detect run=latest images=PICTURES | there is no checkpoint at
 3 | detect run=RUN images=nowhere | nowhere cannot be read
@@ -69,10 +69,10 @@ TABLE = """
 3 | report runs=latest | latest
 2 | report runs=RUN mode=up | mode must be one of min, max
 2 | report runs=RUN metric=val/none out=here | no finished run has metric=val/none
-2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file, and a .html or a folder
+2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file; name a .html or a folder
 2 | profile data.image_size=[32] | data.image_size
 2 | profile device=magic | device=magic
-2 | profile out=x.jpg | out=x.jpg is the name of a file, and a folder
+2 | profile out=x.jpg | out=x.jpg is the name of a file; name a folder
 """
 FAULTS = [tuple(row.split(" | ")) for row in TABLE.strip().splitlines()]
 """(exit code, command line, what is said)"""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vae_lab.reporting.run_records import COMPLETED, PARTS, RunRecord
-from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, stated
+from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, describe_changes, differences
 
 VALIDATION, TEST = "val/", "test/"
 
@@ -59,5 +59,5 @@ def check_protocols(trials: Sequence[RunRecord], metric: str) -> None:
         if changes:
             raise ValueError(
                 f"metric={metric} was measured in other ways in {other.name} and (here) {trial.name}:"
-                f" {stated(changes)}; evaluate both alike, or rank by another metric."
+                f" {describe_changes(changes)}; evaluate both alike, or rank by another metric."
             )
