@@ -169,7 +169,7 @@ def observed(watch: BalanceGuard, **numbers: float) -> BalanceGuard:
         ({"accuracy_real": 1.0, "accuracy_fake": 0.0}, "gives the same answer for all"),
         ({"accuracy_real": 0.0}, "gives the same answer for all"),
         ({"cross_entropy": 50.0}, "worse than chance"),
-        ({"spread": 0.1}, "samples are alike"),
+        ({"spread": 0.1}, "samples are nearly identical"),
         ({"loss": float("nan")}, "loss is nan"),
         ({"loss": float("inf")}, "loss is"),
     ],

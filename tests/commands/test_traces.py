@@ -48,7 +48,7 @@ TABLE = """
 2 | generate | run= must be given: a run folder.
 3 | generate run=latest | there is no checkpoint at
 2 | generate run=RUN n=0 | n must be a whole number
-2 | generate run=RUN class=3 | knows no classes
+2 | generate run=RUN class=3 | is unconditional
 2 | generate run=RUN sampler=magic | sampler=magic
 3 | generate run=FILES sampler=gmm data.root=nowhere | nowhere does not exist
 2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a .png or a folder

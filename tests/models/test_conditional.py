@@ -284,7 +284,7 @@ def generated(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_a_class_that_is_none_is_refused(run: Path, which: object) -> None:
     with pytest.raises(ValueError, match="choose a number from 0 to 9, or all"):
         check_class(load_model(run), which)
-    with pytest.raises(ValueError, match="knows no classes; leave class out"):
+    with pytest.raises(ValueError, match="is unconditional; leave class out"):
         check_class(vae("mlp", 0), which)
     with pytest.raises(ValueError, match="class=10"):
         generate_images(load_model(run), 2, 0, which=10)
