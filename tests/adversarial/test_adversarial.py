@@ -205,7 +205,7 @@ def test_what_was_never_good_has_time_to_become_so() -> None:
     assert [observed(watch, spread=0.0).look() is None for _ in range(4)] == [True, True, False, False]
     watch = guard(patience=3)
     assert observed(watch).look() is None
-    assert "alike" in str(observed(observed(watch, spread=0.0), spread=0.0).look())
+    assert "nearly identical" in str(observed(observed(watch, spread=0.0), spread=0.0).look())
 
 
 def test_a_loss_that_is_no_number_is_told_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Scatter plots of runs: rate against distortion, and two settings."""
+"""Plots of runs: rate against distortion, and a heat map over two settings."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,9 +16,9 @@ SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "trian
 
 
 def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figure | None:
-    """Return every run in the plane of rate and distortion, coloured by latent size, its symbol by beta.
+    """Return a scatter plot of rate and distortion, with latent size as colour and beta as symbol.
 
-    Where those do not vary, whatever varies first takes their place. Dotted lines are of equal -ELBO.
+    If one of these does not vary, the first varying setting replaces it. The negative ELBO is constant on dotted lines.
     """
     colour = first_of(keys, LATENTS)
     symbol = first_of([key for key in keys if key != colour], BETA)
@@ -51,7 +51,7 @@ def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figur
 
 
 def _tested(cell: SeedGroup) -> Iterator[RunRecord]:
-    """Yield the completed runs that have a rate and a distortion."""
+    """Yield the completed runs that have a test rate and distortion."""
     for trial in cell.trials:
         if result(trial, "test/rate") is not None and result(trial, "test/distortion") is not None:
             yield trial
@@ -62,7 +62,7 @@ def _place(values: Sequence[Value], value: Value) -> int:
 
 
 def _add_isolines(figure: go.Figure) -> None:
-    """Add lines on which rate and distortion have the same sum, below and through what is drawn."""
+    """Add lines of constant rate + distortion across the plot."""
     rates = [x for trace in traces(figure) for x in trace.x]
     distortions = [y for trace in traces(figure) for y in trace.y]
     xs, ys = (padded(values) for values in (rates, distortions))
@@ -82,7 +82,7 @@ def _add_isolines(figure: go.Figure) -> None:
 
 
 def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
-    """Return the best cell's mean for each learning rate and latent size, or for the first two settings that vary."""
+    """Return the best group's mean for each learning rate and latent size, or for the first two varying settings."""
     y = first_of(keys, LATENTS)
     x = first_of([key for key in keys if key != y], LEARNING_RATE)
     if x is None or y is None:
@@ -117,7 +117,7 @@ def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lo
 
 
 def _square(cell: SeedGroup | None) -> str:
-    """Return what stands in a square."""
+    """Return the text of a square of the heat map."""
     if cell is None or cell.mean is None:
         return ""
     return f"{decimal(cell.mean)}<br>{len(cell.values)} seed{'s' if len(cell.values) > 1 else ''}"

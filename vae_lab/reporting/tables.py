@@ -14,7 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
-    """Return one row for each run: its settings, its results, why it has none, and its command."""
+    """Return a CSV table with a row for each run: settings, metrics, the reason of a failure, and the command."""
     metrics = sorted({name for trial in trials for name in trial.metrics})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -32,14 +32,14 @@ def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text that a spreadsheet takes for a text and not for a formula; numbers stay as they are."""
+    """Return a text with a leading quote if a spreadsheet would read it as a formula; numbers are unchanged."""
     if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d[\d.]*(e[+-]?\d+)?", text):
         return text
     return f"'{text}"
 
 
 def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: str, sentences: Sequence[str]) -> str:
-    """Return what was found, a table of cells, and the runs without a result."""
+    """Return the report as Markdown: the findings, a table of groups, and the runs without a result."""
     keys = list(cells[0].settings) if cells else []
     lines = [*(escaped(sentence) for sentence in sentences), ""]
     if cells:
@@ -65,6 +65,6 @@ def _row(entries: Sequence[str]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Return a text in one line that Markdown and HTML take letter by letter."""
+    """Return a text in one line with Markdown and HTML escaped."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", plain)
