@@ -65,7 +65,7 @@ TABLE = """
 2 | detect run=RUN images=PICTURES alpha=0.01 | would flag nothing: 50 calibration
 3 | detect run=RUN images=PICTURES truth=nowhere | nowhere cannot be read
 3 | detect run=FILES images=PICTURES data.root=nowhere alpha=0.4 | does not exist
-2 | report | runs= must be given: a run folder, a folder of runs, or a list of such.
+2 | report | runs= must be given: a run folder, a folder of runs, or a list of these.
 3 | report runs=latest | latest
 2 | report runs=RUN mode=up | mode must be one of min, max
 2 | report runs=RUN metric=val/none out=here | no completed run has metric=val/none
