@@ -121,10 +121,12 @@ def figures(report: Report) -> dict[str, Markup | None]:
             "parallel": curves.parallel(known, report.keys, report.metric, lowest=report.lowest),
             "heat_map": scatter.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
         }
-    return {
-        name: None if figure is None else Markup(figure.to_json())  # noqa: S704 - plotly escapes </script>
-        for name, figure in drawn.items()
-    }
+    return {name: None if figure is None else embedded(figure) for name, figure in drawn.items()}
+
+
+def embedded(figure: "go.Figure") -> Markup:
+    """Return a figure as JSON that is safe inside a script element; plotly escapes <, > and /."""
+    return Markup(figure.to_json())  # noqa: S704
 
 
 def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunRecord, str, Markup]]:
