@@ -7,11 +7,11 @@ test negative ELBO was 91.2 nats for that network after 50,000 batches, 90.3 wit
 after 10,000 batches for one residual block of 512 units in encoder and decoder.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lab.errors import require_count
+from vae_lab.models.topdown import shrink
 
 State = Float[Tensor, "batch width"]
 
@@ -23,9 +23,7 @@ class Block(nn.Module):
         super().__init__()
         last = nn.Linear(width, width)
         self.body = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), last)
-        with torch.no_grad():
-            last.weight.mul_(0.1)
-            last.bias.zero_()
+        shrink(last)
 
     def forward(self, x: State) -> State:
         """Return x + body(x)."""

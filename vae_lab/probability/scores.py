@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from vae_lab.probability.latent_model import LatentModel
 
 Images = Float[Tensor, "batch channels height width"]
-Nats = Float[Tensor, " batch"]
 
 
 class Estimate(NamedTuple):

@@ -17,17 +17,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from vae_lab.profiling.workload import Setting, Workload, phases
 
 
-def parameters(model: nn.Module) -> int:
-    """Return the number of parameters of a model."""
-    return sum(weight.numel() for weight in model.parameters())
-
-
-def linear_share(model: nn.Module) -> float:
-    """Return the share of a model's parameters in linear layers."""
-    linear = sum(parameters(module) for module in model.modules() if isinstance(module, nn.Linear))
-    return linear / max(parameters(model), 1)
-
-
 def multiplications(setting: Setting) -> dict[str, int]:
     """Return the multiply-accumulates per image of inference, generation and training.
 
@@ -61,7 +50,10 @@ def count_parameters(setting: Setting) -> ModelSize:
     """Return the size of a setting's model."""
     with FakeTensorMode():
         model = Workload(setting._replace(batch_size=1)).model
-        return ModelSize(parameters(model), linear_share(model))
+    total = sum(weight.numel() for weight in model.parameters())
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    linear = sum(weight.numel() for layer in layers for weight in layer.parameters())
+    return ModelSize(total, linear / max(total, 1))
 
 
 class LiveBytes(TorchDispatchMode):

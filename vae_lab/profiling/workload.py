@@ -18,14 +18,7 @@ STEPS = 2
 
 
 class Setting(NamedTuple):
-    """The settings of a workload.
-
-    Attributes:
-        config: resolved configs of `model`, `objective` and `optimizer` for one image size.
-        batch_size: images per step.
-        device: device type.
-        precision: 32-true or bf16-mixed.
-    """
+    """The settings of a workload; `config` has the resolved configs of model, objective and optimizer."""
 
     config: dict[str, Any]
     batch_size: int

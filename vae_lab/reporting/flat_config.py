@@ -60,7 +60,7 @@ def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 
         for i, item in enumerate(node):
             yield from _leaves(item, root, (*path, str(i)), (*at, str(i)), depth + 1)
     else:
-        yield key, _scalar(node)
+        yield key, node if isinstance(node, int | float | bool | None) else str(node)[:200]
 
 
 def _target(text: str, at: Path) -> Path:
@@ -79,19 +79,11 @@ def _select(root: Any, path: Sequence[str]) -> Any:  # noqa: ANN401
     return root
 
 
-def _scalar(node: object) -> Value:
-    return node if isinstance(node, int | float | bool | None) else str(node)[:200]
-
-
 def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> list[str]:
     """Return the keys whose values differ, in the configs' order.
 
-    Keys are omitted if they only repeat another key (`schedule.max_lr: ${optimizer.lr}`), or if their values, or their
-    presence, follow from the choice of a class above them.
-
-    Args:
-        configs: config of each run.
-        ignored: keys, or prefixes of keys, to omit.
+    Keys are omitted if they only repeat another key (`schedule.max_lr: ${optimizer.lr}`), if their values, or their
+    presence, follow from the choice of a class above them, or if they or their prefixes are `ignored`.
     """
     keys = dict.fromkeys(key for config in configs for key in config if not below(key, ignored))
     columns = {key: tuple(_comparable(config.get(key, ABSENT)) for config in configs) for key in keys}

@@ -52,15 +52,7 @@ class Report(NamedTuple):
 
 
 def summarised(trials: Sequence[RunRecord], title: str, metric: str, ignored: Sequence[str], *, lowest: bool) -> Report:
-    """Return the report of some runs.
-
-    Args:
-        trials: the runs.
-        title: title of the report.
-        metric: the metric that ranks the runs.
-        ignored: settings that do not distinguish groups of runs.
-        lowest: whether lower values of the metric are better.
-    """
+    """Return the report of some runs; `ignored` settings do not distinguish groups of runs."""
     ignored = [*ignored, *WITHOUT_EFFECT]
     image_sets = {trial.settings.get("images") for trial in trials if trial.status == COMPLETED or trial.images}
     ignored += ["images"] if len(image_sets) < 2 else []  # a run that failed early has no images and is not counted

@@ -15,13 +15,7 @@ MAX_PIXELS = 50_000_000
 
 
 def thumbnail(path: Path, side: int, alt: str) -> Markup | None:
-    """Return an HTML element with the picture of a PNG file re-encoded as JPEG; None if it cannot be decoded.
-
-    Args:
-        path: path of the PNG file.
-        side: maximum width and height in pixels.
-        alt: alternative text.
-    """
+    """Return an HTML element with a PNG file as a JPEG of at most `side` pixels; None if it cannot be decoded."""
     content = encoded(path, side)
     if content is None:
         return None

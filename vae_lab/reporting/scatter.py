@@ -1,12 +1,11 @@
 """Plots of runs: rate against distortion, and a heat map over two settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from vae_lab.reporting.flat_config import Value, labelled, shown
 from vae_lab.reporting.plot_style import COLOURS, first_of, name_once, ordered, padded, safe, styled, traces
-from vae_lab.reporting.run_records import RunRecord
 from vae_lab.reporting.seed_groups import SeedGroup, decimal, result
 
 LATENTS = "model.nlatent"
@@ -25,7 +24,9 @@ def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figur
     colours, symbols = ([*ordered([c.settings[k] for c in cells])] if k else [None] for k in (colour, symbol))
     figure = go.Figure()
     for cell in cells:
-        points = list(_tested(cell))
+        points = [
+            trial for trial in cell.trials if None not in (result(trial, "test/rate"), result(trial, "test/distortion"))
+        ]
         if not points:
             continue
         values = [cell.settings.get(key) if key else None for key in (colour, symbol)]
@@ -48,13 +49,6 @@ def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figur
     name_once(figure)
     _add_isolines(figure)
     return styled(figure, 480, xaxis_title="rate, nats", yaxis_title="distortion, nats")
-
-
-def _tested(cell: SeedGroup) -> Iterator[RunRecord]:
-    """Yield the completed runs that have a test rate and distortion."""
-    for trial in cell.trials:
-        if result(trial, "test/rate") is not None and result(trial, "test/distortion") is not None:
-            yield trial
 
 
 def _place(values: Sequence[Value], value: Value) -> int:

@@ -62,15 +62,9 @@ def difference(first: SeedGroup, second: SeedGroup) -> tuple[Interval, int]:
 
 
 def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> list[SeedGroup]:
-    """Return the groups, best first, groups without a result last; runs with unknown settings are omitted.
+    """Return the runs grouped by the settings `keys`, best group first, groups without a result last.
 
-    Groups that are measured on the same images are adjacent.
-
-    Args:
-        trials: all runs.
-        keys: the settings that vary.
-        metric: the metric to average.
-        lowest: whether lower values are better.
+    Runs with unknown settings are omitted. Groups that are measured on the same images are adjacent.
     """
     groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for trial in trials:

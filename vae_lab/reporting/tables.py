@@ -46,18 +46,15 @@ def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: st
         test = [beside(metric)] if any(cell.tested is not None for cell in cells) else []
         titles = [*keys, metric, "95 % interval", *test, "seeds", "runs"]
         lines += [_row(titles), _row(["---"] * len(titles))]
-        lines += [_row(_cell_row(cell, keys, tested=bool(test))) for cell in cells]
+        for cell in cells:
+            settings = [shown(cell.settings[key]) for key in keys]
+            results = [decimal(cell.mean), spanned(cell.interval), *([decimal(cell.tested)] if test else [])]
+            lines.append(_row([*settings, *results, str(len(cell.values)), str(len(cell.trials))]))
     failed = [trial for trial in trials if trial.status != COMPLETED]
     if failed:
         lines += ["", f"{len(failed)} of {len(trials)} runs have no result:", ""]
         lines += [f"- {escaped(trial.name)}, {escaped(trial.status)}: {escaped(trial.reason)}" for trial in failed]
     return "\n".join(lines) + "\n"
-
-
-def _cell_row(cell: SeedGroup, keys: Sequence[str], *, tested: bool) -> list[str]:
-    values = [shown(cell.settings[key]) for key in keys]
-    test = [decimal(cell.tested)] if tested else []
-    return [*values, decimal(cell.mean), spanned(cell.interval), *test, str(len(cell.values)), str(len(cell.trials))]
 
 
 def _row(entries: Sequence[str]) -> str:

@@ -84,13 +84,8 @@ def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
 def fit_mixture(run: Path, model: LatentModel, training: ImageSet, *, checkpoint: str) -> Distribution:
     """Fit a mixture to the posterior means of training images, store it and return it.
 
-    A conditional model has one mixture for all classes, as it has one prior.
-
-    Args:
-        run: a run folder, or a checkpoint file.
-        model: the model that encodes the images.
-        training: the preprocessed training images.
-        checkpoint: name of the checkpoint that `model` was loaded from.
+    A conditional model has one mixture for all classes, as it has one prior. `model` is loaded from `checkpoint` of
+    `run`, a run folder or a checkpoint file.
     """
     rows = torch.arange(min(len(training), NFITTED)).split(2 * batch_size(model))
     latents = torch.cat([encode_images(*placed(model, training, some)) for some in rows])
