@@ -29,7 +29,10 @@ def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> di
         for name, verb in zip(TASKS, ("train", "generate"), strict=True)
         for size, load in workloads.items()
     }
-    calls = {key: calls_needed(task) for key, task in tasks.items()}
+    calls: dict[tuple[str, int], int] = {}
+    for key, task in tasks.items():
+        stopwatch(task, 1)  # warm-up
+        calls[key] = max(1, min(50, math.ceil(SHORTEST / stopwatch(task, 1))))
     seconds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in settings} for name in TASKS}
     started = time.monotonic()
     for turn, (name, size) in track([(turn, key) for turn in range(nrepeats) for key in tasks], "timing"):
@@ -38,12 +41,6 @@ def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> di
         taken = stopwatch(tasks[name, size], calls[name, size])
         seconds[name][size].append(taken / settings[size].batch_size)
     return seconds
-
-
-def calls_needed(task: Callable[[], object]) -> int:
-    """Return the number of calls that take about `SHORTEST` seconds, at most 50, after a warm-up call."""
-    stopwatch(task, 1)
-    return max(1, min(50, math.ceil(SHORTEST / stopwatch(task, 1))))
 
 
 def stopwatch(task: Callable[[], object], calls: int) -> float:
