@@ -66,7 +66,7 @@ VERDICTS = {
         *(trial(2, seed, score) for seed, score in enumerate((10.0, 14.0))),
         *(trial(8, seed, score) for seed, score in enumerate((11.0, 15.01))),
     ],
-    "over 2 seeds that both have): these seeds do not tell": [
+    "paired over 2 common seeds): the difference is not significant": [
         *(trial(2, seed, score) for seed, score in enumerate((10.0, 12.0))),
         *(trial(8, seed, score) for seed, score in enumerate((11.0, 12.0))),
     ],

@@ -94,7 +94,7 @@ const table = document.querySelector("#trials + div table"), place = document.ge
 const first = () => table.tBodies[0].rows[0].cells[0].textContent;
 const button = [...table.querySelectorAll("button")].find((button) => button.textContent === "test/neg_elbo");
 button.click(); const rising = first(); button.click(); const falling = first();
-pick(place, {points: [{x: 0, curveNumber: 1}, {x: 0, curveNumber: 2}, {x: 1, curveNumber: 2}]});
+highlight(place, {points: [{x: 0, curveNumber: 1}, {x: 0, curveNumber: 2}, {x: 1, curveNumber: 2}]});
 document.title = [rising, falling, place.data.filter((line) => line.opacity === 1).length].join(" ");
 </script>"""
 
@@ -297,7 +297,7 @@ def test_runs_on_other_images_are_neither_averaged_nor_ranked_together(tmp_path:
     first, second, caution = found.sentences
     assert first.startswith("On the val images aval: Best of 2: model.nlatent=2, images=")
     assert " with val/neg_elbo 101.50" in first
-    assert "test/neg_elbo 102.50; lower is better. Next: " in first
+    assert "test/neg_elbo 102.50; lower is better. Second: " in first
     assert second.startswith("On the val images bval: Best of 2: model.nlatent=2, images=")
     assert caution == "val/neg_elbo was measured on 2 sets of images, which are ranked separately."
     text = (tmp_path / "report.md").read_text()

@@ -131,7 +131,7 @@ def endless(run: Path) -> None:
 
 CONFIG, SUMMARY, TABLE = ".hydra/config.yaml", "summary.json", "metrics.csv"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "killed": (running, "running", "still runs, or was killed"),
+    "killed": (running, "running", "still running, or was killed"),
     "refused": (refused, "unfinished", "model.nlatent must be: 1 or more."),
     "killed early": (lambda run: (run / SUMMARY).unlink(), "unfinished", "before it wrote a summary"),
     "a torn summary": (write(SUMMARY, b'{"status": "comp'), "unreadable", "summary.json is damaged"),
