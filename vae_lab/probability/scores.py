@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vae_lab.probability.latent_model import LatentModel
 
 Images = Float[Tensor, "batch channels height width"]
+Nats = Float[Tensor, " batch"]
 
 
 class Estimate(NamedTuple):
@@ -25,7 +26,7 @@ class Estimate(NamedTuple):
             nearly all the weight, and `nll` is an unreliable estimate.
     """
 
-    nll: Float[Tensor, " batch"]
+    nll: Nats
     effective: Float[Tensor, " batch"]
 
 
