@@ -48,8 +48,8 @@ TABLE = """
 2 | generate | run= must be given: a run folder.
 3 | generate run=latest | there is no checkpoint at
 2 | generate run=RUN n=0 | n must be a whole number
-2 | generate run=RUN class=3 | knows no classes
-2 | generate run=RUN sampler=magic | sampler=magic
+2 | generate run=RUN class=3 | is unconditional
+2 | generate run=RUN sampler=magic | sampler must be one of prior, gmm
 3 | generate run=FILES sampler=gmm data.root=nowhere | nowhere does not exist
 2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a .png or a folder
 2 | generate run=RUN out=x.csv | out=x.csv is the name of a file; name a .png or a folder
@@ -65,10 +65,10 @@ TABLE = """
 2 | detect run=RUN images=PICTURES alpha=0.01 | would flag nothing: 50 calibration
 3 | detect run=RUN images=PICTURES truth=nowhere | nowhere cannot be read
 3 | detect run=FILES images=PICTURES data.root=nowhere alpha=0.4 | does not exist
-2 | report | runs= must be given: a run folder, a folder of runs, or a list of such.
+2 | report | runs= must be given: a run folder, a folder of runs, or a list of these.
 3 | report runs=latest | latest
 2 | report runs=RUN mode=up | mode must be one of min, max
-2 | report runs=RUN metric=val/none out=here | no finished run has metric=val/none
+2 | report runs=RUN metric=val/none out=here | no completed run has metric=val/none
 2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file; name a .html or a folder
 2 | profile data.image_size=[32] | data.image_size
 2 | profile device=magic | device=magic

@@ -318,7 +318,7 @@ def test_a_search_by_the_test_set_is_warned_of(tmp_path: Path, caplog: pytest.Lo
         run_search(search(tmp_path, 1, metrics={}), measure)
     assert "of the test set" not in caplog.text
     run_search(search(tmp_path, 0, metrics={"test/loss": "minimize"}), measure)
-    assert "search.metrics: test/loss is of the test set" in caplog.text
+    assert "search.metrics: test/loss is measured on the test set" in caplog.text
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "search").glob("*.yaml")), ids=lambda path: path.stem)
