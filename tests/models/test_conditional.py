@@ -328,9 +328,9 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     assert lines[0].startswith("-log p(x | y)")
     assert "class accuracy" in lines[1]
     page = (tmp_path / "out" / "evaluation-test.html").read_text()
-    assert "Given a class" in page
+    assert "A classifier of the training images" in page
     assert result["caveats"]
-    assert all(f"Beware: {sentence}" in page for sentence in result["caveats"])
+    assert all(f"Warning: {sentence}" in page for sentence in result["caveats"])
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
     assert [key for key in result["classes"] if f"`{key}`" not in text] == []
 
