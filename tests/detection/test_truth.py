@@ -60,8 +60,8 @@ def test_the_truth_may_be_a_table(run: Path, mixed: Path, tmp_path: Path) -> Non
     for content, message in {
         "path,anomalous\n00.png,0": "at least one image as normal",
         "path,anomalous\nno.png,0": "'no.png', which is not among the images",
-        "path,anomalous\n00.png,2": "no CSV with the columns",
-        "name\n00.png": "no CSV with the columns",
+        "path,anomalous\n00.png,2": "must be a CSV with the columns",
+        "name\n00.png": "must be a CSV with the columns",
         "path,anomalous\n00.png,0\ns0.png,1\n00.png,1": "'00.png' more than once",
         "path,anomalous\n00.png,0\ns0.png,1\n00.png,0": "'00.png' more than once",
     }.items():

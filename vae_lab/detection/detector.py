@@ -220,12 +220,7 @@ def content_hashes(pixels: Pixels) -> Hashes:
 
 
 def warn_of_seen(judged: Detections, names: Sequence[str] = ()) -> None:
-    """Log a warning if images belong to the run's training or validation data, where p-values are invalid.
-
-    Args:
-        judged: the result of the detector.
-        names: names of the images, if any.
-    """
+    """Log a warning if images belong to the run's training or validation data, where p-values are invalid."""
     seen = judged.details.get("seen", judged.scores.new_zeros(len(judged.scores)))
     for part, use in (("train", "training"), ("val", "validation and calibration")):
         rows = (seen == SEEN.index(part)).nonzero()[:, 0].tolist()

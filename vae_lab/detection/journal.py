@@ -21,12 +21,8 @@ class Row(NamedTuple):
 def resumed(journal: Path, key: str, files: Sequence[Found]) -> dict[str, Row]:
     """Return the rows of unchanged files by path, and rewrite the journal with these rows alone.
 
-    Rewriting removes a line that a kill cut short, so that the next line is not appended to it.
-
-    Args:
-        journal: path of the journal, which need not exist.
-        key: identifies everything else that the scores depend on; a journal with another key is discarded.
-        files: the files present now.
+    A journal with another key is discarded. Rewriting removes a line that a kill cut short, so that the next line is
+    not appended to it.
     """
     present = set(files)
     kept = [(file, row) for file, row in read_journal(journal, key) if file in present]

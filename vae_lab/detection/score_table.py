@@ -40,11 +40,7 @@ class Place(NamedTuple):
 
 
 def find(path: Path, setting: str = "images") -> Place:
-    """Return the file at a path, or the files in it if it is a folder.
-
-    Args:
-        path: a file or a folder.
-        setting: name of the setting, for messages.
+    """Return the file at a path, or the files in it if it is a folder; `setting` is its name for messages.
 
     Raises:
         DataError: if there is no file, or the path cannot be read.
@@ -102,12 +98,8 @@ def real_path(place: Place, file: Found) -> str:
 def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, key: str) -> list[Row]:
     """Return a row for each file, in the order of their names.
 
-    Args:
-        detector: the detector that scores the images.
-        place: the files.
-        rules: rules for decoding the files.
-        journal: path of the journal, which keeps the rows of an interrupted call.
-        key: key of everything but the files that the scores depend on; see `journal.resumed`.
+    The journal keeps the rows of an interrupted call; `key` identifies everything but the files that the scores depend
+    on.
     """
     done = resumed(journal, key, place.files)
     waiting = [file for file in place.files if file.path not in done]

@@ -1,4 +1,4 @@
-"""An error reported before the process group is destroyed."""
+"""Reporting of an error before the process group is destroyed."""
 
 from collections.abc import Callable
 
@@ -7,16 +7,16 @@ from lightning import Callback, Trainer
 from vae_lab.training.tasks.task import Task
 
 
-class TellError(Callback):
-    """Hands an error on as soon as training raises it: once others notice, the launcher may end this process.
+class ReportError(Callback):
+    """Reports an error as soon as training raises it, before the launcher can end this process.
 
     Args:
-        tell: takes the error.
+        report: function called with the error.
     """
 
-    def __init__(self, tell: Callable[[BaseException], object]) -> None:
-        self.tell = tell
+    def __init__(self, report: Callable[[BaseException], object]) -> None:
+        self.report = report
 
     def on_exception(self, trainer: Trainer, pl_module: Task, exception: BaseException) -> None:
-        """Tell."""
-        self.tell(exception)
+        """Report the error."""
+        self.report(exception)
