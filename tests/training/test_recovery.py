@@ -150,8 +150,11 @@ BAD = {
     "a number for bounds": (("task.weight_bounds=5",), "task.weight_bounds=5 must be two numbers"),
     "words for bounds": (("task.weight_bounds=[a,b]",), "task.weight_bounds=['a', 'b'] must be two numbers"),
     "no discriminator": (("~task.adversaries.discriminator",), "task.adversaries needs a discriminator"),
-    "distortion nan": (("task.distortion=nan",), "task.distortion=nan"),
-    "adversarial_ratio inf": (("task.adversarial_ratio=inf",), "task.adversarial_ratio=inf"),
+    "distortion nan": (("task.distortion=nan",), "task.distortion must be 0 or a positive number, not nan"),
+    "adversarial_ratio inf": (
+        ("task.adversarial_ratio=inf",),
+        "task.adversarial_ratio must be 0 or a positive number, not inf",
+    ),
     "worst below 0": (("task.guard.worst=-1.0",), "task.guard.worst must be a positive number"),
     "worst nan": (("task.guard.worst=nan",), "task.guard.worst must be a positive number"),
     "no collapse": (("task.guard.most=0",), "task.guard.most must be a whole number"),

@@ -31,7 +31,6 @@ from vae_lab.detection.detector import (
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.errors import DataError, require_choice, require_count
-from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.configs import build
 from vae_lab.runs.folder import checkpoint_path, locate
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, weights_digest
@@ -171,10 +170,15 @@ def check_score_fits(runs: list[Path], score: Score | Ensemble, how: Calibration
 
 
 def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
-    """Return the detector of one run and one score, from the cached calibration if there is one."""
+    """Return the detector of one run and one score, from the cached calibration if there is one.
+
+    Raises:
+        DataError: if a weight is not finite.
+    """
     score: Score = build(config)
     model = load_model(run, how.checkpoint, trust=how.trust)
-    require_finite(model, run)
+    if not all(weights.isfinite().all() for weights in model.state_dict().values()):
+        raise DataError(f"some weights of {run} are not finite; name another checkpoint or run.")
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
     path = calibration_path(run, config, how)
     if path.is_file():
@@ -208,12 +212,6 @@ def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Pat
     title = str(config["_target_"]).rpartition(".")[2].lower()
     name = f"calibration/{title}-{hashlib.blake2b(rule, digest_size=8).hexdigest()}.pt"
     return kept_path(folder, name, weights)
-
-
-def require_finite(model: LatentModel, run: Path) -> None:
-    """Raise DataError if a weight of a model is not finite."""
-    if not all(weights.isfinite().all() for weights in model.state_dict().values()):
-        raise DataError(f"some weights of {run} are not finite; name another checkpoint or run.")
 
 
 def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes]]:

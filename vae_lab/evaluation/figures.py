@@ -1,8 +1,6 @@
 """Grids of images, as uint8 tensors [3 or 1, height, width] ready to be written as PNG."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vae_lab.data.grids import Grid, Image, grid, paired
 from vae_lab.probability.latent_model import LatentModel
@@ -21,13 +19,9 @@ def samples(model: LatentModel, nsamples: int, ncolumns: int = 8) -> Grid:
     if not model.nclasses:
         return grid(model.generative(model.prior().sample((nsamples,))).mean, ncolumns)
     ncolumns = max(1, nsamples // model.nclasses)
-    return grid(decode_every_class(model, model.prior().sample((ncolumns,))), ncolumns)
-
-
-def decode_every_class(model: LatentModel, z: Float[Tensor, "n nlatent"]) -> Float[Tensor, "all channels height width"]:
-    """Return the mean images of the latents given each class of a conditional model, ordered by class."""
-    labels = torch.arange(model.nclasses).repeat_interleave(len(z))
-    return model.given(labels).generative(z.repeat(model.nclasses, 1)).mean
+    z = model.prior().sample((ncolumns,)).repeat(model.nclasses, 1)
+    labels = torch.arange(model.nclasses).repeat_interleave(ncolumns)
+    return grid(model.given(labels).generative(z).mean, ncolumns)
 
 
 @torch.no_grad()

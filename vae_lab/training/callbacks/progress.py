@@ -61,7 +61,9 @@ class ProgressLine(ProgressBar):
             return
         self.next_update = time.monotonic() + self.interval
         clock = next(one for one in trainer.callbacks if isinstance(one, Stopwatch))  # pyright: ignore[reportAttributeAccessIssue]
-        note = f"loss {loss_of(outputs):.2f}, {clock.images_per_second:.0f} images/s"
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        shown = float(loss) if isinstance(loss, Tensor | float) else math.nan
+        note = f"loss {shown:.2f}, {clock.images_per_second:.0f} images/s"
         done, total = progress_of(trainer)
         if self.bar is None:
             log.info("step %d%s: %s", done, "" if total is None else f" of {total}", note)
@@ -95,9 +97,3 @@ def progress_of(trainer: Trainer) -> tuple[int, int | None]:
     batches = trainer.num_training_batches
     known = trainer.max_epochs is not None and trainer.max_epochs > 0 and not math.isinf(batches)
     return trainer.fit_loop.total_batch_idx + 1, int(batches * (trainer.max_epochs or 0)) if known else None
-
-
-def loss_of(outputs: object) -> float:
-    """Return the loss in the output of a training step; NaN if there is none."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return float(loss) if isinstance(loss, Tensor | float) else math.nan

@@ -257,7 +257,8 @@ class VAEGANTask(Task):
             if not is_finite:
                 optimizer.zero_grad()
             elif self.gradient_clip_val is not None:
-                self.clip_gradients(unwrapped(optimizer), self.gradient_clip_val, "norm")
+                inner = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+                self.clip_gradients(inner, self.gradient_clip_val, "norm")
             if is_finite or i == 0:
                 optimizer.step()
             optimizer.zero_grad()
@@ -331,8 +332,3 @@ class VAEGANTask(Task):
         """Load the snapshot."""
         super().on_load_checkpoint(checkpoint)
         self.snapshot.state = checkpoint["snapshot"]
-
-
-def unwrapped(optimizer: AnyOptimizer) -> Optimizer:
-    """Return the torch optimizer inside Lightning's wrapper."""
-    return optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
