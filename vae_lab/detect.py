@@ -7,12 +7,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.cli.entry import command, settle_threads
 
-log = logging.getLogger("vae_lab.detect")  # __main__, as a command, is no part of vae_lab
+log = logging.getLogger("vae_lab.detect")  # as a command, __name__ is __main__
 
 
 @command("detect")
 def main(cfg: DictConfig) -> None:
-    """Write a table of scores, p-values and verdicts, a contact sheet and heat maps of what is flagged."""
+    """Write a table of scores and p-values, a contact sheet, and heat maps of the flagged images."""
     from vae_lab.detection.score_folder import score_folder  # torch takes seconds
 
     settle_threads(cfg)

@@ -1,4 +1,4 @@
-"""`python -m vae_lab.evaluate run=<run folder>`: measure likelihood, sample quality and reconstructions of a model."""
+"""`python -m vae_lab.evaluate run=<run folder>`: measure a model's likelihood, samples and reconstructions."""
 
 import logging
 
@@ -7,12 +7,12 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.cli.entry import command, settle_threads
 from vae_lab.system.folders import expanded
 
-log = logging.getLogger("vae_lab.evaluate")  # __main__, as a command, is no part of vae_lab
+log = logging.getLogger("vae_lab.evaluate")  # as a command, __name__ is __main__
 
 
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
-    """Write evaluation-<split>.json and .html."""
+    """Evaluate a run and write evaluation-<split>.json and evaluation-<split>.html."""
     from vae_lab.evaluation.run import evaluate_run, file_name, headline  # torch and Lightning take seconds
     from vae_lab.runs.folder import locate
 

@@ -174,7 +174,7 @@ def test_a_key_without_a_network_does_not_stop_a_run(tmp_path: Path) -> None:
     unreachable = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = vae_lab("train", *TINY, "logger=wandb", "logger.wandb.timeout=2", cwd=tmp_path, **unreachable)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on offline" in done.stdout
+    assert "continuing offline" in done.stdout
 
 
 def test_ctrl_c_saves_and_says_so(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from vae_lab.detection.detector import RunDetector, content_hashes
-from vae_lab.detection.ground_truth import Known, report_truth
+from vae_lab.detection.ground_truth import LabelledRows, report_truth
 from vae_lab.detection.journal import Row
 from vae_lab.detection.score_folder import warn_if_few
 from vae_lab.detection.score_images import score_images
@@ -50,7 +50,7 @@ def save_part(run: Path, part: str, rows: range, folder: Path) -> None:
 def beware(caplog: pytest.LogCaptureFixture) -> list[str]:
     found = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     caplog.clear()
-    return [line for line in found if "p-values mean nothing" in line]
+    return [line for line in found if "p-values are invalid" in line]
 
 
 @pytest.mark.parametrize("score", ["neg_elbo", "all"])
@@ -62,9 +62,9 @@ def test_images_that_were_trained_on_are_named(
     for out in ("first.csv", "again.csv"):  # calibrated in the first call, and read back in the second
         judge(run, tmp_path / "images", tmp_path / out, {"score": small(score)})
         assert beware(caplog) == [
-            "beware: 6 of these 13 images were trained on (first: train00.png): their p-values mean nothing",
-            "beware: 3 of these 13 images were validated and calibrated with (first: val00.png): their p-values mean"
-            " nothing",
+            "warning: 6 of these 13 images were used in training (first: train00.png): their p-values are invalid",
+            "warning: 3 of these 13 images were used in validation and calibration (first: val00.png): their p-values"
+            " are invalid",
         ]
         seen = {row["path"]: row["seen"] for row in table(tmp_path / out)}
         assert {path.rstrip("0123456789.png"): part for path, part in seen.items()} == {
@@ -85,7 +85,7 @@ def test_images_in_python_are_looked_up_too(run: Path, caplog: pytest.LogCapture
     for images in (both, both.float() / 255):
         judged = score_images(run, images, alpha=0.1)
         assert judged.details["seen"].tolist() == [1] * 5 + [0] * 2
-        assert beware(caplog) == ["beware: 5 of these 7 images were trained on: their p-values mean nothing"]
+        assert beware(caplog) == ["warning: 5 of these 7 images were used in training: their p-values are invalid"]
 
 
 def test_an_image_of_two_parts_was_trained_on(run: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_hash_is_one_of_the_pixels() -> None:
 
 def test_a_small_calibration_is_marked(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     judge(run, save_pictures(run, tmp_path / "pictures"), tmp_path / "t.csv")
-    line = "beware: calibrated with 40 images, at alpha = 0.1 from 2.8 to 20.4 % of normal images are flagged"
+    line = "warning: with 40 calibration images and alpha = 0.1, from 2.8 to 20.4 % of normal images are flagged"
     assert line in caplog.messages
     caplog.clear()
     warn_if_few(1000, 0.05)
@@ -119,8 +119,8 @@ def test_an_interval_that_is_a_point_is_marked(
     normal = [Row(f"{i}.png", {"score": float(i), "seen": float(i == 2)}, "") for i in range(8)]
     anomalous = [Row(f"{i}.png", {"score": lowest + 5 * i, "seen": 0.0}, "") for i in range(3)]
     detector = RunDetector(load_model(run), NegELBO(1, 0), torch.arange(9).double(), binary=False, key="")
-    report_truth(detector, Known(normal, anomalous), tmp_path / "t.csv", 50)
-    line = "beware: score separates all images, so that its interval is a point; of so few, the AUROC may be 0.29"
+    report_truth(detector, LabelledRows(normal, anomalous), tmp_path / "t.csv", 50)
+    line = "warning: score separates all images, so its interval is a point; with so few, the AUROC may be 0.29"
     assert (line in caplog.messages) == marked
     assert json.loads((tmp_path / "t-truth.json").read_text())["nseen"] == 1
 

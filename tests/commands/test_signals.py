@@ -139,7 +139,7 @@ def test_in_a_step_of_slurm_no_run_goes_on_unasked(config: Compose, tmp_path: Pa
         shutil.copy(stored, place / "hpc_ckpt_1.ckpt")
     summary = train_run(config())
     assert (summary["steps"], summary["test/neg_elbo"]) == (4, alone["test/neg_elbo"])
-    with pytest.raises(ValueError, match=r"holds hpc_ckpt_1.ckpt, from which Lightning would go on unasked"):
+    with pytest.raises(ValueError, match=r"holds hpc_ckpt_1.ckpt, from which Lightning would resume unasked"):
         train_run(config(f"trainer.default_root_dir={tmp_path}", folder="third"))
 
 

@@ -185,7 +185,7 @@ def test_files_named_twice_are_counted(tmp_path: Path, caplog: pytest.LogCapture
     put(tmp_path / "a/b/0.png")
     put(tmp_path / "a/1.png")
     assert len(find_all([tmp_path / "a", tmp_path / "a/b"]).files) == 2
-    assert "passed over 1 files that images= names twice" in caplog.messages
+    assert "skipped 1 files that images= names twice" in caplog.messages
 
 
 def test_runs_inside_the_folder_of_their_images_leave_it_the_same(

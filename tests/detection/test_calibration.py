@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.stats import binom, kstest
 
 from vae_lab.data.images import ImageSet, scaled
-from vae_lab.detection.calibration import Calibration, calibration_path, drawn, load_detector, score_config
+from vae_lab.detection.calibration import Calibration, calibration_path, draw_images, load_detector, score_config
 from vae_lab.detection.detector import CombinedDetector, RunDetector
 from vae_lab.detection.scores.anomaly import IwaeNLL, NegELBO, Score, Typicality
 from vae_lab.runs.load import load_data, load_model
@@ -42,7 +42,7 @@ def test_a_calibration_is_a_sample_of_the_whole_part(days: Path) -> None:
     bright = val.pixels(slice(None)).float().mean((1, 2, 3)) > 100
     for n in (40, len(val), 10 * len(val)):
         torch.manual_seed(n)  # whoever calls has random numbers of their own
-        chosen, again = drawn(val, n, "val"), drawn(val, n, "val")
+        chosen, again = draw_images(val, n, "val"), draw_images(val, n, "val")
         assert torch.equal(chosen, again)
         assert len(chosen) == len({image.numpy().tobytes() for image in chosen}) == min(n, len(val))
         share = (chosen.float().mean((1, 2, 3)) > 100).double().mean()
@@ -56,7 +56,7 @@ def test_a_calibration_is_a_sample_of_the_whole_part(days: Path) -> None:
 def test_a_draw_leaves_the_callers_random_numbers_alone() -> None:
     images = ImageSet(torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1), torch.zeros(9, dtype=torch.int64))
     state = torch.get_rng_state()
-    assert not torch.equal(drawn(images, 4, "val"), drawn(images, 4, "train"))
+    assert not torch.equal(draw_images(images, 4, "val"), draw_images(images, 4, "train"))
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -109,4 +109,4 @@ def test_a_fixed_variance_has_no_complexity(tmp_path: Path, caplog: pytest.LogCa
     panel = load_detector(fixed, {name: small(name) for name in ("complexity", "rate")}, HOW)
     assert isinstance(panel, CombinedDetector)
     assert panel.members.keys() == {"rate"}
-    assert "without complexity: score=complexity compares nats" in caplog.text
+    assert "leaving out score complexity: score=complexity compares nats" in caplog.text

@@ -121,8 +121,8 @@ def test_a_calibration_sets_own_rate_has_the_spread_that_is_told() -> None:
         (lambda: verdicts(torch.full((3,), NAN, dtype=torch.float64), 0.5), "3 of 3 p-values"),
         (lambda: smallest_p_value(0), "ncalibration must be"),
         (lambda: p_values(normals(0), normals(3)), "no calibration scores"),
-        (lambda: p_values(torch.tensor([1.0, NAN]), normals(3)), "1 of 2 calibration scores are not numbers"),
-        (lambda: p_values(normals(3), torch.tensor([NAN, NAN, 1.0])), "2 of 3 new scores are not numbers"),
+        (lambda: p_values(torch.tensor([1.0, NAN]), normals(3)), "1 of 2 calibration scores are NaN"),
+        (lambda: p_values(normals(3), torch.tensor([NAN, NAN, 1.0])), "2 of 3 new scores are NaN"),
         (lambda: require_scores(normals(0), "grey"), "no grey scores"),
     ],
 )

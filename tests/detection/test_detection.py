@@ -145,7 +145,7 @@ def test_the_guard_names_what_is_preferred_to_normal_images() -> None:
     [
         (lambda a: detection(a, a[:0], nreplicates=9, seed=0), "no anomalous scores"),
         (lambda a: detection(a[:0], a, nreplicates=9, seed=0), "no normal scores"),
-        (lambda a: auroc(a, a * float("nan")), "20 of 20 anomalous scores are not numbers"),
+        (lambda a: auroc(a, a * float("nan")), "20 of 20 anomalous scores are NaN"),
         (lambda a: detection(a, a, nreplicates=0, seed=0), "nreplicates must be"),
         (lambda a: inverted(a[:0], {"grey": a}), "no calibration scores"),
         (lambda a: inverted(a, {"grey": a * float("nan")}), "20 of 20 grey scores"),

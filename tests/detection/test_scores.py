@@ -391,7 +391,7 @@ def test_a_score_made_of_another_asks_for_what_that_one_needs(make: Callable[[Sc
 
 def test_complexity_needs_a_scale() -> None:
     model = vae()
-    with pytest.raises(ValueError, match="a fixed variance makes them of any size"):
+    with pytest.raises(ValueError, match="a fixed variance gives nats an arbitrary scale"):
         Complexity(NegELBO(1, 0)).require(model)
     model.likelihood = SigmaVAE(0.0, 10.0)
     Complexity(NegELBO(1, 0)).require(model)

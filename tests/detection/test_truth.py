@@ -9,7 +9,7 @@ import pytest
 from detecting import HOW, judge, save_pictures, small, table
 
 from vae_lab.detection.calibration import load_detector
-from vae_lab.detection.ground_truth import Known, report_truth
+from vae_lab.detection.ground_truth import LabelledRows, report_truth
 from vae_lab.detection.journal import Row
 from vae_lab.errors import DataError, FilesFailed
 
@@ -58,10 +58,10 @@ def test_the_truth_may_be_a_table(run: Path, mixed: Path, tmp_path: Path) -> Non
     assert (found["nnormal"], found["nanomalous"]) == (19, 8)
     assert found["score"]["auroc"]["value"] > 0.9
     for content, message in {
-        "path,anomalous\n00.png,0": "at least one image normal",
+        "path,anomalous\n00.png,0": "at least one image as normal",
         "path,anomalous\nno.png,0": "'no.png', which is not among the images",
-        "path,anomalous\n00.png,2": "no CSV with the columns",
-        "name\n00.png": "no CSV with the columns",
+        "path,anomalous\n00.png,2": "must be a CSV with the columns",
+        "name\n00.png": "must be a CSV with the columns",
         "path,anomalous\n00.png,0\ns0.png,1\n00.png,1": "'00.png' more than once",
         "path,anomalous\n00.png,0\ns0.png,1\n00.png,0": "'00.png' more than once",
     }.items():
@@ -92,7 +92,7 @@ def test_a_table_named_as_ours_would_be_is_read_and_kept(run: Path, mixed: Path,
 
 def test_a_pipe_is_no_truth(run: Path, mixed: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "truth.csv")
-    with pytest.raises(DataError, match="is no CSV"):
+    with pytest.raises(DataError, match="must be a CSV"):
         judge(run, mixed, tmp_path / "t.csv", {"truth": str(tmp_path / "truth.csv")})
 
 
@@ -102,7 +102,7 @@ def test_anomalies_inside_the_images_are_not_normal_too(run: Path, pictures: Pat
     found = json.loads((tmp_path / "t-truth.json").read_text())
     assert (found["nnormal"], found["nanomalous"]) == (20, 8)
     assert all(row["path"].startswith("normal") for row in table(tmp_path / "t.csv"))
-    with pytest.raises(DataError, match="holds nothing but what is left out"):
+    with pytest.raises(DataError, match="holds no files other than"):
         judge(run, everything / "normal", tmp_path / "t.csv", {"truth": str(everything)})
 
 
@@ -119,5 +119,5 @@ def test_scores_that_are_upside_down_are_named(
 ) -> None:
     high, low = ([Row(str(i), {"score": float(i + j), "seen": 0.0}, "") for i in range(20)] for j in (5, 0))
     detector = load_detector(run, small("neg_elbo"), HOW)
-    report_truth(detector, Known(high, low) if inverted else Known(low, high), tmp_path / "t.csv", 20)
-    assert ("score is upside down here: an anomalous image scores below a normal one in 70" in caplog.text) == inverted
+    report_truth(detector, LabelledRows(high, low) if inverted else LabelledRows(low, high), tmp_path / "t.csv", 20)
+    assert ("score is inverted here: an anomalous image scores below a normal one in 70" in caplog.text) == inverted

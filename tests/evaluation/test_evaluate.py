@@ -23,8 +23,8 @@ from vae_lab.evaluation import extractors
 from vae_lab.evaluation import run as evaluation_run
 from vae_lab.evaluation.metrics.features import DigitClassifier, RandomVGG
 from vae_lab.evaluation.metrics.likelihood import difference_mean, plain_mean, set_likelihood
-from vae_lab.evaluation.protocol import affordable, chosen_chunk, chosen_sizes
-from vae_lab.evaluation.run import copied, evaluate_run, headline
+from vae_lab.evaluation.protocol import choose_chunk, choose_sizes, limit_settings
+from vae_lab.evaluation.run import evaluate_run, find_copies, headline
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.sampling.images import generate_images
@@ -145,7 +145,7 @@ WRONG = [
     ({"device": "meta"}, "choose auto, cpu or cuda"),
     ({"nll_images": 1}, "at least 4 images"),
     ({"nblocks": 1}, "nblocks must be a whole number of at least 2, not 1"),
-    ({"features": "magic"}, "features=magic: there are auto, digits"),
+    ({"features": "magic"}, "features must be one of auto, digits"),
     ({"checkpoint": "worst"}, "checkpoint must be one of best, last"),
     ({"root": "/nowhere"}, "leave data.root out"),
 ]
@@ -195,7 +195,7 @@ def test_mirrored_copies_count_where_training_was_mirrored(
     noise = torch.randint(0, 256, (300, 1, 8, 8), generator=torch.Generator().manual_seed(1)).byte()
     parts = data.raw_splits
     monkeypatch.setattr(data, "raw_splits", parts._replace(train=ImageSet(noise, torch.zeros(300, dtype=torch.long))))
-    found = copied({"prior": noise[:50].flip(-1) / 255}, data, 0, {"side": 8, "nreference": 100})
+    found = find_copies({"prior": noise[:50].flip(-1) / 255}, data, 0, {"side": 8, "nreference": 100})
     assert found["prior"].share == pytest.approx(share, abs=0.06)
 
 
@@ -252,12 +252,12 @@ def test_other_images_than_the_runs_are_refused(run: Path, monkeypatch: pytest.M
 
 def test_sizes_depend_on_the_device_and_on_what_was_asked() -> None:
     none = (None, None, None)
-    assert chosen_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2000)
-    assert chosen_sizes(none, torch.device("cuda"), 10_000, 5000) == (5000, 10_000, 5000)
-    assert chosen_sizes((7, 20_000, None), torch.device("cpu"), 10_000, 180) == (7, 10_000, 180)
-    assert affordable({"nblocks": 10, "k": 5}, 8) == {"nblocks": 4, "k": 5}
-    assert chosen_chunk(None, 784) == 2551
-    assert chosen_chunk(None, 256 * 256 * 3) == 10
+    assert choose_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2000)
+    assert choose_sizes(none, torch.device("cuda"), 10_000, 5000) == (5000, 10_000, 5000)
+    assert choose_sizes((7, 20_000, None), torch.device("cpu"), 10_000, 180) == (7, 10_000, 180)
+    assert limit_settings({"nblocks": 10, "k": 5}, 8) == {"nblocks": 4, "k": 5}
+    assert choose_chunk(None, 784) == 2551
+    assert choose_chunk(None, 256 * 256 * 3) == 10
 
 
 def binary_images(n: int) -> ImageSet:
@@ -336,12 +336,12 @@ def test_each_split_and_protocol_is_kept(run: Path, tmp_path: Path, caplog: pyte
     assert sorted(path.name for path in tmp_path.glob("*.json")) == ["evaluation-test.json", "evaluation-train.json"]
     first = json.loads((tmp_path / "evaluation-test.json").read_text())
     assert small(run, tmp_path)["likelihood"] == first["likelihood"]
-    assert "is kept as" not in caplog.text, "the same weights by the same protocol give the same evaluation"
+    assert "renamed an earlier" not in caplog.text, "the same weights by the same protocol give the same evaluation"
     small(run, tmp_path, {"nsamples": 10})
     (kept,) = tmp_path.glob("evaluation-test-*.json")
     assert json.loads(kept.read_text())["protocol"]["nsamples"] == 20
     assert kept.with_suffix(".html").is_file()
-    assert f"an earlier evaluation-test.json, with nsamples=20 (here 10), is kept as {kept.name}" in caplog.text
+    assert f"renamed an earlier evaluation-test.json, with nsamples=20 (here 10), to {kept.name}" in caplog.text
     small(run, tmp_path, {"checkpoint": "last", "nsamples": 10})
     assert "with checkpoint=best (here last)" in caplog.text
 
@@ -371,7 +371,7 @@ def test_a_classifier_is_trained_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert isinstance(extractors.load_extractor("vgg", images), RandomVGG)
     alike = ImageSet(images.pixels(slice(None)), torch.zeros(48, dtype=torch.int64))
     assert isinstance(extractors.load_extractor("auto", alike), RandomVGG)
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="fewer than 2 classes"):
         extractors.load_extractor("digits", alike)
 
 

@@ -115,7 +115,7 @@ def test_a_small_set_is_learnt_by_heart_and_beyond() -> None:
 
 def test_images_without_classes_are_refused() -> None:
     images = ImageSet(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match="no classes to tell apart; take RandomVGG"):
+    with pytest.raises(ValueError, match="fewer than 2 classes; choose features=vgg"):
         train_classifier(images, nbatches=1, batch_size=2, learning_rate=0.01, seed=0)
     with pytest.raises(ValueError, match="nbatches must be a whole number"):
         train_classifier(images, nbatches=0, batch_size=2, learning_rate=0.01, seed=0)

@@ -328,9 +328,9 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     assert lines[0].startswith("-log p(x | y)")
     assert "class accuracy" in lines[1]
     page = (tmp_path / "out" / "evaluation-test.html").read_text()
-    assert "Given a class" in page
+    assert "A classifier of the training images" in page
     assert result["caveats"]
-    assert all(f"Beware: {sentence}" in page for sentence in result["caveats"])
+    assert all(f"Warning: {sentence}" in page for sentence in result["caveats"])
     text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
     assert [key for key in result["classes"] if f"`{key}`" not in text] == []
 
@@ -347,8 +347,8 @@ def test_classes_that_do_not_fit_the_images_end_training_at_the_start(config: Co
 
 def test_idle_classes_are_told(config: Compose, caplog: pytest.LogCaptureFixture) -> None:
     train_run(config("data=digits", "data.only=[3,5]", "model.nclasses=10", "model.encoder.widths=[4,4,4]"))
-    line = "no training image is of the classes [2, 3, 4, 5, 6, 7, 8, 9]: what they generate means nothing; the images"
-    assert f"{line} have 2 classes, and model.nclasses=2 is enough" in caplog.messages
+    line = "no training image is of the classes [2, 3, 4, 5, 6, 7, 8, 9]: images generated for them are meaningless"
+    assert f"{line}; the images have 2 classes, and model.nclasses=2 is enough" in caplog.messages
 
 
 def test_kept_classes_are_those_of_the_model_by_their_names(

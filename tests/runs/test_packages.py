@@ -235,7 +235,7 @@ def test_python_takes_trust_too(foreign: Path) -> None:
     assert len(score_images(foreign, images, alpha=0.5, trust="otherlab").scores) == 4
     own = {"_target_": "otherlab.Brightness"}
     assert len(score_images(foreign, images, own, alpha=0.5, trust="otherlab").scores) == 4
-    with pytest.raises(ValueError, match="makes a GELU, which is no Score"):
+    with pytest.raises(ValueError, match="builds a GELU, not a Score"):
         score_images(foreign, images, GELU | {"_partial_": False}, alpha=0.5, trust="otherlab")
 
 

@@ -234,7 +234,7 @@ def exception_checkpoint(row: Row) -> None:
     with pytest.raises(ValueError, match="sabotage"):
         row.run({}, Raises(), stock.OnExceptionCheckpoint(row.folder / "own"))
     assert torch.load(row.folder / "own" / "on_exception.ckpt", weights_only=True)["global_step"] == 3
-    with pytest.raises(ValueError, match="OnExceptionCheckpoint: Lightning would go on from"):
+    with pytest.raises(ValueError, match="OnExceptionCheckpoint: Lightning would resume from"):
         row.run({}, stock.OnExceptionCheckpoint(row.folder / "own"))
 
 

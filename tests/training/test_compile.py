@@ -13,7 +13,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from vae_lab.errors import exit_code
 from vae_lab.training.callbacks.compiled import Compiled
-from vae_lab.training.run import lost, train_run
+from vae_lab.training.run import train_run, translate_error
 from vae_lab.training.tasks.task import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of torch's own
@@ -89,13 +89,13 @@ def test_a_backend_that_there_is_not_is_refused(choice: object, config: Callable
 
 @pytest.mark.parametrize("choice", ["true", "cudagraphs"])
 def test_cuda_graphs_without_a_gpu_are_refused(choice: str, config: Callable[..., DictConfig]) -> None:
-    with pytest.raises(ValueError, match=r"this run is on no GPU; choose compile=false, or compile=inductor") as caught:
+    with pytest.raises(ValueError, match=r"is not on a GPU; choose compile=false, or compile=inductor") as caught:
         train_run(config(*SMALL, "model=mlp", f"compile={choice}"))
     assert exit_code(caught.value) == 2
 
 
 def test_what_torch_cannot_compile_is_a_setting_that_is_wrong() -> None:
     error = BackendCompilerFailed(Compiled, RuntimeError("no compiler"), None)
-    known = lost(error)
+    known = translate_error(error)
     assert exit_code(known) == 2
     assert "choose compile=false" in str(known)

@@ -19,7 +19,7 @@ from vae_lab.errors import RanksLost, exit_code, status
 from vae_lab.runs.load import load_model
 from vae_lab.train import main as train
 from vae_lab.training.distributed.failures import FailureReport, read_reports, write_report
-from vae_lab.training.distributed.launch import what_happened
+from vae_lab.training.distributed.launch import find_root_cause
 
 TWO = (*TINY, "trainer.devices=2", "+callbacks.witness._target_=sabotage.Witness")
 
@@ -108,7 +108,7 @@ def test_if_one_process_dies_the_run_ends_with_a_reason(tmp_path: Path) -> None:
     assert "Traceback" not in output
     end = summary(the_folder(tmp_path))
     assert end["status"] == "failed"
-    assert end["reason"] == "process 1 of this run was killed by SIGKILL; the others were ended."
+    assert end["reason"] == "process 1 of this run was killed by SIGKILL; the others were stopped."
 
 
 @pytest.mark.slow
@@ -128,7 +128,7 @@ def said(when: float, code: int = 2, *, echo: bool = False) -> FailureReport:
 
 
 ENDS: dict[str, tuple[dict[int, int], dict[int, FailureReport], str, int]] = {
-    "killed": ({0: 6, 1: -9}, {0: said(1)}, "process 1 of this run was killed by SIGKILL; the others were ended.", 6),
+    "killed": ({0: 6, 1: -9}, {0: said(1)}, "process 1 of this run was killed by SIGKILL; the others were stopped.", 6),
     "killed, and its launcher ended the other": (
         {0: -15, 1: -11},
         {},
@@ -146,7 +146,7 @@ ENDS: dict[str, tuple[dict[int, int], dict[int, FailureReport], str, int]] = {
 @pytest.mark.parametrize("name", ENDS)
 def test_the_run_ends_for_the_reason_of_the_process_that_began(name: str) -> None:
     codes, words, reason, code = ENDS[name]
-    end = what_happened(codes, words)
+    end = find_root_cause(codes, words)
     assert reason in str(end)
     assert exit_code(end) == code
     assert status(end) == ("diverged" if code == 4 else "failed")
@@ -155,7 +155,7 @@ def test_the_run_ends_for_the_reason_of_the_process_that_began(name: str) -> Non
 
 def test_what_all_processes_say_is_told_by_the_first_of_them() -> None:
     first, second = said(2)._replace(reason="no images"), said(1)._replace(reason="no images")
-    assert what_happened({1: 2}, {0: first, 1: second}).account == first.account
+    assert find_root_cause({1: 2}, {0: first, 1: second}).account == first.account
 
 
 def test_the_first_words_of_a_process_are_kept(tmp_path: Path) -> None:

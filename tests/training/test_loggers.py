@@ -129,7 +129,7 @@ def test_what_is_chosen_gets_metrics_settings_and_pictures(
         assert {path.name for path in run.iterdir() if path.name in READERS} == set(ROWS[typed]) - {"csv", "mylab"}
         for name in ROWS[typed]:
             check(READERS[name](run), summary, pictures=name != "csv")
-    told = f"logger.mine takes no pictures; they lie in {tmp_path}/run/figures"
+    told = f"logger.mine does not accept images; they are in {tmp_path}/run/figures"
     assert (told in capfd.readouterr().out) == ("CSV" in typed)
 
 

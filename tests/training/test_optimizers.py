@@ -133,7 +133,7 @@ SPATIAL = ("model=resnet", "model.encoder.spatial=true", "model.nlatent=16")
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["optimizer=muon", *SPATIAL], "Muon moves .* has none; choose optimizer=adamw"),
+        (["optimizer=muon", *SPATIAL], "Muon updates .* lacks; choose optimizer=adamw"),
         (["optimizer=adamw", "optimizer.lr=-1"], "Invalid learning rate: -1"),
         (["optimizer=muon", "optimizer.adjust_lr_fn=nothing"], "nothing is not supported"),
         (["optimizer=sgd", "optimizer.momentum=0"], "Nesterov momentum requires a momentum"),

@@ -146,7 +146,7 @@ def test_of_two_runs_in_one_folder_the_second_is_refused(config: Compose, tmp_pa
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(ValueError, match=f"process {other.pid} .* is at work there"):
+        with pytest.raises(ValueError, match=f"process {other.pid} .* is using this folder"):
             train_run(config(*PLAIN))
         other.kill()
     assert not (tmp_path / "run" / "summary.json").exists()

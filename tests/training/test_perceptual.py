@@ -63,7 +63,7 @@ def test_the_weight_of_lpips_is_checked(weights: Path, weight: float) -> None:
 
 
 def test_images_too_small_for_lpips_are_told_at_construction(weights: Path) -> None:
-    with pytest.raises(ValueError, match=r"backbone=squeeze cannot look at data\.image_size=4; choose larger"):
+    with pytest.raises(ValueError, match=r"backbone=squeeze cannot process data\.image_size=4; choose larger"):
         LPIPS(weight=1.0, backbone="squeeze", image_size=4)
 
 

@@ -191,7 +191,7 @@ def test_resume_alone_goes_on_in_the_folder_with_its_settings(
     assert trained_by_command(monkeypatch, *common, "trainer.max_steps=10", "folder=run") == 0
     before = summary_of(tmp_path / "run")
     assert trained_by_command(monkeypatch, "resume=run") == 2
-    assert "that run has completed its 10 steps; name a larger trainer.max_steps" in "".join(capfd.readouterr())
+    assert "that run has completed its 10 steps; set a larger trainer.max_steps" in "".join(capfd.readouterr())
     assert summary_of(tmp_path / "run") == before
     assert trained_by_command(monkeypatch, "resume=run", "trainer.max_steps=16") == 0
     after, whole = summary_of(tmp_path / "run"), summary_of(tmp_path / "whole")
@@ -231,7 +231,7 @@ def test_a_strangers_folder_chooses_no_class_and_no_place(name: str, tmp_path: P
         if not refused:
             assert images in continued([f"resume={tmp_path / 'run'}"])
             continue
-        with pytest.raises(ValueError, match="names a class or a place and is not taken from a file; type it again"):
+        with pytest.raises(ValueError, match="names a class or a path and is not read from a file; type it again"):
             continued([f"resume={tmp_path / 'run'}"])
 
 
@@ -274,7 +274,7 @@ def test_what_may_change_and_what_may_not_is_told_key_by_key(config: Compose, tm
 def test_a_planned_learning_rate_is_not_extended(config: Compose, tmp_path: Path) -> None:
     train_run(config(*TYPED, *QUIET, "schedule=one_cycle", folder="first"))
     longer = ("schedule=one_cycle", "trainer.max_steps=8", f"resume={tmp_path / 'first'}")
-    with pytest.raises(ValueError, match=r"its learning rate was planned for trainer.max_steps=4, .* init="):
+    with pytest.raises(ValueError, match=r"its learning rate was scheduled for trainer.max_steps=4, .* init="):
         train_run(config(*TYPED, *QUIET, *longer, folder="second"))
 
 
@@ -293,12 +293,12 @@ def test_init_starts_anew_from_weights_and_lists_what_does_not_fit(
     assert (summary["steps"], summary["status"]) == (4, "completed")
     said: Any = summary["init"]
     assert said["loaded"] > 0
-    assert f"stay fresh, as no stored one fits: {', '.join(said['fresh'])}" in caplog.text
+    assert f"no stored weights match, initialised randomly: {', '.join(said['fresh'])}" in caplog.text
     _, task, _ = build_parts(config(*TYPED, *QUIET, "task=vaegan", "data.image_size=16", "model.image_size=8"), {})
     load_initial_weights(task, str(tmp_path / "first"))
     learner: Any = task.learner
     assert all(weight.equal(stored[f"model.{name}"]) for name, weight in learner.state_dict().items())
-    with pytest.raises(ValueError, match=r"none of its weights has the name and the shape"):
+    with pytest.raises(ValueError, match=r"none of its weights matches this model"):
         train_run(config("data=synthetic", "model=conv", init, folder="third"))
     with pytest.raises(ValueError, match=r"choose one"):
         train_run(config(*TYPED, *QUIET, init, f"resume={tmp_path / 'first'}", folder="fourth"))

@@ -58,7 +58,7 @@ def test_a_warm_up_that_does_not_end_is_told(total_steps: int, caplog: pytest.Lo
         found = rates(warm_up_and_cosine(optimizer(), warmup=5, floor=0.0, total_steps=total_steps), total_steps)
     assert max(found[:-1]) < 1.0
     (message,) = caplog.messages
-    assert message == f"schedule.warmup=5: training has {total_steps} steps, and never reaches optimizer.lr"
+    assert message == f"schedule.warmup=5: training has {total_steps} steps and never reaches optimizer.lr"
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_share_of_an_endless_training_is_refused(config: Compose) -> None:
 def test_a_kl_warm_up_by_share_is_not_extended(config: Compose, tmp_path: Path) -> None:
     settings = (*SMALL, "objective=elbo_warmup", "objective.beta.nsteps=0.5")
     train_run(config(*settings, folder="first"))
-    with pytest.raises(ValueError, match=r"its KL weight was planned for trainer.max_steps=4, and another length"):
+    with pytest.raises(ValueError, match=r"its KL weight was scheduled for trainer.max_steps=4, but another length"):
         train_run(config(*settings, "trainer.max_steps=6", f"resume={tmp_path / 'first'}", folder="second"))
 
 
@@ -208,5 +208,7 @@ def test_a_longer_cosine_is_refused_and_names_the_cause(config: Compose, tmp_pat
     settings = ("schedule=cosine", "schedule.warmup=1", "model=mlp", "model.encoder.width=8")
     train_run(config(*settings, folder="first"))
     longer = (*settings, "trainer.max_steps=6", f"resume={tmp_path / 'first'}")
-    with pytest.raises(ValueError, match=r"its learning rate was planned for trainer.max_steps=4, and another length"):
+    with pytest.raises(
+        ValueError, match=r"its learning rate was scheduled for trainer.max_steps=4, but another length"
+    ):
         train_run(config(*longer, folder="second"))

@@ -193,11 +193,11 @@ def test_a_run_of_another_version_is_named_when_it_goes_on(
 ) -> None:
     train_run(config(folder="first"))
     train_run(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="second"))
-    assert "began that run" not in caplog.text
+    assert "started that run" not in caplog.text
     path = tmp_path / "first" / "summary.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "1" * 40}))
     train_run(config(f"resume={tmp_path / 'first'}", "trainer.max_steps=5", folder="third"))
-    assert f"(commit {'1' * 40}) began that run, and " in caplog.text
+    assert f"(commit {'1' * 40}) started that run, and " in caplog.text
 
 
 def test_validation_runs_at_the_end_of_a_run_of_any_length(config: Compose, tmp_path: Path) -> None:

@@ -199,10 +199,10 @@ def test_a_collapse_is_caught_and_recovered_from(
     with caplog.at_level(logging.WARNING, logger="vae_lab"):
         trainer.fit(task, datamodule=data)
     logger.save()
-    said = [record.getMessage() for record in caplog.records if "back to the weights of batch" in record.getMessage()]
+    said = [record.getMessage() for record in caplog.records if "restored the weights of batch" in record.getMessage()]
     assert said
     assert int(re.findall(r"weights of batch (\d+)", said[0])[0]) >= 60
-    assert "lowered to 0.5 of its own" in said[0]
+    assert "multiplied the adversarial weight by 0.5" in said[0]
     table = [row for row in read(tmp_path / "metrics.csv") if row["train/loss"]]
     worst, final = (max(float(row["train/discriminator_loss"]) for row in table[70:90]), table[-1])
     assert float(final["train/discriminator_loss"]) < 5 < worst

@@ -1,7 +1,7 @@
-"""Detectors of trained runs by name, with calibration scores that are computed once and cached.
+"""Loading of detectors from trained runs, with a cache of the calibration.
 
-It lies in the run folder as calibration/<score>-<digest>.pt, or in the cache if that folder cannot be written: the
-scores of held-out normal images, and what the score has to learn of normal ones.
+A calibration holds the scores of held-out normal images and the fitted state of the score. It is stored in the run
+folder as calibration/<score>-<digest>.pt, or in the cache folder if the run folder is not writable.
 """
 
 import hashlib
@@ -30,8 +30,7 @@ from vae_lab.detection.detector import (
 )
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
-from vae_lab.errors import DataError, require_count
-from vae_lab.probability.latent_model import LatentModel
+from vae_lab.errors import DataError, require_choice, require_count
 from vae_lab.runs.configs import build
 from vae_lab.runs.folder import checkpoint_path, locate
 from vae_lab.runs.load import load_checkpoint, load_data, load_model, weights_digest
@@ -45,18 +44,18 @@ from vae_lab.system.randomness import counter_seed
 log = logging.getLogger(__name__)
 
 RULE = "drawn from the whole part, which is kept as hashes"
-"""How images are chosen and scored; what was kept under another rule is not used again."""
+"""Version of the way in which images are chosen and scored; calibrations of another version are not reused."""
 
 
 class Calibration(NamedTuple):
-    """How a detector is made of a run.
+    """Settings for loading and calibrating a detector.
 
     Attributes:
         checkpoint: "best" or "last".
-        root: where the run's images lie now, or None.
-        ncalibration: validation images that set the p-values, at most.
-        nfit: training images that a score learns from, at most.
-        trust: packages beside vae_lab that the runs may be made of.
+        root: the folder that holds the run's images now; None for the one stored in the run.
+        ncalibration: largest number of validation images that set the p-values.
+        nfit: largest number of training images to which the score is fitted.
+        trust: packages, besides vae_lab, whose classes the runs may use.
     """
 
     checkpoint: str = "best"
@@ -67,7 +66,7 @@ class Calibration(NamedTuple):
 
 
 class CalibrationSettings(TypedDict, total=False):
-    """Those fields of `Calibration` that have other values than its defaults."""
+    """The fields of `Calibration` as optional keyword arguments."""
 
     checkpoint: str
     root: str | None
@@ -77,48 +76,46 @@ class CalibrationSettings(TypedDict, total=False):
 
 
 def score_config(name: str) -> dict[str, Any]:
-    """Return the settings of a packaged score.
+    """Return the config of a packaged score.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if the name is unknown.
     """
-    names = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
-    if name not in names:
-        raise ValueError(f"score={name}: there are {', '.join(names)}.")
+    require_choice("score", name, sorted(path.stem for path in (CONF / "score").glob("*.yaml")))
     config: dict[str, Any] = yaml.safe_load((CONF / "score" / f"{name}.yaml").read_text(encoding="utf-8"))
     members = [str(entry).partition("@")[0] for entry in config.get("defaults", ())]
     return {member: score_config(member) for member in members} or config
 
 
 def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibration) -> Detector:
-    """Return the detector of a run or of several; the first time for a score, normal images are scored and kept.
+    """Return the detector of one or several runs; its first use with a score computes the calibration and caches it.
 
     Args:
-        runs: run folders, or checkpoint files; several for an ensemble.
-        config: of the score, or of several by name, as `score_config` returns it.
-        how: it is made.
+        runs: run folders or checkpoint files; several for an ensemble.
+        config: config of one score, or of several by name, as `score_config` returns it.
+        how: settings for loading and calibration.
 
     Raises:
-        DataError: if a run or, the first time, its images cannot be read.
-        ValueError: if the score is not for these models.
+        DataError: if a run cannot be read, or its images when the calibration is not cached.
+        ValueError: if the score does not fit these models.
     """
     runs = [runs] if isinstance(runs, Path) else runs
     if not runs:
-        raise ValueError("run= names no run; name the folder of a finished one.")
+        raise ValueError("run= names no run; name the folder of a finished run.")
     require_count("ncalibration", how.ncalibration)
     require_count("nfit", how.nfit)
     if "_target_" in config:
-        return load_one(runs, config, how)
+        return load_score_detector(runs, config, how)
     members: dict[str, Detector] = {}
     refused: dict[str, list[str]] = {}
     for name, one in config.items():
         try:
-            check_fit(runs, make_score(one), how)
+            check_score_fits(runs, make_score(one), how)
         except ValueError as error:
-            log.info("without %s: %s", name, error)
+            log.info("leaving out score %s: %s", name, error)
             refused.setdefault(str(error).rstrip("."), []).append(name)
         else:
-            members[name] = load_one(runs, one, how)
+            members[name] = load_score_detector(runs, one, how)
     if not members:
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in refused.items())
         raise ValueError(f"none of these scores fits ({reasons}).")
@@ -126,85 +123,89 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
 
 
 def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
-    """Raise ValueError if alpha is so small that nothing could be flagged: before the runs' images are scored."""
-    there = [run for run in runs if checkpoint_path(run, how.checkpoint).is_file()]  # of others it is told later
-    nval = [int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in there]
+    """Raise ValueError, before any image is scored, if alpha is too small for any p-value to reach it."""
+    found = [run for run in runs if checkpoint_path(run, how.checkpoint).is_file()]  # loading reports missing ones
+    nval = [int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in found]
     require_level(min([how.ncalibration, *nval]), alpha)
 
 
 def make_score(config: dict[str, Any]) -> Score | Ensemble:
-    """Return the score that a config describes; it comes from the caller and not from a run folder.
+    """Return the score that a config describes; the config must come from the caller, not from a run folder.
 
     Raises:
-        ValueError: if it describes something else.
+        ValueError: if the config describes another class.
     """
     score = build(config)
     if not isinstance(score, Score | Ensemble):
-        raise ValueError(
-            f"score: {config['_target_']} makes a {type(score).__name__}, which is no Score and no Ensemble."
-        )
+        raise ValueError(f"score: {config['_target_']} builds a {type(score).__name__}, not a Score or an Ensemble.")
     return score
 
 
-def load_one(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
+def load_score_detector(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
     """Return the detector of one score."""
     score = make_score(config)
-    check_fit(runs, score, how)
+    check_score_fits(runs, score, how)
     if isinstance(score, Ensemble):
         return EnsembleDetector([load_run(run, config["member"], how) for run in runs], score)
     return load_run(runs[0], config, how)
 
 
-def check_fit(runs: list[Path], score: Score | Ensemble, how: Calibration) -> None:
-    """Raise ValueError if a score is not for so many runs, not for these models, or the runs' images differ."""
+def check_score_fits(runs: list[Path], score: Score | Ensemble, how: Calibration) -> None:
+    """Raise ValueError if a score does not fit this number of runs or these models, or the runs' images differ."""
     if isinstance(score, Ensemble):
         if len(runs) < 2:
             raise ValueError(f"{type(score).__name__} compares several runs: name them as run=[<folder>,<folder>].")
         if len({weights_digest(run, how.checkpoint) for run in runs}) < len(runs):
-            raise ValueError("run= names one checkpoint twice, which agrees with itself; name each run once.")
+            raise ValueError("run= names the same checkpoint twice; name each run once.")
         seen = {json.dumps(load_checkpoint(run, how.checkpoint)["data"], sort_keys=True) for run in runs}
         if len(seen) > 1:
-            raise ValueError("the runs were trained on different images, or on different parts of them.")
+            raise ValueError("the runs were trained on different images or splits; name runs with the same data.")
     elif len(runs) > 1:
-        raise ValueError(f"{type(score).__name__} is for one run; score=waic and score=ensemble_mean are for several.")
+        raise ValueError(f"{type(score).__name__} takes one run; score=waic and score=ensemble_mean take several.")
     for run in runs:
         model = load_model(run, how.checkpoint, trust=how.trust)
         if model.nclasses:
-            raise ValueError(f"{run} is conditional on classes, which images to be judged don't tell: train without.")
+            raise ValueError(f"{run} is conditional on classes, which new images do not have; train with nclasses=0.")
         (score.member if isinstance(score, Ensemble) else score).require(model)
 
 
 def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
-    """Return the detector of one run and one score."""
+    """Return the detector of one run and one score, from the cached calibration if there is one.
+
+    Raises:
+        DataError: if a weight is not finite.
+    """
     score: Score = build(config)
     model = load_model(run, how.checkpoint, trust=how.trust)
-    require_finite(model, run)
+    if not all(weights.isfinite().all() for weights in model.state_dict().values()):
+        raise DataError(f"some weights of {run} are not finite; name another checkpoint or run.")
     binary = load_checkpoint(run, how.checkpoint)["hyper_parameters"]["data"].get("binarize") is not None
     path = calibration_path(run, config, how)
     if path.is_file():
         scores, own = read_calibration(path, score)
         return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
     parts = load_data(run, how.checkpoint, root=how.root, trust=how.trust).raw_splits
-    log.info("%s: scoring normal images of the run, once; kept in %s", type(score).__name__, path)
-    score.fit(model, [prepared(part, binary=binary) for part in drawn(parts.train, how.nfit, "train").split(BATCH)])
-    scores = describe_pixels(model, score, drawn(parts.val, how.ncalibration, "val"), binary=binary)["score"]
-    own = {name: hashes_of(part) for name, part in (("train", parts.train), ("val", parts.val))}
+    log.info("%s: scoring normal images of the run once, cached in %s", type(score).__name__, path)
+    score.fit(
+        model, [prepared(part, binary=binary) for part in draw_images(parts.train, how.nfit, "train").split(BATCH)]
+    )
+    scores = describe_pixels(model, score, draw_images(parts.val, how.ncalibration, "val"), binary=binary)["score"]
+    own = {name: hash_images(part) for name, part in (("train", parts.train), ("val", parts.val))}
     try:
         with whole(path) as temporary:
             torch.save({"scores": scores, "state": score.state_dict(), "own": own}, temporary)
     except OSError as error:
-        log.warning("the calibration cannot be kept in %s: %s", path.parent, error.strerror)
+        log.warning("the calibration cannot be cached in %s: %s", path.parent, error.strerror)
     return RunDetector(model, score, scores, binary=binary, key=path.stem, own=own)
 
 
-def hashes_of(images: ImageSet) -> Hashes:
-    """Return a hash of each image of a part, so that it is recognised when the images are no longer read."""
-    rows = torch.arange(len(images)).split(BATCH)
-    return torch.cat([content_hashes(images.pixels(some)) for some in rows])
+def hash_images(images: ImageSet) -> Hashes:
+    """Return a hash of each image, to recognise it later without reading the images again."""
+    return torch.cat([content_hashes(images.pixels(rows)) for rows in torch.arange(len(images)).split(BATCH)])
 
 
 def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Path:
-    """Return where the calibration of a run is kept: another checkpoint or other settings, another file."""
+    """Return the path of a run's calibration, whose name depends on the weights and on the settings."""
     weights = weights_digest(run, how.checkpoint)
     rule = json.dumps([RULE, config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
     folder = locate(run, how.checkpoint).folder
@@ -213,31 +214,25 @@ def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Pat
     return kept_path(folder, name, weights)
 
 
-def require_finite(model: LatentModel, run: Path) -> None:
-    """Raise DataError if some of a model's weights are not numbers."""
-    if not all(weights.isfinite().all() for weights in model.state_dict().values()):
-        raise DataError(f"some weights of {run} are not finite, so it judges no image; name another checkpoint or run.")
-
-
 def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes]]:
-    """Return the calibration scores of a file and the hashes of the run's images; the score gets what it had learned.
+    """Load the fitted state into `score`, and return the calibration scores and the hashes of the run's images.
 
     Raises:
-        DataError: if it is no calibration of this score.
+        DataError: if the file is not a calibration of this score.
     """
     try:
         stored = read_tensors(path)
         score.load_state_dict(stored["state"])
         return stored["scores"].double(), stored["own"]
-    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
-        raise DataError(f"{path.absolute()} is no calibration of vae_lab; delete it to make a new one.") from error
+    except Exception as error:  # torch has no common type for the errors of a damaged or hostile file
+        raise DataError(f"{path.absolute()} is not a calibration of vae_lab; delete it to make a new one.") from error
 
 
-def drawn(images: ImageSet, n: int, part: str) -> Pixels:
-    """Return `n` images of a part, or all if it has no more, drawn without replacement and the same every time.
+def draw_images(images: ImageSet, n: int, part: str) -> Pixels:
+    """Return `n` images of a part, or all if it has fewer, drawn without replacement with a fixed seed.
 
-    A part keeps the order of its files, so its first images would be those of the first folders alone, and a p-value
-    among them no p-value.
+    The draw is random because the images of a part are in the order of their folders. The first `n` would come from the
+    first folders alone, and p-values would be invalid.
     """
     generator = torch.Generator().manual_seed(counter_seed("calibration", part))
     return images.pixels(torch.randperm(len(images), generator=generator)[:n].sort().values)

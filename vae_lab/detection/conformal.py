@@ -1,13 +1,12 @@
 """Split-conformal p-values of anomaly scores.
 
-Let n normal images be held out and scored. If a new image is normal too, its score is equally likely to have any of the
-n + 1 ranks among theirs, whatever the model and the score. So the share of scores at least as high as its own, itself
-included, stays at or below alpha with a probability of at most alpha: Bates et al. 2023,
-https://arxiv.org/abs/2104.08279, after Vovk, Gammerman and Shafer 2005. Equal scores count as higher, which keeps this
-true with ties.
+Let n held-out normal images have scores. The score of a new normal image is equally likely to have any of the n + 1
+ranks among them, for any model and any score. The p-value is the share of scores at least as high as the new one,
+itself included. So it is at most alpha with a probability of at most alpha: Bates et al. 2023,
+https://arxiv.org/abs/2104.08279, after Vovk, Gammerman and Shafer 2005. Ties count as higher, which keeps the bound.
 
-The probability is over calibration sets as well as images. One calibration set serves for all images, and its own rate
-of false alarms lies somewhat above or below alpha: `false_alarms` tells how far.
+The probability is over calibration sets and images. For the one calibration set that is used, the false alarm rate is
+somewhat above or below alpha; see `false_alarms`.
 """
 
 import math
@@ -25,16 +24,16 @@ PValues = Float64[Tensor, " m"]
 
 
 def p_values(calibration: Scores, scores: Float[Tensor, " m"]) -> PValues:
-    """Return (1 + #{calibration score >= score}) / (n + 1) for each score, a multiple of 1/(n + 1), at most 1.
+    """Return (1 + #{calibration score >= score}) / (n + 1) for each score, from 1 / (n + 1) to 1.
 
-    An infinite score takes its place in the order like any other.
+    Infinite scores are ordered like any others.
 
     Args:
-        calibration: scores of n normal images, held out from training and from every choice of a setting.
-        scores: of the images to be judged, higher = stranger.
+        calibration: scores of n normal images, held out from training and from the choice of settings.
+        scores: scores of new images; higher is more anomalous.
 
     Raises:
-        ValueError: if there are no calibration scores, or one of either kind is not a number.
+        ValueError: if there are no calibration scores, or a score is NaN.
     """
     require_scores(calibration, "calibration")
     require_scores(scores, "new", fewest=0)
@@ -44,27 +43,27 @@ def p_values(calibration: Scores, scores: Float[Tensor, " m"]) -> PValues:
 
 
 def verdicts(p: PValues, alpha: float) -> Bool[Tensor, " m"]:
-    """Return which images are flagged: those with p <= alpha, of normal images a share of alpha at most.
+    """Return whether p <= alpha for each image, which flags at most a share alpha of normal images on average.
 
-    Ask `require_level` first whether any p-value can be so small.
+    Call `require_level` first to check that a p-value can be as small as alpha.
 
     Raises:
-        ValueError: if alpha is not between 0 and 1, or a p-value is not a number.
+        ValueError: if alpha is not between 0 and 1, or a p-value is NaN.
     """
     require_alpha(alpha)
     if p.isnan().any():
-        raise ValueError(f"{int(p.isnan().sum())} of {len(p)} p-values are not numbers; leave those images out.")
+        raise ValueError(f"{int(p.isnan().sum())} of {len(p)} p-values are NaN; leave those images out.")
     return p <= alpha
 
 
 def smallest_p_value(ncalibration: int) -> float:
-    """Return the p-value of an image stranger than all calibration images, 1 / (n + 1)."""
+    """Return the smallest possible p-value, 1 / (n + 1)."""
     require_count("ncalibration", ncalibration)
     return 1 / (ncalibration + 1)
 
 
 def require_level(ncalibration: int, alpha: float) -> None:
-    """Raise ValueError if alpha is not between 0 and 1, or so small that nothing could ever be flagged."""
+    """Raise ValueError if alpha is not between 0 and 1, or smaller than the smallest possible p-value."""
     require_alpha(alpha)
     smallest = smallest_p_value(ncalibration)
     if alpha < smallest:
@@ -75,14 +74,14 @@ def require_level(ncalibration: int, alpha: float) -> None:
 
 
 def false_alarms(ncalibration: int, alpha: float) -> Interval:
-    """Return the share of normal images flagged at level alpha: its mean over calibration sets, and where 95 % lie.
+    """Return the share of normal images flagged at level alpha: its mean and 95 % interval over calibration sets.
 
     The share above the k-th highest of n continuous scores has the distribution Beta(k, n + 1 - k), that of an order
-    statistic of uniform numbers; Vovk 2012, https://arxiv.org/abs/1209.2673, draws conclusions. The number flagged
-    among m fresh images has its binomial spread on top.
+    statistic of uniform numbers; see Vovk 2012, https://arxiv.org/abs/1209.2673. The number flagged among m new images
+    has additional binomial variance.
 
     Raises:
-        ValueError: as `require_level` does.
+        ValueError: if alpha is out of range; see `require_level`.
     """
     require_level(ncalibration, alpha)
     levels = torch.arange(1, ncalibration + 1, dtype=torch.float64) / (ncalibration + 1)  # as `p_values` divides
@@ -92,12 +91,10 @@ def false_alarms(ncalibration: int, alpha: float) -> Interval:
 
 
 def require_scores(scores: Scores, kind: str, fewest: int = 1) -> None:
-    """Raise ValueError if there are too few scores, or some are not numbers."""
+    """Raise ValueError if there are fewer than `fewest` scores, or a score is NaN."""
     nmissing = int(scores.isnan().sum())
     if nmissing:
-        raise ValueError(
-            f"{nmissing} of {len(scores)} {kind} scores are not numbers; leave out what could not be read or scored."
-        )
+        raise ValueError(f"{nmissing} of {len(scores)} {kind} scores are NaN; leave out images without a score.")
     if len(scores) < fewest:
         raise ValueError(f"there are no {kind} scores; at least {fewest} is needed.")
 

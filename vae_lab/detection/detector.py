@@ -1,6 +1,6 @@
 """Detectors: an anomaly score with its calibration, which gives each image a p-value.
 
-A score is made a p-value by its rank among those of held-out normal images, of the run's own validation part.
+The p-value is the rank of a score among those of held-out normal images, which come from the run's validation part.
 """
 
 import hashlib
@@ -33,18 +33,17 @@ Columns = dict[str, Scores]
 Hashes = Int64[Tensor, " m"]
 
 SEEN = ("", "train", "val")
-"""What the column "seen" counts: images that are in neither part of the run's own, in the training or the validation
-part."""
+"""Parts of the run's data by the number in the column "seen"; 0 is for images in neither part."""
 
 
 class Detections(NamedTuple):
-    """What is said of each image.
+    """The result of a detector for each image.
 
     Attributes:
-        scores: higher is stranger; nats, where the score has a unit.
-        p_values: how likely a normal image is to look at least as strange.
+        scores: anomaly scores, higher is more anomalous; in nats if the score has a unit.
+        p_values: probabilities that a normal image has a score at least as high.
         flagged: whether the p-value is at most alpha.
-        details: what else there is to say, by name.
+        details: other columns by name.
     """
 
     scores: Scores
@@ -54,14 +53,14 @@ class Detections(NamedTuple):
 
 
 class Detector(ABC):
-    """The role: describes images and knows how it describes held-out normal ones.
+    """Abstract role: scores images and compares the scores with those of held-out normal images.
 
     Attributes:
         calibration: scores of held-out normal images.
-        key: what the scores depend on.
-        model: in evaluation mode; its reconstructions show where an image is strange.
-        binary: whether the model takes zeros and ones only; an image's are then drawn from its own content.
-        own: hashes of the images that the run was trained on and validated with, by part; see `content_hashes`.
+        key: identifies the score, its settings and the weights.
+        model: the model in evaluation mode, whose reconstructions give the heat maps.
+        binary: whether the model takes binary images; an image is then binarized with a seed from its own content.
+        own: hashes of the run's training and validation images, by part; see `content_hashes`.
     """
 
     calibration: Scores
@@ -72,30 +71,32 @@ class Detector(ABC):
 
     @abstractmethod
     def describe(self, pixels: Pixels) -> Columns:
-        """Return numbers for each image, which depend on that image alone; the first is "score"."""
+        """Return the columns of each image, "score" first; a value depends on no other image."""
 
-    @abstractmethod
     def preferred(self) -> dict[str, float]:
-        """Return the constant images that a score calls more normal than most normal images; see `inverted`."""
+        """Return the constant images that score below most normal images, with the share; see `inverted`."""
+        constants = constant_images(self.model.channels, self.model.image_size, self.model.image_size)
+        found = self.scores((constants * 255).round().to(torch.uint8))
+        return inverted(self.calibration, {name: found[i : i + 1] for i, name in enumerate(CONSTANTS)})
 
     def scores(self, pixels: Pixels) -> Scores:
         """Return the score of each image."""
         return self.describe(pixels)["score"]
 
     def examine(self, pixels: Pixels) -> Columns:
-        """Return what `describe` does, and as "seen" whether the image is one of the run's own: a place in `SEEN`."""
+        """Return the columns of `describe`, and "seen": the index in `SEEN` of the part that contains the image."""
         hashes = content_hashes(pixels)
         seen = torch.zeros(len(pixels), dtype=torch.float64)
-        for part in reversed(SEEN[1:]):  # an image of both parts was trained on
+        for part in reversed(SEEN[1:]):  # training takes precedence for an image in both parts
             if part in self.own:
                 seen[torch.isin(hashes, self.own[part])] = SEEN.index(part)
         return self.describe(pixels) | {"seen": seen}
 
     def judge(self, described: Columns, alpha: float) -> Detections:
-        """Return p-values and verdicts of what `describe` returns.
+        """Return scores, p-values and flags from the columns of `describe`.
 
         Raises:
-            ValueError: if alpha is so small that nothing could be flagged.
+            ValueError: if alpha is too small for any p-value to reach it.
         """
         require_level(len(self.calibration), alpha)
         details = dict(described)
@@ -105,16 +106,7 @@ class Detector(ABC):
 
 
 class RunDetector(Detector):
-    """One run and one score.
-
-    Args:
-        model: in evaluation mode.
-        score: fitted.
-        calibration: scores of held-out normal images.
-        binary: whether the model takes zeros and ones only.
-        key: what the scores depend on.
-        own: hashes of the run's own images, by part.
-    """
+    """The detector of one run and one score; see `Detector` for the arguments."""
 
     def __init__(
         self,
@@ -134,20 +126,16 @@ class RunDetector(Detector):
         self.key = key
 
     def describe(self, pixels: Pixels) -> Columns:
-        """Return what the score says of each image."""
+        """Return the columns of the score."""
         return describe_pixels(self.model, self.score, pixels, binary=self.binary)
-
-    def preferred(self) -> dict[str, float]:
-        """Return the constant images that the score prefers."""
-        return preferred_constants(self)
 
 
 class EnsembleDetector(Detector):
-    """Several runs on the same images, and one score made of the one that each gives.
+    """Several runs trained on the same images, whose scores are combined into one.
 
     Args:
-        members: one for each run.
-        combine: makes one score of theirs.
+        members: one detector per run.
+        combine: combines the scores of the members.
     """
 
     def __init__(self, members: list[RunDetector], combine: Ensemble) -> None:
@@ -163,21 +151,16 @@ class EnsembleDetector(Detector):
         """Return the combined score of each image."""
         return {"score": self.combine(torch.stack([member.scores(pixels) for member in self.members]))}
 
-    def preferred(self) -> dict[str, float]:
-        """Return the constant images that the score prefers."""
-        return preferred_constants(self)
-
 
 class CombinedDetector(Detector):
-    """Several scores side by side, and Fisher's sum of their log p-values, -sum log p, as one more.
+    """Several scores, combined by Fisher's sum of their log p-values, -sum log p.
 
-    The p-values are not independent, so the sum has not Fisher's distribution; like any score it gets its p-value by
-    its rank among normal images. Those are ranked among themselves; for sums that a new normal image is exchangeable
-    with, it would have to be among them too. Without it their sums are larger, never smaller, so that what is promised
-    of alpha still holds.
+    The p-values are not independent, so the sum does not have Fisher's distribution. Like any score, it gets its
+    p-value by its rank among normal images. The p-values of the calibration images are computed among themselves,
+    without the new image. This can only make their sums larger, so the guarantee about alpha still holds.
 
     Args:
-        members: by name, calibrated on the same images.
+        members: detectors by name, calibrated on the same images.
     """
 
     def __init__(self, members: dict[str, Detector]) -> None:
@@ -192,17 +175,17 @@ class CombinedDetector(Detector):
         self.key = " ".join(f"{name}:{member.key}" for name, member in members.items())
 
     def describe(self, pixels: Pixels) -> Columns:
-        """Return the sum, and each score with its p-value and its details, of each image."""
+        """Return the combined score, and the score, p-value and details of each member."""
         columns: Columns = {}
         for name, member in self.members.items():
             described = member.describe(pixels)
             columns[name] = described.pop("score")
-            columns[f"{name}_p_value"] = where_numbers(member.calibration, columns[name])
+            columns[f"{name}_p_value"] = p_values_or_nan(member.calibration, columns[name])
             columns |= {f"{name}_{detail}": values for detail, values in described.items()}
         return {"score": sum_of_logs([columns[f"{name}_p_value"] for name in self.members])} | columns
 
     def preferred(self) -> dict[str, float]:
-        """Return the constant images that the members prefer."""
+        """Return the constant images that score below most normal images, with the member's name."""
         found = {name: member.preferred() for name, member in self.members.items()}
         return {f"{image} ({name})": share for name, images in found.items() for image, share in images.items()}
 
@@ -212,22 +195,14 @@ def sum_of_logs(p: list[Float64[Tensor, " n"]]) -> Scores:
     return -torch.stack(p).log().sum(0)
 
 
-def where_numbers(calibration: Scores, scores: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
-    """Return the p-value of each score; NaN where that is no number, so that one image does not cost all others."""
+def p_values_or_nan(calibration: Scores, scores: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    """Return the p-value of each score; NaN for a NaN score, so that one bad image does not fail the others."""
     missing = scores.isnan()
     return p_values(calibration, scores.masked_fill(missing, 0)).masked_fill(missing, math.nan)
 
 
-def preferred_constants(detector: Detector) -> dict[str, float]:
-    """Return the constant images that a detector's score calls more normal than most normal images."""
-    model = detector.model
-    constants = constant_images(model.channels, model.image_size, model.image_size)
-    found = detector.scores((constants * 255).round().to(torch.uint8))
-    return inverted(detector.calibration, {name: found[i : i + 1] for i, name in enumerate(CONSTANTS)})
-
-
 def prepared(pixels: Pixels, *, binary: bool) -> Float[Tensor, "n channels height width"]:
-    """Return images as the model takes them; zeros and ones are drawn from each image's own content."""
+    """Return images as the model takes them; binary ones are drawn with a seed from each image's content."""
     if binary:
         pixels = torch.stack([binarized(image, "detect", content_hash(image)) for image in pixels])
     return scaled(pixels)
@@ -239,30 +214,25 @@ def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
 
 
 def content_hashes(pixels: Pixels) -> Hashes:
-    """Return a hash of each image's pixels as a number; of n different images two agree with probability n^2 / 2^65."""
+    """Return a 64-bit hash of each image's pixels; the probability of a collision among n images is n^2 / 2^65."""
     hashes = [int.from_bytes(bytes.fromhex(content_hash(image)), signed=True) for image in pixels]
     return torch.tensor(hashes, dtype=torch.int64)
 
 
 def warn_of_seen(judged: Detections, names: Sequence[str] = ()) -> None:
-    """Log a warning if images are the run's own, for which a p-value means nothing.
-
-    Args:
-        judged: what was said of them.
-        names: of the images, if they have any.
-    """
+    """Log a warning if images belong to the run's training or validation data, where p-values are invalid."""
     seen = judged.details.get("seen", judged.scores.new_zeros(len(judged.scores)))
-    for part, done in (("train", "trained on"), ("val", "validated and calibrated with")):
+    for part, use in (("train", "training"), ("val", "validation and calibration")):
         rows = (seen == SEEN.index(part)).nonzero()[:, 0].tolist()
         if rows:
             first = f" (first: {names[rows[0]]})" if names else ""
-            line = "beware: %d of these %d images were %s%s: their p-values mean nothing"
-            log.warning(line, len(rows), len(seen), done, first)
+            line = "warning: %d of these %d images were used in %s%s: their p-values are invalid"
+            log.warning(line, len(rows), len(seen), use, first)
 
 
 def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary: bool) -> Columns:
-    """Return what a score says of each image."""
-    if not len(pixels):  # torch's densities take no empty batch; one image tells the names
+    """Return the columns of a score for each image."""
+    if not len(pixels):  # torch's densities fail on an empty batch; a blank image gives the names
         one = describe_pixels(model, score, pixels.new_zeros(1, *pixels.shape[1:]), binary=binary)
         return {name: values[:0] for name, values in one.items()}
     batches = track(pixels.split(BATCH), type(score).__name__)
@@ -272,10 +242,10 @@ def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary:
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """Return images, pixels in [0, 1] or 0 to 255 as uint8, as uint8 on the CPU.
+    """Return images, given as floats in [0, 1] or as uint8, as uint8 on the CPU.
 
     Raises:
-        ValueError: if they are neither, or not [n, channels, height, width].
+        ValueError: if the images have another range, type or shape than [n, channels, height, width].
     """
     require_range(images)
     images = images.detach().cpu()

@@ -1,4 +1,4 @@
-"""Figures of detection: ROC curves, the most anomalous images, heat maps."""
+"""Figures of anomaly detection: ROC curves, the most anomalous images, heat maps."""
 
 from typing import TYPE_CHECKING
 
@@ -19,17 +19,17 @@ Colours = Float[Tensor, "n 3 height width"]
 
 FLAGGED = "#c2452d"
 TILE = 1.25
-"""Inches from one image of a contact sheet to the next, of which the image takes the share `FILLED`."""
+"""Width of a tile of the contact sheet in inches; the image takes the share `FILLED` of it."""
 FILLED = 0.88
 CAPTION = 0.42
-"""Height of name, score and p-value, in widths of a tile."""
+"""Height of the caption, in tile widths."""
 LONGEST_NAME = 18
 
 
 def roc_figure(scores: dict[str, tuple[Float[Tensor, " _n"], Float[Tensor, " _m"]]]) -> "Figure":
-    """Return the ROC curves of several scores, each of normal and of anomalous images, best first in the legend.
+    """Return the ROC curves of several scores, each given as (normal, anomalous), with the highest AUROC first.
 
-    The right panel shows the left end of the left one, where alarms are rare enough to be useful, on a log scale.
+    The right panel repeats the left one with a logarithmic axis, to show low false alarm rates.
     """
     from matplotlib.figure import Figure  # takes half a second
 
@@ -47,7 +47,7 @@ def roc_figure(scores: dict[str, tuple[Float[Tensor, " _n"], Float[Tensor, " _m"
         axes.set(xlabel="normal images flagged", ylim=(-0.02, 1.02))
         axes.grid(alpha=0.25)
     whole.set(ylabel="anomalous images flagged", xlim=(-0.02, 1.02), title="receiver operating characteristic")
-    rare.set(xscale="log", xlim=(min(fewest, 0.1), 1), title="the same with rare false alarms spread out")
+    rare.set(xscale="log", xlim=(min(fewest, 0.1), 1), title="the same on a logarithmic axis")
     if scores:
         whole.legend(loc="lower right", fontsize=9)
     return figure
@@ -62,14 +62,14 @@ def contact_sheet(
     *,
     ncolumns: int = 8,
 ) -> "Figure":
-    """Return the images, strangest first, with name, score and p-value under each; flagged ones are framed in red.
+    """Return the images, most anomalous first, with name, score and p-value below each and flagged ones framed in red.
 
-    Equal scores keep the order that they come in. Choose the strangest hundred or so beforehand if there are many.
+    Images of equal scores keep their order. Pass at most about a hundred images.
     """
     from matplotlib.figure import Figure  # takes half a second
 
     if len(names) != len(images) or len(images) == 0:
-        raise ValueError(f"{len(images)} images and {len(names)} names; a sheet needs as many of both, at least 1.")
+        raise ValueError(f"{len(images)} images and {len(names)} names; pass at least 1 image and one name for each.")
     aspect = images.shape[-2] / images.shape[-1]
     nrows = -(-len(images) // ncolumns)
     row = aspect + CAPTION  # a tile is one unit wide
@@ -85,24 +85,21 @@ def contact_sheet(
 
 
 def pixel_errors(images: Image, decoded: Image) -> Float[Tensor, "n height width"]:
-    """Return |image - decoded| averaged over channels, under a Gaussian of 1 pixel.
-
-    The blur keeps single noisy pixels from looking like findings.
-    """
+    """Return |image - decoded| averaged over channels and blurred by a Gaussian of 1 pixel, to suppress pixel noise."""
     errors = (images - decoded).abs().mean(1, keepdim=True)
     reach = min(3, *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
     return gaussian_blur(errors, [2 * reach + 1] * 2, [1.0] * 2)[:, 0]
 
 
 def heat_map(images: Image, decoded: Image, *, full: float | None = None) -> Colours:
-    """Return the images, grey and dimmed, under colours from dark to bright for small to large errors of their pixels.
+    """Return the images, grey and dimmed, overlaid with colours from dark to bright for small to large pixel errors.
 
     Args:
         images: pixels in [0, 1].
-        decoded: what the model makes of them.
-        full: the error that gets the brightest colour. A high quantile of `pixel_errors` of normal images makes the
-            colours mean the same on all images: more than normal ones have. By default each image's own largest one,
-            which finds something on every image.
+        decoded: the reconstructions.
+        full: the error that gets the brightest colour. Pass a high quantile of `pixel_errors` of normal images to
+            compare images with each other. The default is the largest error of each image, so every image has a bright
+            spot.
     """
     from matplotlib import colormaps  # takes half a second
 
@@ -116,13 +113,13 @@ def heat_map(images: Image, decoded: Image, *, full: float | None = None) -> Col
 
 
 def heat_sheet(images: Image, decoded: Image, *, npairs: int = 4, full: float | None = None) -> Grid:
-    """Return each image with its heat map to the right of it, `npairs` in a row; `full` as in `heat_map`."""
+    """Return a grid of images, each beside its heat map, `npairs` per row; see `heat_map` for `full`."""
     shown = images.expand(-1, 3, -1, -1)
     return grid(torch.stack([shown, heat_map(images, decoded, full=full)], 1).flatten(0, 1), 2 * npairs)
 
 
 def _tile(axes: "Axes", image: Tensor, extent: tuple[float, float, float, float], caption: str, flagged: bool) -> None:
-    """Draw one image at left, right, bottom, top, with its caption."""
+    """Draw an image with its caption; `extent` is (left, right, bottom, top)."""
     from matplotlib.patches import Rectangle
 
     left, right, bottom, top = extent
@@ -142,7 +139,7 @@ def _tile(axes: "Axes", image: Tensor, extent: tuple[float, float, float, float]
 
 
 def _printable(name: str) -> str:
-    """Return a name that the font has all letters of, the middle of a long one left out."""
+    """Return a name with "?" for letters that the font lacks, and with the middle of a long name left out."""
     from matplotlib.font_manager import findfont, get_font
 
     known = get_font(findfont("DejaVu Sans")).get_charmap()

@@ -1,4 +1,4 @@
-"""A journal of scored files, from which an interrupted job continues."""
+"""A journal of scored files, from which an interrupted command resumes."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from vae_lab.system.atomic import write_whole
 
 
 class Row(NamedTuple):
-    """What became of one file: numbers by name, the first its "score", or the reason why there are none."""
+    """The result for one file: values by name, "score" first, or the reason why the file has no score."""
 
     path: str
     values: dict[str, float]
@@ -19,14 +19,10 @@ class Row(NamedTuple):
 
 
 def resumed(journal: Path, key: str, files: Sequence[Found]) -> dict[str, Row]:
-    """Return by path the rows of those files that have not changed since, and begin the journal anew with them alone.
+    """Return the rows of unchanged files by path, and rewrite the journal with these rows alone.
 
-    A line that a kill cut short does not stay: what is appended to it would be lost with it.
-
-    Args:
-        journal: where it lies, or will.
-        key: what the rows depend on beside the files; nothing is kept of a journal with another one.
-        files: those that are there now.
+    A journal with another key is discarded. Rewriting removes a line that a kill cut short, so that the next line is
+    not appended to it.
     """
     present = set(files)
     kept = [(file, row) for file, row in read_journal(journal, key) if file in present]
@@ -35,7 +31,7 @@ def resumed(journal: Path, key: str, files: Sequence[Found]) -> dict[str, Row]:
 
 
 def append(journal: Path, rows: Sequence[tuple[Found, Row]]) -> None:
-    """Add rows to the journal, on the disk when this returns."""
+    """Append rows to the journal and flush them to disk."""
     with journal.open("a", encoding="ascii") as file:
         file.writelines(map(_line, rows))
         file.flush()
@@ -43,7 +39,7 @@ def append(journal: Path, rows: Sequence[tuple[Found, Row]]) -> None:
 
 
 def read_journal(journal: Path, key: str) -> Iterator[tuple[Found, Row]]:
-    """Yield each file as it was when scored, and its row, of a journal with this key; torn lines are left out."""
+    """Yield each file, as it was when scored, and its row; incomplete lines and journals of another key are skipped."""
     lines = journal.read_text(encoding="ascii", errors="replace").splitlines() if journal.is_file() else []
     if not lines or lines[0] != json.dumps({"key": key}):
         return

@@ -1,6 +1,6 @@
 """Detection metrics: AUROC, average precision, FPR at 95 % TPR, with bootstrap intervals.
 
-A higher score always means a stranger image, and the anomalous ones are the positives.
+Higher scores are more anomalous, and anomalous images are the positives.
 """
 
 from typing import NamedTuple
@@ -17,20 +17,20 @@ Normal = Float[Tensor, " n"]
 Anomalous = Float[Tensor, " m"]
 Levels = Float64[Tensor, " levels"]
 Counts = Float64[Tensor, "*replicates levels"]
-"""How often each level occurs; the levels are the distinct scores of both kinds, highest first."""
+"""Number of images at each level; the levels are the distinct scores of all images, highest first."""
 
 CONSTANTS = {"black": 0.0, "grey": 0.5, "white": 1.0}
 HELD = 2_000_000
-"""Counts held at once, 16 MB."""
+"""Counts in memory at once, 16 MB."""
 
 
 class Detection(NamedTuple):
-    """How well anomalous images are told from normal ones.
+    """Detection metrics with intervals.
 
     Attributes:
-        auroc: probability that an anomalous image scores above a normal one, a tie being half a success; 0.5 is chance.
-        average_precision: precision averaged over the anomalous images, each at its own score as the threshold; chance
-            is the share of anomalous images, so it cannot be compared between sets with different shares.
+        auroc: probability that an anomalous image scores above a normal one, where ties count half; chance is 0.5.
+        average_precision: precision averaged over the anomalous images, with each one's score as the threshold; chance
+            is the share of anomalous images, so compare only sets with equal shares.
         fpr95: share of normal images flagged by the highest threshold that flags 95 % of the anomalous ones.
     """
 
@@ -40,27 +40,27 @@ class Detection(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Shares of normal and of anomalous images at or above each score, from the highest down, with (0, 0) before."""
+    """False and true positive rates at each distinct score as the threshold, highest first, after (0, 0)."""
 
     false_positives: Float64[Tensor, " points"]
     true_positives: Float64[Tensor, " points"]
 
 
 def detection(normal: Normal, anomalous: Anomalous, *, nreplicates: int, seed: int) -> Detection:
-    """Return the three numbers, each between the 2.5th and 97.5th percentile of stratified bootstrap replicates.
+    """Return the three metrics, each with the 2.5th and 97.5th percentiles of stratified bootstrap replicates.
 
-    A replicate draws as many normal and as many anomalous images as there are, with replacement. With some hundreds of
-    images the true values are inside in 91 to 95 of 100 cases; the average precision's, with 100 of each kind, in 90.
-    What the images never show no replicate can: with perfect separation the interval is a point.
+    A replicate resamples the normal and the anomalous images with replacement. With some hundreds of images, the
+    intervals cover the true values in 91 to 95 of 100 cases; that of the average precision, with 100 images of each
+    kind, in 90. With perfect separation the interval is a point.
 
     Args:
-        normal: scores of normal images, best such as had no part in training.
-        anomalous: scores of anomalous ones.
-        nreplicates: draws, 1,000 as a rule.
-        seed: of the draws, from a generator of their own. The order of the scores does not matter.
+        normal: scores of normal images, preferably not used in training.
+        anomalous: scores of anomalous images.
+        nreplicates: number of replicates, usually 1,000.
+        seed: seed of the replicates, which use their own generator; the order of the scores does not matter.
 
     Raises:
-        ValueError: if there are no scores of one kind, or some are not numbers.
+        ValueError: if there are no scores of one kind, or a score is NaN.
     """
     require_count("nreplicates", nreplicates)
     counts = _counts(normal, anomalous)
@@ -76,45 +76,44 @@ def detection(normal: Normal, anomalous: Anomalous, *, nreplicates: int, seed: i
 
 
 def auroc(normal: Normal, anomalous: Anomalous) -> float:
-    """Return the probability that an anomalous image scores above a normal one, ties counting half, without interval.
+    """Return the probability that an anomalous image scores above a normal one, where ties count half.
 
     Raises:
-        ValueError: as `detection` does.
+        ValueError: if there are no scores of one kind, or a score is NaN.
     """
     return _auroc(*_counts(normal, anomalous)).item()
 
 
 def roc(normal: Normal, anomalous: Anomalous) -> Curve:
-    """Return the receiver operating characteristic, a point for each distinct score.
+    """Return the receiver operating characteristic, with one point per distinct score.
 
     Raises:
-        ValueError: as `detection` does.
+        ValueError: if there are no scores of one kind, or a score is NaN.
     """
     shares = [kind.cumsum(0) / kind.sum() for kind in _counts(normal, anomalous)]
     return Curve(*(torch.cat([share.new_zeros(1), share]) for share in shares))
 
 
 def constant_images(channels: int, height: int, width: int) -> Float[Tensor, "constants channels height width"]:
-    """Return an image of each of `CONSTANTS`, in that order: pictures of nothing, which no score should like."""
+    """Return a constant image for each value of `CONSTANTS`; every score should call them anomalous."""
     values = torch.tensor(list(CONSTANTS.values()))
     return values[:, None, None, None].repeat(1, channels, height, width)
 
 
 def inverted(calibration: Normal, probes: dict[str, Float[Tensor, " _"]]) -> dict[str, float]:
-    """Return the probes that the score prefers to normal images, each with the share of normal images it outdoes.
+    """Return the probes that score below most normal images, each with the share of normal images above it.
 
-    The share is the probability that a probe of that name scores below a normal image, strictly. Above 1/2 the score
-    calls it more normal than most normal images are: a picture of nothing ought to be among the strangest. That happens
-    to likelihoods, which rise as images get simpler: Nalisnick et al. 2019, https://arxiv.org/abs/1810.09136; Serra et
-    al. 2020, https://arxiv.org/abs/1909.11480. A lower bar would cry wolf, where black is close to a thin digit; a
-    higher one would pass scores that cannot tell.
+    The share is the probability that a normal image scores strictly above a probe of that name. Only shares above 1/2
+    are returned. Likelihoods have such an inversion because they rise as images get simpler: Nalisnick et al. 2019,
+    https://arxiv.org/abs/1810.09136; Serra et al. 2020, https://arxiv.org/abs/1909.11480. A lower limit would give
+    false warnings, as for black images beside thin digits; a higher one would miss scores at chance level.
 
     Args:
         calibration: scores of held-out normal images.
-        probes: scores by name, of one image, as those of `constant_images`, or of a set of simpler ones.
+        probes: scores by name, each of a constant image (see `constant_images`) or of a set of simple images.
 
     Raises:
-        ValueError: if there are no scores of some kind, or some are not numbers.
+        ValueError: if a set of scores is empty, or a score is NaN.
     """
     require_scores(calibration, "calibration")
     for name, scores in probes.items():
@@ -128,7 +127,7 @@ def inverted(calibration: Normal, probes: dict[str, Float[Tensor, " _"]]) -> dic
 
 
 def _counts(normal: Normal, anomalous: Anomalous) -> tuple[Levels, Levels]:
-    """Return how often each level occurs among both, on the CPU."""
+    """Return the number of normal and of anomalous images at each level, on the CPU."""
     require_scores(normal, "normal")
     require_scores(anomalous, "anomalous")
     both = torch.cat([normal.double().cpu(), anomalous.double().cpu()])
@@ -139,7 +138,7 @@ def _counts(normal: Normal, anomalous: Anomalous) -> tuple[Levels, Levels]:
 
 
 def _resampled(counts: Levels, nreplicates: int, generator: torch.Generator) -> Float64[Tensor, "replicates levels"]:
-    """Return the counts of as many draws with replacement as one set of counts has in all."""
+    """Return the counts of bootstrap replicates: n draws with replacement, where n is the sum of the counts."""
     n, nlevels = int(counts.sum()), len(counts)
     levels = torch.arange(nlevels).repeat_interleave(counts.long())
     drawn = levels[torch.randint(n, (nreplicates, n), generator=generator)]
@@ -148,21 +147,21 @@ def _resampled(counts: Levels, nreplicates: int, generator: torch.Generator) -> 
 
 
 def _auroc(normal: Counts, anomalous: Counts) -> Float64[Tensor, "*replicates"]:
-    """Return the share of pairs with the anomalous image above: at each level, all normal ones less those not below."""
+    """Return the share of pairs whose anomalous image has the higher score, where ties count half."""
     n, m = normal.sum(-1), anomalous.sum(-1)
     not_below = normal.cumsum(-1) - normal / 2
     return 1 - (anomalous * not_below).sum(-1) / (n * m)
 
 
 def _average_precision(normal: Counts, anomalous: Counts) -> Float64[Tensor, "*replicates"]:
-    """Return the sum of precision times gain in recall, without interpolation."""
+    """Return the sum over levels of precision times the increase of recall, without interpolation."""
     hits = anomalous.cumsum(-1)
-    precision = hits / (hits + normal.cumsum(-1)).clamp(min=1)  # above the first draw nothing is flagged
+    precision = hits / (hits + normal.cumsum(-1)).clamp(min=1)  # avoids 0 / 0 at levels that a replicate lacks
     return (anomalous * precision).sum(-1) / anomalous.sum(-1)
 
 
 def _fpr95(normal: Counts, anomalous: Counts) -> Float64[Tensor, "*replicates"]:
-    """Return the share of normal images down to the level where the anomalous ones first reach 95 %."""
+    """Return the share of normal images at or above the highest level that includes 95 % of the anomalous ones."""
     needed = (95 * anomalous.sum(-1, keepdim=True) / 100).ceil()
     reached = torch.searchsorted(anomalous.cumsum(-1), needed)
     return (normal.cumsum(-1).gather(-1, reached) / normal.sum(-1, keepdim=True)).squeeze(-1)

@@ -19,14 +19,14 @@ from vae_lab.detection.journal import Row
 from vae_lab.detection.score_table import (
     Place,
     columns,
+    exclude_files,
     find_all,
-    real,
+    output_paths,
+    real_path,
     score_files,
     scored,
     table_paths,
-    without,
     write_table,
-    written,
 )
 from vae_lab.errors import DataError, FilesFailed, require_count
 from vae_lab.runs.load import load_checkpoint
@@ -36,7 +36,7 @@ from vae_lab.system.folders import expanded, require_writable
 log = logging.getLogger(__name__)
 
 MAX_PIXELS, BACKGROUND = 178_956_970, 255
-"""Rules for files where the run's own data were no files."""
+"""Decoding rules for runs whose data were not image files."""
 
 
 def score_folder(
@@ -52,14 +52,12 @@ def score_folder(
     force: bool = False,
     **calibration: Any,
 ) -> list[Row]:
-    """Return a row for each file, and write `out` with pictures beside it; the settings are those of conf/detect.yaml.
-
-    What the command line may have made something else of than a path or a number is an `object`.
+    """Return a row for each file, and write the table `out` and its figures; conf/detect.yaml explains the settings.
 
     Raises:
         FilesFailed: at the end, if some files could not be scored.
-        DataError: if a run or the images cannot be found, or truth= does not go with them.
-        ValueError: if a setting is wrong, or the score is not for the model.
+        DataError: if a run or the images cannot be found, or truth= does not match them.
+        ValueError: if a setting is wrong, or the score does not fit the model.
     """
     how = Calibration(**calibration)
     require_count("ncalibration", how.ncalibration)
@@ -86,7 +84,7 @@ def score_folder(
     ]
     if truth is not None:
         report_truth(detector, known_rows(screened, labels), table, nreplicates)
-    for one in tables:  # all at the end: a job stopped at the second place has not lost the first one
+    for one in tables:  # at the end, so that a job interrupted at the second place resumes both
         journal_path(one).unlink(missing_ok=True)
     rows = [row for some in screened for row in some]
     failed = len(rows) - len(scored(rows))
@@ -99,7 +97,7 @@ def paths(value: object, setting: str) -> list[Path]:
     """Return the path or the paths that a setting names.
 
     Raises:
-        ValueError: if it names none.
+        ValueError: if the setting names no path.
     """
     values = value if isinstance(value, list | tuple) else [value]
     if not values or not all(isinstance(one, str | Path | int) and str(one) for one in values):
@@ -108,34 +106,34 @@ def paths(value: object, setting: str) -> list[Path]:
 
 
 def find_places(images: object, truth: object, table: Path) -> list[Place]:
-    """Return what is to be scored: the images, and those of truth= unless it is a CSV.
+    """Return the files to score: those of images=, and those of truth= unless it is a CSV file.
 
-    What this command reads and writes itself is left out, and what is in both counts as anomalous alone.
+    Files that this command itself reads or writes are left out. Files in both places count as anomalous only.
 
     Raises:
-        DataError: if nothing is left.
+        DataError: if no file is left.
     """
-    own = written(table) | ({os.path.realpath(one) for one in paths(truth, "truth")} if is_table(truth) else set())
+    own = output_paths(table) | ({os.path.realpath(one) for one in paths(truth, "truth")} if is_table(truth) else set())
     everything = find_all(expand_wildcards(paths(images, "images"), "images"), "images")
-    place = without(everything, own)
+    place = exclude_files(everything, own)
     if len(place.files) < len(everything.files):
-        line = "left out %d files of images= that are truth= or what an earlier call wrote to out="
+        line = "left out %d files of images= that are the file truth= or were written to out= by an earlier call"
         log.info(line, len(everything.files) - len(place.files))
     anomalous = [] if truth is None or is_table(truth) else expand_wildcards(paths(truth, "truth"), "truth")
-    others = [without(find_all(anomalous, "truth"), own)] if anomalous else []
-    rest = without(place, {real(other, file) for other in others for file in other.files})
+    others = [exclude_files(find_all(anomalous, "truth"), own)] if anomalous else []
+    rest = exclude_files(place, {real_path(other, file) for other in others for file in other.files})
     if len(rest.files) < len(place.files):
-        log.info("%d files of images= are in truth= too and count as anomalous", len(place.files) - len(rest.files))
+        log.info("%d files of images= are also in truth= and count as anomalous", len(place.files) - len(rest.files))
     for one, setting in zip((rest, *others), ("images", "truth"), strict=False):
         if not one.files and not one.unreadable:
-            raise DataError(f"{setting}= holds nothing but what is left out: what out= or truth= name.")
+            raise DataError(f"{setting}= holds no files other than those of out= or truth=; name other images.")
     return [rest, *others]
 
 
 def score_place(  # noqa: PLR0917
     detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, nshown: int
 ) -> list[Row]:
-    """Return a row for each file of one place, and write the table and the pictures."""
+    """Return a row for each file of one place, and write the table and the figures."""
     rows = score_files(detector, place, rules, journal_path(table), journal_key(detector, place, rules))
     good = scored(rows)
     described = columns(good)
@@ -144,11 +142,11 @@ def score_place(  # noqa: PLR0917
     files = {file.path: file for file in place.files}
     strangest = judged.scores.argsort(descending=True)[:nshown].tolist()
     decoded = decode_files(place.root, [files[good[i].path] for i in strangest], rules, lambda _: None)
-    gone = {bad.path for bad in decoded.bad}  # since they were scored
+    gone = {bad.path for bad in decoded.bad}  # removed or changed after scoring
     strangest = [i for i in strangest if good[i].path not in gone]
     if strangest:
         shown = {name: values[strangest] for name, values in described.items()}
-        draw(detector, decoded.pixels, [good[i].path for i in strangest], detector.judge(shown, alpha), table)
+        write_figures(detector, decoded.pixels, [good[i].path for i in strangest], detector.judge(shown, alpha), table)
     line = "%d of %d images flagged at alpha = %g, %d files could not be read; %s"
     log.info(line, int(judged.flagged.sum()), len(good), alpha, len(rows) - len(good), table)
     warn_of_seen(judged, [row.path for row in good])
@@ -157,17 +155,17 @@ def score_place(  # noqa: PLR0917
 
 
 def journal_path(table: Path) -> Path:
-    """Return where the journal of a table lies."""
+    """Return the path of a table's journal."""
     return table.with_name(f".{table.name}.journal")
 
 
 def journal_key(detector: Detector, place: Place, rules: Rules) -> str:
-    """Return what the scores of files depend on beside the files."""
+    """Return a key of everything but the files that the scores depend on."""
     return f"{detector.key} {place.root} {PIL.__version__} {RULES} {rules}"
 
 
 def report_members(detector: Detector, described: Columns, alpha: float) -> None:
-    """Log how many images each score of a panel flags."""
+    """Log the number of images that each score of a combined detector flags, and its median and maximum."""
     if not isinstance(detector, CombinedDetector) or not len(described["score"]):
         return
     log.info("%-22s %8s %12s %12s", "score", "flagged", "median", "highest")
@@ -177,44 +175,42 @@ def report_members(detector: Detector, described: Columns, alpha: float) -> None
 
 
 def file_rules(data: dict[str, Any]) -> Rules:
-    """Return how files are decoded: as the run's own were.
+    """Return the decoding rules of the run's own files.
 
     Raises:
-        DataError: if their stored config does not say it.
+        DataError: if the stored config lacks one of the rules.
     """
     defaults = {"channels": None, "image_size": None, "max_pixels": MAX_PIXELS, "background": BACKGROUND}
     rules = {key: data.get(key, default) for key, default in defaults.items()}
     odd = {key: value for key, value in rules.items() if not isinstance(value, int)}
     if odd:
-        raise DataError(f"the run's stored config has {odd} for its images, which are whole numbers in every run.")
+        raise DataError(f"the run's stored config has {odd} for its images, which must be whole numbers.")
     return Rules(**rules)
 
 
 def warn_if_inverted(detector: Detector) -> None:
-    """Say so if the score calls a picture of nothing normal."""
+    """Log a warning if a constant image scores below most normal images."""
     for name, share in detector.preferred().items():
-        line = (
-            "beware: this score calls a plain %s image more normal than %.0f %% of normal images; such ones will pass"
-        )
+        line = "warning: a plain %s image scores below %.0f %% of normal images; this score will not flag such images"
         log.warning(line, name, 100 * share)
 
 
 def warn_if_few(ncalibration: int, alpha: float) -> None:
-    """Say so if so few calibration images may let twice as many normal images be flagged as alpha says."""
+    """Log a warning if the 95 % interval of the false alarm rate reaches above 2 alpha."""
     share = false_alarms(ncalibration, alpha)
     if share.high > 2 * alpha:
-        line = "beware: calibrated with %d images, at alpha = %g from %.1f to %.1f %% of normal images are flagged"
+        line = "warning: with %d calibration images and alpha = %g, from %.1f to %.1f %% of normal images are flagged"
         log.warning(line, ncalibration, alpha, 100 * share.low, 100 * share.high)
 
 
-def draw(detector: Detector, pixels: Pixels, names: list[str], judged: Detections, table: Path) -> None:
-    """Write the contact sheet of the strangest images, and the heat maps of those among them that are flagged."""
+def write_figures(detector: Detector, pixels: Pixels, names: list[str], judged: Detections, table: Path) -> None:
+    """Write a contact sheet of the most anomalous images, and heat maps of the flagged ones among them."""
     sheet = contact_sheet(prepared(pixels, binary=False), judged.scores, judged.p_values, names, judged.flagged)
     with whole(table.with_name(f"{table.stem}-strangest.png")) as path:
         sheet.savefig(path, format="png", dpi=110)
     heat = table.with_name(f"{table.stem}-heat.png")
     if not judged.flagged.any():
-        heat.unlink(missing_ok=True)  # an earlier call's would be of other images
+        heat.unlink(missing_ok=True)  # written by an earlier call for other images
         return
     seen = prepared(pixels[judged.flagged], binary=detector.binary)
     with torch.no_grad():

@@ -18,18 +18,18 @@ def score_images(
     alpha: float = 0.05,
     **settings: "Unpack[CalibrationSettings]",
 ) -> "Detections":
-    """Return scores, p-values and verdicts of images; the same as the command's.
+    """Return scores, p-values and flags of images, the same as those of the command `detect`.
 
     Args:
-        run: a run folder, or a checkpoint file; several for an ensemble.
-        images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's size.
-        score: name of a file in conf/score, or the settings of a score of your own.
-        alpha: share of normal images that may be flagged.
-        settings: those of `vae_lab.detection.calibration.Calibration`.
+        run: a run folder or a checkpoint file; several for an ensemble.
+        images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's image size.
+        score: name of a file in conf/score, or the config of another score.
+        alpha: largest expected share of normal images that are flagged.
+        settings: fields of `vae_lab.detection.calibration.Calibration`.
 
     Raises:
-        DataError: if a run or, the first time for a score, its images cannot be read.
-        ValueError: if the images are not such, or the score is not for the run.
+        DataError: if a run cannot be read, or its images when the calibration is not cached.
+        ValueError: if the images have another size or range, or the score does not fit the run.
 
     Example:
         >>> import torch

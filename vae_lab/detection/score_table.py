@@ -1,4 +1,4 @@
-"""The table of scores: files scored block by block and written as CSV."""
+"""The table of scores: files are scored in blocks and written as CSV."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ BLOCK = 256
 
 
 class Place(NamedTuple):
-    """A folder and the files in it, or one file in its folder; what could not be listed has its reason."""
+    """Files below a folder, and the entries that could not be listed, with reasons."""
 
     root: Path
     files: list[Found]
@@ -40,10 +40,10 @@ class Place(NamedTuple):
 
 
 def find(path: Path, setting: str = "images") -> Place:
-    """Return the files at a path, which a setting names.
+    """Return the file at a path, or the files in it if it is a folder; `setting` is its name for messages.
 
     Raises:
-        DataError: if there is nothing, or it cannot be read.
+        DataError: if there is no file, or the path cannot be read.
     """
     path = path.absolute()
     remedy = f"name a folder or a file with {setting}="
@@ -54,7 +54,7 @@ def find(path: Path, setting: str = "images") -> Place:
             place = Place(path, listing.files, listing.unreadable)
         else:
             status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
+            if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
                 raise DataError(f"{printable(str(path))} is neither a folder nor a regular file; {remedy}.")
             place = Place(path.parent, [Found(path.name, status.st_size, status.st_mtime_ns)], [])
     except OSError as error:
@@ -65,7 +65,7 @@ def find(path: Path, setting: str = "images") -> Place:
 
 
 def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
-    """Return the files at several paths, named from the folder that holds them all; each counts once."""
+    """Return the files at several paths, each once, with paths relative to their common folder."""
     places = [find(path, setting) for path in paths]
     if len(places) == 1:
         return places[0]
@@ -81,29 +81,25 @@ def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
             unreadable.setdefault(os.path.realpath(root / here.path), here)
     ntwice = sum(len(place.files) for place in places) - len(files)
     if ntwice:
-        log.info("passed over %d files that %s= names twice", ntwice, setting)
+        log.info("skipped %d files that %s= names twice", ntwice, setting)
     return Place(root, sorted(files.values(), key=lambda file: os.fsencode(file.path)), list(unreadable.values()))
 
 
-def without(place: Place, left_out: set[str]) -> Place:
-    """Return a place without the files of these real paths."""
-    return place._replace(files=[file for file in place.files if real(place, file) not in left_out])
+def exclude_files(place: Place, left_out: set[str]) -> Place:
+    """Return a place without the files at these real paths."""
+    return place._replace(files=[file for file in place.files if real_path(place, file) not in left_out])
 
 
-def real(place: Place, file: Found) -> str:
-    """Return where a file really lies, links followed."""
+def real_path(place: Place, file: Found) -> str:
+    """Return the path of a file with symbolic links resolved."""
     return os.path.realpath(place.root / file.path)
 
 
 def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, key: str) -> list[Row]:
     """Return a row for each file, in the order of their names.
 
-    Args:
-        detector: scores the images.
-        place: the files.
-        rules: how they are decoded.
-        journal: where rows are kept until all are done.
-        key: what the scores depend on beside the files; a journal with another key is begun anew.
+    The journal keeps the rows of an interrupted call; `key` identifies everything but the files that the scores depend
+    on.
     """
     done = resumed(journal, key, place.files)
     waiting = [file for file in place.files if file.path not in done]
@@ -121,58 +117,53 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
 
 
 def score_block(detector: Detector, files: Sequence[Found], decoded: Decoded) -> dict[str, Row]:
-    """Return the rows of a few files, which have been decoded, by path."""
+    """Return the rows of a block of decoded files, by path."""
     rows = {bad.path: Row(bad.path, {}, bad.reason) for bad in decoded.bad}
     good = [file.path for file in files if file.path not in rows]
     described = {name: values.tolist() for name, values in detector.examine(decoded.pixels).items()} if good else {}
     for i, path in enumerate(good):
         values = {name: numbers[i] for name, numbers in described.items()}
         failed = math.isnan(values["score"])
-        rows[path] = Row(path, {}, "the model gives it no finite score") if failed else Row(path, values, "")
+        rows[path] = Row(path, {}, "the model gives no finite score") if failed else Row(path, values, "")
     return rows
 
 
 def scored(rows: list[Row]) -> list[Row]:
-    """Return the rows that have numbers."""
+    """Return the rows that have a score."""
     return [row for row in rows if row.values]
 
 
 def columns(rows: list[Row]) -> Columns:
-    """Return the numbers of rows that all have them, by name."""
+    """Return the values of scored rows as tensors, by name."""
     names = rows[0].values if rows else ["score"]
     return {name: torch.tensor([row.values[name] for row in rows], dtype=torch.float64) for name in names}
 
 
 def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
-    """Return where one table is to lie, or two; what is no such table is not written over unless by `force`.
+    """Return the paths of one or two tables; only `force` overwrites a file that is not a table of scores.
 
     Raises:
-        ValueError: if `out` is no .csv, or something else lies there.
+        ValueError: if `out` does not end with .csv, or is another file or a folder.
     """
     path = expanded(out)
     if path.suffix.lower() != ".csv":
-        raise ValueError(f"out={'' if out is None else out} must name a .csv; pictures of that name lie beside it.")
+        raise ValueError(f"out={'' if out is None else out} must name a .csv file; figures are written beside it.")
     tables = [path, path.with_name(f"{path.stem}-truth{path.suffix}")][:ntables]
     for one in tables:
         if one.exists() and not one.is_file():
-            raise ValueError(f"out={one} is there already and no file; choose another name.")
-        if not force and one.is_file() and not is_ours(one):
-            raise ValueError(f"{one} is no table of detect's; choose another out=, or force=true to write over it.")
+            raise ValueError(f"out={one} exists and is not a file; choose another name.")
+        if not force and one.is_file() and one.stat().st_size > 0 and not begins_as_table(one):
+            raise ValueError(f"{one} is not a table of detect; choose another out=, or force=true to overwrite it.")
     return tables
 
 
-def is_ours(path: Path) -> bool:
-    """Return whether a file begins like a table of scores, or holds nothing that could be lost."""
-    return begins_as_table(path) or path.stat().st_size == 0
-
-
-def written(table: Path) -> set[str]:
-    """Return the real paths of all files that belong to a table, which are none of the images to be judged."""
+def output_paths(table: Path) -> set[str]:
+    """Return the real paths of all files that `detect` writes for a table, which are not images to score."""
     return {os.path.realpath(table.with_name(name)) for name in table_names(table)}
 
 
 def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
-    """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` is of those with a score."""
+    """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` holds the rows with a score."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*TABLE_COLUMNS, *judged.details, "reason"])
@@ -180,17 +171,17 @@ def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
     numbers = zip(*(column.tolist() for column in columns.values()), strict=True)
     for row in rows:
         values = zip(columns, next(numbers), strict=True) if row.values else ()
-        # nine digits tell any two numbers of single precision apart
+        # nine digits distinguish any two float32 numbers
         cells = [SEEN[int(x)] if name == "seen" else f"{x:.9g}" for name, x in values] or [""] * len(columns)
         writer.writerow([cell(row.path), *cells, literal(printable(row.reason))])
     write_whole(out, text.getvalue().encode())
 
 
 def cell(path: str) -> str:
-    """Return a path as text for a CSV in UTF-8, in one line, that a spreadsheet takes for no formula.
+    """Return a path as one line of UTF-8 text that a spreadsheet does not take for a formula.
 
-    What is no UTF-8 or cannot be shown is escaped with a backslash, so a path's own backslash is doubled; likewise the
-    apostrophe before what looks like a formula.
+    Bytes that are not printable UTF-8 are escaped with backslashes, and the path's own backslashes are doubled. Text
+    that looks like a formula gets an apostrophe in front, and a leading apostrophe of the path is doubled.
     """
     plain = literal(printable(path.replace("\\", "\\\\")))
     return f"'{plain}" if path.startswith("'") else plain

@@ -3,40 +3,37 @@
 from vae_lab.intervals import t_factor
 
 FEW_COMPARED = 50
-"""Images of a row below which a Frechet distance is marked. It has a bias of O(1/n): two sets of one normal in 16
-dimensions, whose distance is 0, come out at 23 with 6 vectors, 14 with 12, 3.4 with 50 and 0.9 with 200."""
+"""Below this number of images, a Frechet distance is marked. Its bias is O(1/n): for two sets from the same normal in
+16 dimensions (true distance 0) it is 23 with 6 vectors, 14 with 12, 3.4 with 50 and 0.9 with 200."""
 
 FEW_AVERAGED = 30
-"""Images of a mean below which its standard error is marked: 1.96 of it are then less than 95 %."""
+"""Below this number of images, a standard error is marked: 1.96 standard errors cover less than 95 %."""
 
 FEW_REFERENCES = 100
-"""Training images below which their 1st percentile is no more than the least."""
+"""Below this number of training images, the 1st percentile of their distances is just the smallest distance."""
 
 
 def caveats(*, ncompared: int, naveraged: int, nreference: int, key: str) -> list[str]:
-    """Return in sentences what the numbers of so few images don't say; nothing where there are enough.
+    """Return a warning sentence for each metric that has too few images.
 
     Args:
-        ncompared: images of each row of samples.
+        ncompared: images in each set of samples.
         naveraged: images whose likelihood is estimated with all samples.
-        nreference: training images that tell how near is too near.
-        key: the extractor's name.
+        nreference: training images that set the copy thresholds.
+        key: name of the feature extractor.
     """
     found: list[str] = []
     if ncompared < FEW_COMPARED:
-        found.append(
-            f"FID_{key} of {ncompared} images is mostly its bias, which the row of real images has too: compare"
-            f" KID_{key}."
-        )
+        found.append(f"FID_{key} of {ncompared} images is mostly bias, for real images too: compare KID_{key}.")
     if naveraged < FEW_AVERAGED:
         factor = t_factor(naveraged - 1)
         found.append(
-            f"the standard error of -log p(x) is that of {naveraged} images: a 95 % interval needs {factor:.1f} of"
-            " them on either side, not 1.96."
+            f"the standard error of -log p(x) comes from {naveraged} images: a 95 % interval needs {factor:.1f} of them"
+            " on either side, not 1.96."
         )
     if nreference < FEW_REFERENCES:
         found.append(
-            f"near copies are told by the 1st percentile of {nreference} distances, which is the least of them: their"
-            " share says little."
+            f"the threshold for near copies is the 1st percentile of {nreference} distances, which is their minimum:"
+            " the share of near copies is unreliable."
         )
     return found

@@ -1,4 +1,4 @@
-"""Choice and caching of feature extractors."""
+"""Loading of feature extractors, and the cache of the digit classifier."""
 
 import importlib.util
 import logging
@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import DataError
-from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, RandomVGG, train_classifier
-from vae_lab.evaluation.metrics.inception import Inception
+from vae_lab.errors import DataError, require_choice
+from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, Inception, RandomVGG, train_classifier
 from vae_lab.system.atomic import whole
 from vae_lab.system.folders import cache_folder, torch_folder
 
@@ -17,31 +16,30 @@ log = logging.getLogger(__name__)
 
 NAMES = ("auto", "digits", "vgg", "inception")
 TRAINING = {"nbatches": 700, "batch_size": 128, "learning_rate": 1e-2, "seed": 0}
-"""Of the classifier; one that was trained otherwise is another extractor."""
+"""Training settings of the classifier. Another classifier, trained with other settings, is not read from the cache."""
 
 
 def load_extractor(name: str, training: ImageSet) -> Extractor:
-    """Return the extractor called `name`, trained on the images where it must be.
+    """Return the feature extractor called `name`.
 
     Args:
-        name: "inception", torchmetrics' own, whose weights must be on the disk; "digits", a classifier of the training
-            labels; "vgg", random convolutions; "auto": the first of these three that can be had.
-        training: the training part, grey.
+        name: "inception": torchmetrics' Inception, whose weights must be on the disk; "digits": a classifier trained on
+            the training labels; "vgg": random convolutions; "auto": the first of these three that is available.
+        training: the training images, before binarization.
 
     Raises:
-        ValueError: if there is none of that name, or the images have no labels to classify.
-        DataError: if Inception's weights are asked for and not there.
+        ValueError: if the name is unknown, or if "digits" is chosen and the images have fewer than two classes.
+        DataError: if "inception" is chosen and its weights are missing.
     """
-    if name not in NAMES:
-        raise ValueError(f"features={name}: there are {', '.join(NAMES)}.")
+    require_choice("features", name, NAMES)
     nchannels = training.pixels(slice(1)).shape[1]
-    there = inception_weights().is_file() and importlib.util.find_spec("torch_fidelity") is not None
-    if name == "inception" and not there:
+    has_inception = inception_weights().is_file() and importlib.util.find_spec("torch_fidelity") is not None
+    if name == "inception" and not has_inception:
         raise DataError(
             f"features=inception needs `pip install torch-fidelity` and its weights at {inception_weights()}; choose"
             " features=auto, which needs neither."
         )
-    if name == "inception" or (name == "auto" and there):
+    if name == "inception" or (name == "auto" and has_inception):
         return Inception(inception_weights())
     if name == "vgg" or (name == "auto" and len(training.labels.unique()) < 2):
         return RandomVGG(nchannels)
@@ -49,7 +47,7 @@ def load_extractor(name: str, training: ImageSet) -> Extractor:
 
 
 def trained_classifier(training: ImageSet) -> DigitClassifier:
-    """Return the classifier of these images, from the cache if it was trained on exactly them before."""
+    """Return a classifier trained on these images, from the cache if the same images were used before."""
     path = cache_folder() / f"digits-{training.digest()}.pt"
     nchannels, nclasses = training.pixels(slice(1)).shape[1], int(training.labels.max()) + 1
     try:
@@ -60,18 +58,18 @@ def trained_classifier(training: ImageSet) -> DigitClassifier:
             return model.eval().requires_grad_(requires_grad=False)
     except FileNotFoundError:
         pass
-    except Exception as error:  # whatever a damaged file raises, training anew is the cure
-        log.warning("%s cannot be read (%s) and is made anew", path, type(error).__name__)
-    log.info("training the classifier whose features compare images: once for these images, kept in %s", path.parent)
+    except Exception as error:  # a damaged file can raise anything; training again replaces it
+        log.warning("%s cannot be read (%s): training the classifier again", path, type(error).__name__)
+    log.info("training the classifier that extracts features: once for these images, cached in %s", path.parent)
     model = train_classifier(training, **TRAINING)
     try:
         with whole(path) as temporary:
             torch.save({"training": TRAINING, "weights": model.state_dict()}, temporary)
     except OSError as error:
-        log.warning("the classifier cannot be kept in %s: %s", path.parent, error.strerror)
+        log.warning("the classifier cannot be cached in %s: %s", path.parent, error.strerror)
     return model
 
 
 def inception_weights() -> Path:
-    """Return where torch-fidelity keeps Inception's weights once it has downloaded them."""
+    """Return the path to which torch-fidelity downloads Inception's weights."""
     return torch_folder() / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"

@@ -1,8 +1,6 @@
 """Grids of images, as uint8 tensors [3 or 1, height, width] ready to be written as PNG."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from vae_lab.data.grids import Grid, Image, grid, paired
 from vae_lab.probability.latent_model import LatentModel
@@ -10,31 +8,28 @@ from vae_lab.probability.latent_model import LatentModel
 
 @torch.no_grad()
 def reconstructions(model: LatentModel, images: Image, ncolumns: int = 8) -> Grid:
-    """Return each row of images with the row of their reconstructions from the posterior mean under it."""
+    """Return a grid with the reconstructions from the posterior mean below each row of images."""
     decoded = model.generative(model.posterior(images).mean).mean
     return grid(paired(images, decoded, ncolumns), ncolumns)
 
 
 @torch.no_grad()
 def samples(model: LatentModel, nsamples: int, ncolumns: int = 8) -> Grid:
-    """Return the mean images of latents drawn from the prior; of a conditional model, a row of them for each class."""
+    """Return a grid of mean images of latents from the prior; a conditional model gets one row per class."""
     if not model.nclasses:
         return grid(model.generative(model.prior().sample((nsamples,))).mean, ncolumns)
     ncolumns = max(1, nsamples // model.nclasses)
-    return grid(of_every_class(model, model.prior().sample((ncolumns,))), ncolumns)
-
-
-def of_every_class(model: LatentModel, z: Float[Tensor, "n nlatent"]) -> Float[Tensor, "all channels height width"]:
-    """Return the mean images of the latents in each class of a conditional model, class after class."""
-    labels = torch.arange(model.nclasses).repeat_interleave(len(z))
-    return model.given(labels).generative(z.repeat(model.nclasses, 1)).mean
+    z = model.prior().sample((ncolumns,)).repeat(model.nclasses, 1)
+    labels = torch.arange(model.nclasses).repeat_interleave(ncolumns)
+    return grid(model.given(labels).generative(z).mean, ncolumns)
 
 
 @torch.no_grad()
 def traversals(model: LatentModel, image: Image, ndimensions: int = 12, ncolumns: int = 11, reach: float = 3.0) -> Grid:
-    """Return one row for each latent, moved from -reach to reach while the others stay where the first image is.
+    """Return a grid with one row per latent, which goes from -reach to reach.
 
-    If there are more than `ndimensions` latents, those whose posterior means vary most over `image` are shown.
+    The other latents stay at the posterior mean of the first image. If there are more than `ndimensions` latents, the
+    grid shows those whose posterior means vary most over `image`.
     """
     means = model.posterior(image).mean
     chosen = means.var(0, correction=0).topk(min(ndimensions, means.shape[1])).indices.sort().values

@@ -25,23 +25,23 @@ Pixels = Float[Tensor, "n channels height width"]
 TITLES = {
     "real": "real images, unseen",
     "posterior": "posteriors of those images",
-    "gmm": "mixture fitted to training's posteriors",
+    "gmm": "mixture fitted to the training posteriors",
     "prior": "prior",
 }
 
 
 class Page(NamedTuple):
-    """What a page is made of.
+    """The content of an evaluation page.
 
     Attributes:
         result: the content of evaluation-<split>.json.
-        reference: the images of the split, grey.
-        images: the first ones of them as the model sees them.
-        reconstruction: what came back.
-        sets: images by each sampler.
-        copies: how near each set comes to the training images.
-        training: those.
-        likelihood: of the split.
+        reference: the images of the split, before binarization.
+        images: the first images of the split, as the model receives them.
+        reconstruction: the reconstructions of the split.
+        sets: real and generated images, by sampler.
+        copies: the memorisation check of each set.
+        training: the training images.
+        likelihood: the likelihood of the split.
     """
 
     result: dict[str, Any]
@@ -55,7 +55,7 @@ class Page(NamedTuple):
 
 
 def render(page: Page) -> str:
-    """Return the page's HTML."""
+    """Return a page as HTML."""
     environment = Environment(
         loader=PackageLoader("vae_lab.evaluation", "templates"), autoescape=True, undefined=StrictUndefined
     )
@@ -63,10 +63,15 @@ def render(page: Page) -> str:
     nearest = copies.ratios.argsort()[:16]
     panel = neighbour_panel(page.sets["prior"][nearest], page.training, copies.indices[nearest])
     sharp = any(page.result["blur"].values())
+    spectra = {
+        "held-out data": page.reference,
+        "reconstructions": page.reconstruction.decoded,
+        "samples from the prior": page.sets["prior"],
+    }
     pictures = {
         "reconstructions": picture(grid(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8)),
         "neighbours": picture(panel),
-        "spectra": plot(spectrum_figure({"held-out data": page.reference} | shown_spectra(page))) if sharp else "",
+        "spectra": plot(spectrum_figure(spectra)) if sharp else "",
         "likelihood": plot(likelihood_figure(page.likelihood)),
     }
     samples = {name: picture(grid(images[:64], 8)) for name, images in page.sets.items()}
@@ -74,13 +79,8 @@ def render(page: Page) -> str:
     return template.render(result=page.result, titles=TITLES, pictures=pictures, samples=samples)
 
 
-def shown_spectra(page: Page) -> dict[str, Pixels]:
-    """Return the sets whose spectra are drawn beside the data's."""
-    return {"reconstructions": page.reconstruction.decoded, "samples from the prior": page.sets["prior"]}
-
-
 def likelihood_figure(likelihood: SetLikelihood) -> "Figure":
-    """Return a histogram of the estimates of single images."""
+    """Return a histogram of the estimates of -log p(x), one value per image."""
     from matplotlib.figure import Figure  # takes half a second
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -92,19 +92,19 @@ def likelihood_figure(likelihood: SetLikelihood) -> "Figure":
 
 
 def picture(image: UInt8[Tensor, "channels height width"]) -> Markup:
-    """Return an image as an HTML element that holds it."""
+    """Return an image embedded in an HTML element."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", optimize=True)
     return element(buffer)
 
 
 def plot(figure: "Figure") -> Markup:
-    """Return a figure as an HTML element that holds it."""
+    """Return a figure embedded in an HTML element."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return element(buffer)
 
 
 def element(buffer: io.BytesIO) -> Markup:
-    """Return PNG bytes as an HTML element."""
+    """Return PNG bytes embedded in an HTML element."""
     return Markup('<img alt="" src="data:image/png;base64,{}">').format(base64.b64encode(buffer.getvalue()).decode())

@@ -1,4 +1,4 @@
-"""The evaluation of a run: the numbers of docs/evaluation.md and a page of them."""
+"""Evaluation of a run: the metrics of docs/evaluation.md as JSON and as an HTML page."""
 
 import json
 import logging
@@ -28,12 +28,12 @@ from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruc
 from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.evaluation.protocol import (
     Sizes,
-    affordable,
-    check,
-    chosen_chunk,
-    chosen_sizes,
-    load_sound,
-    say_sizes,
+    check_settings,
+    choose_chunk,
+    choose_sizes,
+    limit_settings,
+    load_finite_model,
+    log_sizes,
 )
 from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
@@ -53,13 +53,13 @@ from vae_lab.system.progress import track
 log = logging.getLogger(__name__)
 
 ACTIVE = 0.01
-"""Variance of its posterior mean from which on a latent counts as active."""
+"""A latent is active if the variance of its posterior mean is above this."""
 
 NCODES, NDRAWS = 10_000, 2000
-"""Posteriors in the aggregate one, and draws from it, for the mutual information."""
+"""Number of posteriors in the aggregate posterior, and of draws from it, for the mutual information."""
 
 NEACH = 200
-"""Images of each class that are put to a classifier."""
+"""Generated images per class for the class accuracy."""
 
 Pixels = Float[Tensor, "n channels height width"]
 Reference = Float[Tensor, "m channels height width"]
@@ -68,108 +68,106 @@ Reference = Float[Tensor, "m channels height width"]
 def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
            features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
            chunk: int | None, trust: Trust = None, **settings: int) -> dict[str, Any]:  # fmt: skip
-    """Return what docs/evaluation.md lists, and write it to `folder` as evaluation-<split>.json and .html.
+    """Return the metrics of docs/evaluation.md and write them to `folder` as evaluation-<split>.json and .html.
 
     Args:
-        run: a run folder, or a checkpoint file.
-        folder: for the two files; an evaluation of other weights, or by another protocol, stays under another name.
-        split: the part to evaluate on.
+        run: a run folder or a checkpoint file.
+        folder: the output folder. An earlier evaluation of other weights or with another protocol is renamed.
+        split: the part of the data to evaluate on.
         checkpoint: "best" or "last".
-        root: where the images lie now, or None.
-        seed: of every draw.
+        root: the folder that holds the images now; None for the one stored in the run.
+        seed: seed of every random draw.
         device: "auto", "cpu" or "cuda".
-        features: which extractor; see `load_extractor`.
-        nsamples: latents for each image in the likelihood; None chooses by device, as for the next two.
-        nll_images: images that get so many.
-        ngenerated: images for each sampler.
-        nbound: latents for each image in the bound that carries the likelihood over to the others.
+        features: name of the feature extractor; see `load_extractor`.
+        nsamples: latents per image for the likelihood; None chooses by device, here and in the next two.
+        nll_images: images whose likelihood is estimated with `nsamples` latents.
+        ngenerated: images per sampler.
+        nbound: latents per image for the cheap bound that extends the estimate to the other images.
         chunk: latents decoded at once; None takes fewer for larger images.
-        trust: packages beside vae_lab that the run may be made of.
-        settings: those of the comparisons.
+        trust: packages, besides vae_lab, whose classes the run may use.
+        settings: nblocks, nreplicates, k, nreference and side of the comparisons.
 
     Raises:
-        ValueError, DataError, DivergedError, StorageError: before anything takes long.
+        ValueError, DataError, DivergedError, StorageError: before any long computation.
     """
     started = time.perf_counter()
-    check(split, seed, nbound=nbound, **settings)
+    check_settings(split, seed, nbound=nbound, **settings)
     require_folder_name(folder)
     where = choose_device(device)
-    model = load_sound(run, checkpoint, trust).to(where)
+    model = load_finite_model(run, checkpoint, trust).to(where)
     require_writable(folder)
     data = load_data(run, checkpoint, root=root, trust=trust)
     images, other_part = getattr(data.eval_splits, split), "test" if split == "val" else "val"
     nunseen = len(getattr(data.eval_splits, other_part))
-    chunk = chosen_chunk(chunk, images.pixels(slice(1)).numel())
-    sizes, settings = chosen_amounts((nsamples, nll_images, ngenerated), settings, where, len(images), nunseen)
+    chunk = choose_chunk(chunk, images.pixels(slice(1)).numel())
+    sizes = choose_sizes((nsamples, nll_images, ngenerated), where, len(images), nunseen)
+    settings = limit_settings(settings, min(len(images), sizes.ncompared))
+    log_sizes(sizes, where, len(images))
     train = data.raw_splits.train
     extractor = load_extractor(features, train).to(where)
-    few = warned_of(sizes, min(settings["nreference"], len(train)), extractor.key)
+    few = log_caveats(sizes, min(settings["nreference"], len(train)), extractor.key)
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
     reference = every_pixel(getattr(data.raw_splits, split))
     mixture = fit_mixture(run, model, data.eval_splits.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
-    sets = compared_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
-    copies = copied(sets, data, seed, settings)
+    sets = sample_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
+    copies = find_copies(sets, data, seed, settings)
     protocol = {"split": split, "nimages": len(images), "seed": seed, "nbound": nbound, "chunk": chunk}
     protocol |= environment(run, checkpoint, extractor, train, where)
     result = {
         "protocol": protocol | sizes._asdict() | settings,
         "caveats": few,
         **model_sections(model, likelihood, reconstruction, seed),
-        "samples": compared(sets, reference, extractor, seed, settings),
-        "memorisation": {name: memorisation_table(found) for name, found in copies.items()},
-        "blur": blurred({"reconstructions": reconstruction.decoded} | sets, reference),
+        "samples": compare_sets(sets, reference, extractor, seed, settings),
+        "memorisation": memorisation_table(copies),
+        "blur": compare_spectra({"reconstructions": reconstruction.decoded} | sets, reference),
         **classes_section(model, extractor, data, other_part, seed),
         "seconds": time.perf_counter() - started,
     }
-    page = Page(finite(result), reference, every_pixel(images, 32), reconstruction, sets, copies, train, likelihood)
-    return write(folder, page)
+    page = Page(
+        replace_nonfinite(result), reference, every_pixel(images, 32), reconstruction, sets, copies, train, likelihood
+    )
+    return write_page(folder, page)
 
 
-def chosen_amounts(
-    asked: tuple[int | None, ...], settings: dict[str, int], where: torch.device, nimages: int, nunseen: int
-) -> tuple[Sizes, dict[str, int]]:
-    """Return how much is computed and the settings of the comparisons that it allows; both have been logged."""
-    sizes = chosen_sizes(asked, where, nimages, nunseen)
-    settings = affordable(settings, min(nimages, sizes.ncompared))
-    say_sizes(sizes, where, nimages)
-    return sizes, settings
-
-
-def warned_of(sizes: Sizes, nreference: int, key: str) -> list[str]:
-    """Return the sentences on numbers that come from too few images, which have been logged too."""
+def log_caveats(sizes: Sizes, nreference: int, key: str) -> list[str]:
+    """Return the sentences about metrics with too few images, and log each as a warning."""
     found = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=key)
     for sentence in found:
-        log.warning("beware: %s", sentence)
+        log.warning("warning: %s", sentence)
     return found
 
 
 def environment(
     run: Path, checkpoint: str, extractor: Extractor, train: ImageSet, device: torch.device
 ) -> dict[str, Any]:
-    """Return what else the figures depend on: weights, feature extractor, device and versions."""
-    weights = locate(run, checkpoint).names() | {"weights": weights_digest(run, checkpoint)}
-    described = {"features": extractor.key, "classifier": trained_on(extractor, train)}
-    return weights | described | {"device": device_name(device), "versions": versions()}
+    """Return the weights, feature extractor, device and package versions that the metrics depend on."""
+    return locate(run, checkpoint).names() | {
+        "weights": weights_digest(run, checkpoint),
+        "features": extractor.key,
+        "classifier": train.digest()[:8] if isinstance(extractor, DigitClassifier) else None,
+        "device": device_name(device),
+        "versions": versions(),
+    }
 
 
-def write(folder: Path, page: Page) -> dict[str, Any]:
-    """Return the result of a page, once the two files of its split are written."""
+def write_page(folder: Path, page: Page) -> dict[str, Any]:
+    """Write the JSON and HTML files of a page, and return its result."""
     name = file_name(page.result["protocol"]["split"])
-    keep_other(folder, name, page.result["protocol"])
+    rename_earlier(folder, name, page.result["protocol"])
     write_whole(folder / f"{name}.json", json.dumps(page.result, indent=2, allow_nan=False).encode())
     write_whole(folder / f"{name}.html", render(page).encode())
     return page.result
 
 
 def file_name(split: str) -> str:
-    """Return the name, without its ending, of the files of a split's evaluation."""
+    """Return the file name, without suffix, of a split's evaluation."""
     return f"evaluation-{split}"
 
 
-def keep_other(folder: Path, name: str, protocol: dict[str, Any]) -> None:
-    """Give an evaluation that is there another name, and say so, if it has other weights or another protocol."""
+def rename_earlier(folder: Path, name: str, protocol: dict[str, Any]) -> None:
+    """Rename an existing evaluation that has other weights or another protocol, and log the new name."""
     try:
         before = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["protocol"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -180,22 +178,17 @@ def keep_other(folder: Path, name: str, protocol: dict[str, Any]) -> None:
         for suffix in (".json", ".html"):
             if (folder / f"{name}{suffix}").is_file():
                 (folder / f"{name}{suffix}").replace(folder / f"{kept}{suffix}")
-        log.info("an earlier %s.json, with %s, is kept as %s.json", name, describe_changes(changes), kept)
+        log.info("renamed an earlier %s.json, with %s, to %s.json", name, describe_changes(changes), kept)
 
 
-def trained_on(extractor: Extractor, training: ImageSet) -> str | None:
-    """Return which images an extractor was trained on, as the first digits of their hash, if it was on any."""
-    return training.digest()[:8] if isinstance(extractor, DigitClassifier) else None
-
-
-def finite(node: Any) -> Any:  # noqa: ANN401
-    """Return the result with null, which JSON has, in the place of infinities and NaN, which it has not."""
+def replace_nonfinite(node: Any) -> Any:  # noqa: ANN401
+    """Return the result with None in place of infinities and NaN, which JSON cannot represent."""
     if isinstance(node, dict):
-        return {key: finite(value) for key, value in node.items()}
+        return {key: replace_nonfinite(value) for key, value in node.items()}
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def compared_sets(
+def sample_sets(
     model: LatentModel,
     mixture: Distribution | None,
     data: ImageData,
@@ -205,29 +198,29 @@ def compared_sets(
     n: int,
     seed: int,
 ) -> dict[str, Pixels]:
-    """Return real images of a part, and images by each sampler: its posteriors, the mixture, and the prior.
+    """Return real images of a part, and images decoded from their posteriors, the mixture and the prior.
 
-    A conditional model's last two are of classes drawn from `labels`.
+    For a conditional model, the classes of the images from the mixture and the prior are drawn from `labels`.
     """
     samplers: dict[str, Distribution | ImageSet | None] = {
         "posterior": getattr(data.eval_splits, part),
         "gmm": mixture,
         "prior": model.prior(),
     }
-    there = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
-    made = partial(decode_samples, model, n=n, labels=labels, seed=seed)
-    generated = {name: made(sampler, name=name) for name, sampler in track(there, "samples")}
+    available = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
+    decode = partial(decode_samples, model, n=n, labels=labels, seed=seed)
+    generated = {name: decode(sampler, name=name) for name, sampler in track(available, "samples")}
     return {"real": every_pixel(getattr(data.raw_splits, part), n)} | generated
 
 
-def compared(
+def compare_sets(
     sets: dict[str, Pixels], reference: Reference, extractor: Extractor, seed: int, settings: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """Return the distances of each set from the reference; keys of those that depend on the extractor name it."""
-    real = vectors(extractor, reference)
+    """Return the distances of each set from the reference; keys that depend on the extractor end with its name."""
+    real = extract_features(extractor, reference)
     table: dict[str, dict[str, Any]] = {}
     for name, images in track(list(sets.items()), "comparisons"):
-        found = vectors(extractor, images)
+        found = extract_features(extractor, images)
         kid = kernel_interval(real, found, nblocks=settings["nblocks"])
         fid = frechet_interval(real, found, nreplicates=settings["nreplicates"], seed=seed)
         overlap = manifold(real, found, settings["k"])
@@ -240,25 +233,27 @@ def compared(
     return table
 
 
-def vectors(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"]:
-    """Return the extractor's vectors of images on the CPU."""
+def extract_features(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"]:
+    """Return the feature vectors of images on the CPU."""
     device = next(extractor.parameters()).device
     return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
 
 
-def copied(sets: dict[str, Pixels], data: ImageData, seed: int, settings: dict[str, int]) -> dict[str, Memorisation]:
-    """Return how near each set comes to the training images, and to their mirror images if training saw those."""
+def find_copies(
+    sets: dict[str, Pixels], data: ImageData, seed: int, settings: dict[str, int]
+) -> dict[str, Memorisation]:
+    """Return the memorisation check of each set; mirror images count as copies if training flipped images."""
     training, side = data.raw_splits.train, settings["side"]
     flips = data.augment is not None and data.augment.flip
-    usual = copy_thresholds(training, nreference=settings["nreference"], side=side, seed=seed, flips=flips)
+    thresholds = copy_thresholds(training, nreference=settings["nreference"], side=side, seed=seed, flips=flips)
     return {
-        name: memorisation(some, training, usual, side=side, flips=flips)
-        for name, some in track(list(sets.items()), "copies")
+        name: memorisation(images, training, thresholds, side=side, flips=flips)
+        for name, images in track(list(sets.items()), "copies")
     }
 
 
-def blurred(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str, float] | None]:
-    """Return how much power each set has of the reference's, band by band; None where that says nothing."""
+def compare_spectra(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str, float] | None]:
+    """Return the spectral power of each set over the reference's, by band; None where it cannot be computed."""
     table: dict[str, dict[str, float] | None] = {}
     for name, images in sets.items():
         try:
@@ -272,7 +267,7 @@ def blurred(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str
 def model_sections(
     model: LatentModel, likelihood: SetLikelihood, reconstruction: Reconstruction, seed: int
 ) -> dict[str, Any]:
-    """Return, by their names, the sections on what the model makes of the images themselves."""
+    """Return the sections "likelihood", "latents" and "reconstruction" of the result."""
     return {
         "likelihood": likelihood_table(model, likelihood),
         "latents": latents_table(model, reconstruction, seed),
@@ -281,7 +276,7 @@ def model_sections(
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:
-    """Return the likelihood section; bits only of probabilities."""
+    """Return the likelihood section; bits per dimension exist only for discrete likelihoods."""
     table: dict[str, Any] = {
         name: getattr(found, name)._asdict() for name in ("iwae_nll", "neg_elbo", "distortion", "rate")
     }
@@ -304,7 +299,7 @@ def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]
 
 
 def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[str, Any]:
-    """Return how the latents are used; the split of the rate needs posteriors that are one vector's."""
+    """Return the latents section; the rate is decomposed only if posteriors are diagonal normals."""
     table: dict[str, Any] = {"nlatent": model.nlatent, "active_units": active_units(found.moves, ACTIVE)}
     if found.log_sigmas is None:
         return table | {"mutual_information": None, "marginal_kl": None}
@@ -318,15 +313,18 @@ def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[
     }
 
 
-def memorisation_table(found: Memorisation) -> dict[str, float]:
-    """Return the numbers of a memorisation check."""
-    return {key: value for key, value in found._asdict().items() if isinstance(value, float)}
+def memorisation_table(copies: dict[str, Memorisation]) -> dict[str, dict[str, float]]:
+    """Return the shares and thresholds of each memorisation check, without its tensors."""
+    return {
+        name: {key: value for key, value in found._asdict().items() if isinstance(value, float)}
+        for name, found in copies.items()
+    }
 
 
 def classes_section(
     model: LatentModel, extractor: Extractor, data: ImageData, other_part: str, seed: int
 ) -> dict[str, Any]:
-    """Return, by its name, the section on how often a classifier sees the class that a conditional model was given."""
+    """Return the section "classes": the class accuracy of a conditional model; nothing for other models."""
     if not model.nclasses:
         return {}
     parts = data.raw_splits
@@ -339,7 +337,7 @@ def classes_section(
 
 
 def headline(result: dict[str, Any]) -> list[str]:
-    """Return the lines that a command ends with."""
+    """Return the summary lines that the command logs at its end."""
     likelihood, protocol = result["likelihood"], result["protocol"]
     nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
     name = "-log p(x | y)" if "classes" in result else "-log p(x)"

@@ -1,1 +1,1 @@
-"""A training run, from a composed config to a run folder."""
+"""Training runs, from a composed config to a run folder."""

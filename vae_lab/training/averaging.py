@@ -1,4 +1,4 @@
-"""The end of stochastic weight averaging: the average is validated, stored and tested."""
+"""Stochastic weight averaging: the averaged weights are validated and stored at the end of training."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from vae_lab.training.tasks.task import UNAVERAGED, Task
 
 
 def finish_averaging(trainer: Trainer, task: Task, data: ImageData) -> bool:
-    """Return whether the model has averaged weights now, which then are validated and stored in `last`.
+    """Load averaged weights into the model, validate them and store them in `last`; return whether there are any.
 
-    Lightning 2.6 copies them into the model after the last validation and checkpoint, and not at all if training ends
-    before the last epoch. The weights in training stay in the checkpoint, for a run that goes on.
+    Lightning 2.6 copies averaged weights into the model only after the last validation and checkpoint, and not at all
+    if training ends before the last epoch. The checkpoint also keeps the weights in training, for resuming.
     """
     callbacks = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     swa = next((one for one in callbacks if isinstance(one, StochasticWeightAveraging)), None)
@@ -37,7 +37,7 @@ def finish_averaging(trainer: Trainer, task: Task, data: ImageData) -> bool:
 
 
 def store_average(path: Path, trainer: Trainer, task: Task) -> None:
-    """Put the task's weights and their validation into a checkpoint, beside the weights that it had."""
+    """Store the task's weights and their validation metrics in a checkpoint, and keep its previous weights."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
     stored[UNAVERAGED] = stored["state_dict"]
     stored["state_dict"] = task.state_dict()

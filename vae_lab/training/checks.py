@@ -1,4 +1,4 @@
-"""Checks of a run's settings that need no Lightning."""
+"""Checks of a run's settings that do not import Lightning."""
 
 from omegaconf import DictConfig
 
@@ -6,10 +6,10 @@ from vae_lab.runs.configs import build
 
 
 def check_model(cfg: DictConfig) -> None:
-    """Build model and optimizer without their memory: a wrong setting is told before Lightning is imported.
+    """Build model and optimizer on the meta device, to report a wrong setting before Lightning is imported.
 
     Raises:
-        ValueError: if the optimizer does not take its settings.
+        ValueError: if the optimizer does not accept its settings.
     """
     import torch
 

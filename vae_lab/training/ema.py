@@ -1,4 +1,4 @@
-"""An exponential moving average (EMA) of the weights in training."""
+"""Exponential moving average (EMA) of the weights in training."""
 
 import torch
 from torch import nn
@@ -6,14 +6,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightEMA:
-    """Keeps one module the EMA of another one's weights; buffers are copied.
+    """EMA of a module's weights in another module of the same architecture; buffers are copied.
 
-    The decay grows from 0.1 to its full value, as (1 + step) / (10 + step), so that the average forgets the start.
+    The decay is min(decay, (1 + step) / (10 + step)), so that the average forgets the initial weights.
 
     Args:
-        average: what holds the average.
-        source: what is trained, of the same architecture.
-        decay: per step, once it is reached.
+        average: the module that holds the average.
+        source: the module in training.
+        decay: largest decay per step.
     """
 
     def __init__(self, average: nn.Module, source: nn.Module, decay: float) -> None:
@@ -23,7 +23,7 @@ class WeightEMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights in training, after `step` earlier updates."""
+        """Update the average with the current weights, after `step` earlier updates."""
         decay = min(self.decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(tuple(self.average.parameters()), tuple(self.source.parameters()), None)
         for ours, theirs in zip(self.average.buffers(), self.source.buffers(), strict=True):

@@ -11,19 +11,19 @@ NamedParameter = tuple[str, nn.Parameter]
 
 
 def make_adamw(named_parameters: Iterable[NamedParameter], *, weight_decay: float, **settings: Any) -> AdamW:
-    """Return AdamW with weight decay on the weights of layers alone.
+    """Return AdamW with weight decay on the weights of layers only.
 
     Args:
-        named_parameters: as `nn.Module.named_parameters` gives them.
-        weight_decay: of the weights; biases, norms' scales and learned numbers such as a variance have none.
+        named_parameters: parameters from `nn.Module.named_parameters`.
+        weight_decay: weight decay of the weights; biases, scales of norms and scalars such as a variance have none.
         settings: other arguments of `torch.optim.AdamW`.
     """
     return AdamW(decay_groups(named_parameters, weight_decay), **settings)
 
 
 def decay_groups(named_parameters: Iterable[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters in groups: the weights of layers with this decay, all others without; none is empty."""
-    weights, others = divided(named_parameters, is_weight)
+    """Return the nonempty parameter groups: weights of layers with this weight decay, other parameters without."""
+    weights, others = partition(named_parameters, is_weight)
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -31,16 +31,16 @@ def decay_groups(named_parameters: Iterable[NamedParameter], weight_decay: float
     return [group for group in groups if group["params"]]
 
 
-def divided(
-    named_parameters: Iterable[NamedParameter], belongs: Callable[[str, Tensor], bool]
+def partition(
+    named_parameters: Iterable[NamedParameter], selects: Callable[[str, Tensor], bool]
 ) -> tuple[list[NamedParameter], list[NamedParameter]]:
-    """Return the parameters that belong, and the others, each in their order."""
+    """Return the parameters that a predicate selects, and the others, in their order."""
     pairs = list(named_parameters)
-    return [pair for pair in pairs if belongs(*pair)], [pair for pair in pairs if not belongs(*pair)]
+    return [pair for pair in pairs if selects(*pair)], [pair for pair in pairs if not selects(*pair)]
 
 
 def is_weight(name: str, parameter: Tensor) -> bool:
-    """Return whether a parameter is the weight of a layer, as torch's modules call it; the scale of a norm is none."""
+    """Return whether a parameter is the weight of a layer, by its name and shape, and not the scale of a norm."""
     return parameter.ndim >= 2 and "weight" in name
 
 
@@ -52,24 +52,24 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
 class MuonWithAdamW(Optimizer):
     """`torch.optim.Muon` for the weights of linear layers and AdamW for all other parameters, as one optimizer.
 
-    Muon makes the momentum of a matrix orthogonal before it steps (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon/) and takes nothing but matrices. Convolutions go to AdamW.
+    Muon orthogonalises the momentum of a matrix before each step (Jordan et al. 2024,
+    https://kellerjordan.github.io/posts/muon/). It accepts matrices only, so AdamW updates the convolutions.
 
     Args:
-        named_parameters: as `nn.Module.named_parameters` gives them.
-        lr: learning rate of both.
-        weight_decay: of the weights of layers, in both.
-        momentum: of Muon.
-        nesterov: whether that momentum is Nesterov's.
-        ns_steps: iterations of Newton and Schulz that make a step orthogonal.
-        adjust_lr_fn: what scales Muon's steps; "match_rms_adamw" makes them as long as AdamW's, so that one learning
-            rate serves both (Liu et al. 2025, https://arxiv.org/abs/2502.16982).
-        betas: of AdamW.
-        eps: of AdamW.
-        fused: whether AdamW's step is one kernel.
+        named_parameters: parameters from `nn.Module.named_parameters`.
+        lr: learning rate of both optimizers.
+        weight_decay: weight decay of the weights of layers, in both optimizers.
+        momentum: momentum of Muon.
+        nesterov: whether Muon uses Nesterov momentum.
+        ns_steps: Newton-Schulz iterations of the orthogonalisation.
+        adjust_lr_fn: scaling of Muon's steps; "match_rms_adamw" gives them the RMS of AdamW's steps, so that one
+            learning rate suits both (Liu et al. 2025, https://arxiv.org/abs/2502.16982).
+        betas: betas of AdamW.
+        eps: epsilon of AdamW.
+        fused: whether AdamW uses its fused kernel.
 
     Raises:
-        ValueError: if no layer is linear.
+        ValueError: if the model has no linear layer.
     """
 
     def __init__(
@@ -86,9 +86,11 @@ class MuonWithAdamW(Optimizer):
         eps: float,
         fused: bool,
     ) -> None:
-        matrices, others = divided(named_parameters, is_matrix)
+        matrices, others = partition(named_parameters, is_matrix)
         if not matrices:
-            raise ValueError("Muon moves the weights of linear layers, and the model has none; choose optimizer=adamw")
+            raise ValueError(
+                "Muon updates the weights of linear layers, which this model lacks; choose optimizer=adamw"
+            )
         muon = Muon(
             matrices,
             lr=lr,
@@ -102,17 +104,17 @@ class MuonWithAdamW(Optimizer):
         adamw = AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, fused=fused) if groups else None  # pyright: ignore[reportArgumentType]
         self.parts = [muon] if adamw is None else [muon, adamw]
         all_groups = [group for part in self.parts for group in part.param_groups]
-        super().__init__(all_groups, {"lr": lr, "momentum": momentum})  # one_cycle looks there for what to cycle
+        super().__init__(all_groups, {"lr": lr, "momentum": momentum})  # OneCycleLR reads these defaults
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
-        """Step both and return what the closure returns."""
+        """Step both optimizers and return the closure's loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for part in self.parts:
-            part.state = self.state  # anew each time: loading a state replaces it, and the groups
+            part.state = self.state  # set at each step, because load_state_dict replaces the state and the groups
             part.param_groups = [
                 group for group in self.param_groups if ("ns_steps" in group) == isinstance(part, Muon)
             ]

@@ -12,14 +12,13 @@ from vae_lab.system.devices import fastest_precision
 log = logging.getLogger(__name__)
 
 OLDER = {"bf16": "bf16-mixed", "16": "16-mixed"}
-"""Lightning's older names, of which it warns."""
+"""Lightning's deprecated precision names."""
 
 
 class Bfloat16Mixed(MixedPrecision):
-    """Lightning's bf16-mixed, but that it clips the gradients of fused optimizers too.
+    """Lightning's bf16-mixed, with gradient clipping for fused optimizers.
 
-    Lightning 2.6 refuses that wherever an optimizer could unscale gradients in its step. In bfloat16 nothing scales
-    them.
+    Lightning 2.6 refuses to clip for optimizers that can unscale gradients in their step. bfloat16 does not scale them.
     """
 
     def clip_gradients(
@@ -33,23 +32,23 @@ class Bfloat16Mixed(MixedPrecision):
 
 
 def named_precision(precision: str | int, accelerator: str) -> str | int:
-    """Return Lightning's own name of a precision; a CPU has bfloat16 in place of float16 with a scaled loss."""
+    """Return Lightning's current name of a precision; on a CPU, 16-mixed becomes bf16-mixed."""
     name = OLDER.get(str(precision), precision)
     if name == "auto":
         return fastest_precision(accelerator)
     if name == "16-mixed" and is_cpu(accelerator):
-        log.warning("trainer.precision=%s is for a GPU; on this CPU it is bf16-mixed", precision)
+        log.warning("trainer.precision=%s needs a GPU: using bf16-mixed on this CPU", precision)
         return "bf16-mixed"
     return name
 
 
 def bfloat16_mixed(precision: str | int, accelerator: str) -> list[Bfloat16Mixed]:
-    """Return the plugin for bf16-mixed, and none for another precision."""
+    """Return the plugin for bf16-mixed; an empty list for another precision."""
     if precision != "bf16-mixed":
         return []
     return [Bfloat16Mixed("bf16-mixed", "cpu" if is_cpu(accelerator) else "cuda")]
 
 
 def is_cpu(accelerator: str) -> bool:
-    """Return whether training will run on a CPU."""
+    """Return whether training runs on a CPU."""
     return accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())

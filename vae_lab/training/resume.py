@@ -1,4 +1,4 @@
-"""Resuming of a run (`resume=`), and initial weights from another one (`init=`)."""
+"""Resuming a run (`resume=`), and initial weights from another run (`init=`)."""
 
 import logging
 import re
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 LIMITS = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time")
 KEPT = ("seed", "data", "model", "objective", "optimizer", "schedule", "task")
-"""What must be as in the run that goes on, but for what has no effect on a training step."""
+"""Groups of settings that a resumed run must repeat, except for those without effect on a training step."""
 KEPT_OF_TRAINER = (
     "accumulate_grad_batches",
     "gradient_clip_val",
@@ -30,18 +30,19 @@ KEPT_OF_TRAINER = (
     "overfit_batches",
     "devices",
 )
-"""Settings of the trainer that must be so too; all others may change, as lengths, intervals and logs."""
+"""Settings of the trainer that a resumed run must repeat; others, as lengths and intervals, may change."""
 
 
 def continued(arguments: list[str]) -> list[str]:
-    """Return a command line in which `resume=<run>` brings the run's own settings, and its folder.
+    """Return the command line with the stored overrides and the folder of the run that `resume=<run>` names.
 
-    What was typed for the run comes first, unless it is typed again. Without folder= or hydra.run.dir= the run goes on
-    in its own folder: the first `.hydra/` there stays, and later ones lie beside it.
+    Stored overrides that are typed again are left out. Without folder= or hydra.run.dir=, the run continues in its own
+    folder, and keeps the first `.hydra/` there beside the new one.
 
     Raises:
         DataError: if there is no such run.
-        ValueError: if a secret was typed for the run, which no file holds, or a class or place, which is not believed.
+        ValueError: if a stored override is a secret, which is not in the file, or names a class or a path, which is
+            not trusted.
     """
     typed = [text for text in arguments if not text.startswith("-")]
     runs = [text.partition("=")[2] for text in typed if key(text) == "resume"]
@@ -50,37 +51,35 @@ def continued(arguments: list[str]) -> list[str]:
     run = runs[-1].strip("'\"")
     at = locate(run, "last")
     if not checkpoint_path(run, "last").is_file():
-        load_checkpoint(run, "last")  # which says what is missing
-    again = {key(text) for text in typed} | {"resume", "threads"}  # whose number is kept by itself
+        load_checkpoint(run, "last")  # raises an error that says what is missing
+    again = {key(text) for text in typed} | {"resume", "threads"}  # the number of threads is stored elsewhere
     if again & set(LIMITS):
         again |= set(LIMITS)
     stored = [str(text) for text in read_summary(at.folder).get("overrides") or [] if key(str(text)) not in again]
     check_stored(run, stored)
     hidden = [key(text) for text in stored if HIDDEN in text]
     if hidden:
-        raise ValueError(
-            f"resume={run}: {' and '.join(hidden)} was typed for that run and is not stored; type it again."
-        )
-    return [*arguments, *stored, *in_place(at, typed)]
+        raise ValueError(f"resume={run}: {' and '.join(hidden)} was set for that run but is not stored; type it again.")
+    return [*arguments, *stored, *continue_in_folder(at, typed)]
 
 
 def check_stored(run: str, overrides: Sequence[str]) -> None:
-    """Raise ValueError if a run's own settings could do more than train: a run folder may be a stranger's.
+    """Raise ValueError if a stored override is not trusted, because a run folder may come from someone else.
 
-    They may not name classes, nor places but that of the images, nor refer to variables, nor set up Hydra.
+    A stored override must not name a class or a path (except data.root), refer to a variable, or configure Hydra.
     """
     for text in overrides:
         name, _, value = text.partition("=")
         harmless = key(text) == "data.root" and "${" not in text
         if name.startswith("hydra") or "_target_" in text or (not harmless and re.search(r"[/\\]|\$\{", value)):
             raise ValueError(
-                f"resume={run}: that run was started with {text}, which names a class or a place and is not taken from"
-                " a file; type it again, or its key with another value."
+                f"resume={run}: that run was started with {text}, which names a class or a path and is not read from a"
+                " file; type it again, or its key with another value."
             )
 
 
-def in_place(at: Located, typed: Sequence[str]) -> list[str]:
-    """Return what has Hydra go on in the folder of a run, unless another folder was typed."""
+def continue_in_folder(at: Located, typed: Sequence[str]) -> list[str]:
+    """Return the overrides that make Hydra use the folder of a run, unless another folder was typed."""
     elsewhere = {"folder", "hydra.run.dir"} & {key(text) for text in typed}
     if elsewhere or at.checkpoint != "last" or not (at.folder / "summary.json").is_file():
         return []
@@ -91,44 +90,44 @@ def in_place(at: Located, typed: Sequence[str]) -> list[str]:
 
 
 def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
-    """Return the checkpoint to go on from, or None.
+    """Return the path of the checkpoint to resume from; None without `resume=`.
 
     Raises:
-        DataError: if the run to resume has no readable checkpoint.
-        ValueError: if it had another seed, model, objective, optimizer, schedule or task, or other images; if it has
-            completed all that is asked for; or if its learning rate was planned for another length.
+        DataError: if the run has no readable checkpoint.
+        ValueError: if the run had other images or other settings that affect training, has already completed all steps,
+            or has a schedule for another length.
     """
     run = config["resume"]
     if run is None:
         return None
     if config["init"] is not None:
-        raise ValueError(f"resume={run} goes on with a run, and init={config['init']} starts a new one; choose one.")
+        raise ValueError(f"resume={run} continues a run, but init={config['init']} starts a new one; choose one.")
     stored = load_checkpoint(run, "last")
-    say_version(run)
+    warn_of_version(run)
     before = {name: stored["hyper_parameters"].get(name) for name in KEPT}
     changed = differences(before, {name: config.get(name) for name in KEPT}, (*WITHOUT_EFFECT, *WHEN_RESUMED))
     trainers = [
-        {name: some["trainer"].get(name) for name in KEPT_OF_TRAINER} for some in (stored["hyper_parameters"], config)
+        {name: one["trainer"].get(name) for name in KEPT_OF_TRAINER} for one in (stored["hyper_parameters"], config)
     ]
     changed += differences({"trainer": trainers[0]}, {"trainer": trainers[1]}, ())
-    told = [describe_changes(changed)] if changed else []
+    reasons = [describe_changes(changed)] if changed else []
     if stored.get("data") != data:
-        told.append(other_images(stored, config, data))
-    if told:
-        raise ValueError(f"resume={run}: that run had {'; '.join(told)}. Repeat its settings, or start anew.")
+        reasons.append(describe_data_change(stored, config, data))
+    if reasons:
+        raise ValueError(f"resume={run}: that run had {'; '.join(reasons)}. Repeat its settings, or start a new run.")
     check_length(run, stored, config)
     return str(checkpoint_path(run, "last"))
 
 
 def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise ValueError if a run has nothing left to do, or was planned for another length."""
+    """Raise ValueError if a run has no steps left, or has a schedule for another length."""
     before, now = stored["hyper_parameters"]["trainer"], config["trainer"]
-    lengths = [{name: some.get(name) for name in ("max_steps", "max_epochs", "max_time")} for some in (before, now)]
+    lengths = [{name: one.get(name) for name in ("max_steps", "max_epochs", "max_time")} for one in (before, now)]
     if lengths[0] == lengths[1]:
         if read_summary(locate(run, "last").folder).get("status") == "completed":
             raise ValueError(
-                f"resume={run}: that run has completed its {stored['global_step']} steps; name a larger"
-                " trainer.max_steps or trainer.max_epochs to extend it, or init= to start a new one from its weights."
+                f"resume={run}: that run has completed its {stored['global_step']} steps; set a larger"
+                " trainer.max_steps or trainer.max_epochs to extend it, or init= to start a new run from its weights."
             )
         return
     schedule = config["schedule"]
@@ -140,47 +139,47 @@ def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> No
         what = "learning rate" if follows else "KL weight"
         length = ", ".join(f"trainer.{name}={value}" for name, value in lengths[0].items() if value not in (None, -1))
         raise ValueError(
-            f"resume={run}: its {what} was planned for {length}, and another length was named; repeat that, or"
+            f"resume={run}: its {what} was scheduled for {length}, but another length is set; repeat that length, or"
             " start a new run from its weights with init=."
         )
 
 
-def other_images(stored: dict[str, Any], config: dict[str, Any], data: dict[str, Any]) -> str:
-    """Return in words that a checkpoint was trained on other images, how many there were, and where they lay."""
+def describe_data_change(stored: dict[str, Any], config: dict[str, Any], data: dict[str, Any]) -> str:
+    """Return a phrase with the number and folder of the checkpoint's images, which differ from those of `data`."""
     if not stored.get("data"):
-        return "images of which it stored no fingerprint, as an early version of vae_lab made it"
-    counts = [" + ".join(str(some.get(f"n{part}")) for part in PARTS) for some in (stored["data"], data)]
+        return "no stored fingerprint of its images, as in early versions of vae_lab"
+    counts = [" + ".join(str(one.get(f"n{part}")) for part in PARTS) for one in (stored["data"], data)]
     roots = differences(stored["hyper_parameters"]["data"].get("root"), config["data"].get("root"), ())
     where = f", data.root={roots[0].before} (here {roots[0].now})" if roots else ""
     return f"other images in its three parts: {counts[0]} (here {counts[1]}){where}"
 
 
-def say_version(run: str | Path) -> None:
-    """Warn if the run to go on from was made by another version or commit of vae_lab."""
-    from vae_lab.runs.provenance import git_commit, versions  # which take torch along
+def warn_of_version(run: str | Path) -> None:
+    """Log a warning if another version or commit of vae_lab started the run."""
+    from vae_lab.runs.provenance import git_commit, versions  # imports torch
 
     try:
         summary = load_summary(locate(run, "last").folder)
-    except DataError:  # a checkpoint alone says no version
+    except DataError:  # a checkpoint without a run folder has no version
         return
     versions_before = summary.get("versions") or {}
     before = [str(versions_before.get("vae_lab")), str(summary.get("commit"))]
     now = [str(versions().get("vae_lab")), str(git_commit())]
     if before != now:
-        line = "resume=%s: vae_lab %s (commit %s) began that run, and %s (commit %s) goes on with it"
+        line = "resume=%s: vae_lab %s (commit %s) started that run, and %s (commit %s) continues it"
         log.warning(line, run, *before, *now)
 
 
 def load_initial_weights(task: "Task", run: str) -> dict[str, Any]:
-    """Give a task the weights of another run where names and shapes fit, and return what the summary says of it.
+    """Load the weights of another run that match in name and shape, and return an entry for the summary.
 
     Args:
-        task: with fresh weights; a task with a network in training beside its average gives both the same.
-        run: a run folder, whose best checkpoint counts, or a checkpoint file.
+        task: a task with initial weights; with an EMA, both the EMA and the network in training get the weights.
+        run: a run folder, for its best checkpoint, or a checkpoint file.
 
     Raises:
         DataError: if there is no readable checkpoint.
-        ValueError: if none of its weights fits.
+        ValueError: if no weight matches.
     """
     at = locate(run, "best")
     stored: dict[str, Any] = load_checkpoint(run, at.checkpoint)["state_dict"]
@@ -191,14 +190,12 @@ def load_initial_weights(task: "Task", run: str) -> dict[str, Any]:
         if source in stored and not name.startswith("guard.") and stored[source].shape == weight.shape:
             fitting[name] = stored[source]
     if not fitting:
-        raise ValueError(
-            f"init={run}: none of its weights has the name and the shape of one of this model; choose another."
-        )
+        raise ValueError(f"init={run}: none of its weights matches this model in name and shape; choose another run.")
     task.load_state_dict(fitting, strict=False)
     left = [name for name in own if name not in fitting and not name.startswith("guard.")]
     unused = [name for name in stored if name not in own and not name.startswith(("guard.", "means."))]
     log.info("init=%s: %d of %d tensors loaded", run, len(fitting), len(fitting) + len(left))
-    for what, names in (("stay fresh, as no stored one fits", left), ("of that run are not used", unused)):
+    for what, names in (("no stored weights match, initialised randomly", left), ("weights not used", unused)):
         if names:
             log.warning("init=%s: %s: %s", run, what, ", ".join(names))
     return {"init": {"run": str(expanded(run).absolute()), "loaded": len(fitting), "fresh": left, "unused": unused}}

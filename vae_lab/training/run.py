@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -57,20 +57,20 @@ Watcher = TypeVar("Watcher", bound=Callback)
 def train_run(
     cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Return the summary of a run trained as `cfg` says; it also lies in `cfg.folder`, as summary.json.
+    """Train and test a run, and return its summary, which is also written to `cfg.folder` as summary.json.
 
     Args:
         cfg: the composed config.
-        watchers: callbacks beside those of the config.
-        facts: what else is to stand in the summary.
+        watchers: callbacks in addition to those of the config.
+        facts: additional entries of the summary.
 
     Raises:
         ValueError: if a setting is wrong.
         DataError: if the images are missing, unreadable or too few.
-        DivergedError: if a number left the finite ones, or the run ends worse than it began.
+        DivergedError: if a value is not finite, or the loss is higher at the end than at the beginning.
         StorageError: if the folder cannot be written, or was removed.
-        TimeLimit: if its time was up before the last batch; it is tested all the same.
-        Interrupted: if a signal ended it early, in training after a checkpoint.
+        TimeLimit: if the time limit ended training before the last batch; the run is tested nevertheless.
+        Interrupted: if a signal ended the run; during training, a checkpoint is written first.
 
     Example:
         >>> from hydra import compose, initialize_config_dir
@@ -83,7 +83,7 @@ def train_run(
         >>> summary["status"], summary["steps"]
         ('completed', 20)
     """
-    with GracefulStop() as stop, alone(run_folder(cfg)):
+    with GracefulStop() as stop, lock_folder(run_folder(cfg)):
         return train_until(stop, cfg, watchers, facts or {})
 
 
@@ -91,19 +91,18 @@ def run_folder(cfg: DictConfig) -> Path:
     """Return the folder of a run.
 
     Raises:
-        ValueError: if a command would give it, and there is none.
+        ValueError: if the config has no folder, as without a command.
     """
     folder = OmegaConf.select(cfg, "folder", throw_on_resolution_failure=False)
     if folder is None:
-        line = 'a command gives a run its folder, and compose() does not; add "folder=<new folder>" to the overrides.'
-        raise ValueError(f"folder: {line}")
+        raise ValueError('folder: compose() sets no run folder; add "folder=<new folder>" to the overrides.')
     return Path(folder)
 
 
 def train_until(
     stop: GracefulStop, cfg: DictConfig, watchers: Sequence[Callback], facts: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Return what `train_run` does, with signals in the hands of `stop`."""
+    """Train and test a run, and return its summary; see `train_run`. `stop` handles signals."""
     started = time.perf_counter()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     config["threads"] = threads_in_use(config["threads"])
@@ -123,8 +122,9 @@ def train_until(
     trainer.loggers = [DummyLogger()]
     if not is_trial_run(trainer):
         hparams = masked(config) if cfg.trainer.enable_autolog_hparams else None
-        trainer.loggers = loggers = open_loggers(logger_makers(cfg), folder, hparams)
-    summary |= described(loggers)
+        makers = {str(name): partial(build, settings) for name, settings in cfg.logger.items()}
+        trainer.loggers = loggers = open_loggers(makers, folder, hparams)
+    summary |= collect_facts(loggers)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
         write_summary(folder, summary)
@@ -132,7 +132,7 @@ def train_until(
         summary["status"] = status_of(trainer, summary)
         summary |= {"reason": "trainer.fast_dev_run keeps nothing"} if is_trial_run(trainer) else {}
     except BaseException as error:
-        known = lost(error)
+        known = translate_error(error)
         summary |= {"status": errors.status(known), "reason": str(known)}
         if isinstance(known, errors.Interrupted):
             summary["ended_by"] = signal.Signals(known.number).name
@@ -151,14 +151,15 @@ def train_until(
 
 
 def is_trial_run(trainer: Trainer) -> bool:
-    """Return whether `trainer.fast_dev_run` asks for a few batches of which nothing is kept."""
+    """Return whether `trainer.fast_dev_run` is set: a few batches, and no files."""
     return bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def status_of(trainer: Trainer, summary: Mapping[str, Any]) -> str:
-    """Return the word for the end of a run without an error: a time limit beside another one that it came before stops.
+    """Return the status of a run that ended without an error.
 
-    `trainer.max_time` alone is how long training lasts.
+    A time limit gives "stopped" if it came before the limit of steps or epochs. `trainer.max_time` without another
+    limit is the length of training and gives "completed".
     """
     if is_trial_run(trainer):
         return "fast_dev_run"
@@ -170,7 +171,7 @@ def say_end(task: Task, summary: Mapping[str, Any], folder: Path) -> None:
     """Log the number that judges a run, and what ended training.
 
     Raises:
-        TimeLimit: if its time was up before the last step.
+        TimeLimit: if the time limit ended training before the last step.
     """
     ended = f"ended by {summary['ended_by']} after {summary['steps']} steps"
     if summary["status"] == "fast_dev_run":
@@ -199,7 +200,7 @@ def judgement(task: Task, summary: Mapping[str, Any]) -> str:
 def build_parts(
     cfg: DictConfig, config: dict[str, Any], watchers: Sequence[Callback] = ()
 ) -> tuple[ImageData, Task, Trainer]:
-    """Return the decoded data, the task, its weights drawn from the seed alone, and a trainer that logs nowhere yet."""
+    """Return the decoded data, the task with weights drawn from the seed, and a trainer without loggers."""
     quieten_lightning()
     with seeded("weights", cfg.seed):
         task: Task = build(cfg.task)
@@ -210,13 +211,13 @@ def build_parts(
     make_trainer = build(cfg.trainer)
     trainer: Trainer = make_trainer(callbacks=[*chosen, Stopwatch()], automatic=task.automatic_optimization)
     check_pruning(chosen, task)
-    _ = data.splits  # after all settings of the trainer are known to be right: this may take minutes
+    _ = data.splits  # decoding may take minutes, so it follows all checks of the trainer's settings
     if ranks().rank == 0:
         data.survey.log_lines()
     check_classes(task.model, data)
     watching: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     first = next((i for i, one in enumerate(watching) if isinstance(one, Checkpoint)), len(watching))
-    final = FinalValidation()  # after whatever ends training, before what stores the validation
+    final = FinalValidation()  # after the callbacks that end training, before those that store checkpoints
     watching[first:first] = [StoredConfig(masked(config), data.fingerprint), final]
     watching.insert(0, LateValidation(final))
     skip_idle_hooks(watching)
@@ -224,29 +225,29 @@ def build_parts(
 
 
 def check_classes(model: LatentModel, data: ImageData) -> None:
-    """Raise ValueError if the model is conditional on classes that the images don't have, and warn of idle ones."""
+    """Raise ValueError if the images do not have the model's classes, and warn of classes without training images."""
     if not model.nclasses:
         return
     if not data.classes:
         raise ValueError(
-            f"model.nclasses={model.nclasses}, and the images have no classes; choose model.nclasses=0, or make classes"
-            " of a folder's sub-folders with data.labels=subfolders."
+            f"model.nclasses={model.nclasses}, but the images have no classes; choose model.nclasses=0, or"
+            " data.labels=subfolders to use the sub-folders of a folder as classes."
         )
     if len(data.classes) > model.nclasses:
         raise ValueError(
-            f"model.nclasses={model.nclasses}, and the images have {len(data.classes)} classes; choose"
+            f"model.nclasses={model.nclasses}, but the images have {len(data.classes)} classes; choose"
             f" model.nclasses={len(data.classes)}."
         )
     absent = set(range(model.nclasses)) - set(data.splits.train.labels.tolist())
     if absent:
-        line = "no training image is of the classes %s: what they generate means nothing"
+        line = "no training image is of the classes %s: images generated for them are meaningless"
         if len(data.classes) < model.nclasses:
             line += f"; the images have {len(data.classes)} classes, and model.nclasses={len(data.classes)} is enough"
         log.warning(line, sorted(absent))
 
 
 def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> dict[str, Any]:
-    """Return what is known of a run before it starts."""
+    """Return the entries of the summary that are known before training."""
     return {
         "status": "running",
         "seed": cfg.seed,
@@ -265,57 +266,52 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, if this process is the one that writes."""
+    """Write summary.json, on rank 0 only."""
     if ranks().rank == 0:
         write_whole(folder / "summary.json", json.dumps(masked(summary), indent=2).encode())
-
-
-def logger_makers(cfg: DictConfig) -> dict[str, Callable[[], Logger]]:
-    """Return what makes each logger of the config, by its name."""
-    return {str(name): partial(build, settings) for name, settings in cfg.logger.items()}
 
 
 def fit_and_test(
     data: ImageData, task: Task, trainer: Trainer, checkpoint: str | None, summary: dict[str, Any]
 ) -> None:
-    """Train, then test the checkpoint with the best validation, and note in `summary` what was seen."""
+    """Train, then test the checkpoint with the best validation, and add the results to `summary`."""
     number, size = f"{summary['parameters']:,}", f"{data.channels}x{data.image_size}x{data.image_size}"
     line = "training %s parameters on %s (%d images of %s): %s, %s"
     images = (type(data).__name__, len(data.splits.train), size)
     log.info(line, number, *images, summary["device"], trainer.precision)
-    clock, stop = watcher(trainer, Stopwatch), watcher(trainer, GracefulStop)
+    clock, stop = find_callback(trainer, Stopwatch), find_callback(trainer, GracefulStop)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     finally:
         summary |= {"steps": trainer.global_step, "max_steps": trainer.max_steps, "epochs": trainer.current_epoch}
         summary["seconds"] |= {"fit": clock.fit, "training": clock.training}
         summary["images_per_second"] = clock.images_per_second if clock.images else None
-        summary |= measured(trainer)
-        summary |= described(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
-    received = collectives.largest(stop.received or 0, task.device)
+        summary |= logged_metrics(trainer)
+        summary |= collect_facts(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+    received = collectives.max_over_processes(stop.received or 0, task.device)
     if received:
         raise errors.Interrupted(received, "after a validation and a checkpoint")
-    summary["ended_by"] = ended_by(trainer, watcher(trainer, FinalValidation).limit)
+    summary["ended_by"] = ended_by(trainer, find_callback(trainer, FinalValidation).limit)
     try:
         summary |= test(trainer, task, data, last=finish_averaging(trainer, task, data))
     finally:
-        summary |= described(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
+        summary |= collect_facts(trainer.callbacks)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def measured(trainer: Trainer) -> dict[str, float]:
-    """Return the metrics of validation and test, and whatever else was logged, but for those of training batches."""
-    seen = trainer.callback_metrics.items()
-    return {name: float(value) for name, value in seen if name != "step" and not name.startswith("train/")}
+def logged_metrics(trainer: Trainer) -> dict[str, float]:
+    """Return all logged metrics except those of training batches."""
+    metrics = trainer.callback_metrics.items()
+    return {name: float(value) for name, value in metrics if name != "step" and not name.startswith("train/")}
 
 
-def described(parts: Iterable[object]) -> dict[str, Any]:
-    """Return what callbacks or loggers have to say in the summary."""
+def collect_facts(parts: Iterable[object]) -> dict[str, Any]:
+    """Return the summary entries of callbacks or loggers, from their `describe` methods."""
     facts = [part.describe() for part in parts if hasattr(part, "describe")]  # pyright: ignore[reportAttributeAccessIssue]
     return {name: value for part in facts for name, value in part.items()}
 
 
-def lost(error: BaseException) -> BaseException:
-    """Return the error, or what it means: a lost process, training that has diverged, or no compiler."""
+def translate_error(error: BaseException) -> BaseException:
+    """Return the vae_lab error for divergence, a failed compilation or a lost process; other errors unchanged."""
     if isinstance(error, RuntimeError) and "returned nan values in its" in str(error):  # torch's anomaly detection
         return DivergedError(f"{error} Try a smaller optimizer.lr.")
     if isinstance(error, TrainingSpikeException):
@@ -323,44 +319,44 @@ def lost(error: BaseException) -> BaseException:
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
         reason = str(error).strip().splitlines()[0]
         return ValueError(f"compile: torch cannot compile the networks here ({reason}); choose compile=false.")
-    if collectives.several() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
+    if collectives.is_distributed() and isinstance(error, RuntimeError) and errors.exit_code(error) == 1:
         text = str(error)
         if isinstance(error, torch.distributed.DistError) or "gloo" in text or "by peer" in text:
-            return errors.RanksLost("another process of this run has ended or does not answer; its own log says why.")
+            return errors.RanksLost("another process of this run ended or does not respond; see its log.")
     return error
 
 
-def watcher(trainer: Trainer, kind: type[Watcher]) -> Watcher:
-    """Return the trainer's callback of a kind that it has exactly one of."""
+def find_callback(trainer: Trainer, kind: type[Watcher]) -> Watcher:
+    """Return the trainer's only callback of a class."""
     (found,) = (callback for callback in trainer.callbacks if isinstance(callback, kind))  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 
 def test(trainer: Trainer, task: Task, data: ImageData, *, last: bool) -> dict[str, Any]:
-    """Return the test metrics of the best checkpoint, or of the last weights, if these are asked for or none was kept.
+    """Return the test metrics of the best checkpoint; of the last weights if `last` is set or there is no checkpoint.
 
-    The validation metrics of the same weights come along: what is chosen by them is what was tested.
+    The result includes the validation metrics of the same weights.
     """
     keeper = trainer.checkpoint_callback
     best = keeper.best_model_path if isinstance(keeper, ModelCheckpoint) and not last else ""
     tested: dict[str, Any] = {"tested": Path(best).name if best else "last weights"} | (
-        measured(trainer) if last else {}
+        logged_metrics(trainer) if last else {}
     )
     if best:
         stored = torch.load(best, map_location=task.device, weights_only=True)
         task.load_state_dict(stored["state_dict"])
         tested |= stored.get("metrics", {})
     trainer.test(task, datamodule=data, verbose=False)
-    return tested | measured(trainer)
+    return tested | logged_metrics(trainer)
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other runs out of the folder, unless this command holds it already, as around a sweep's trial.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock the folder against other runs, unless this command holds the lock already, as in a trial of a sweep.
 
     Raises:
         StorageError: if the folder cannot be written.
-        ValueError: if another process is at work there.
+        ValueError: if another process holds the lock.
     """
     if ranks().rank > 0:
         yield
@@ -374,14 +370,14 @@ def alone(folder: Path) -> Iterator[None]:
             raise errors.StorageError(f"{folder.absolute()} cannot be written: {error.strerror}.") from error
         if not mine:
             who = holder(folder)
-            at_work = "another process" if who is None else f"process {who.pid} on {who.host}"
-            raise ValueError(f"folder={folder}: {at_work} is at work there; choose another folder, or wait.")
+            user = "another process" if who is None else f"process {who.pid} on {who.host}"
+            raise ValueError(f"folder={folder}: {user} is using this folder; choose another folder, or wait.")
         yield
 
 
 def check_folder(folder: Path, resume: str | None) -> None:
-    """Raise StorageError unless a file can be written to `folder`, and ValueError if it holds another run."""
-    goes_on = resume is not None and expanded(resume).absolute() == folder.absolute()
-    if (folder / "summary.json").exists() and not goes_on:
+    """Raise StorageError unless `folder` is writable, and ValueError if it holds another run."""
+    resumes = resume is not None and expanded(resume).absolute() == folder.absolute()
+    if (folder / "summary.json").exists() and not resumes:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     require_writable(folder, "name another with folder=")

@@ -14,29 +14,29 @@ log = logging.getLogger(__name__)
 
 
 def make_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int | float) -> LRScheduler:
-    """Return the schedule of an optimizer; one that wants to know the length of training is told it.
+    """Return the learning-rate schedule of an optimizer.
 
     Args:
-        make: called with the optimizer, and with `total_steps` if that is a parameter of it that has no value yet.
-        optimizer: whose learning rate is scheduled.
-        total_steps: optimizer steps of the whole training; infinite, or -1 as Lightning has it, if it has no end.
+        make: factory called with the optimizer, and with `total_steps` if it has this parameter without a value.
+        optimizer: the optimizer.
+        total_steps: optimizer steps of the whole training; infinite or -1 (Lightning's value) if it is unlimited.
 
     Raises:
-        ValueError: if the schedule wants to know the length, and there is none.
+        ValueError: if the schedule needs `total_steps` and training is unlimited.
     """
     if not takes_length(make):
         return make(optimizer)
     if not 1 <= total_steps < math.inf:
         name = getattr(getattr(make, "func", make), "__name__", "it")
         raise ValueError(
-            f"schedule: {name} follows the length of training, which is without end; give trainer.max_steps, or"
+            f"schedule: {name} needs the length of training, which is unlimited; set trainer.max_steps or"
             " schedule.total_steps, or choose schedule=constant."
         )
     return make(optimizer, total_steps=int(total_steps))
 
 
 def takes_length(make: Callable[..., LRScheduler]) -> bool:
-    """Return whether a schedule is to be told the length of training: null is no value; epochs give it otherwise."""
+    """Return whether a schedule needs `total_steps`: it has this parameter, and no length in steps or epochs yet."""
     given: dict[str, object] = getattr(make, "keywords", {})
     if given.get("total_steps") is not None or given.get("steps_per_epoch") is not None:
         return False
@@ -44,24 +44,24 @@ def takes_length(make: Callable[..., LRScheduler]) -> bool:
 
 
 def warm_up_and_cosine(optimizer: Optimizer, *, warmup: int, floor: float, total_steps: int) -> LambdaLR:
-    """Return a schedule that rises linearly and then falls to a floor like half a cosine.
+    """Return a schedule with linear warm-up, followed by half a cosine that ends at a floor.
 
     Loshchilov and Hutter 2017, equation 5 with one cycle, https://arxiv.org/abs/1608.03983, after the linear warm-up of
     Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
 
     Args:
-        optimizer: its learning rate is the highest.
-        warmup: steps before the highest; the first step is taken with 1 / (warmup + 1) of it.
-        floor: share of the highest that is left at the end.
-        total_steps: where the end is.
+        optimizer: the optimizer, whose learning rate is the peak.
+        warmup: steps before the peak; the first step has 1 / (warmup + 1) of the peak.
+        floor: learning rate at the end, as a share of the peak.
+        total_steps: number of steps.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a setting is out of range.
     """
     require_count("schedule.warmup", warmup, 0)
     require_number("schedule.floor", floor, "[0, 1]", "; it is a share of optimizer.lr")
     if warmup >= total_steps:
-        log.warning("schedule.warmup=%d: training has %d steps, and never reaches optimizer.lr", warmup, total_steps)
+        log.warning("schedule.warmup=%d: training has %d steps and never reaches optimizer.lr", warmup, total_steps)
 
     def factor(step: int) -> float:
         if step < warmup:

@@ -1,4 +1,4 @@
-"""A copy of weights and optimizer states in memory, to roll back to."""
+"""In-memory snapshots of weights and optimizer states, for rolling back."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,10 @@ AnyOptimizer = Optimizer | LightningOptimizer
 
 
 class Snapshot:
-    """Copies of some modules and of the optimizers' states.
+    """A copy of the weights of modules and of the states of optimizers.
 
     Args:
-        modules: by name.
+        modules: the modules by name.
 
     Attributes:
         state: tensors and plain values, for a checkpoint; None before the first `take`.
@@ -26,13 +26,13 @@ class Snapshot:
         self.state: dict[str, Any] | None = None
 
     def take(self, step: int, optimizers: Sequence[AnyOptimizer]) -> None:
-        """Copy the present state, which is that after `step` steps."""
+        """Copy the current state, after `step` steps."""
         states = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items()}
         moments = [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in optimizers]
         self.state = {**states, "optimizers": moments, "step": step}
 
     def restore(self, optimizers: Sequence[AnyOptimizer]) -> int:
-        """Roll back, and return the step of the copy; learning rates stay where their schedules are."""
+        """Restore the copy and return its step; learning rates, which the schedules set, stay unchanged."""
         assert self.state is not None
         for name, module in self.modules.items():
             module.load_state_dict(self.state[name])

@@ -41,27 +41,27 @@ def build(
     enable_model_summary: bool,
     **settings: Any,
 ) -> Trainer:
-    """Return a trainer without loggers, which are set once all else is known to be right.
+    """Return a trainer without loggers, which are set after all checks.
 
     Args:
-        callbacks: of the config and of vae_lab.
-        automatic: whether the task uses Lightning's automatic optimization; one that does not averages its gradients
-            over processes itself.
-        precision: Lightning's names, or "auto": bf16-mixed where the processor multiplies in bfloat16, else 32-true.
-        accelerator: Lightning's names.
-        devices: 1; several are for `vae_lab.training.distributed.launch`, which starts a process for each, as torchrun
-            and Slurm do: in them it is those that were started.
-        strategy: "auto" or "ddp", which is what several devices mean; any other is passed on.
-        num_nodes: of the processes that were started.
-        default_root_dir: where Lightning's parts write that were told no other place.
-        max_epochs: limit; None is no limit, also where Lightning means 1,000.
-        enable_checkpointing: whether checkpoints are kept.
-        enable_progress_bar: whether there is one.
-        enable_model_summary: whether Lightning prints a table of the modules.
+        callbacks: callbacks of the config and of vae_lab.
+        automatic: whether the task uses Lightning's automatic optimization; a task with manual optimization averages
+            its gradients over processes itself.
+        precision: a name of Lightning, or "auto": bf16-mixed if the processor supports it, else 32-true.
+        accelerator: a name of Lightning.
+        devices: 1, or the number of processes that torchrun, Slurm or `vae_lab.training.distributed.launch` started on
+            this machine, each with one device.
+        strategy: "auto" or "ddp", which are the same for several devices; another one is passed to Lightning.
+        num_nodes: 1, or the number of machines of the started processes.
+        default_root_dir: folder for files of Lightning's parts without a folder of their own.
+        max_epochs: largest number of epochs; None is unlimited, unlike in Lightning.
+        enable_checkpointing: whether to write checkpoints.
+        enable_progress_bar: whether to show progress.
+        enable_model_summary: whether to print a table of the modules.
         settings: any other argument of `lightning.Trainer`.
 
     Raises:
-        ValueError: if a setting belongs elsewhere, or is not one of Lightning's.
+        ValueError: if a setting belongs elsewhere, is unknown, or cannot be used here.
     """
     settings = check_owned(settings)
     if not automatic:
@@ -83,7 +83,7 @@ def build(
         devices=local_size,
         num_nodes=size // local_size,
         strategy=chosen_strategy(strategy, size, automatic=automatic),
-        callbacks=without_idle(callbacks or (), bar=enable_progress_bar, checkpoints=enable_checkpointing),
+        callbacks=drop_disabled(callbacks or (), bar=enable_progress_bar, checkpoints=enable_checkpointing),
         logger=False,
         plugins=[WholeCheckpointIO(), *plugin, *environment()],
         default_root_dir=default_root_dir,
@@ -96,61 +96,58 @@ def build(
 
 
 def check_nodes(num_nodes: int) -> None:
-    """Raise ValueError unless this is the number of machines whose processes were started."""
+    """Raise ValueError unless `num_nodes` is 1 or the number of machines of the started processes."""
     _, size, local_size = ranks()
     if num_nodes not in (1, size // local_size):
-        raise ValueError(f"trainer.num_nodes={num_nodes}: {size // local_size} take part, as torchrun or srun says.")
+        raise ValueError(
+            f"trainer.num_nodes={num_nodes}, but the processes run on {size // local_size} machines; leave it out, or"
+            " start processes with torchrun or srun."
+        )
 
 
 def skip_nvml() -> None:
-    """Unset what Lightning sets on import: each optimizer step would load NVIDIA's library to look for a GPU."""
+    """Unset a variable that Lightning sets on import, with which each optimizer step would load NVIDIA's library."""
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def construct(asked: dict[str, Any], **arguments: Any) -> Trainer:
-    """Return Lightning's trainer; what it refuses is said of the settings, those of `asked` by name."""
+    """Return Lightning's trainer; errors become ValueErrors that name the settings in `asked`."""
     try:
         return Trainer(**arguments)
     except TypeError as error:
         raise ValueError(f"trainer: {error}; its settings are those of lightning.Trainer.") from error
-    except RuntimeError as error:  # two callbacks whose states a checkpoint could not tell apart
+    except RuntimeError as error:  # two callbacks with the same state key
         raise ValueError(f"callbacks: {error}") from error
-    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # as of hardware that is not here
+    except (MisconfigurationException, ModuleNotFoundError, ValueError) as error:  # for example missing hardware
         named = ", ".join(f"trainer.{name}={value}" for name, value in asked.items() if value != "auto")
         raise ValueError(f"{named or 'trainer'}: {error}") from error
 
 
 def validation(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings with `check_val_every_n_epoch` as the interval of validation needs it.
+    """Return the settings with the `check_val_every_n_epoch` that `val_check_interval` needs.
 
-    Lightning counts a whole `val_check_interval` over the run only where the other one is None, and takes a share of an
-    epoch only where it is a number.
+    Lightning accepts a fraction of an epoch as interval only if `check_val_every_n_epoch` is a number, and counts an
+    integer interval over the whole run only if it is None.
     """
     interval, epochs = settings["val_check_interval"], settings["check_val_every_n_epoch"]
     share = isinstance(interval, float)
     return settings | {"check_val_every_n_epoch": 1 if share and epochs is None else epochs}
 
 
-def without_idle(callbacks: Sequence[Callback], *, bar: bool, checkpoints: bool) -> list[Callback]:
-    """Return the callbacks without ours that another one or a setting of Lightning's leaves no work for.
-
-    Args:
-        callbacks: all.
-        bar: whether a progress bar is wanted; another one takes the place of ours.
-        checkpoints: whether any are wanted.
-    """
+def drop_disabled(callbacks: Sequence[Callback], *, bar: bool, checkpoints: bool) -> list[Callback]:
+    """Return the callbacks without vae_lab's progress bar, if disabled or replaced, and checkpoints, if disabled."""
     others = any(isinstance(one, ProgressBar) and not isinstance(one, ProgressLine) for one in callbacks)
     idle = (() if bar and not others else (ProgressLine,)) + (() if checkpoints else (BestCheckpoint,))
     if not checkpoints:
-        log.warning("trainer.enable_checkpointing=false: no checkpoint is kept, which other commands and resume= need")
+        log.warning("trainer.enable_checkpointing=false: other commands and resume= will find no checkpoint")
     return [one for one in callbacks if not isinstance(one, idle)]
 
 
 def chosen_strategy(strategy: str, size: int, *, automatic: bool) -> str | Strategy:
-    """Return Lightning's strategy for the processes that take part."""
+    """Return Lightning's strategy for this number of processes."""
     if strategy not in ("auto", "ddp"):
-        log.warning("trainer.strategy=%s is passed on to Lightning; no test of vae_lab has used it", strategy)
+        log.warning("trainer.strategy=%s is passed to Lightning; vae_lab does not test it", strategy)
         return strategy
     if size == 1:
         return "auto"
@@ -158,40 +155,39 @@ def chosen_strategy(strategy: str, size: int, *, automatic: bool) -> str | Strat
 
 
 def check_devices(devices: Any, strategy: str) -> None:  # noqa: ANN401
-    """Raise ValueError unless these are the devices of this process, or of those that were started with it."""
+    """Raise ValueError unless `devices` is 1 or the number of processes started on this machine."""
     _, size, local_size = ranks()
     if not by_torchrun() and size > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise ValueError(f"srun --ntasks={size}: Lightning wants to be told --ntasks-per-node instead.")
+        raise ValueError(f"srun --ntasks={size}: Lightning needs --ntasks-per-node instead.")
     if str(devices) in ("1", "auto", str(local_size)) or strategy not in ("auto", "ddp"):
         return
     if size > 1:
         raise ValueError(
-            f"trainer.devices={devices}, and {local_size} processes were started on this machine; leave it out."
+            f"trainer.devices={devices}, but {local_size} processes were started on this machine; leave it out."
         )
     raise ValueError(
-        f"trainer.devices={devices}: it must be a whole number of devices, for each of which the command starts one"
-        " process."
+        f"trainer.devices={devices} must be a whole number of devices; the command starts one process for each."
     )
 
 
 def environment() -> list[ClusterEnvironment]:
-    """Return what tells Lightning of the other processes, where it would find Slurm by itself.
+    """Return the cluster environment, in place of the one that Lightning detects.
 
-    Lightning's own way with Slurm requeues the job at SIGUSR1, after a checkpoint from within the signal's handler,
-    while training goes on; here that signal ends a run as SIGTERM does. One process needs no Slurm.
+    By default, Lightning requeues a Slurm job at SIGUSR1: it writes a checkpoint inside the signal handler while
+    training continues. Here, SIGUSR1 ends a run as SIGTERM does. A run of one process does not use Slurm.
     """
     if ranks().size == 1:
-        alone = LightningEnvironment()
-        alone.set_global_rank(0)  # Lightning took RANK for it on import, and would log nothing if that is 1
-        return [alone]
+        single = LightningEnvironment()
+        single.set_global_rank(0)  # Lightning read RANK on import, and logs nothing if it is above 0
+        return [single]
     return [] if by_torchrun() else [SLURMEnvironment(auto_requeue=False)]
 
 
 def check_root(folder: Path) -> None:
-    """Raise ValueError if Lightning, under Slurm, would go on from a checkpoint that nobody asked for."""
+    """Raise ValueError if the folder holds a Slurm checkpoint from which Lightning would resume unasked."""
     found = sorted(folder.glob("*hpc_ckpt_*"))
     if found:
         raise ValueError(
-            f"trainer.default_root_dir={folder} holds {found[0].name}, from which Lightning would go on unasked; remove"
-            " it, or choose another folder."
+            f"trainer.default_root_dir={folder} holds {found[0].name}, from which Lightning would resume unasked;"
+            " remove it, or choose another folder."
         )

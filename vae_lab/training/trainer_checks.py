@@ -1,4 +1,4 @@
-"""Trainer arguments and callbacks that are refused; docs/lightning.md lists them."""
+"""Checks for Trainer arguments and callbacks that vae_lab does not accept; docs/lightning.md lists them."""
 
 import importlib.util
 import logging
@@ -30,31 +30,31 @@ log = logging.getLogger(__name__)
 OWNED = {
     "logger": "choose them with the group logger=",
     "callbacks": "add them to the group callbacks, as in +callbacks.mine._target_=…",
-    "plugins": "vae_lab writes checkpoints and finds other processes by plugins of its own",
-    "barebones": "it leaves out checkpoints and logs, which a run folder is made of; choose logger=none instead",
+    "plugins": "vae_lab uses its own plugins for checkpoints and distributed training",
+    "barebones": "it disables the checkpoints and logs of a run folder; choose logger=none instead",
     "model_registry": "upload a checkpoint with its own tool after the run",
 }
-"""Arguments of Lightning's trainer that belong elsewhere, and where."""
+"""Arguments of Lightning's trainer that vae_lab sets, and what to use instead."""
 SEVERAL = {
     "accumulate_grad_batches": (1, "choose a larger data.batch_size"),
-    "gradient_clip_val": (None, "choose task.gradient_clip_val, which clips the gradients of each"),
-    "gradient_clip_algorithm": (None, "choose task.gradient_clip_val, which clips by the norm"),
+    "gradient_clip_val": (None, "choose task.gradient_clip_val, which clips the gradients of each optimizer"),
+    "gradient_clip_algorithm": (None, "choose task.gradient_clip_val, which clips by norm"),
 }
-"""Arguments for tasks with one optimizer: the value that asks for nothing, and what to choose for several."""
+"""Arguments for tasks with one optimizer: the neutral value, and the remedy for tasks with several."""
 OF_ONE: dict[type[Callback], str] = {
-    StochasticWeightAveraging: "it keeps an average of its weights already, task.ema_decay",
+    StochasticWeightAveraging: "use its EMA of the weights, task.ema_decay",
     GradientAccumulationScheduler: "choose a larger data.batch_size",
     LearningRateFinder: "choose optimizer.lr and task.adversary_optimizer.lr",
 }
-"""Callbacks for tasks with one optimizer, and what to do with several."""
+"""Callbacks for tasks with one optimizer, and the remedy for tasks with several."""
 SPAWNED = ("spawn", "fork", "notebook")
 
 
 def check_owned(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings without those that belong elsewhere.
+    """Return the settings without those of `OWNED`.
 
     Raises:
-        ValueError: if one of those is set.
+        ValueError: if one of `OWNED` is set.
     """
     for name, remedy in OWNED.items():
         if settings.get(name) not in (None, *([False] if name == "barebones" else [])):
@@ -63,22 +63,22 @@ def check_owned(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(settings: dict[str, Any], strategy: str) -> None:
-    """Raise ValueError if a setting could have no effect here, and warn of one that has none in a command."""
+    """Raise ValueError if a setting cannot have an effect, and warn of a setting without effect in a command."""
     if settings.get("gradient_clip_algorithm") is not None and settings.get("gradient_clip_val") is None:
         raise ValueError(
-            f"trainer.gradient_clip_algorithm={settings['gradient_clip_algorithm']} says how gradients are clipped, and"
-            " trainer.gradient_clip_val is null, so that they are not; name it too."
+            f"trainer.gradient_clip_algorithm={settings['gradient_clip_algorithm']} has no effect, because"
+            " trainer.gradient_clip_val is null; set it too."
         )
     if any(word in str(strategy) for word in SPAWNED):
         raise ValueError(
-            f"trainer.strategy={strategy} trains in processes from which this one gets no numbers back; choose ddp."
+            f"trainer.strategy={strategy} trains in spawned processes, which return no metrics; choose ddp."
         )
     if settings.get("limit_predict_batches") is not None:
-        log.warning("trainer.limit_predict_batches is for Trainer.predict in Python: training predicts nothing")
+        log.warning("trainer.limit_predict_batches affects only Trainer.predict, which training does not call")
 
 
 def check_several(callbacks: Sequence[Callback], settings: dict[str, Any], precision: str | int) -> None:
-    """Raise ValueError if a task with several optimizers is asked for what Lightning offers one optimizer only."""
+    """Raise ValueError if a task with several optimizers gets a setting or callback for one optimizer."""
     for name, (neutral, remedy) in SEVERAL.items():
         if settings.get(name) not in (neutral, None):
             raise ValueError(
@@ -102,27 +102,26 @@ def check_several(callbacks: Sequence[Callback], settings: dict[str, Any], preci
             )
         if isinstance(one, WeightAveraging) and not isinstance(one, EMAWeightAveraging) and one._use_buffers:  # noqa: SLF001
             raise ValueError(
-                "WeightAveraging: use_buffers=true would average the flags of task.guard, which have no mean; choose"
+                "WeightAveraging: use_buffers=true would average the boolean buffers of task.guard; choose"
                 " use_buffers=false."
             )
 
 
 def check_precision(precision: str | int) -> None:
-    """Raise ValueError if weights would have 16 bits: densities are computed in float32, and passed on to networks."""
+    """Raise ValueError if weights would have 16 bits, because densities and their gradients are in float32."""
     if str(precision) in ("16-true", "bf16-true"):
         raise ValueError(
-            f"trainer.precision={precision} stores weights in 16 bits, and densities are computed in 32; choose"
-            " bf16-mixed."
+            f"trainer.precision={precision} stores weights in 16 bits, but densities need float32; choose bf16-mixed."
         )
 
 
 def check_callbacks(callbacks: Sequence[Callback], accelerator: str, max_epochs: int | None) -> None:
-    """Raise ValueError if one of Lightning's callbacks could not do here what it is for."""
+    """Raise ValueError if one of Lightning's callbacks cannot work here."""
     for one in callbacks:
         if isinstance(one, BatchSizeFinder):
             raise ValueError(
-                "BatchSizeFinder changes data.batch_size, which is part of a run's stored config, and so of what can be"
-                " repeated; python -m vae_lab.profile tells what memory a batch takes; choose data.batch_size."
+                "BatchSizeFinder would change data.batch_size, which is part of the stored config; choose"
+                " data.batch_size by the memory that python -m vae_lab.profile reports."
             )
         if isinstance(one, DeviceStatsMonitor) and is_cpu(accelerator) and importlib.util.find_spec("psutil") is None:
             raise ValueError(
@@ -130,12 +129,12 @@ def check_callbacks(callbacks: Sequence[Callback], accelerator: str, max_epochs:
             )
         if isinstance(one, BackboneFinetuning):
             raise ValueError(
-                "BackboneFinetuning unfreezes a backbone, and a VAE has an encoder and a decoder; make a subclass of"
-                " BaseFinetuning."
+                "BackboneFinetuning unfreezes a backbone, which a VAE does not have; write a subclass of BaseFinetuning"
+                " for its encoder or decoder."
             )
         if isinstance(one, OnExceptionCheckpoint) and Path(one.ckpt_path).exists():
             raise ValueError(
-                f"OnExceptionCheckpoint: Lightning would go on from {one.ckpt_path} unasked; remove it, or choose"
+                f"OnExceptionCheckpoint: Lightning would resume from {one.ckpt_path} unasked; remove it, or choose"
                 " another dirpath."
             )
         if isinstance(one, StochasticWeightAveraging) and (max_epochs or -1) < 0:
@@ -148,7 +147,7 @@ def check_callbacks(callbacks: Sequence[Callback], accelerator: str, max_epochs:
 
 
 def check_pruning(callbacks: Sequence[Callback], task: nn.Module) -> None:
-    """Raise ValueError if weights are to be pruned that torch's pruning cannot take."""
+    """Raise ValueError if ModelPruning selects weights that torch cannot prune."""
     for one in callbacks:
         if isinstance(one, ModelPruning):
             everything = [(part, name) for part in task.modules() for name in one.PARAMETER_NAMES]
@@ -156,19 +155,19 @@ def check_pruning(callbacks: Sequence[Callback], task: nn.Module) -> None:
             weights = [getattr(part, name, None) for part, name in chosen]
             if any(isinstance(weight, nn.Parameter) and not weight.is_contiguous() for weight in weights):
                 raise ValueError(
-                    "ModelPruning: torch cannot prune the weights of convolutions here, whose channels come last in"
-                    " memory; choose model=mlp, or name other weights in parameters_to_prune."
+                    "ModelPruning: torch cannot prune weights of convolutions in channels-last memory format; choose"
+                    " model=mlp, or name other weights in parameters_to_prune."
                 )
 
 
 def check_resumed(callbacks: Sequence[Callback]) -> None:
-    """Raise ValueError if a callback cannot go on with a run.
+    """Raise ValueError if a callback cannot be used in a resumed run.
 
-    Lightning 2.6.6 restores SpikeDetection from an attribute that it does not have.
+    Lightning 2.6.6 restores SpikeDetection from a missing attribute.
     """
-    for kind, remedy in (
-        (LearningRateFinder, "the rate that it found comes with the checkpoint"),
+    for kind, reason in (
+        (LearningRateFinder, "the learning rate that it found is in the checkpoint"),
         (SpikeDetection, "Lightning 2.6 cannot restore its state"),
     ):
         if any(isinstance(one, kind) for one in callbacks):
-            raise ValueError(f"resume=: {kind.__name__} is for runs that begin; leave it out: {remedy}.")
+            raise ValueError(f"resume=: {kind.__name__} works in new runs only; leave it out: {reason}.")

@@ -1,7 +1,7 @@
-"""Anomaly scores of one model; each is a function of the image and a seed alone.
+"""Anomaly scores of one model; a score is a function of the image and the seed alone.
 
-All images share one set of standard normal noise, so a score depends neither on the images beside it nor on their order
-or number, and two images differ in their scores by what they are and not by the luck of a draw.
+All images share the same standard normal noise. So a score does not depend on the other images of the batch, and
+differences between scores come from the images, not from the draws.
 """
 
 import math
@@ -26,13 +26,13 @@ from vae_lab.system.printing import PrintsArguments
 from vae_lab.system.randomness import counter_seed
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
-"""Normal images, some at a time: of any number, so that their sizes are not held to agree."""
+"""Batches of normal images, of any sizes."""
 
 
 class Score(PrintsArguments, nn.Module, ABC):
-    """The role: called with a model in evaluation mode and images, returns a number for each, higher is stranger.
+    """Abstract role: maps a model in evaluation mode and images to one score per image; higher is more anomalous.
 
-    What is learned of normal images are buffers, so that `state_dict` keeps it.
+    The state fitted to normal images is in buffers, so that `state_dict` contains it.
 
     Example:
         >>> from vae_lab import load_data, load_model
@@ -48,37 +48,37 @@ class Score(PrintsArguments, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the score of each image, without a gradient."""
+        """Return the score of each image, without gradients."""
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the score is not for this kind of model; most are for all."""
+        """Raise ValueError if the score does not fit this kind of model; by default it fits all."""
 
     def describe(self, model: LatentModel, images: Images) -> dict[str, Nats]:
-        """Return the score of each image as "score", and what else there is to say of it."""
+        """Return the score of each image as "score", and further columns by name."""
         return {"score": self(model, images)}
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Learn from batches of normal images what the score needs of them; most need nothing."""
+        """Fit the score to batches of normal images; by default there is nothing to fit."""
 
 
 def common_noise(model: LatentModel, images: Images, nsamples: int, seed: int) -> Float[Tensor, "nsamples 1 nlatent"]:
-    """Return the standard normal numbers that all images share: the same on every device, from the seed alone."""
+    """Return standard normal noise that all images share, equal on every device and determined by the seed."""
     generator = torch.Generator().manual_seed(counter_seed("score", seed))
     return torch.randn(nsamples, 1, model.nlatent, generator=generator).to(images)
 
 
 def central_inference(model: LatentModel, images: Images) -> Inference:
-    """Return one pass without noise: each latent at its posterior's mean, given those above it."""
+    """Return the inference with each latent at its posterior mean, given the latents above it."""
     return model.infer(model.posterior(images), noise=images.new_zeros(1, model.nlatent))
 
 
 def squared_error(inference: Inference, images: Images) -> Nats:
-    """Return the squared error of each image's reconstruction, summed over pixels."""
+    """Return the squared reconstruction error of each image, summed over pixels."""
     return (images - inference.generative.mean).square().sum((1, 2, 3))
 
 
 class ReconstructionError(Score):
-    """The squared error of the posterior mean's decoding, summed over pixels; it is not in nats."""
+    """The squared error of the reconstruction from the posterior mean, summed over pixels; not in nats."""
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
@@ -89,8 +89,8 @@ class ReconstructionError(Score):
 class NegELBO(Score):
     """The negative evidence lower bound, -log p(x, z) + log q(z | x) averaged over `nsamples` latents.
 
-    Both logarithms are taken at the draw, although the KL may have a closed form: their noise cancels where the
-    posterior is good, entirely where it is exact (Roeder, Wu and Duvenaud 2017, https://arxiv.org/abs/1703.09194).
+    Both logarithms are evaluated at the draws, even where the KL has a closed form: their noise cancels if the
+    posterior is exact (Roeder, Wu and Duvenaud 2017, https://arxiv.org/abs/1703.09194).
     """
 
     def __init__(self, nsamples: int, seed: int) -> None:
@@ -101,7 +101,7 @@ class NegELBO(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the mean over latents, each decoded in turn to hold one at a time."""
+        """Return the mean over latents, which are decoded one at a time to save memory."""
         posterior = model.posterior(images)
         total = images.new_zeros(len(images))
         for noise in common_noise(model, images, self.nsamples, self.seed).split(1):
@@ -111,7 +111,7 @@ class NegELBO(Score):
 
 
 class Rate(Score):
-    """KL(q(z | x) || p(z)), averaged over `nsamples` latents where it has no closed form."""
+    """The rate KL(q(z | x) || p(z)), averaged over `nsamples` latents if it has no closed form."""
 
     def __init__(self, nsamples: int, seed: int) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Rate(Score):
 
 
 class IwaeNLL(Score):
-    """The importance-sampling estimate of -log p(x) at `nsamples` latents, at most `chunk` decoded at once."""
+    """The importance-sampling estimate of -log p(x) with `nsamples` latents, at most `chunk` decoded at once."""
 
     def __init__(self, nsamples: int, chunk: int, seed: int) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class IwaeNLL(Score):
         return self.estimate(model, images).nll
 
     def describe(self, model: LatentModel, images: Images) -> dict[str, Nats]:
-        """Return the estimate with its standard error, its effective sample size and, of a probability, its bits."""
+        """Return the estimate, standard error, effective sample size and, if x is discrete, bits per dimension."""
         found = self.estimate(model, images)
         described = {"score": found.nll, "standard_error": self.standard_error(found), "effective": found.effective}
         if model.likelihood.nlevels:
@@ -159,10 +159,10 @@ class IwaeNLL(Score):
         return importance_estimate(model, images, self.nsamples, self.chunk, noise)
 
     def standard_error(self, estimate: Estimate) -> Nats:
-        """Return the standard error of each estimate, in nats, by the delta method; too small where few draws count.
+        """Return the standard error of each estimate, in nats, by the delta method; NaN for one sample.
 
-        With mean weight m and variance v of k weights, log m has the variance v / (k m^2) = 1 / effective - 1 / k. Of
-        one weight nothing can be said: NaN.
+        With mean m and variance v of k weights, log m has the variance v / (k m^2) = 1 / effective - 1 / k. The error
+        is too small if the effective sample size is small.
         """
         if self.nsamples == 1:
             return torch.full_like(estimate.nll, math.nan)
@@ -170,13 +170,13 @@ class IwaeNLL(Score):
 
 
 class Typicality(Score):
-    """How far an image's negative log-likelihood lies from normal images' mean, on either side, in nats.
+    """Absolute difference between an image's negative log-likelihood and its mean over normal images, in nats.
 
-    Nalisnick et al. 2019, https://arxiv.org/abs/1906.02994, with batches of one: an image that is too likely is no more
-    typical than one that is too unlikely.
+    Nalisnick et al. 2019, https://arxiv.org/abs/1906.02994, with batches of one: an image that is too likely is as
+    atypical as one that is too unlikely.
 
     Args:
-        nll: the score whose mean over normal images is taken.
+        nll: the score that estimates the negative log-likelihood.
     """
 
     centre: Float[Tensor, ""]
@@ -187,11 +187,11 @@ class Typicality(Score):
         self.register_buffer("centre", torch.tensor(math.nan))
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the score whose mean is taken is not for the model."""
+        """Raise ValueError if the underlying score does not fit the model."""
         self.nll.require(model)
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Learn the mean over normal images."""
+        """Compute the mean over normal images."""
         found = torch.cat([self.nll(model, images) for images in batches])
         self.centre = found.double().mean().to(found)
 
@@ -202,17 +202,17 @@ class Typicality(Score):
 
 
 def require_fitted(learned: Float[Tensor, "..."], name: str) -> None:
-    """Raise ValueError if a score is still what it was at the start, NaN."""
+    """Raise ValueError if a score was not fitted, so that its state is still NaN."""
     if learned.isnan().any():
-        raise ValueError(f"score={name} compares with normal images: call fit, or load its state, before it is used.")
+        raise ValueError(f"score={name} compares with normal images: call fit, or load its state, before using it.")
 
 
 class Complexity(Score):
-    """A negative log-likelihood less the nats that a lossless compressor needs for the image.
+    """A negative log-likelihood minus the length of the losslessly compressed image, in nats.
 
-    S = NLL - L: Serrà et al. 2020, https://arxiv.org/abs/1909.11480. Simple images are likely under nearly every model;
-    what counts is how much likelier this one makes them. A density's NLL differs from a probability's by a
-    constant, D ln 255, which moves all images alike.
+    S = NLL - L: Serrà et al. 2020, https://arxiv.org/abs/1909.11480. Simple images are likely under nearly every model,
+    so the compressed length serves as a reference. The NLL of a density differs from that of a probability by the
+    constant D ln 255, which shifts all scores equally.
 
     Args:
         nll: the score to correct.
@@ -223,11 +223,11 @@ class Complexity(Score):
         self.nll = nll
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the model's nats have no scale of their own, from which a compressor's could be taken."""
+        """Raise ValueError if the likelihood has a fixed variance, which sets an arbitrary scale of the nats."""
         if isinstance(model.likelihood, Gaussian):
             raise ValueError(
-                "score=complexity compares nats with a compressor's, and a fixed variance makes them of any size: train"
-                " with a likelihood that learns its scale, such as sigma_vae, or choose another score."
+                "score=complexity compares nats with a compressed length, and a fixed variance gives nats an arbitrary"
+                " scale: train with a likelihood that learns its scale, such as sigma_vae, or choose another score."
             )
         self.nll.require(model)
 
@@ -237,16 +237,16 @@ class Complexity(Score):
 
 
 def compressed_nats(images: Images) -> Nats:
-    """Return the length of each image when it is compressed without loss, as 8-bit pixels, in nats."""
+    """Return the length of each image, losslessly compressed as 8-bit pixels, in nats."""
     pixels = (images * 255).round().clamp(0, 255).to("cpu", torch.uint8)
     lengths = [compressed_bytes(image) for image in pixels]
     return images.new_tensor(lengths) * (8 * math.log(2))
 
 
 def compressed_bytes(image: UInt8[Tensor, "channels height width"]) -> int:
-    """Return the bytes of the shortest of four raw deflate streams: of the pixels, or of what one PNG filter leaves.
+    """Return the bytes of the shortest of four raw deflate streams: of the pixels, or of a PNG filter's residual.
 
-    PNG does the same row by row: https://www.w3.org/TR/png-3/#9Filter-types. Its header is left out, a constant.
+    PNG chooses a filter for each row: https://www.w3.org/TR/png-3/#9Filter-types. The constant header is left out.
     """
     left = torch.nn.functional.pad(image, (1, 0))[..., :-1]
     up = torch.nn.functional.pad(image, (0, 0, 1, 0))[:, :-1]
@@ -255,35 +255,34 @@ def compressed_bytes(image: UInt8[Tensor, "channels height width"]) -> int:
 
 
 def deflated(pixels: UInt8[Tensor, "channels height width"]) -> int:
-    """Return the bytes of a raw deflate stream, channels interleaved as in PNG."""
+    """Return the bytes of a raw deflate stream of pixels, with channels interleaved as in PNG."""
     stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     interleaved = pixels.permute(1, 2, 0).contiguous().numpy().tobytes()
     return len(stream.compress(interleaved)) + len(stream.flush())
 
 
 class LadderLLR(Score):
-    """How much a ladder's bound loses when its lowest `k` groups must come from the prior, LLR^{>k}.
+    """The decrease of a ladder's ELBO if its lowest `k` groups are drawn from the prior, LLR^{>k}.
 
-    With z_u the upper groups and z_l the lowest k, r(z | x) = p(z_l | z_u) q(z_u | x) is a posterior too, and its bound
-    L^{>k} = E_r[log p(x | z) + log p(z_u) - log q(z_u | x)] keeps only the upper groups' terms. The score L - L^{>k}
-    is KL(r || p(z | x)) - KL(q || p(z | x)): large where the upper groups don't tell what the image looks like.
-    Havtorn et al. 2021, https://arxiv.org/abs/2102.08248. Both bounds take the same noise, so their upper groups are
-    the same, and at k = 0 the score is 0.
+    Havtorn et al. 2021, https://arxiv.org/abs/2102.08248. Let z_u be the upper groups and z_l the lowest k. Then
+    r(z | x) = p(z_l | z_u) q(z_u | x) is a posterior with the bound L^{>k} = E_r[log p(x | z) + log p(z_u) -
+    log q(z_u | x)]. The score L - L^{>k} equals KL(r || p(z | x)) - KL(q || p(z | x)), which is large if the upper
+    groups do not determine the image. Both bounds use the same noise, so the score is 0 at k = 0.
     """
 
     def __init__(self, k: int, nsamples: int, seed: int) -> None:
         super().__init__()
         if k < 0:
             raise ValueError(f"score.k counts a ladder's lowest groups and is at least 0, not {k}.")
-        self.k = k
         require_count("score.nsamples", nsamples)
+        self.k = k
         self.nsamples = nsamples
         self.seed = seed
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the model is no ladder, or has no group above the lowest k."""
+        """Raise ValueError if the model is not a ladder, or has no group above the lowest k."""
         if not isinstance(model, Ladder):
-            raise ValueError("score=ladder_llr compares groups of latents, of which this model has one: use a ladder.")
+            raise ValueError("score=ladder_llr compares groups of latents, but this model has one group: use a ladder.")
         if self.k >= len(model.decoder.sizes):
             raise ValueError(f"score.k must be less than the {len(model.decoder.sizes)} groups, not {self.k}.")
 
@@ -302,7 +301,7 @@ class LadderLLR(Score):
 
 
 def upper_bound_terms(model: Ladder, path: Path, images: Images, k: int) -> Nats:
-    """Return log p(x | z) + log p(z_u) - log q(z_u | x), z_u being all groups but the lowest `k`."""
+    """Return log p(x | z) + log p(z_u) - log q(z_u | x), where z_u is all groups but the lowest `k`."""
     assert path.posterior is not None
     n = sum(model.decoder.sizes[: len(model.decoder.sizes) - k])
     p, q = (DiagonalNormal(d.loc[:, :n], d.log_sigma[:, :n]) for d in (path.prior, path.posterior))

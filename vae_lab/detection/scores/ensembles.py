@@ -1,4 +1,4 @@
-"""Anomaly scores of several models combined."""
+"""Combinations of the anomaly scores of several models."""
 
 from abc import ABC, abstractmethod
 
@@ -11,10 +11,10 @@ from vae_lab.probability.scores import Nats
 
 
 class Ensemble(nn.Module, ABC):
-    """The role: makes one score of those that several models give an image.
+    """Abstract role: combines the scores of an image under several models into one.
 
     Args:
-        member: the score that each model gives.
+        member: the score computed with each model.
     """
 
     def __init__(self, member: Score) -> None:
@@ -23,13 +23,14 @@ class Ensemble(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, scores: Float[Tensor, "nmodels batch"]) -> Nats:
-        """Return one number for each image."""
+        """Return one combined score per image."""
 
 
 class WAIC(Ensemble):
-    """The mean over models of an image's negative log-likelihood plus its variance over them.
+    """The mean plus the variance, over models, of an image's negative log-likelihood.
 
-    Choi, Jang and Alemi 2018, https://arxiv.org/abs/1810.01392. The sum has no unit; the paper adds them as they are.
+    Choi, Jang and Alemi 2018, https://arxiv.org/abs/1810.01392. The sum has no consistent unit; the paper uses it as
+    it is.
     """
 
     def forward(self, scores: Float[Tensor, "nmodels batch"]) -> Nats:
@@ -38,7 +39,7 @@ class WAIC(Ensemble):
 
 
 class EnsembleMean(Ensemble):
-    """The mean over models of an image's score."""
+    """The mean of an image's score over models."""
 
     def forward(self, scores: Float[Tensor, "nmodels batch"]) -> Nats:
         """Return the mean for each image."""

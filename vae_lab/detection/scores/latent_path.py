@@ -1,8 +1,8 @@
 """The latent path score: Mahalanobis-like distance of latents and reconstructions from normal images.
 
-An image's likelihood under a VAE depends on it through the posterior's mean and sigma and the reconstruction. Each can
-look normal in a sum in which two abnormal ones cancel, so they are kept apart, and a density over the three is
-fitted to normal images: Huang, He and Lui 2024, https://arxiv.org/abs/2401.04933.
+The likelihood of an image under a VAE depends on the posterior mean, the posterior sigma and the reconstruction. In the
+likelihood, two abnormal values can cancel. So these scores fit a density over the three statistics to normal images:
+Huang, He and Lui 2024, https://arxiv.org/abs/2401.04933.
 """
 
 import math
@@ -26,10 +26,10 @@ Statistics = Float64[Tensor, "batch nstatistics"]
 
 @torch.no_grad()
 def path_statistics(model: LatentModel, images: Images) -> Statistics:
-    """Return the logarithms of |mean|, |sigma| and the reconstruction's root squared error of each image.
+    """Return the logarithms of |mean|, |sigma| and the root of the squared reconstruction error of each image.
 
-    Logarithms, since all three are positive and skewed. Along a ladder, each group's numbers are those given the means
-    above it.
+    The logarithm reduces the skewness of these positive values. In a ladder, each group is conditioned on the means of
+    the groups above it.
     """
     inference = central_inference(model, images)
     norms = [inference.posterior.mean.norm(dim=-1), inference.posterior.stddev.norm(dim=-1)]
@@ -37,22 +37,22 @@ def path_statistics(model: LatentModel, images: Images) -> Statistics:
     return torch.stack([*norms, error], 1).double().clamp(min=1e-6).log()
 
 
-def of_all(model: LatentModel, batches: Batches) -> Float64[Tensor, "n nstatistics"]:
+def all_path_statistics(model: LatentModel, batches: Batches) -> Float64[Tensor, "n nstatistics"]:
     """Return the statistics of all normal images."""
     return torch.cat([path_statistics(model, images) for images in batches])
 
 
-def unfitted(*shape: int) -> Float64[Tensor, "..."]:
-    """Return the place of what is yet to be learned."""
+def nan_buffer(*shape: int) -> Float64[Tensor, "..."]:
+    """Return a buffer of NaN for state that `fit` sets."""
     return torch.full(shape, math.nan, dtype=torch.float64)
 
 
 class LatentPath(Score):
-    """-log density of an image's path statistics under a Gaussian mixture fitted to normal images', standardised.
+    """Minus the log density of an image's standardised path statistics under a mixture fitted to normal images.
 
     Args:
-        ncomponents: of the mixture.
-        seed: of the mixture's start.
+        ncomponents: components of the Gaussian mixture.
+        seed: seed of the mixture's initialisation.
     """
 
     location: Float64[Tensor, " nstatistics"]
@@ -66,15 +66,15 @@ class LatentPath(Score):
         require_count("score.ncomponents", ncomponents)
         self.ncomponents = ncomponents
         self.seed = seed
-        self.register_buffer("location", unfitted(NSTATISTICS))
-        self.register_buffer("scale", unfitted(NSTATISTICS))
-        self.register_buffer("weights", unfitted(ncomponents))
-        self.register_buffer("means", unfitted(ncomponents, NSTATISTICS))
-        self.register_buffer("covariances", unfitted(ncomponents, NSTATISTICS, NSTATISTICS))
+        self.register_buffer("location", nan_buffer(NSTATISTICS))
+        self.register_buffer("scale", nan_buffer(NSTATISTICS))
+        self.register_buffer("weights", nan_buffer(ncomponents))
+        self.register_buffer("means", nan_buffer(ncomponents, NSTATISTICS))
+        self.register_buffer("covariances", nan_buffer(ncomponents, NSTATISTICS, NSTATISTICS))
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Learn the mixture."""
-        found = of_all(model, batches)
+        """Fit the mixture."""
+        found = all_path_statistics(model, batches)
         self.location, self.scale = found.mean(0), found.std(0).clamp(min=1e-6)
         mixture: Any = fitted_mixture((found - self.location) / self.scale, self.ncomponents, self.seed)
         self.weights = mixture.mixture_distribution.probs
@@ -83,7 +83,7 @@ class LatentPath(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return -log density of each image's standardised statistics."""
+        """Return minus the log density of each image's standardised statistics."""
         require_fitted(self.means, "latent_path")
         mixture = gaussian_mixture(self.weights, self.means, self.covariances)
         standard = (path_statistics(model, images) - self.location) / self.scale
@@ -91,15 +91,15 @@ class LatentPath(Score):
 
 
 class LatentCopula(Score):
-    """COPOD: -log of how far out in the tails of normal images' an image's path statistics lie.
+    """COPOD: minus the log tail probability of an image's path statistics among normal images.
 
-    Li et al. 2020, https://arxiv.org/abs/2009.09463: the largest of three sums over statistics of -log tail
-    probability: of the left tails, of the right ones, and for each statistic of the tail to which it is skewed. There
-    the image itself is among the n it is compared with; here only normal images count, (1 + number beyond) / (1 + n),
-    so that a score depends on one image.
+    Li et al. 2020, https://arxiv.org/abs/2009.09463. The score is the largest of three sums over statistics of -log
+    tail probability: of the left tails, of the right tails, and of the tail to which each statistic is skewed. In the
+    paper the image is one of the n samples. Here the n samples are normal images, and the tail probability is
+    (1 + number beyond) / (1 + n), so that a score depends on no other new image.
 
     Args:
-        nquantiles: quantiles of normal images that stand for them all, n.
+        nquantiles: number n of quantiles that represent the normal images.
     """
 
     quantiles: Float64[Tensor, "nquantiles nstatistics"]
@@ -109,12 +109,12 @@ class LatentCopula(Score):
         super().__init__()
         require_count("score.nquantiles", nquantiles)
         self.nquantiles = nquantiles
-        self.register_buffer("quantiles", unfitted(nquantiles, NSTATISTICS))
-        self.register_buffer("skewness", unfitted(NSTATISTICS))
+        self.register_buffer("quantiles", nan_buffer(nquantiles, NSTATISTICS))
+        self.register_buffer("skewness", nan_buffer(NSTATISTICS))
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Learn each statistic's quantiles and skewness."""
-        found = of_all(model, batches)
+        """Compute the quantiles and the skewness of each statistic."""
+        found = all_path_statistics(model, batches)
         middle = (torch.arange(len(self.quantiles)).to(found) + 0.5) / len(self.quantiles)
         self.quantiles = found.quantile(middle, 0)
         centred = found - found.mean(0)
@@ -132,6 +132,6 @@ class LatentCopula(Score):
 
 
 def tail(values: Statistics, normal: Float64[Tensor, "n nstatistics"]) -> Statistics:
-    """Return the share of normal values that are at most each value, itself counted: from 1 / (n + 1) to 1."""
+    """Return the share of values, among the normal ones and the value itself, that are at most as large."""
     below = (normal[None] <= values[:, None]).sum(1)
     return (1 + below).to(values) / (1 + len(normal))

@@ -1,4 +1,4 @@
-"""Likelihood regret: how much a posterior optimised for one image improves its ELBO."""
+"""Likelihood regret: the improvement of an image's ELBO by a posterior optimised for that image."""
 
 import torch
 from jaxtyping import Float
@@ -15,27 +15,28 @@ from vae_lab.system.devices import PRECISIONS, arithmetic
 
 
 class LikelihoodRegret(Score):
-    """What the ELBO gains, in nats, when an image's posterior mean and log sigma are fitted to it alone.
+    """The increase of the ELBO, in nats, when an image's posterior mean and log sigma are fitted to it alone.
 
-    Xiao, Yan and Amit 2020, https://arxiv.org/abs/2003.02977: the encoder does well on what it was trained on, so there
-    is little to gain there. The decoder is held. Every image has numbers of its own, all in one tensor, and Adam
-    treats entries independently, so a batch is fitted at once as each image would be alone.
+    Xiao, Yan and Amit 2020, https://arxiv.org/abs/2003.02977: the encoder is nearly optimal for images like those it
+    was trained on, so their regret is small. The decoder is fixed. Adam treats entries independently, so a batch is
+    fitted as each image would be alone.
 
-    Each step has noise of its own, which all images share, and both bounds are measured on noise that no step saw: what
-    is gained on the noise of the fit would be gained on nothing else. A regret can therefore come out a little below 0,
-    and is left so: clamping would tie the most normal images. The learning rate falls to 0 in a straight line,
-    and noise comes in pairs, e and -e, of which the part of the gradient that is odd in e cancels; what
-    is measured on is scaled to variance 1, since a wider or narrower set would favour one sigma over another.
+    Each step uses new noise, which all images share. Both bounds are measured on held-out noise, to exclude the gain on
+    the noise of the fit. A regret can therefore be slightly negative; it is not clamped, which would tie the most
+    normal images. The learning rate falls linearly to 0. Noise comes in pairs e and -e, which cancel the part of the
+    gradient that is odd in e. The held-out noise is scaled to variance 1, because another variance would favour a
+    smaller or larger sigma.
 
-    The steps may run in bfloat16, in half the time: where a fit ends is of second order in what a step is off by. Both
-    bounds are measured in single precision.
+    The steps may run in bfloat16, in half the time: the result depends on errors of the steps to second order only.
+    Both bounds are measured in float32.
 
     Args:
-        nsteps: of Adam.
-        lr: Adam's learning rate at the start, in units of the prior's standard deviation.
+        nsteps: steps of Adam.
+        lr: initial learning rate of Adam, in units of the prior's standard deviation.
         npairs: pairs of latents on which the gain is measured.
-        seed: of the noise.
-        precision: of the decoder in the steps: bf16-mixed, 32-true, or auto, the former where the processor has it.
+        seed: seed of the noise.
+        precision: precision of the decoder in the steps: bf16-mixed, 32-true, or auto, which is bf16-mixed where the
+            processor supports it.
     """
 
     def __init__(self, nsteps: int, lr: float, npairs: int, seed: int, precision: str) -> None:
@@ -51,7 +52,7 @@ class LikelihoodRegret(Score):
         self.precision = precision
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the model is a ladder: its lower groups' posteriors depend on the draws above them."""
+        """Raise ValueError if the model is a ladder, where lower groups' posteriors depend on the latents above."""
         if not isinstance(model, VAE):
             raise ValueError("score=likelihood_regret fits one vector of latents for each image: use a plain VAE.")
 
@@ -73,7 +74,7 @@ class LikelihoodRegret(Score):
     def fitted(
         self, model: VAE, start: DiagonalNormal, images: Images, noise: Float[Tensor, "nsteps 1 nlatent"]
     ) -> DiagonalNormal:
-        """Return the posteriors that Adam reaches from `start`; the model's parameters get no gradient."""
+        """Return the posteriors that Adam fits, starting at `start`; the model's parameters get no gradient."""
         numbers = [start.loc.clone().requires_grad_(), start.log_sigma.clone().requires_grad_()]
         optimizer = torch.optim.Adam(numbers, lr=self.lr)
         for step, one in enumerate(noise):
@@ -89,6 +90,6 @@ class LikelihoodRegret(Score):
 def mean_neg_elbo(
     model: VAE, posterior: DiagonalNormal, images: Images, noise: Float[Tensor, "npairs 1 nlatent"]
 ) -> Nats:
-    """Return the negative ELBO of each image over the noise and its negative, its KL closed where it can be."""
+    """Return the negative ELBO of each image, averaged over noise and -noise; its KL is closed-form where possible."""
     passes = (model.infer(posterior, noise=one) for one in torch.cat([noise, -noise]))
     return torch.stack([elbo_terms(inference, images).loss for inference in passes]).mean(0)

@@ -1,4 +1,4 @@
-"""Class accuracy of the samples of a conditional model."""
+"""Class accuracy of samples from a conditional model."""
 
 from typing import NamedTuple
 
@@ -18,12 +18,12 @@ ATONCE = 250
 
 
 class ClassAccuracy(NamedTuple):
-    """Shares of images that a classifier recognises as what they should be.
+    """Shares of images to which a classifier assigns the right class.
 
     Attributes:
-        class_accuracy: of generated images, mean over classes.
-        real_accuracy: of real images: what the classifier itself is capable of.
-        each_class: of generated images, by class.
+        class_accuracy: share of generated images, averaged over classes.
+        real_accuracy: share of real images, which is the accuracy of the classifier itself.
+        each_class: share of generated images, by class.
     """
 
     class_accuracy: float
@@ -34,30 +34,31 @@ class ClassAccuracy(NamedTuple):
 def class_accuracy(
     model: LatentModel, classifier: DigitClassifier, training: ImageSet, unseen: ImageSet, *, nimages: int, seed: int
 ) -> ClassAccuracy:
-    """Return how often the mean images of `nimages` latents from the prior are recognised as the class they are given.
+    """Return the share of images generated given a class that a classifier assigns to that class.
 
-    It says nothing about how various the images of a class are.
+    The images are the means of the generative distribution at latents from the prior. The share does not measure the
+    diversity within a class.
 
     Args:
-        model: conditional; generates.
-        classifier: of real images.
-        training: what both were trained on; classes that do not occur there are left out.
+        model: a conditional model.
+        classifier: a classifier of real images.
+        training: the training images of both; classes that do not occur there are left out.
         unseen: real images that neither was trained on.
-        nimages: images of each class.
-        seed: of the latents.
+        nimages: images per class.
+        seed: seed of the latents.
     """
     require_count("nimages", nimages)
     each: dict[str, float] = {}
     for label in training.labels.unique():
-        pictures = in_class(model, label, nimages, seed)
-        each[str(int(label))] = recognised(classifier, pictures, label.expand(nimages)).mean().item()
+        pictures = decode_class(model, label, nimages, seed)
+        each[str(int(label))] = is_recognised(classifier, pictures, label.expand(nimages)).mean().item()
     real = unseen.__getitems__(slice(None))
-    return ClassAccuracy(sum(each.values()) / len(each), recognised(classifier, *real).mean().item(), each)
+    return ClassAccuracy(sum(each.values()) / len(each), is_recognised(classifier, *real).mean().item(), each)
 
 
 @torch.no_grad()
-def in_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int) -> Float[Tensor, "n _ height width"]:
-    """Return the mean images of `n` latents from the prior, the same for every class, given one class."""
+def decode_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int) -> Float[Tensor, "n _ height width"]:
+    """Return the mean images, given one class, of `n` latents from the prior; the latents are equal for all classes."""
     given, device = model.given(label[None]), device_of(model)
     with seeded("evaluate", "class accuracy", seed), evaluating(model):
         z = model.prior().sample((n,)).to(device)
@@ -65,10 +66,10 @@ def in_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int) ->
 
 
 @torch.no_grad()
-def recognised(
+def is_recognised(
     classifier: DigitClassifier, images: Float[Tensor, "n _ height width"], labels: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return 1 for each image in which the classifier sees its label, and 0 for the others."""
+    """Return 1 for each image that the classifier assigns to its label, else 0."""
     device = device_of(classifier)
     with evaluating(classifier):
         found = torch.cat([classifier.logits(part.to(device)).argmax(1).cpu() for part in images.split(ATONCE)])

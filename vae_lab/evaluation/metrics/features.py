@@ -1,11 +1,12 @@
 """Feature extractors: networks whose features `two_sample` compares.
 
-Inception, the usual one, must be downloaded and has never seen what most sets here show. These two need no network: a
-classifier trained on the set's own labels, and random convolutions for sets that have none.
+The usual extractor, Inception, must be downloaded and was trained on ImageNet. The two others need no download: a
+classifier trained on the labels of the data set, and random convolutions for data sets without labels.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,11 +22,11 @@ Pixels = Float[Tensor, "batch channels height width"]
 
 
 class Extractor(nn.Module, ABC):
-    """A network that describes images of any size from 8x8, pixels in [0, 1], by vectors.
+    """Abstract role: a network that maps images of at least 8x8 pixels, in [0, 1], to feature vectors.
 
     Attributes:
-        key: its name in the keys of metrics, `kid_<key>`.
-        nfeatures: numbers per image.
+        key: name of the extractor in the keys of metrics, as in `kid_<key>`.
+        nfeatures: length of a feature vector.
     """
 
     key: str
@@ -33,17 +34,39 @@ class Extractor(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
-        """Return one vector for each image."""
+        """Return one feature vector per image."""
+
+
+class Inception(Extractor):
+    """torchmetrics' Inception, the network of published FIDs: 2,048 features of images resized to 299x299.
+
+    Args:
+        weights: path to the weights published by torch-fidelity.
+    """
+
+    key = "inception"
+    nfeatures = 2048
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        from torchmetrics.image.fid import NoTrainInceptionV3  # needs torch-fidelity
+
+        self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+
+    def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
+        """Return the last pooled layer; a grey channel is repeated three times."""
+        pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+        return self.network(pixels.expand(-1, 3, -1, -1))
 
 
 class DigitClassifier(Extractor):
-    """A small convnet: its last hidden layer describes the image.
+    """A small convolutional classifier, whose last hidden layer is the feature vector.
 
     28x28 -> 14x14x16 -> 7x7x32 -> 4x4x64 -> 64 features -> nclasses
 
     Args:
-        channels: of the images.
-        nclasses: that it tells apart.
+        channels: image channels.
+        nclasses: number of classes.
     """
 
     key = "digits"
@@ -80,14 +103,14 @@ def _halving(nin: int, nout: int, kernel: int) -> list[nn.Module]:
 def train_classifier(
     images: ImageSet, *, nbatches: int, batch_size: int, learning_rate: float, seed: int
 ) -> DigitClassifier:
-    """Return a classifier of the images, trained, frozen and in eval mode; the caller's random numbers stay untouched.
+    """Return a classifier of the images, trained, frozen and in evaluation mode; the global random state is restored.
 
     Args:
-        images: the training part, with labels from 0 to the number of classes less 1.
-        nbatches: training steps, whatever the size of the set.
+        images: the training images, with labels from 0 to nclasses - 1.
+        nbatches: training steps.
         batch_size: images per step.
-        learning_rate: of Adam, at the top of one rise and fall (Smith and Topin 2019, https://arxiv.org/abs/1708.07120).
-        seed: of the weights and the order.
+        learning_rate: peak of the one-cycle schedule (Smith and Topin 2019, https://arxiv.org/abs/1708.07120) of Adam.
+        seed: seed of the initial weights and of the order of the images.
 
     Raises:
         ValueError: if the images have fewer than 2 classes.
@@ -96,7 +119,7 @@ def train_classifier(
     require_count("batch_size", batch_size)
     nclasses = int(images.labels.max()) + 1
     if len(images.labels.unique()) < 2:
-        raise ValueError("the images have no classes to tell apart; take RandomVGG for sets without labels.")
+        raise ValueError("the images have fewer than 2 classes; choose features=vgg, which needs no labels.")
     with seeded("classifier", seed), torch.inference_mode(mode=False), torch.enable_grad():
         model = DigitClassifier(images.pixels(slice(1)).shape[1], nclasses)
         optimizer = torch.optim.Adam(model.parameters(), learning_rate)
@@ -111,24 +134,23 @@ def train_classifier(
 
 
 def _order(nimages: int, nbatches: int, batch_size: int) -> Iterable[Int64[Tensor, " batch"]]:
-    """Return the rows of each batch: permutations one after the other, cut into equal pieces."""
+    """Return the row numbers of each batch, cut from consecutive random permutations."""
     npasses = -(-nbatches * batch_size // nimages)
     return torch.cat([torch.randperm(nimages) for _ in range(npasses)]).split(batch_size)[:nbatches]
 
 
 class RandomVGG(Extractor):
-    """Convolutions with random weights that are always the same; mean and deviation of each stage's maps.
+    """Convolutions with fixed random weights; the features are the mean and deviation of each stage's maps.
 
     64x64 -> [3x3 convolution, ReLU] at 64, 32, 16, 8 with 32 maps each -> 4 * (32 means + 32 deviations)
 
-    Naeem et al. 2020, https://arxiv.org/abs/2002.09797, found random embeddings useful far from ImageNet's images. Of
-    the designs tried on Monet's paintings, those with means and deviations of every stage and filters that were not
-    centred put all degrees of blur, noise, blocks, lost colour, repetition and foreign images in order. Content is seen
-    dimly: with a fifth of photos among 536 paintings the Frechet distance is four times that of paintings alone, while
-    the kernel distance stays within its error; noise of 0.1 multiplies the former by 70.
+    Naeem et al. 2020, https://arxiv.org/abs/2002.09797, found random embeddings useful for images unlike ImageNet's. On
+    paintings by Monet, the distances rise with the degree of blur, noise, blocking, lost colour, repetition and foreign
+    images. They depend weakly on content: replacing a fifth of 536 paintings by photos multiplies the Frechet distance
+    by 4 and leaves the kernel distance within its error, whereas noise of 0.1 multiplies the Frechet distance by 70.
 
     Args:
-        channels: of the images.
+        channels: image channels.
     """
 
     key = "vgg"
@@ -144,7 +166,7 @@ class RandomVGG(Extractor):
         self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
-        """Return the maps' statistics, stage by stage."""
+        """Return the mean and deviation of each map, stage by stage."""
         maps = (images - 0.5) / 0.25
         statistics: list[Tensor] = []
         for stage in self.stages:
@@ -159,12 +181,12 @@ class RandomVGG(Extractor):
 def features_of(
     extractor: Extractor, images: Pixels | Iterable[Pixels], batch_size: int
 ) -> Float[Tensor, "n nfeatures"]:
-    """Return the vectors of all images, in order, on the CPU in float32.
+    """Return the feature vectors of all images, in order, on the CPU in float32.
 
     Args:
-        extractor: on the device of the images.
-        images: a tensor, or batches of any sizes that come one after the other.
-        batch_size: images at a time, at most.
+        extractor: the extractor, on the device of the images.
+        images: a tensor, or an iterable of batches of any sizes.
+        batch_size: largest number of images per forward pass.
     """
     require_count("batch_size", batch_size)
     batches = [images] if isinstance(images, Tensor) else images

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CHUNK = 256
-"""Draws looked at at once."""
+"""Draws processed at once."""
 
 
 class ELBOSurgery(NamedTuple):
-    """What the rate is spent on, in nats per image; see `elbo_surgery`.
+    """The terms of the rate, in nats per image; see `elbo_surgery`.
 
     Attributes:
         rate: mean of log q(z | x) - log p(z), the sum of the other two.
-        mutual_information: mean of log q(z | x) - log q_n(z), what a latent tells of which image it came from.
-        marginal_kl: mean of log q_n(z) - log p(z), how far the posteriors together are from the prior.
+        mutual_information: mean of log q(z | x) - log q_n(z), the information of a latent about its image.
+        marginal_kl: mean of log q_n(z) - log p(z), the KL divergence of the aggregate posterior from the prior.
     """
 
     rate: Mean
@@ -41,15 +41,15 @@ class ELBOSurgery(NamedTuple):
 def posterior_statistics(
     model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
-    """Return posterior means and each latent's mean KL to the prior in nats, over the images, as float32 on the CPU."""
-    with seeded("latents"), evaluating(model):  # a ladder's rates are taken at draws
+    """Return posterior means, and each latent's KL to the prior in nats averaged over images, as float32 on the CPU."""
+    with seeded("latents"), evaluating(model):  # the rates of a ladder depend on random draws
         parts = [one(part) for one, part in model.split(images, 250)]
     means = torch.cat([part.posterior.mean for part in parts])
     return means.cpu().float(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu().float()
 
 
 def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
-    """Return KL(q(z_i | x) || p(z_i)) of each latent; to N(0, 1) under a prior that is no product over latents."""
+    """Return KL(q(z_i | x) || p(z_i)) of each latent, with N(0, 1) for p(z_i) if the prior is not factorized."""
     q, p = inference.posterior.each_latent(), inference.prior
     if not isinstance(p, DiagonalNormal):
         p = StandardNormal(torch.zeros_like(inference.posterior.mean[0]))
@@ -57,11 +57,10 @@ def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
 
 
 def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> "Figure":
-    """Return a plot of nats per latent, most used first, beside the spread of the posterior means in the same order.
+    """Return a plot of the rate of each latent, largest first, beside the quantiles of its posterior means.
 
-    Of the spread it shows the median, the half of the images around it, and 95 % of them. Fixed margins and one line
-    collection for all latents keep it at a third of what a constrained layout with matplotlib's boxes takes. Of more
-    than 20 latents, every second one or fewer is named.
+    The quantiles are the median and the central 50 % and 95 % of the images. Fixed margins and one line collection for
+    all latents take a third of the time of a constrained layout with matplotlib's box plots.
     """
     from matplotlib.figure import Figure  # takes half a second
 
@@ -85,9 +84,9 @@ def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nla
 
 
 def active_units(means: Float[Tensor, "n nlatent"], threshold: float) -> int:
-    """Return how many latents' posterior means have a variance over the images above `threshold`.
+    """Return the number of latents whose posterior mean has a variance over the images above `threshold`.
 
-    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, use 0.01 beside a prior of variance 1.
+    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, use 0.01 with a prior of variance 1.
     """
     return int((means.double().var(0, correction=0) > threshold).sum())
 
@@ -98,10 +97,10 @@ def log_aggregate(
     means: Float[Tensor, "n nlatent"],
     log_sigmas: Float[Tensor, "n nlatent"],
 ) -> Float64[Tensor, " s"]:
-    """Return log q_n(z), q_n = 1/n sum q(z | x_j) over the images whose posteriors are given, in nats.
+    """Return log q_n(z) in nats, where q_n = 1/n sum_j q(z | x_j) is the aggregate of the given posteriors.
 
-    At most `CHUNK` times n numbers are held at once. With the smallest sigma that a posterior can have, e^-10, about
-    1e-4 nats are lost.
+    At most `CHUNK` times n numbers are in memory at once. At the smallest sigma of a posterior, e^-10, the rounding
+    error is about 1e-4 nats.
     """
     mixture = MixtureOfDiagonalNormals(DiagonalNormal(means.double(), log_sigmas.double()))
     return torch.cat([mixture.log_prob(part) for part in z.double().split(CHUNK)])
@@ -119,19 +118,18 @@ def elbo_surgery(
     """Return the rate of n images, split into mutual information and the KL from the aggregate posterior to the prior.
 
     Hoffman and Johnson 2016, "ELBO surgery", http://approximateinference.org/accepted/HoffmanJohnson2016.pdf. All three
-    are means over the same draws, an image of the n and a latent of its posterior, so the last two add up to the first.
-    The errors are those of drawing. That the images are only n is no error but the definition: the mutual information
-    is that between a latent and an index from 1 to n, and so at most log n. Near that cap it says "at least", and
-    marginal_kl, which then has what is missing, "at most".
+    are means over the same draws (an image, and a latent from its posterior), so the last two add up to the first. The
+    standard errors are those of the draws. The mutual information is that between a latent and an index from 1 to n, so
+    it is at most log n. Near that cap, it is a lower bound and marginal_kl an upper bound.
 
     Args:
         means: posterior means.
         log_sigmas: logarithms of the posteriors' standard deviations.
         prior: p(z), batch shape [].
         ndraws: draws to average over, at least 2.
-        seed: of the draws.
+        seed: seed of the draws.
     """
-    require_count("ndraws", ndraws, 2, "; one tells no error of a mean")
+    require_count("ndraws", ndraws, 2, "; a standard error needs two")
     generator = torch.Generator(means.device).manual_seed(seed)
     rows = torch.randint(len(means), (ndraws,), generator=generator, device=means.device)
     noise = torch.randn(ndraws, means.shape[1], generator=generator, device=means.device, dtype=means.dtype)

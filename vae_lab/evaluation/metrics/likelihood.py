@@ -20,20 +20,20 @@ from vae_lab.runs.inference import placed
 from vae_lab.system.randomness import seeded
 
 Track = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
-"""Goes through batches of row numbers and shows how far it got."""
+"""Iterates over batches of row numbers and shows progress."""
 
 
 class SetLikelihood(NamedTuple):
-    """What a model says of a set of images.
+    """The likelihood of a set of images, in nats per image.
 
     Attributes:
         iwae_nll: mean of the importance-sampling estimate of -log p(x).
         neg_elbo: mean negative ELBO.
         distortion: mean distortion.
         rate: mean rate.
-        rows: the images that were estimated with all samples.
-        nll: their estimates, nats.
-        effective: their effective sample sizes.
+        rows: indices of the images estimated with all samples.
+        nll: estimates of these images.
+        effective: effective sample sizes of these images.
     """
 
     iwae_nll: Mean
@@ -59,19 +59,19 @@ def set_likelihood(
 ) -> SetLikelihood:
     """Return the mean estimate of -log p(x) with `nsamples` latents for each of `nimages` images, and the ELBO of all.
 
-    Of a conditional model it is -log p(x | y), y being the image's label; the same goes for the ELBO.
+    A conditional model gives -log p(x | y), where y is the image's label, and the ELBO of p(x | y).
 
-    If `nimages` is less than all, `difference_mean` carries the estimate over to all images by way of a cheap bound
-    that each of them has.
+    If `nimages` is less than the size of the set, `difference_mean` extends the estimate to all images with a cheap
+    bound computed for each of them.
 
     Args:
         model: the model, in evaluation mode.
-        images: the set, as the model sees it.
-        nsamples: latents for each image in the estimate; 5,000 in the published protocol.
-        nbound: latents for each image in the cheap bound.
-        nimages: images, drawn at random, that get the estimate.
+        images: the set, as the model receives it.
+        nsamples: latents per image for the estimate; 5,000 in the published protocol.
+        nbound: latents per image for the cheap bound.
+        nimages: number of images, drawn at random, that get the estimate.
         chunk: latents decoded at once.
-        seed: of the draws.
+        seed: seed of the draws.
         track: shows progress.
     """
     require_count("nsamples", nsamples)
@@ -93,7 +93,7 @@ def set_likelihood(
 
 
 def elbo_pass(model: LatentModel, images: ImageSet, batch: int, seed: int, track: Track) -> Float64[Tensor, "3 n"]:
-    """Return negative ELBO, distortion and rate of every image at one latent each."""
+    """Return negative ELBO, distortion and rate of every image, with one latent per image."""
     terms = []
     for i, part in enumerate(track(torch.arange(len(images)).split(batch), "ELBO")):
         with seeded("evaluate", "elbo", seed, i), evaluating(model):
@@ -122,21 +122,21 @@ def estimate_pass(
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return where a model's parameters are."""
+    """Return the device of a model's parameters."""
     return next(model.parameters()).device
 
 
 def plain_mean(values: Float[Tensor, " n"]) -> Mean:
-    """Return the mean over images and its standard error, as if they were drawn from a larger population."""
+    """Return the mean over images and its standard error, for images drawn from a larger population."""
     return Mean(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
 
 def difference_mean(cheap: Float[Tensor, " n"], dear: Float[Tensor, " m"], rows: Int64[Tensor, " m"]) -> Mean:
-    """Return the mean over n images of what was measured on m of them, with the help of a cheap stand-in for all.
+    """Return the mean over n images of a quantity measured on m of them, given a cheap approximation on all n.
 
-    mean_n(cheap) + mean_m(dear - cheap), unbiased whatever the stand-in is: the difference estimator of survey
-    sampling. Over draws of the m, its variance is (1/m - 1/n) var(dear - cheap); to that comes var(dear) / n for the
-    n images being a sample themselves, as in `plain_mean`.
+    This is the difference estimator of survey sampling, mean_n(cheap) + mean_m(dear - cheap), which is unbiased for any
+    approximation. Its variance over draws of the m images is (1/m - 1/n) var(dear - cheap). The returned error adds
+    var(dear) / n, because the n images are themselves a sample, as in `plain_mean`.
     """
     differences = dear - cheap[rows]
     n, m = len(cheap), len(rows)

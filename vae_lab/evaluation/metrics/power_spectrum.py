@@ -1,9 +1,9 @@
-"""Sharpness of images by their power spectrum; blur lowers the high frequencies.
+"""Sharpness of images, measured by their power spectrum: blur lowers the power at high frequencies.
 
-Frequencies are in cycles per pixel, up to 1/2, the highest that a row of pixels can hold. A picture isn't periodic:
-where its edges don't meet they would leak power into every frequency, so its mean is taken off and a Hann window laid
-over it (Harris 1978, https://doi.org/10.1109/PROC.1978.10837). Power is scaled so that white noise of variance s^2 has
-s^2 at every frequency.
+Frequencies are in cycles per pixel, up to the Nyquist frequency 1/2. Images are not periodic, and the jumps at their
+edges would leak power into every frequency. So the mean is subtracted and a Hann window applied (Harris 1978,
+https://doi.org/10.1109/PROC.1978.10837). Power is scaled so that white noise of variance s^2 has power s^2 at every
+frequency.
 """
 
 from typing import TYPE_CHECKING
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 Image = Float[Tensor, "n channels height width"]
 
 BANDS = {"low": (0, 1 / 8), "middle": (1 / 8, 1 / 4), "high": (1 / 4, 1 / 2)}
-"""Octaves in cycles per pixel, without the lower end and with the upper one; none is empty from 8 pixels up."""
+"""Frequency bands (low, high] in cycles per pixel; no band is empty for images of at least 8 pixels a side."""
 
 SMALLEST = 8
 NO_POWER = 1e-12
-"""Far below what rounding to 256 levels leaves behind, 1/12/255^2 = 1.3e-6."""
+"""Far below the power of rounding to 256 levels, 1/12/255^2 = 1.3e-6."""
 
 
 def radial_power(images: Image) -> tuple[Float64[Tensor, " nfrequencies"], Float64[Tensor, " nfrequencies"]]:
-    """Return frequencies in cycles per pixel, and the power there, over all directions, images and channels.
+    """Return frequencies in cycles per pixel, and the mean power there over all directions, images and channels.
 
-    The frequencies are 1/s, 2/s, ... up to 1/2 for images whose shorter side has s pixels. The power at k/s is the mean
-    over the ring between (k - 1/2)/s and (k + 1/2)/s, up to 1/2. Taking off the mean costs white noise some 7 % at 1/s.
+    For images whose shorter side has s pixels, the frequencies are 1/s, 2/s, ... up to 1/2. The power at k/s is the
+    mean over the ring from (k - 1/2)/s to (k + 1/2)/s, cut off at 1/2. Subtracting the mean lowers the power of white
+    noise at 1/s by about 7 %.
     """
     radius, power = _power(images)
     side = min(images.shape[-2:])
@@ -40,14 +41,14 @@ def radial_power(images: Image) -> tuple[Float64[Tensor, " nfrequencies"], Float
 
 
 def band_ratios(images: Image, reference: Float[Tensor, "m _channels _height _width"]) -> dict[str, float]:
-    """Return for each of `BANDS` the power of the images over that of the reference, images of the same size.
+    """Return the power of the images divided by that of the reference in each of `BANDS`.
 
-    Below 1 the images are blurrier than the reference, above 1 noisier or harsher. Power falls steeply with frequency,
-    so a band speaks mostly of its lower end, and the low band of what the pictures show: between two halves of the same
-    dozen Monets it differs by a factor of 2. On MNIST a blur of sigma 1 pixel gives 0.81, 0.36 and 0.04.
+    Below 1 the images are blurrier than the reference, above 1 noisier. Power falls steeply with frequency, so a band
+    depends mostly on its lower end. The low band also depends on content: between two halves of a dozen Monets it
+    differs by a factor of 2. On MNIST a blur of sigma 1 pixel gives 0.81, 0.36 and 0.04.
 
     Raises:
-        ValueError: if sizes differ or are too small, or if the reference has nothing in a band to compare with.
+        ValueError: if image sizes differ or are too small, or if the reference has no power in a band.
     """
     if images.shape[1:] != reference.shape[1:]:
         raise ValueError(f"Images {[*images.shape[1:]]} and reference {[*reference.shape[1:]]} must have equal shapes.")
@@ -62,7 +63,7 @@ def _ratio(ours: Tensor, theirs: Tensor, band: Tensor, name: str) -> float:
 
 
 def spectrum_figure(sets: dict[str, Image]) -> "Figure":
-    """Return a log-log plot of the power of several sets of images, which may differ in number and size."""
+    """Return a log-log plot of the power spectra of several sets of images, of any number and size."""
     from matplotlib.figure import Figure  # takes half a second
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -79,7 +80,7 @@ def spectrum_figure(sets: dict[str, Image]) -> "Figure":
 
 @torch.no_grad()
 def _power(images: Image) -> tuple[Float64[Tensor, "height width"], Float64[Tensor, "height width"]]:
-    """Return the distance of each discrete frequency from zero and the mean power there."""
+    """Return the radius of each discrete frequency and the mean power there."""
     height, width = images.shape[-2:]
     if len(images) == 0 or min(height, width) < SMALLEST:
         raise ValueError(f"A spectrum needs images of at least {SMALLEST} pixels a side, not {[*images.shape]}.")
@@ -88,6 +89,6 @@ def _power(images: Image) -> tuple[Float64[Tensor, "height width"], Float64[Tens
     for part in images.float().split(64):
         waves = torch.fft.fft2((part - part.mean((-2, -1), keepdim=True)) * window)
         total += waves.abs().square().double().sum((0, 1))
-    # whole numbers divided last, so that 3/24 is 1/8 exactly and lies on its side of a band's edge
+    # integers are divided last, so that 3/24 equals 1/8 exactly and belongs to the right band
     down, along = (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=images.device) / n for n in (height, width))
     return torch.hypot(down[:, None], along), total / (images[:, :, 0, 0].numel() * window.double().square().sum())

@@ -18,25 +18,27 @@ from vae_lab.runs.inference import Pixels, batches
 Image = Float[Tensor, "batch channels height width"]
 
 USUAL_RADIUS = 5
-"""Of the 11 x 11 window with sigma 1.5 of Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861."""
+"""Radius of the 11 x 11 window with sigma 1.5 of Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861."""
 
 
 class PixelMSE(MeanMetric):
-    """The squared error per pixel and channel; torchmetrics' own refuses images that are laid out channels-last."""
+    """Mean squared error per pixel and channel; torchmetrics' own fails on images in channels-last memory format."""
 
     def update(self, preds: Image, target: Image) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Count one batch in."""
+        """Add one batch."""
         super().update((preds - target).square().flatten(1).mean(1))
 
 
 def reconstruction_metrics(image_size: int) -> MetricCollection:
-    """Return mse, psnr and ssim, to be updated with (decoded, images), both in [0, 1]; each is a mean over images.
+    """Return the metrics mse, psnr and ssim; update them with (decoded, images), both in [0, 1].
+
+    Each metric is a mean over images.
 
     mse: squared error per pixel and channel.
-    psnr: -10 log10 mse of each image, in dB, and then the mean, so it isn't that of the mean mse but at least as high;
-        infinite as soon as one image is perfect.
-    ssim: from -1 to 1 for a perfect copy. Edges are reflected into the windows. Images under 11 pixels get a smaller
-        window of the same shape, at 8 pixels 7 x 7, since most of the usual one would be reflections.
+    psnr: mean over images of -10 log10 mse, in dB. It is at least the PSNR of the mean mse, and infinite if one image
+        is reconstructed exactly.
+    ssim: from -1 to 1, which is a perfect copy. Edges are reflected into the windows. Images of less than 11 pixels a
+        side get a smaller window of the same shape, as 7 x 7 at 8 pixels, which otherwise would be mostly reflections.
     """
     require_count("image_size", image_size, 3, ": ssim compares windows")
     radius = min(USUAL_RADIUS, (image_size - 1) // 2)
@@ -51,13 +53,13 @@ def reconstruction_metrics(image_size: int) -> MetricCollection:
 
 
 class Reconstruction(NamedTuple):
-    """What is left of a set after encoding and decoding.
+    """The posteriors and reconstructions of a set of images.
 
     Attributes:
-        decoded: mean images of the posterior means.
+        decoded: mean images given the posterior means.
         means: posterior means.
         log_sigmas: posterior log sigmas; None where latents depend on each other.
-        moves: posterior means less the prior's, which moves with the groups above in a ladder: a latent's own part.
+        moves: posterior means minus prior means; in a ladder, the prior mean of a group depends on the groups above.
         metrics: mse, psnr and ssim; see `reconstruction_metrics`.
     """
 
@@ -70,7 +72,7 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(model: LatentModel, images: ImageSet) -> Reconstruction:
-    """Return every image's posterior and its reconstruction."""
+    """Return the posterior and the reconstruction of every image."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas, moves = [], [], [], []
     with evaluating(model):

@@ -1,7 +1,7 @@
 """KID, FID, precision and recall: distances between two sets of feature vectors.
 
-The vectors come from `features.py`. Everything is computed in float64. None of these numbers can be compared across
-extractors, and the Frechet distance not even across set sizes.
+The vectors come from `features.py`. All metrics are computed in float64. Compare none of them across extractors, and
+the Frechet distance only between sets of equal size.
 """
 
 import math
@@ -21,21 +21,21 @@ Others = Float[Tensor, "m d"]
 NGROUPS = 100
 CHUNK = 500
 LARGEST = 25_000_000
-"""Numbers held at once, 200 MB."""
+"""Numbers in memory at once, 200 MB."""
 
 
 class Moments(NamedTuple):
-    """Mean and covariance, the latter divided by n - 1."""
+    """Mean and unbiased covariance of a set of vectors."""
 
     mean: Float[Tensor, " d"]
     covariance: Float[Tensor, "d d"]
 
 
 def frechet_distance(a: Vectors, b: Others) -> float:
-    """Return the squared Frechet distance of the normals fitted to both sets, the formula of FID; 0 or more.
+    """Return the squared Frechet distance between the normals fitted to both sets, at least 0: the formula of FID.
 
-    |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), Heusel et al. 2017, https://arxiv.org/abs/1706.08500. Sets of
-    finite size make it too large, by O(1/n): compare sets of equal sizes.
+    |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), Heusel et al. 2017, https://arxiv.org/abs/1706.08500. It has
+    a positive bias of O(1/n): compare sets of equal sizes.
 
     Raises:
         ValueError: if a set has fewer than 2 vectors.
@@ -47,25 +47,25 @@ def frechet_distance(a: Vectors, b: Others) -> float:
 def frechet_interval(a: Vectors, b: Others, *, nreplicates: int, seed: int) -> Interval:
     """Return the Frechet distance with 1.96 resampled standard errors on both sides, cut off at 0.
 
-    The interval is about the mean of this estimate over sets of these sizes, bias included. It is not made of
-    percentiles, as every replicate has the bias a second time, and they may all lie above the value. Where both sets
-    come from one distribution it is too wide: about twice at 900 vectors of 60 numbers.
+    The interval covers the mean of this estimate over sets of these sizes, bias included. Percentiles of the replicates
+    are not used: every replicate adds the bias again, so all of them may lie above the value. If both sets come from
+    the same distribution, the interval is too wide, by a factor of about 2 at 900 vectors of 60 numbers.
 
-    A replicate is a random half of `NGROUPS` groups of vectors, counted twice (McCarthy 1969, half-samples), because
-    its moments then take one product with those of the groups. Draws with replacement would not do for groups: the sum
-    of the squared weights, to which the bias is proportional, would vary by a seventh, and the errors with it.
+    A replicate is a random half of `NGROUPS` groups of vectors, counted twice (half-samples, McCarthy 1969), so that
+    its moments are one product with the moments of the groups. Groups drawn with replacement would not do: the sum of
+    squared weights, to which the bias is proportional, would vary by a seventh.
 
     Args:
         a: one set.
         b: the other set.
         nreplicates: random halves; the standard error has a relative error of about (2 nreplicates)^-1/2.
-        seed: of the replicates, drawn from a generator of their own.
+        seed: seed of the replicates, which use their own generator.
 
     Raises:
-        ValueError: if there are fewer than 2 replicates, or as `frechet_distance` does.
+        ValueError: if there are fewer than 2 replicates, or a set has fewer than 2 vectors.
     """
     if nreplicates < 2:
-        raise ValueError(f"nreplicates={nreplicates} give no standard error; choose 2 or more, 100 is usual.")
+        raise ValueError(f"nreplicates={nreplicates} give no standard error; choose at least 2, usually 100.")
     value = frechet_distance(a, b)
     generator = torch.Generator().manual_seed(seed)
     pairs = zip(_replicates(a, nreplicates, generator), _replicates(b, nreplicates, generator), strict=True)
@@ -74,10 +74,10 @@ def frechet_interval(a: Vectors, b: Others, *, nreplicates: int, seed: int) -> I
 
 
 def kernel_distance(a: Vectors, b: Others) -> float:
-    """Return the unbiased squared maximum mean discrepancy under the kernel (x.y / d + 1)^3, that is KID.
+    """Return KID, the unbiased squared maximum mean discrepancy under the kernel (x.y / d + 1)^3.
 
     Binkowski et al. 2018, https://arxiv.org/abs/1801.01401; the estimator is that of Gretton et al. 2012,
-    https://jmlr.org/papers/v13/gretton12a.html. Its mean is 0 for two sets of one distribution, so it falls below 0.
+    https://jmlr.org/papers/v13/gretton12a.html. It can be negative: its mean is 0 for two sets of one distribution.
 
     Raises:
         ValueError: if a set has fewer than 2 vectors.
@@ -93,11 +93,10 @@ def kernel_distance(a: Vectors, b: Others) -> float:
 def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
     """Return the mean kernel distance of `nblocks` disjoint blocks of both sets, with Student's t-interval.
 
-    Blocks share no vector, so their distances are independent and their spread is a standard error. That of the
-    overlapping random subsets which are usual is not: it shrinks with their number while the sets stay what they are.
-    The blocks are interleaved, so that sets in some order, by class for instance, make equal blocks. Their distances
-    are skewed, so that the true value is inside a little less often than said: in 92 of 100 cases where both sets come
-    from one normal in 4 dimensions, with 5 blocks of 40.
+    Disjoint blocks have independent distances, so their spread gives a standard error. The spread over the usual
+    overlapping random subsets does not: the error would shrink with the number of subsets. The blocks are interleaved,
+    so that sets sorted by class give equal blocks. The distances are skewed, so the coverage is slightly below 95 %:
+    92 % if both sets come from one normal in 4 dimensions, with 5 blocks of 40.
 
     Raises:
         ValueError: if there are fewer than 2 blocks, or a block has fewer than 2 vectors.
@@ -106,8 +105,8 @@ def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
     fewest = min(len(a), len(b)) // max(nblocks, 1)
     if nblocks < 2 or fewest < 2:
         raise ValueError(
-            f"nblocks={nblocks} for sets of {len(a)} and {len(b)} vectors; choose at least 2 blocks with at least 2"
-            " vectors of both sets in each."
+            f"nblocks={nblocks} for sets of {len(a)} and {len(b)} vectors; choose at least 2 blocks, each with at least"
+            " 2 vectors of both sets."
         )
     distances = torch.tensor([kernel_distance(a[i::nblocks], b[i::nblocks]) for i in range(nblocks)]).double()
     value = distances.mean().item()
@@ -116,15 +115,15 @@ def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
 
 
 class Manifold(NamedTuple):
-    """How two sets overlap, each set standing for the union of the balls around its vectors.
+    """The overlap of two sets, each represented by the union of balls around its vectors.
 
     Attributes:
-        precision: share of the generated vectors inside a real ball; fidelity.
-        recall: share of the real vectors inside a generated ball; diversity.
-        density: real balls around a generated vector, on average, over k; fidelity that an outlier among the real
-            vectors doesn't raise. 1 for equal distributions, and may be larger.
-        coverage: share of the real balls that hold a generated vector; diversity, that an outlier among the generated
-            vectors doesn't raise. 1 - 2^-k for equal distributions and set sizes.
+        precision: share of the generated vectors inside a real ball; measures fidelity.
+        recall: share of the real vectors inside a generated ball; measures diversity.
+        density: mean number of real balls around a generated vector, divided by k; measures fidelity, robust to
+            outliers among the real vectors. 1 for equal distributions, and may be larger.
+        coverage: share of the real balls that contain a generated vector; measures diversity, robust to outliers among
+            the generated vectors. 1 - 2^-k for equal distributions and set sizes.
     """
 
     precision: float
@@ -134,17 +133,17 @@ class Manifold(NamedTuple):
 
 
 def manifold(real: Vectors, generated: Others, k: int) -> Manifold:
-    """Return precision, recall, density and coverage with balls that reach to the k-th nearest neighbour of their set.
+    """Return precision, recall, density and coverage; the radius of a ball is the distance to the k-th neighbour.
 
     Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991; Naeem et al. 2020, https://arxiv.org/abs/2002.09797. All
-    depend on k and on the set sizes.
+    four depend on k and on the set sizes.
 
     Raises:
         ValueError: if a set doesn't have more than k vectors.
     """
     require_count("k", k)
     _check(real, generated, k + 1)
-    centre = real.double().mean(0)  # distances through inner products lose fewer digits close to the origin
+    centre = real.double().mean(0)  # distances by inner products are more exact close to the origin
     real, generated = real.double() - centre, generated.double() - centre
     generated_radii = _radii(generated, k)
     nballs = torch.zeros(len(generated), dtype=torch.int64, device=real.device)
@@ -161,7 +160,7 @@ def manifold(real: Vectors, generated: Others, k: int) -> Manifold:
 
 def _check(a: Vectors, b: Others, fewest: int) -> None:
     if min(len(a), len(b)) < fewest:
-        raise ValueError(f"sets of {len(a)} and {len(b)} vectors; at least {fewest} are needed in each.")
+        raise ValueError(f"sets of {len(a)} and {len(b)} vectors; at least {fewest} are needed in each set.")
 
 
 def _moments(vectors: Vectors) -> Moments:
@@ -170,7 +169,7 @@ def _moments(vectors: Vectors) -> Moments:
 
 
 def _frechet(a: Moments, b: Moments) -> float:
-    """Return the distance; the eigenvalues of C_a C_b are those of the symmetric C_a^1/2 C_b C_a^1/2."""
+    """Return the distance, using that C_a C_b has the eigenvalues of the symmetric matrix C_a^1/2 C_b C_a^1/2."""
     values, axes = torch.linalg.eigh(a.covariance)
     root = axes * values.clamp(min=0).sqrt()
     shared = torch.linalg.eigvalsh(root.T @ b.covariance @ root).clamp(min=0).sqrt().sum()
@@ -181,8 +180,8 @@ def _frechet(a: Moments, b: Moments) -> float:
 def _replicates(vectors: Vectors, nreplicates: int, generator: torch.Generator) -> Iterator[Moments]:
     """Yield the moments of random halves of the groups, each counted twice."""
     centre = vectors.double().mean(0)
-    affordable = max(20, LARGEST // vectors.shape[1] ** 2 // 2 * 2)  # their products of features are held at once
-    ngroups = min(NGROUPS, affordable, len(vectors) // 2 * 2)
+    limit = max(20, LARGEST // vectors.shape[1] ** 2 // 2 * 2)  # the second moments of all groups are in memory at once
+    ngroups = min(NGROUPS, limit, len(vectors) // 2 * 2)
     groups = [vectors.double()[i::ngroups] - centre for i in range(ngroups)]
     sizes = torch.tensor([len(group) for group in groups], dtype=torch.float64)
     sums = torch.stack([group.sum(0) for group in groups])
@@ -205,10 +204,10 @@ def _kernel_sum(a: Vectors, b: Others) -> Float[Tensor, ""]:
 
 
 def _distances(a: Vectors, b: Others) -> Iterator[Float[Tensor, "chunk m"]]:
-    """Yield the Euclidean distances of `CHUNK` vectors of `a` at a time from all of `b`: 40 MB for 10,000."""
+    """Yield the Euclidean distances from `CHUNK` vectors of `a` at a time to all of `b`: 40 MB for 10,000."""
     return (torch.cdist(part, b) for part in a.split(CHUNK))
 
 
 def _radii(vectors: Vectors, k: int) -> Float[Tensor, " n"]:
-    """Return the distance of each vector from its k-th nearest neighbour; the nearest of all is the vector itself."""
+    """Return the distance from each vector to its k-th nearest neighbour, not counting the vector itself."""
     return torch.cat([part.topk(k + 1, largest=False).values[:, -1] for part in _distances(vectors, vectors)])

@@ -1,1 +1,1 @@
-"""Lightning callbacks: pictures, clocks, checkpoints, signals."""
+"""Lightning callbacks: figures, timing, checkpoints, signals."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are written atomically and read without trust."""
+"""Checkpoints that are written atomically and loaded without executing code."""
 
 import logging
 import shutil
@@ -18,13 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames; Lightning's own save stages in $TMPDIR, and a kill can cut the copy."""
+    """Writes a checkpoint beside its path and renames it.
+
+    Lightning copies checkpoints from $TMPDIR, and a killed process can leave a truncated copy.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        """Write the checkpoint to `path` at once.
+        """Write the checkpoint to `path` atomically.
 
         Raises:
-            ValueError: if a callback keeps what could not be read back.
+            ValueError: if a callback's state has objects that cannot be loaded.
             StorageError: if the file cannot be written.
         """
         require_storable(checkpoint.get("callbacks", {}))
@@ -33,49 +36,49 @@ class WholeCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
             raise StorageError(
-                f"{Path(path).absolute()} could not be written; the one before it is intact ({error})."
+                f"{Path(path).absolute()} could not be written; the previous file is intact ({error})."
             ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Return the checkpoint, read as tensors and plain values only, whatever was asked for."""
+        """Return the checkpoint, loaded with `weights_only=True` for any arguments."""
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint with the best validation, and as `last` that of the last one.
+    """Keeps the checkpoints of the best and of the last validation, as `best` and `last`.
 
-    Lightning 2.6 writes `last` only where a validation was the best so far, and nothing where there is no validation. A
-    class of its own also keeps the state of this callback apart from that of a user's `ModelCheckpoint`.
+    Lightning 2.6 writes `last` only when a validation is the best so far, and never without validation. A separate
+    class also separates this callback's state from that of a user's `ModelCheckpoint`.
     """
 
     came_from: Path | None = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Write `last` at the end of training where there is no validation to do so."""
+        """Write `last` at the end of training if validation is disabled."""
         super().on_train_batch_end(trainer, pl_module, *args)
         if trainer.should_stop and not trainer.enable_validation:
             self.write_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write both."""
+        """Write `best` and `last`."""
         super().on_validation_end(trainer, pl_module)
         self.write_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last` where nothing has been written, but not for `trainer.fast_dev_run`, as Lightning does."""
+        """Write `last` if there is no checkpoint; unlike Lightning, not with `trainer.fast_dev_run`."""
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             super().on_train_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember beside which checkpoint the best one so far lies."""
+        """Store the folder of the loaded checkpoint, which contains the best one so far."""
         self.came_from = Path(str(trainer.ckpt_path)).parent if trainer.ckpt_path else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best checkpoint so far, which is copied where the run goes on in another folder.
+        """Restore the best checkpoint so far, and copy its file if the run resumes in another folder.
 
-        Lightning forgets it there, so that an earlier better one would be lost.
+        Lightning discards the best checkpoint in another folder, so a later and worse one would replace it.
         """
         names = [*state_dict["best_k_models"], state_dict["kth_best_model_path"], state_dict["best_model_path"]]
         moved = {name: str(Path(str(self.dirpath)) / Path(name).name) for name in names if name}
@@ -84,13 +87,13 @@ class BestCheckpoint(ModelCheckpoint):
             if not Path(target).exists() and source.exists():
                 with whole(Path(target)) as temporary:
                     shutil.copyfile(source, temporary)
-        there = {name: target for name, target in moved.items() if Path(target).exists()}
-        if moved and not there:
-            log.warning("the best checkpoint so far is gone; the best one from here on is kept")
+        kept = {name: target for name, target in moved.items() if Path(target).exists()}
+        if moved and not kept:
+            log.warning("the best checkpoint so far is missing; best.ckpt will be the best from now on")
             return
         state = dict(state_dict)
-        state["best_k_models"] = {there[name]: score for name, score in state["best_k_models"].items() if name in there}
-        state |= {key: there.get(state[key], "") for key in ("kth_best_model_path", "best_model_path")}
+        state["best_k_models"] = {kept[name]: score for name, score in state["best_k_models"].items() if name in kept}
+        state |= {key: kept.get(state[key], "") for key in ("kth_best_model_path", "best_model_path")}
         super().load_state_dict(state | {"dirpath": self.dirpath, "last_model_path": ""})
 
     def write_last(self, trainer: Trainer) -> None:
@@ -100,14 +103,14 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class StoredConfig(Callback):
-    """Puts the resolved config, JSON types alone, into every checkpoint, so that a model loads from that one file.
+    """Stores the resolved config in every checkpoint, so that a model can be loaded from the checkpoint alone.
 
-    The metrics of the latest validation are stored too if they are of these weights. Checkpoints of a user's callback
-    may come between two validations.
+    The checkpoint also gets the metrics of the last validation if that validated the same weights. Checkpoints of a
+    user's callback may come between two validations.
 
     Args:
-        config: the resolved config.
-        data: the fingerprint of the data, so that a run is resumed with the same.
+        config: the resolved config, of JSON types only.
+        data: the fingerprint of the data, which a resumed run must match.
     """
 
     def __init__(self, config: dict[str, Any], data: dict[str, Any]) -> None:
@@ -116,11 +119,11 @@ class StoredConfig(Callback):
         self.validated_at: int | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember which weights were validated."""
+        """Store the step of the validated weights."""
         self.validated_at = None if trainer.sanity_checking else trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the config as the checkpoint's hyper-parameters."""
+        """Store the config, the data fingerprint and the validation metrics in the checkpoint."""
         checkpoint["hyper_parameters"] = self.config
         checkpoint["data"] = self.data
         seen = trainer.callback_metrics if self.validated_at == trainer.global_step else {}

@@ -1,4 +1,4 @@
-"""Pictures of reconstructions, samples and traversals, to loggers and the run folder."""
+"""Figures of reconstructions, samples and traversals, for the run folder and loggers."""
 
 import logging
 from pathlib import Path
@@ -18,15 +18,15 @@ log = logging.getLogger(__name__)
 
 
 class Gallery(Callback):
-    """Reconstructions beside their originals, samples and latent traversals.
+    """Writes grids of reconstructions beside their originals, of samples and of latent traversals.
 
-    They are made after the first validation, after every later one that comes `every` steps or more behind the last
-    visit, and at the end. Their noise comes from counters of their own, so looking changes nothing.
+    The grids are made after the first validation, after later ones at least `every` steps after the last grids, and at
+    the end. They have their own random state, so they do not affect training.
 
     Args:
-        folder: where `<name>.png` are written, the latest over the one before.
-        every: steps between two visits.
-        nimages: images in the grids.
+        folder: folder for `<name>.png`, which is overwritten each time.
+        every: smallest number of steps between two sets of grids.
+        nimages: images per grid.
     """
 
     def __init__(self, folder: str, every: int, nimages: int) -> None:
@@ -39,30 +39,30 @@ class Gallery(Callback):
         self.visited: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Say so if the interval asked for cannot be kept."""
-        interval = getattr(trainer, "val_check_interval", None)  # none where it is a time
+        """Log a warning if validations are less frequent than `every`."""
+        interval = getattr(trainer, "val_check_interval", None)  # None if it is a time
         if (
             trainer.check_val_every_n_epoch is None
             and isinstance(interval, int)
             and self.every < min(interval, pl_module.last_step)
         ):
-            line = "pictures come with validations, every %d batches; trainer.val_check_interval=%d has them as asked"
+            line = "figures are made at validations, every %d batches; set trainer.val_check_interval=%d for more"
             log.warning(line, interval, self.every)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Make the pictures if their turn has come."""
+        """Make the grids if `every` steps have passed."""
         due = trainer.global_step >= self.next_visit or trainer.should_stop
         if due and trainer.is_global_zero and not trainer.sanity_checking:
             self.next_visit = trainer.global_step + self.every
             self.show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Make the last pictures where a callback ended training after the validation."""
+        """Make the last grids if a callback ended training after the last validation."""
         if self.visited is not None and self.visited < trainer.global_step and trainer.is_global_zero:
             self.show(trainer, pl_module)
 
     def show(self, trainer: Trainer, task: Task) -> None:
-        """Write the three grids and send them to every logger that takes images."""
+        """Write the three grids and send them to every logger that accepts images."""
         self.visited = trainer.global_step
         model, images = placed(task.model, trainer.datamodule.splits.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
         with seeded("gallery", task.seed), torch.no_grad(), trainer.precision_plugin.tensor_init_context():

@@ -1,4 +1,4 @@
-"""A validation and a checkpoint after Ctrl-C, SIGTERM and other signals."""
+"""Stopping at Ctrl-C, SIGTERM and other signals, after a validation and a checkpoint."""
 
 import logging
 import signal
@@ -8,23 +8,23 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from vae_lab.system.signals import EndAtOnce, handled_signals
-from vae_lab.training.distributed.collectives import largest, several
+from vae_lab.training.distributed.collectives import is_distributed, max_over_processes
 
 log = logging.getLogger(__name__)
 
 AGREE_EVERY = 10
-"""Batches between two moments at which several processes agree whether to stop."""
+"""Batches between two checks in which several processes agree whether to stop."""
 
 
 class GracefulStop(Callback):
-    """Ends a run at a signal; it listens from `with GracefulStop() as stop` to the end of the block.
+    """Ends a run at a signal; a context manager that handles signals inside its block.
 
-    In training, the first signal ends it after the optimizer step in hand, with a last validation and checkpoint, and
-    a second one ends it at once. Several processes end at the same batch, which they agree on now and then. Before and
-    after training there is nothing to save, so the first signal ends the run at once.
+    During training, the first signal ends training after the current optimizer step, with a last validation and
+    checkpoint; a second signal ends the run at once. Several processes stop at the same batch, on which they agree
+    every `AGREE_EVERY` batches. Before and after training, the first signal ends the run at once.
 
-    Lightning puts a handler of its own for SIGTERM whenever it begins to train or test; that one would let the run go
-    on, or end it with code 0. So this callback listens again right after it, and is to be the first of all.
+    Lightning installs its own SIGTERM handler when training or testing begins, which would continue the run or end it
+    with code 0. So this callback installs its handlers again right after that, and must be the first callback.
 
     Attributes:
         received: the signal's number, or None.
@@ -38,56 +38,56 @@ class GracefulStop(Callback):
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "GracefulStop":
-        """Listen."""
+        """Install the signal handlers."""
         self._previous = {number: signal.getsignal(number) for number in handled_signals()}
         self._listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the previous signal handlers; an outer `EndAtOnce` handler is told that the run is ending."""
+        """Restore the previous signal handlers, and notify an outer `EndAtOnce` handler if the run is ending."""
         for number, handler in self._previous.items():
             if isinstance(handler, EndAtOnce) and self._end.is_ending() and self.received is not None:
                 handler.begin()
             signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen for the sake of a checkpoint."""
+        """Install the handlers again; from now on the first signal leads to a checkpoint."""
         self._training = True
         self._end = EndAtOnce("at once; checkpoints are those of the last validation")
         self._listen()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """End training if a signal came."""
-        if not several() or trainer.fit_loop.total_batch_idx % AGREE_EVERY == 0:
+        """End training if a signal was received."""
+        if not is_distributed() or trainer.fit_loop.total_batch_idx % AGREE_EVERY == 0:
             self._agree(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End training if a signal came during a validation within it."""
+        """End training if a signal was received during a validation."""
         if self._training:
             self._agree(trainer, pl_module)
 
     def _agree(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End training in all processes if one had a signal, once no gradients are being accumulated.
+        """End training in all processes if one received a signal, when no gradients are being accumulated.
 
-        Lightning's minima do not count.
+        Lightning's `min_epochs` and `min_steps` are ignored.
         """
-        self._agreed = self._agreed or bool(largest(int(self.received is not None), pl_module.device))
+        self._agreed = self._agreed or bool(max_over_processes(int(self.received is not None), pl_module.device))
         if self._agreed and not trainer.fit_loop._should_accumulate():  # noqa: SLF001
             trainer.fit_loop.min_epochs = 0
             trainer.fit_loop.epoch_loop.min_steps = None
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that there is nothing left to save."""
+        """End the run at once at the next signal, because nothing is left to save."""
         self._training = False
         self._end = EndAtOnce("after training; checkpoints are those of the last validation")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen again."""
+        """Install the handlers again."""
         self._listen()
 
     def close(self) -> None:
-        """Ignore signals for as long as the end of the run is written down."""
+        """Ignore signals while the end of the run is recorded."""
         self._end.begin()
 
     def _listen(self) -> None:
@@ -95,12 +95,12 @@ class GracefulStop(Callback):
             signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        repeated = number == self.received == getattr(signal, "SIGXCPU", None)  # the kernel sends one every second
+        repeated = number == self.received == getattr(signal, "SIGXCPU", None)  # the kernel repeats it every second
         if not self._training or (self.received is not None and not repeated):
             self.received = self.received or number
             self._end(number)
         elif not repeated:
             self.received = number
             log.warning(
-                "%s: saving and stopping after this batch; once more stops at once", signal.Signals(number).name
+                "%s: saving and stopping after this batch; a second signal stops at once", signal.Signals(number).name
             )

@@ -20,18 +20,18 @@ log = logging.getLogger(__name__)
 
 
 class Latents(Callback):
-    """After each validation, the KL of each latent and a histogram of the posterior means; at the end a figure.
+    """Logs the KL of each latent and a histogram of the posterior means at each validation; writes a figure at the end.
 
-    A run in which no latent tells anything of its image says so at the end, and each run's summary how many do.
+    The number of active latents goes into the summary; if there are none, a warning is logged at the end.
 
     Args:
-        folder: where `latents.png` is written.
-        nimages: validation images looked at.
-        active_above: nats of KL from which on a latent is in use.
+        folder: folder for `latents.png`.
+        nimages: number of validation images.
+        active_above: a latent is active if its KL in nats is above this.
 
     Attributes:
-        seen: posterior means and nats per latent at the last validation; None before the first.
-        rate: nats of all latents together at the last validation, under whatever prior there is.
+        seen: posterior means and KL per latent at the last validation; None before the first.
+        rate: rate in nats at the last validation.
     """
 
     def __init__(self, folder: str, nimages: int, active_above: float) -> None:
@@ -44,7 +44,7 @@ class Latents(Callback):
         self.rate = math.nan
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Look at the posterior of the first validation images."""
+        """Compute and log the statistics of the first validation images."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         images = trainer.datamodule.splits.val  # pyright: ignore[reportAttributeAccessIssue]
@@ -55,7 +55,7 @@ class Latents(Callback):
                 log_histogram(logger, name, heights, edges, step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Draw the figure of the last validation, and say so if no latent is in use."""
+        """Write the figure of the last validation, and log a warning if no latent is active."""
         if self.seen is None:
             return
         with whole(self.folder / "latents.png") as path:
@@ -65,15 +65,15 @@ class Latents(Callback):
             log.warning("%s: %s", self.describe()["latents"], advice)
 
     def nactive(self) -> int:
-        """Return how many latents are in use; none where all together are below the bound.
+        """Return the number of active latents; 0 if the whole rate is at most `active_above`.
 
-        The KL of one latent is that to N(0, 1) where the prior is no product over latents; their sum is not.
+        The rate is checked because the KL per latent is to N(0, 1) if the prior does not factorize over latents.
         """
         assert self.seen is not None
         return int((self.seen[1] > self.active_above).sum()) if self.rate > self.active_above else 0
 
     def describe(self) -> dict[str, object]:
-        """Return how many latents are in use for the summary, in a number and in words."""
+        """Return the number of active latents for the summary, and a sentence about them."""
         if self.seen is None:
             return {}
         number, total = self.nactive(), len(self.seen[1])
@@ -84,7 +84,7 @@ class Latents(Callback):
 def histograms(
     means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return (heights, edges): of the posterior means, and of nats per latent with one bin for each latent."""
+    """Return histograms as (heights, edges): of the posterior means, and of the KL in nats with one bin per latent."""
     counts, edges = np.histogram(means.numpy(), bins=64)
     return {
         "latents/posterior_means": (counts, edges),

@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 
 class ProgressLine(ProgressBar):
-    """Shows over the whole run the steps done, loss and images per second, and logs one line for each validation.
+    """Shows steps, loss and images per second over the whole run, and logs a line at each validation.
 
-    It looks at the clock at each batch, and at the loss, for which a GPU must be waited for, only when it shows it.
+    The loss is read only when it is shown, because reading it synchronizes with the GPU.
 
     Args:
-        every_seconds: time between two updates of the bar.
-        line_every_seconds: time between two lines in a log that is no terminal.
+        every_seconds: seconds between two updates of the bar on a terminal.
+        line_every_seconds: seconds between two log lines elsewhere.
     """
 
     def __init__(self, every_seconds: float, line_every_seconds: float) -> None:
@@ -40,7 +40,7 @@ class ProgressLine(ProgressBar):
         self.enabled = True
 
     def disable(self) -> None:
-        """Show none."""
+        """Stop showing progress."""
         self.enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,12 +56,14 @@ class ProgressLine(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Show where training stands, if it is time."""
+        """Show the progress if the interval has passed."""
         if time.monotonic() < self.next_update or not trainer.is_global_zero or not self.enabled:
             return
         self.next_update = time.monotonic() + self.interval
         clock = next(one for one in trainer.callbacks if isinstance(one, Stopwatch))  # pyright: ignore[reportAttributeAccessIssue]
-        note = f"loss {loss_of(outputs):.2f}, {clock.images_per_second:.0f} images/s"
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        shown = float(loss) if isinstance(loss, Tensor | float) else math.nan
+        note = f"loss {shown:.2f}, {clock.images_per_second:.0f} images/s"
         done, total = progress_of(trainer)
         if self.bar is None:
             log.info("step %d%s: %s", done, "" if total is None else f" of {total}", note)
@@ -69,7 +71,7 @@ class ProgressLine(ProgressBar):
             self.bar.update(self.bar_id, completed=done, description=note, refresh=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the validation."""
+        """Log the validation metrics."""
         metrics = trainer.callback_metrics
         names = ("neg_elbo", "distortion", "rate", "sse_kl")
         if trainer.is_global_zero and not trainer.sanity_checking and all(f"val/{name}" in metrics for name in names):
@@ -79,28 +81,19 @@ class ProgressLine(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar."""
-        self._close()
-
-    def _close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        self.on_train_end(trainer, pl_module)
+
 
 def progress_of(trainer: Trainer) -> tuple[int, int | None]:
-    """Return how much is done, and how much there is in all: steps of max_steps, or batches of all epochs."""
+    """Return the steps done and in all, or the batches if there is no limit of steps; None for an unknown total."""
     if trainer.max_steps >= 0:
         return trainer.global_step, trainer.max_steps
     batches = trainer.num_training_batches
     known = trainer.max_epochs is not None and trainer.max_epochs > 0 and not math.isinf(batches)
     return trainer.fit_loop.total_batch_idx + 1, int(batches * (trainer.max_epochs or 0)) if known else None
-
-
-def loss_of(outputs: object) -> float:
-    """Return the loss in what a training step returned; NaN if there is none."""
-    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-    return float(loss) if isinstance(loss, Tensor | float) else math.nan

@@ -1,4 +1,4 @@
-"""The validation after the last batch, the reason that training ended, and a removed run folder."""
+"""The end of training: a last validation, the reason, and a check that the run folder still exists."""
 
 from pathlib import Path
 
@@ -8,43 +8,43 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from vae_lab.errors import StorageError
 
 TIME = "trainer.max_time or a Timer"
-"""What ended a run whose time was up."""
+"""The reason if a time limit ended training."""
 
 
 class FolderWatch(Callback):
-    """Ends a run whose folder was removed: files written later would make a new one, of which half is missing.
+    """Fails a run whose folder was removed, because later files would create an incomplete folder.
 
     Args:
-        folder: the run folder, in which summary.json lies from the start.
+        folder: the run folder, which has a summary.json from the start.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before each checkpoint."""
-        self.look(trainer)
+        """Check before each checkpoint."""
+        self.check(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look before the run is called completed."""
-        self.look(trainer)
+        """Check before the run gets the status completed."""
+        self.check(trainer)
 
-    def look(self, trainer: Trainer) -> None:
+    def check(self, trainer: Trainer) -> None:
         """Raise StorageError if the folder was removed."""
         if trainer.is_global_zero and not (self.folder / "summary.json").exists():
             raise StorageError(
-                f"{self.folder.absolute()} was removed or emptied during the run; train again, in a folder that stays."
+                f"{self.folder.absolute()} was removed or emptied during the run; train again, and keep the folder."
             )
 
 
 class FinalValidation(Callback):
-    """Has a validation, and so a checkpoint, follow the last batch, whatever ends training.
+    """Adds a validation, and so a checkpoint, after the last batch.
 
-    Lightning validates at its interval, and where `trainer.should_stop` was set, but not where a limit is reached
-    between two validations. So this callback sets `should_stop` itself at a limit; it is to come after all that set it.
+    Lightning validates at its interval and when `trainer.should_stop` is set, but not when a limit is reached between
+    two validations. So this callback sets `should_stop` at a limit. It must follow all callbacks that set it.
 
     Attributes:
-        limit: the setting whose limit ended training; None if none did.
+        limit: the setting whose limit ended training, or None.
     """
 
     def __init__(self) -> None:
@@ -62,18 +62,18 @@ class FinalValidation(Callback):
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remember which weights were validated."""
+        """Store the step of the validated weights."""
         if not trainer.sanity_checking:
             self.validated_at = trainer.global_step
 
 
 class LateValidation(Callback):
-    """Validates where a callback ended training after the last validation, as at the end of an epoch.
+    """Adds a validation if a callback ended training after the last validation, as at the end of an epoch.
 
-    It is to come before Lightning's callbacks that put averaged weights into the model at the end of training.
+    It must precede Lightning's callbacks that load averaged weights into the model at the end of training.
 
     Args:
-        final: knows which weights were validated.
+        final: the callback that stores the step of the validated weights.
     """
 
     def __init__(self, final: FinalValidation) -> None:
@@ -88,7 +88,7 @@ class LateValidation(Callback):
 
 
 def reached_limit(trainer: Trainer) -> str | None:
-    """Return the setting that lets the batch in hand be the last one; None if there is none."""
+    """Return the setting whose limit is reached with the current batch, or None."""
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"trainer.max_steps={trainer.max_steps}"
     epochs = trainer.max_epochs
@@ -98,7 +98,7 @@ def reached_limit(trainer: Trainer) -> str | None:
 
 
 def limit_at_start(trainer: Trainer) -> str | None:
-    """Return the setting that leaves no batch to train on, as where a finished run goes on; None if there is none."""
+    """Return the setting whose limit leaves no batch to train on, as in a finished run that is resumed, or None."""
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"trainer.max_steps={trainer.max_steps}"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
@@ -106,25 +106,18 @@ def limit_at_start(trainer: Trainer) -> str | None:
     return None
 
 
-def expiring(trainer: Trainer) -> Timer | None:
-    """Return the trainer's timer that has a limit, which trainer.max_time makes, or None."""
-    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # pyright: ignore[reportAttributeAccessIssue]
-    return next((timer for timer in timers if timer.time_remaining() is not None), None)
-
-
 def ended_by(trainer: Trainer, limit: str | None) -> str:
-    """Return what ended training: a limit that was reached, a timer or another callback."""
+    """Return the reason that training ended: a limit, a timer or another callback."""
     limit = limit or limit_at_start(trainer)
     if limit is not None:
         return limit
-    timer = expiring(trainer)
-    if timer is not None and (timer.time_remaining() or 0) <= 0:
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+    remaining = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
+    if any(seconds is not None and seconds <= 0 for seconds in remaining):
         return TIME
-    for callback in trainer.callbacks:  # pyright: ignore[reportAttributeAccessIssue]
+    for callback in callbacks:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason_message:
             return f"EarlyStopping: {callback.stopping_reason_message.removesuffix(' Signaling Trainer to stop.')}"
-    if 0 <= trainer.max_steps <= trainer.global_step:  # from the start, as the run that went on had got so far
-        return f"trainer.max_steps={trainer.max_steps}"
     if trainer.should_stop:
         return "a callback, by trainer.should_stop"
     return "no training batches, by trainer.limit_train_batches"

@@ -1,4 +1,4 @@
-"""Wall-clock seconds of the parts of a run, and images per second."""
+"""Wall-clock time of training and of its validations, and images per second."""
 
 import time
 
@@ -8,12 +8,12 @@ from vae_lab.data.sample import Batch, batch_size
 
 
 class Stopwatch(Callback):
-    """Measures training apart from its validations, with the pictures and checkpoints that come with them.
+    """Measures the time of training without validations and their figures and checkpoints.
 
     Attributes:
-        fit: seconds from the first batch to the end of training, everything included.
-        paused: seconds of those that were not spent on training batches.
-        images: training images since the clock was started, of all processes.
+        fit: seconds from the first batch to the end of training, including validations.
+        paused: seconds of `fit` not spent on training batches.
+        images: training images since the start of the clock, over all processes.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class Stopwatch(Callback):
 
     @property
     def training(self) -> float:
-        """Seconds of training batches alone, also in the middle of a run."""
+        """Seconds spent on training batches so far."""
         return (self.fit or time.perf_counter() - self._started) - self.paused
 
     @property
     def images_per_second(self) -> float:
-        """The training speed up to now."""
+        """The training speed so far."""
         return self.images / max(self.training, 1e-9)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -39,7 +39,7 @@ class Stopwatch(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         """End a pause."""
-        self._go_on()
+        self._end_pause()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -53,18 +53,15 @@ class Stopwatch(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
-        self._stop()
+        if self._started and not self.fit:
+            self._end_pause()
+            self.fit = time.perf_counter() - self._started
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Stop the clock."""
-        self._stop()
+        self.on_train_end(trainer, pl_module)
 
-    def _go_on(self) -> None:
+    def _end_pause(self) -> None:
         if self._pause is not None:
             self.paused += time.perf_counter() - self._pause
             self._pause = None
-
-    def _stop(self) -> None:
-        if self._started and not self.fit:
-            self._go_on()
-            self.fit = time.perf_counter() - self._started

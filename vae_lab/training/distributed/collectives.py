@@ -7,14 +7,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def several() -> bool:
-    """Return whether other processes train the same model."""
+def is_distributed() -> bool:
+    """Return whether this process is one of several that train the same model."""
     return dist.is_available() and dist.is_initialized()
 
 
-def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the means over all processes, fetched in one message; each process gives tensors of the same shapes."""
-    if not several() or not tensors:
+def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the mean of each tensor over all processes, computed in one message; shapes must be equal everywhere."""
+    if not is_distributed() or not tensors:
         return list(tensors)
     message = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
     dist.all_reduce(message)
@@ -23,12 +23,12 @@ def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def share_buffers(module: nn.Module) -> None:
-    """Give all processes the same buffers: means of numbers, and the largest of counts."""
-    if not several():
+def synchronize_buffers(module: nn.Module) -> None:
+    """Synchronize buffers over processes: the mean of floating-point buffers, the maximum of counters."""
+    if not is_distributed():
         return
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    for ours, mean in zip(buffers, averaged(buffers), strict=True):
+    for ours, mean in zip(buffers, mean_over_processes(buffers), strict=True):
         ours.copy_(mean)
     for count in module.buffers():
         if not count.is_floating_point() and count.dtype != torch.bool:
@@ -36,16 +36,16 @@ def share_buffers(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def copy_first(module: nn.Module) -> None:
-    """Give all processes the parameters and buffers of the first."""
-    if several():
+def broadcast_weights(module: nn.Module) -> None:
+    """Broadcast the parameters and buffers of rank 0."""
+    if is_distributed():
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor, 0)
 
 
-def largest(number: int, device: torch.device) -> int:
-    """Return the largest of the numbers of all processes."""
-    if not several():
+def max_over_processes(number: int, device: torch.device) -> int:
+    """Return the maximum of a number over all processes."""
+    if not is_distributed():
         return number
     shared = torch.tensor(number, device=device)
     dist.all_reduce(shared, dist.ReduceOp.MAX)
@@ -53,6 +53,6 @@ def largest(number: int, device: torch.device) -> int:
 
 
 def destroy_group() -> None:
-    """Take leave of the other processes, so that the next run of this one starts alone."""
-    if several():
+    """Destroy the process group, so that the next run in this process is not distributed."""
+    if is_distributed():
         dist.destroy_process_group()

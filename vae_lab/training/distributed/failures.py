@@ -10,12 +10,12 @@ class FailureReport(NamedTuple):
     """Why a process failed.
 
     Attributes:
-        when: seconds since 1970; the first to fail takes the others with it.
+        when: time of the failure in seconds since 1970.
         code: the exit code.
-        status: the word for the run's summary.
-        reason: in one line, for the summary.
-        account: for the user, with a traceback where it is our own fault.
-        echo: whether it failed because another one was gone.
+        status: the status for the run's summary.
+        reason: the reason in one line, for the summary.
+        account: the message for the user, with a traceback for unexpected errors.
+        echo: whether the process failed because another one was lost.
     """
 
     when: float
@@ -27,21 +27,21 @@ class FailureReport(NamedTuple):
 
 
 def write_report(folder: Path, rank: int, error: BaseException) -> int:
-    """Write a process's failure report, unless it has one already, and return its exit code."""
+    """Write the failure report of a process, unless it exists, and return the exit code."""
     from vae_lab.cli.entry import describe_error
     from vae_lab.errors import RanksLost, status
     from vae_lab.system.atomic import write_whole
     from vae_lab.system.error_text import reason
 
     code, text = describe_error(error)
-    words = FailureReport(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))
+    report = FailureReport(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))
     path = folder / f"rank-{rank}.json"
     if not path.exists():
-        write_whole(path, json.dumps(words._asdict()).encode())
+        write_whole(path, json.dumps(report._asdict()).encode())
     return code
 
 
 def read_reports(folder: Path) -> dict[int, FailureReport]:
     """Return the failure reports by rank."""
     found = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*.json")}
-    return {int(path.stem.removeprefix("rank-")): FailureReport(**words) for path, words in found.items()}
+    return {int(path.stem.removeprefix("rank-")): FailureReport(**report) for path, report in found.items()}

@@ -1,4 +1,4 @@
-"""Launching of a run on several devices with torch's elastic launcher."""
+"""Launching a run on several devices with torch's elastic launcher."""
 
 import json
 import logging
@@ -21,19 +21,19 @@ from vae_lab.runs.folder import read_summary, record
 from vae_lab.system.signals import EndAtOnce, handled_signals
 from vae_lab.training.distributed.failures import FailureReport, read_reports
 
-POLL = 0.1  # seconds between two looks at the processes
+POLL = 0.1  # seconds between two checks of the processes
 
 
 def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
-    """Train in `ndevices` processes, each of which is told config, logging and facts for the summary by a file.
+    """Train in `ndevices` processes, which read config, logging and facts for the summary from a file.
 
-    The first of the processes writes the summary; if it knows less of the run's end than we do, we put it right.
+    Rank 0 writes the summary. If a process fails, this function corrects the status and the reason.
 
     Raises:
-        Interrupted: if a signal ended it; the processes were asked to save, and had 30 s.
-        RanksLost: if one of them ended otherwise.
+        Interrupted: if a signal ended the run; the processes had 30 s to write a checkpoint.
+        RanksLost: if a process failed.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would print its own account of an error
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # torch would print the error a second time
     handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in handled_signals()}
     config = LaunchConfig(
         min_nodes=1,
@@ -49,13 +49,15 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
     folder = Path(cfg.folder)
     before = read_summary(folder)
     with tempfile.TemporaryDirectory(prefix="vae_lab-") as shared:
-        (Path(shared) / "told.json").write_text(json.dumps(told(cfg) | {"facts": facts}), encoding="utf-8")
+        (Path(shared) / "settings.json").write_text(
+            json.dumps(worker_settings(cfg) | {"facts": facts}), encoding="utf-8"
+        )
         try:
             elastic_launch(config, sys.executable)("-m", "vae_lab.training.distributed.worker", shared)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            end = what_happened(codes, read_reports(Path(shared)))
-            if read_summary(folder) != before:  # else it is not of this run, which never got so far
+            end = find_root_cause(codes, read_reports(Path(shared)))
+            if read_summary(folder) != before:  # an unchanged summary belongs to an earlier run
                 record(folder, status=end.status, reason=str(end))
             raise end from None
         except SignalException as error:
@@ -68,8 +70,8 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
                 signal.signal(number, handler)
 
 
-def told(cfg: DictConfig) -> dict[str, Any]:
-    """Return what each process is to know: the resolved config, and where log lines go."""
+def worker_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the resolved config and the logging config for the workers."""
     runs = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
     logs = HydraConfig.get().job_logging if runs else None
     return {
@@ -78,25 +80,25 @@ def told(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def what_happened(codes: Mapping[int, int], words: Mapping[int, FailureReport]) -> RanksLost:
-    """Return what is known of the process that ended first, and took the others with it.
+def find_root_cause(codes: Mapping[int, int], reports: Mapping[int, FailureReport]) -> RanksLost:
+    """Return the error of the process that failed first and so ended the others.
 
-    Who was killed, or left without a word, comes before those that had time to tell of something, and these before
-    those that only tell that another one is gone.
+    Processes that were killed or ended without a report come first, then reports of other errors, then reports that
+    another process was lost.
 
     Args:
-        codes: exit codes by rank, a signal's number negative, of those that had ended when the launcher looked.
-        words: what the processes have left.
+        codes: exit codes by rank, negative for signals, of the processes that ended before the launcher ended the rest.
+        reports: failure reports by rank.
     """
-    ended_by_launcher = -signal.SIGTERM  # because of another one
-    silent = [rank for rank, code in sorted(codes.items()) if rank not in words and code != ended_by_launcher]
+    ended_by_launcher = -signal.SIGTERM  # because another process had failed
+    silent = [rank for rank, code in sorted(codes.items()) if rank not in reports and code != ended_by_launcher]
     for rank in sorted(silent, key=lambda rank: codes[rank] > 0):
         if codes[rank] < 0:
             name = signal.Signals(-codes[rank]).name
-            return RanksLost(f"process {rank} of this run was killed by {name}; the others were ended.")
-        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and did not report why.")
-    if not words:
+            return RanksLost(f"process {rank} of this run was killed by {name}; the others were stopped.")
+        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and no error report.")
+    if not reports:
         return RanksLost("the processes of this run were ended by SIGTERM.")
-    first = min(words.values(), key=lambda one: (one.echo, one.when))
-    first = next(words[rank] for rank in sorted(words) if words[rank].reason == first.reason)
+    first = min(reports.values(), key=lambda one: (one.echo, one.when))
+    first = next(reports[rank] for rank in sorted(reports) if reports[rank].reason == first.reason)
     return RanksLost(first.reason, first.code, first.status, first.account)

@@ -17,21 +17,21 @@ from vae_lab.training.distributed import failures
 
 
 def main(path: str) -> int:
-    """Train as the folder's file says and return the exit code; why it failed, if it did, lies in the folder then."""
-    end_with_parent(signal.SIGKILL)  # whoever goes on with this run must not meet it at work
-    told = json.loads((Path(path) / "told.json").read_text(encoding="utf-8"))
-    if told["logging"] is not None and ranks().rank == 0:
-        logging.config.dictConfig(told["logging"])
-    from vae_lab.training.callbacks.last_words import TellError
-    from vae_lab.training.run import lost, train_run
+    """Train with the settings in a folder's file, and return the exit code; a failure report goes into the folder."""
+    end_with_parent(signal.SIGKILL)  # a process that resumes this run must not find it running
+    settings = json.loads((Path(path) / "settings.json").read_text(encoding="utf-8"))
+    if settings["logging"] is not None and ranks().rank == 0:
+        logging.config.dictConfig(settings["logging"])
+    from vae_lab.training.callbacks.error_report import ReportError
+    from vae_lab.training.run import train_run, translate_error
 
-    def leave(error: BaseException) -> int:
-        return failures.write_report(Path(path), ranks().rank, lost(error))
+    def report(error: BaseException) -> int:
+        return failures.write_report(Path(path), ranks().rank, translate_error(error))
 
     try:
-        train_run(DictConfig(told["config"]), [TellError(leave)], told["facts"])
+        train_run(DictConfig(settings["config"]), [ReportError(report)], settings["facts"])
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        return leave(error)
+        return report(error)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The logger of metrics.csv, which every run has."""
+"""The logger that writes metrics.csv in every run folder."""
 
 import csv
 from pathlib import Path
@@ -9,14 +9,14 @@ from vae_lab.system.atomic import whole
 
 
 class MetricsTable(Logger):
-    """Writes one row for each step to a CSV file, and keeps what is there when a run goes on.
+    """Writes one row per step to a CSV file, and keeps the rows of a resumed run.
 
-    Lightning's own CSV logger deletes the file of a run that is resumed. Columns are `step` and whatever was logged; a
-    new one rewrites the file, and so does a run that goes on from a checkpoint behind the last row. Lightning saves
-    after each call of `self.log`: metrics of the same step that come later are written over the row of that step.
+    Lightning's CSV logger deletes the file of a resumed run. The columns are `step` and all logged metrics. A new
+    column rewrites the file, and so does a run resumed from a checkpoint before the last row. Lightning saves after
+    each call of `self.log`, so later metrics of the same step overwrite the row of that step.
 
     Args:
-        path: the file.
+        path: path of the CSV file.
     """
 
     name = ""  # pyright: ignore[reportAssignmentType]
@@ -27,7 +27,7 @@ class MetricsTable(Logger):
         self.path = path
         self.columns: list[str] = ["step"]
         self.row: dict[str, float] = {}
-        self.begin: int | None = None  # bytes before the row of the present step, if that was written already
+        self.begin: int | None = None  # byte offset of the row of the current step, if it is already written
         if self.path.exists():
             with self.path.open(newline="", encoding="utf-8") as file:
                 self.columns = next(csv.reader(file), self.columns)
@@ -35,21 +35,21 @@ class MetricsTable(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run folder, in which a user's ModelCheckpoint makes checkpoints/ where it is told no other place."""
+        """The run folder, the default place for the checkpoints of a user's ModelCheckpoint."""
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
-        """Do nothing: the config lies beside the table."""
+        """Do nothing, because the run folder contains the config."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add metrics to the row of `step`, which is written by `save` or once a later step begins."""
+        """Add metrics to the row of `step`, which `save` or the next step writes."""
         if self.row and self.row["step"] != (step or 0):
             self.save()
             self.row, self.begin = {}, None
         self.row |= {"step": step or 0, **metrics}
 
     def save(self) -> None:
-        """Write the row in hand."""
+        """Write the current row."""
         if not self.row:
             return
         new = [name for name in self.row if name not in self.columns]
@@ -64,11 +64,11 @@ class MetricsTable(Logger):
             file.truncate()
 
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write the last row."""
         self.save()
 
     def _rewrite(self, new: list[str], end: float) -> None:
-        """Add columns, and leave out the row in hand and what stands at or behind the step `end`."""
+        """Rewrite the file with new columns, without the current row and without rows from step `end` on."""
         content = self.path.read_bytes()[: self.begin].decode() if self.path.exists() else ""
         rows = list(csv.DictReader(content.splitlines()))
         self.columns += new

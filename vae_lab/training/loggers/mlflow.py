@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
 
 class MLflow(MLFlowLogger):
-    """Lightning's MLflow logger, with a database and pictures in the run folder where no server is named.
+    """Lightning's MLflow logger; by default, its database and figures are in the run folder.
 
-    Lightning's own default is MLflow's store of plain files, which MLflow has deprecated.
-
-    Both tell at each start that an experiment is made, which is no warning where the store is new; that is left out.
+    Lightning's default is MLflow's file store, which MLflow has deprecated. Messages of both that a new experiment is
+    created are filtered.
 
     Args:
-        tracking_uri: of a server or database; None is an SQLite database in the run folder.
-        run_name: of the run; None is the end of its folder's path.
+        tracking_uri: address of a server or database; None is an SQLite database in the run folder.
+        run_name: name of the run; None is the end of its folder's path.
         folder: the run folder.
         settings: any other argument of Lightning's MLFlowLogger.
     """
@@ -30,10 +29,10 @@ class MLflow(MLFlowLogger):
     def __init__(self, *, tracking_uri: str | None, run_name: str | None, folder: str, **settings: Any) -> None:
         if tracking_uri is None:
             store = Path(folder).absolute() / "mlflow"
-            if {"?", "%"} & set(str(store)):  # which mean something in the address of a database
+            if {"?", "%"} & set(str(store)):  # special characters in the address of a database
                 raise ValueError(
-                    f"folder={folder}: MLflow's database cannot lie below a folder with ? or % in its name; choose"
-                    " another folder, or name a server by logger.mlflow.tracking_uri."
+                    f"folder={folder}: MLflow's database cannot be below a folder with ? or % in its name; choose"
+                    " another folder, or set logger.mlflow.tracking_uri to a server."
                 )
             store.mkdir(parents=True, exist_ok=True)
             tracking_uri = f"sqlite:///{store / 'mlflow.db'}"
@@ -44,7 +43,7 @@ class MLflow(MLFlowLogger):
 
     @property
     def experiment(self) -> "MlflowClient":
-        """MLflow's client; Lightning leaves its address in the environment, which the next run would read."""
+        """MLflow's client; MLFLOW_TRACKING_URI, which Lightning sets and the next run would read, is unset again."""
         before = os.environ.get("MLFLOW_TRACKING_URI")
         try:
             return super().experiment

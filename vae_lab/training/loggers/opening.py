@@ -1,4 +1,4 @@
-"""Opening and closing of a run's loggers."""
+"""Opening and closing the loggers of a run."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,17 +19,15 @@ Maker = Callable[[], Logger]
 
 
 def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, Any] | None) -> list[Logger]:
-    """Return the loggers that were chosen, which have been given the hyper-parameters, and last metrics.csv.
-
-    Of several processes the first alone has any.
+    """Return the chosen loggers, with hyper-parameters logged, and the logger of metrics.csv; none above rank 0.
 
     Args:
-        makers: of the loggers, by name.
+        makers: factories of the chosen loggers, by name.
         folder: the run folder.
-        hparams: the config, without secrets; None is not given to them.
+        hparams: the config without secrets; None logs no hyper-parameters.
 
     Raises:
-        ValueError: if a package is missing that a logger needs.
+        ValueError: if a package that a logger needs is missing.
     """
     if ranks().rank > 0:
         return []
@@ -37,25 +35,25 @@ def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, A
     with ExitStack() as opened, masked_command_line():
         for name, make in makers.items():
             chosen.append(open_logger(name, make, hparams))
-            opened.callback(close_logger, chosen[-1], exit_code=1)  # if the next one cannot be opened
+            opened.callback(close_logger, chosen[-1], exit_code=1)  # if a later logger cannot be opened
             if not takes_images(chosen[-1]):
-                log.warning("logger.%s takes no pictures; they lie in %s", name, folder / "figures")
+                log.warning("logger.%s does not accept images; they are in %s", name, folder / "figures")
         opened.pop_all()
     return [*chosen, MetricsTable(folder / "metrics.csv")]
 
 
 def open_logger(name: str, make: Maker, hparams: dict[str, Any] | None) -> Logger:
-    """Return a logger that has been given the hyper-parameters.
+    """Return a logger, with hyper-parameters logged.
 
     Raises:
-        ValueError: if a package is missing that it needs.
+        ValueError: if a package that it needs is missing.
     """
     try:
         logger = make()
         if hparams is not None:
             logger.log_hyperparams(hparams)
     except Exception as error:
-        cause = error.__cause__ or error  # Hydra wraps it
+        cause = error.__cause__ or error  # Hydra wraps the error
         if isinstance(cause, ImportError):
             raise ValueError(f"logger.{name}: {' '.join(str(cause).split())}") from error
         raise
@@ -63,7 +61,7 @@ def open_logger(name: str, make: Maker, hparams: dict[str, Any] | None) -> Logge
 
 
 def close_logger(logger: Logger, exit_code: int) -> None:
-    """End a logger's run; Lightning leaves that of its own W&B logger open, and the next trial would go on in it."""
+    """Finish a logger's run. Lightning leaves W&B's run open, and the next trial would log to it."""
     if hasattr(logger, "close"):
         logger.close(exit_code=exit_code)  # pyright: ignore[reportAttributeAccessIssue]
     elif isinstance(logger, WandbLogger):

@@ -1,4 +1,4 @@
-"""Logging of pictures and histograms to any Lightning logger."""
+"""Logging images and histograms to Lightning loggers."""
 
 from functools import singledispatch
 
@@ -13,14 +13,14 @@ Picture = UInt8[Tensor, "channels height width"]
 
 @singledispatch
 def log_image(logger: Logger, name: str, picture: Picture, step: int) -> None:
-    """Send a picture to a logger that has a method `log_image` such as that of Lightning's WandbLogger.
+    """Send an image to a logger with a method `log_image` like that of Lightning's WandbLogger.
 
-    A logger of another kind is taught with `@log_image.register(ItsClass)`.
+    Register other loggers with `@log_image.register(TheirClass)`.
 
     Args:
-        logger: one that `takes_images`.
-        name: under which the logger shows it, the same at every step.
-        picture: grey or colour.
+        logger: a logger for which `takes_images` is true.
+        name: name of the image, the same at every step.
+        picture: grey or colour image.
         step: optimizer steps taken.
     """
     logger.log_image(name, [_pixels(picture)], step=step)  # pyright: ignore[reportAttributeAccessIssue]
@@ -38,13 +38,13 @@ def _(logger: MLFlowLogger, name: str, picture: Picture, step: int) -> None:
 
 @singledispatch
 def log_histogram(logger: Logger, name: str, heights: np.ndarray, edges: np.ndarray, step: int) -> None:
-    """Send a histogram to a logger: as a picture, unless its kind has histograms.
+    """Send a histogram to a logger, as an image unless the logger supports histograms.
 
     Args:
-        logger: one that `takes_images`.
-        name: under which the logger shows it, the same at every step.
-        heights: of the n bars.
-        edges: of the bars, n + 1 of them.
+        logger: a logger for which `takes_images` is true.
+        name: name of the histogram, the same at every step.
+        heights: heights of the n bars.
+        edges: n + 1 edges of the bars.
         step: optimizer steps taken.
     """
     log_image(logger, name, drawn_bars(name, heights, edges), step)
@@ -74,12 +74,12 @@ def _(logger: TensorBoardLogger, name: str, heights: np.ndarray, edges: np.ndarr
 
 
 def takes_images(logger: Logger) -> bool:
-    """Return whether `log_image` can send a picture to this logger."""
+    """Return whether `log_image` supports this logger."""
     return hasattr(logger, "log_image") or log_image.dispatch(type(logger)) is not log_image.dispatch(object)
 
 
 def drawn_bars(title: str, heights: np.ndarray, edges: np.ndarray) -> UInt8[Tensor, "3 height width"]:
-    """Return a histogram as a picture."""
+    """Return an image of a histogram."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second
     from matplotlib.figure import Figure
 
@@ -92,5 +92,5 @@ def drawn_bars(title: str, heights: np.ndarray, edges: np.ndarray) -> UInt8[Tens
 
 
 def _pixels(picture: Picture) -> np.ndarray:
-    """Return a picture as [height, width, channels]; in uint8, as W&B turns floats black without a word."""
+    """Return an image as uint8 [height, width, channels]; W&B shows float images as black."""
     return picture.permute(1, 2, 0).numpy()

@@ -36,25 +36,23 @@ MODES = {
 }
 WATCHED = ("gradients", "parameters", "all")
 SUMMARIES = ("min", "max", "mean", "last", "first", "none")
-FINISH_TIMEOUT = 60.0  # seconds; W&B's own default waits until everything is uploaded, however long
+FINISH_TIMEOUT = 60.0  # seconds; by default W&B waits without limit for the upload
 
 
 class WeightsAndBiases(WandbLogger):
-    """Lightning's W&B logger around a run that is always opened and always closed.
+    """Lightning's W&B logger with a run that is opened at once and always finished.
 
     Args:
         project: W&B project.
-        group: what the runs of one sweep have in common; None leaves it to WANDB_RUN_GROUP.
-        name: of the run; None is the end of its folder's path.
-        tags: of the run; none leaves them to WANDB_TAGS.
-        mode: "auto" is disabled if WANDB_DISABLED is true, online if a key is configured, else offline; others as W&B
-            has them.
+        group: group of the runs of a sweep; None uses WANDB_RUN_GROUP.
+        name: name of the run; None is the end of its folder's path.
+        tags: tags of the run; an empty list uses WANDB_TAGS.
+        mode: a mode of W&B, or "auto": disabled if WANDB_DISABLED is true, online if a key is configured, else offline.
         folder: the run folder.
         timeout: seconds to wait for the server before going offline.
-        define_metric: what the run's summary keeps of a metric, by the metric's name: "min", "max", "mean", "last",
-            or several as in "min,last".
-        watch: "gradients", "parameters" or "all", whose histograms are logged; None for none.
-        watch_every: batches between two of them.
+        define_metric: aggregation in W&B's summary by metric: "min", "max", "mean", "last", or several, as "min,last".
+        watch: "gradients", "parameters" or "all" to log their histograms; None for none.
+        watch_every: batches between two histograms.
         settings: any other argument of Lightning's WandbLogger or of `wandb.init`.
     """
 
@@ -74,7 +72,9 @@ class WeightsAndBiases(WandbLogger):
         **settings: Any,
     ) -> None:
         mode = checked_mode(mode, offline=settings.get("offline", False))
-        check_watched(watch, watch_every)
+        if watch is not None and watch not in WATCHED:
+            raise ValueError(f"logger.wandb.watch must be null or one of {', '.join(WATCHED)}, not {watch}.")
+        require_count("logger.wandb.watch_every", watch_every)
         check_summaries(define_metric)
         named = {"group": group, "name": name or naming.run_name(folder), "tags": list(tags) or None}
         arguments = {"project": project or None, **named, **init_arguments(settings, folder)}
@@ -89,9 +89,9 @@ class WeightsAndBiases(WandbLogger):
         self._define_metrics(define_metric)
 
     def _define_metrics(self, summaries: Mapping[str, str]) -> None:
-        """Set the horizontal axis of every metric, and what the summary keeps of some."""
-        from_tensorboard = self._wandb_init.get("sync_tensorboard")  # which brings a step of its own
-        step = "global_step" if from_tensorboard else "trainer/global_step"  # as Lightning's logger has it
+        """Set the horizontal axis of every metric, and the aggregation in the summary."""
+        from_tensorboard = self._wandb_init.get("sync_tensorboard")  # TensorBoard has its own step
+        step = "global_step" if from_tensorboard else "trainer/global_step"  # as in Lightning's logger
         self.run.define_metric(step)
         self.run.define_metric("*", step_metric=step)
         for name, summary in summaries.items():
@@ -100,14 +100,14 @@ class WeightsAndBiases(WandbLogger):
 
     @property
     def is_offline(self) -> bool:
-        """Whether the run waits on disk for `wandb sync`."""
+        """Whether the run is offline, to be uploaded later with `wandb sync`."""
         return self.run.settings.mode == "offline"
 
     def log_graph(self, model: LightningModule, *_: object) -> None:
-        """Watch the model, as `logger.watch` would; Lightning calls this before the first batch.
+        """Watch the model, as `logger.watch` does; Lightning calls this before the first batch.
 
-        W&B takes parameters from calls of `forward`, which a LightningModule has none of in training: so it watches the
-        latent model inside, where there is one.
+        W&B logs parameters at calls of `forward`. Training does not call a LightningModule's `forward`, so W&B watches
+        the task's latent model, if any.
         """
         if self.watched is not None:
             inner = getattr(model, "model", model)
@@ -118,7 +118,7 @@ class WeightsAndBiases(WandbLogger):
         return {"wandb_id": str(self.run.id), "wandb_mode": str(self.run.settings.mode)}
 
     def close(self, exit_code: int) -> None:
-        """Finish the run, so that the next one in this process gets one of its own."""
+        """Finish the run, so that the next run in this process opens a new one."""
         self.run.finish(exit_code=exit_code)
         if self.is_offline:
             command = shlex.join(["wandb", "sync", str(Path(self.run.dir).parent.absolute())])
@@ -126,10 +126,10 @@ class WeightsAndBiases(WandbLogger):
 
 
 def checked_mode(mode: str, *, offline: bool) -> str:
-    """Return W&B's name of a mode, or "auto"; Lightning's `offline` is the mode of that name.
+    """Return W&B's name of a mode, or "auto"; `offline` is Lightning's argument for the mode "offline".
 
     Raises:
-        ValueError: if there is no such mode, or the two contradict each other.
+        ValueError: if the mode is unknown, or contradicts `offline`.
     """
     require_choice("logger.wandb.mode", mode, MODES)
     if offline and MODES[mode] not in ("auto", "offline"):
@@ -139,15 +139,8 @@ def checked_mode(mode: str, *, offline: bool) -> str:
     return "offline" if offline else MODES[mode]
 
 
-def check_watched(watch: str | None, watch_every: int) -> None:
-    """Raise ValueError unless these are what W&B can watch, and how often."""
-    if watch is not None and watch not in WATCHED:
-        raise ValueError(f"logger.wandb.watch must be null or one of {', '.join(WATCHED)}, not {watch}.")
-    require_count("logger.wandb.watch_every", watch_every)
-
-
 def check_summaries(summaries: Mapping[str, str]) -> None:
-    """Raise ValueError unless W&B's summary can keep this of each metric."""
+    """Raise ValueError unless W&B knows the aggregation of each metric."""
     for name, summary in summaries.items():
         if not set(str(summary).split(",")) <= set(SUMMARIES):
             raise ValueError(
@@ -157,12 +150,12 @@ def check_summaries(summaries: Mapping[str, str]) -> None:
 
 
 def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Return the arguments of `wandb.init` among those of a logger; `version` and `save_dir` are Lightning's names.
+    """Return the arguments of `wandb.init` among the settings, where `version` and `save_dir` are Lightning's names.
 
     Raises:
-        ValueError: if one is an argument of neither.
+        ValueError: if a setting is an argument neither of `wandb.init` nor of Lightning's logger.
     """
-    from wandb.sdk import init  # takes half a second; not wandb.init, which somebody may have wrapped
+    from wandb.sdk import init  # takes half a second; wandb.init itself may be wrapped
 
     inits = inspect.signature(init).parameters.keys()
     lightnings = inspect.signature(WandbLogger).parameters.keys() - {"kwargs"}
@@ -183,7 +176,7 @@ def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 @contextmanager
 def masked_command_line() -> Iterator[None]:
-    """Hide secrets in the arguments of this process while W&B takes note of them, which no setting of it prevents."""
+    """Mask secrets in sys.argv while W&B stores the command line, which none of its settings prevents."""
     before = sys.argv
     sys.argv = masked(before)
     try:
@@ -193,7 +186,7 @@ def masked_command_line() -> Iterator[None]:
 
 
 def open_run(mode: str, timeout: float, *, settings: "Settings | dict[str, Any] | None" = None, **given: Any) -> "Run":
-    """Return a new W&B run, offline where the server does not answer in time.
+    """Return a new W&B run, offline if the server does not respond in time.
 
     Raises:
         ValueError: if W&B refuses the arguments.
@@ -212,17 +205,17 @@ def open_run(mode: str, timeout: float, *, settings: "Settings | dict[str, Any] 
             "settings": chosen,
             **masked(given),
             "dir": str(Path(given["dir"]).absolute()),
-        }  # W&B keeps its first folder
+        }  # dir is absolute because W&B resolves it only once
         return wandb.init(mode=mode, **arguments)  # pyright: ignore[reportArgumentType]
-    except ServerResponseError as error:  # W&B's own process still has the run of one that was killed
+    except ServerResponseError as error:  # W&B's background process still holds the run of a killed process
         if given.get("id") is None:
             raise
-        log.warning("W&B: %s; this part of the run gets one of its own", str(error).splitlines()[0])
+        log.warning("W&B: %s; logging the resumed part as a new W&B run", str(error).splitlines()[0])
         return open_run(mode, timeout, settings=settings, **given | {"id": None, "resume": None})
     except (CommError, UsageError) as error:
         if mode == "offline":
             raise ValueError(f"logger.wandb: {str(error).splitlines()[0]}") from error
-        log.warning("W&B could not be reached (%s); going on offline", str(error).splitlines()[0])
+        log.warning("W&B could not be reached (%s); continuing offline", str(error).splitlines()[0])
         return open_run("offline", timeout, settings=settings, **given)
     except ValidationError as error:
         wrong = error.errors()[0]
@@ -233,7 +226,7 @@ def open_run(mode: str, timeout: float, *, settings: "Settings | dict[str, Any] 
 
 
 def run_settings(timeout: float, given: "Settings | dict[str, Any] | None") -> "Settings":
-    """Return W&B's settings of a run: ours, and those that were given in their place."""
+    """Return W&B's settings of a run: vae_lab's defaults, overridden by `given`."""
     import wandb
 
     ours = {"init_timeout": timeout, "finish_timeout": FINISH_TIMEOUT, "silent": True, "disable_git": True}
@@ -257,7 +250,7 @@ def has_key(settings: "Settings") -> bool:
     if settings.api_key or any(os.environ.get(name) for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")):
         return True
     known = settings if "base_url" in settings.model_fields_set else wandb.setup().settings
-    path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))  # noqa: PTH111 (there may be no home)
+    path = os.path.expanduser(os.environ.get("NETRC", "~/.netrc"))  # noqa: PTH111 (Path raises without a home)
     try:
         return netrc.netrc(path).authenticators(urlparse(known.base_url).hostname or "") is not None
     except (OSError, netrc.NetrcParseError):

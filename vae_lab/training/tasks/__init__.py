@@ -1,1 +1,1 @@
-"""LightningModules."""
+"""LightningModules that train latent models."""

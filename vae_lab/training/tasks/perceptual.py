@@ -7,14 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vae_lab.errors import DataError, require_number
+from vae_lab.errors import DataError, require_choice, require_number
 from vae_lab.system.folders import torch_folder
 
 Images = Float[Tensor, "batch channels height width"]
 
 
 class Perceptual(nn.Module, ABC):
-    """The role: a distance for each pair of images."""
+    """Abstract role: a distance between each image and its reconstruction."""
 
     @abstractmethod
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
@@ -22,7 +22,7 @@ class Perceptual(nn.Module, ABC):
 
 
 class NoPerceptual(Perceptual):
-    """No distance."""
+    """A distance of 0, which switches the perceptual loss off."""
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
         """Return zeros."""
@@ -30,42 +30,41 @@ class NoPerceptual(Perceptual):
 
 
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
-"""What torchvision calls the networks under LPIPS; torchmetrics ships what lies on top of them."""
+"""Files of torchvision's weights for the backbones; torchmetrics ships the linear layers on top of them."""
 
 
 class LPIPS(Perceptual):
     """Learned perceptual image patch similarity: Zhang et al. 2018, https://arxiv.org/abs/1801.03924.
 
     Args:
-        weight: of the distance, which is about 0.5 for unlike images; so beside nats it is large.
+        weight: weight of the distance. The distance of dissimilar images is about 0.5, so beside nats it is large.
         backbone: alex, vgg or squeeze.
         image_size: image height and width in pixels.
 
     Raises:
-        DataError: if the backbone's weights are not on the disk; nothing is downloaded in the middle of a run.
+        DataError: if the backbone's weights are not on the disk; a run downloads nothing.
     """
 
     def __init__(self, *, weight: float, backbone: str, image_size: int) -> None:
         super().__init__()
-        if backbone not in BACKBONES:
-            raise ValueError(f"task.perceptual.backbone={backbone}: there are {', '.join(BACKBONES)}.")
+        require_choice("task.perceptual.backbone", backbone, BACKBONES)
         require_number("task.perceptual.weight", weight)
         self.weight = weight
         network = load_network(backbone, backbone_weights(backbone))
-        self.network = [network.requires_grad_(requires_grad=False)]  # in a list, so that no checkpoint holds it
+        self.network = [network.requires_grad_(requires_grad=False)]  # a list keeps it out of checkpoints
         blank = torch.zeros(1, 3, image_size, image_size)
         try:
             self(blank, blank)
-        except RuntimeError as error:  # a pooling that nothing is left for
+        except RuntimeError as error:  # the image is too small for the pooling layers
             raise ValueError(
-                f"task.perceptual.backbone={backbone} cannot look at data.image_size={image_size}; choose larger"
+                f"task.perceptual.backbone={backbone} cannot process data.image_size={image_size}; choose larger"
                 " images, another backbone or task/perceptual=none."
             ) from error
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
-        """Return the weighted distance of each reconstruction from its image; grey is shown in three equal channels.
+        """Return the weighted distance of each reconstruction from its image; a grey channel is repeated three times.
 
-        In single precision, whatever autocast says: it is a sum of small differences.
+        The distance is computed in float32 even under autocast, because it is a sum of small differences.
         """
         network = self.network[0].to(image.device)
         with torch.autocast(image.device.type, enabled=False):
@@ -74,10 +73,10 @@ class LPIPS(Perceptual):
 
 
 def load_network(backbone: str, file: Path) -> nn.Module:
-    """Return LPIPS's network.
+    """Return the LPIPS network with the backbone's weights in a file.
 
     Raises:
-        DataError: if the file is not there or holds no such weights.
+        DataError: if the file is missing or does not hold these weights.
     """
     remedy = f"from https://download.pytorch.org/models/{file.name}; or choose task/perceptual=none."
     if not file.is_file():
@@ -85,12 +84,12 @@ def load_network(backbone: str, file: Path) -> nn.Module:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
-        torch.load(file, map_location="cpu", weights_only=True)  # torchvision trusts the file with more than tensors
+        torch.load(file, map_location="cpu", weights_only=True)  # torchvision itself would load any object
         return LearnedPerceptualImagePatchSimilarity(backbone, normalize=True).net  # pyright: ignore[reportArgumentType]
-    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
-        raise DataError(f"{file} does not hold torchvision's weights; delete it and get them anew, {remedy}") from error
+    except Exception as error:  # torch has no common type for the errors of a damaged or hostile file
+        raise DataError(f"{file} does not hold torchvision's weights; delete it and download it {remedy}") from error
 
 
 def backbone_weights(backbone: str) -> Path:
-    """Return where torchvision keeps the weights of a network once it has downloaded them."""
+    """Return the path to which torchvision downloads the weights of a backbone."""
     return torch_folder() / "hub" / "checkpoints" / BACKBONES[backbone]

@@ -21,41 +21,40 @@ from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import Terms, elbo_terms
 from vae_lab.system.processes import ranks
 from vae_lab.system.randomness import reseed
-from vae_lab.training.distributed.collectives import averaged
+from vae_lab.training.distributed.collectives import mean_over_processes
 
 Kind = TypeVar("Kind", bound="Task")
 METRICS = ("neg_elbo", "distortion", "rate", "mse", "sse_kl")
 UNAVERAGED = "unaveraged_state_dict"
-"""Where a checkpoint has the weights in training, if `state_dict` has their average."""
+"""Key of the weights in training in a checkpoint whose `state_dict` holds their average."""
 UNBOUNDED = 2**62
-"""The step at the end of a run whose length is not known."""
+"""Stands for the last step of a run of unknown length."""
 
 
 class Task(LightningModule, ABC):
-    """Trains a latent model and reports its ELBO with weight 1 on the rate, whatever is trained.
+    """Trains a latent model; for any objective, it reports the ELBO with weight 1 on the rate.
 
-    Logs train/{loss,distortion,rate,lr} every `trainer.log_every_n_steps` steps, for the callbacks at every step if one
-    of them has such a metric as its `monitor`, and
-    {val,test}/{neg_elbo,distortion,rate,mse,sse_kl} at each validation and test: nats per image, but for `mse`, the
-    mean over pixels in [0, 1], and `sse_kl`, the summed squared error plus the rate. Steps are optimizer steps, as in
-    Lightning; a row of metrics has the number of steps taken.
+    Every `trainer.log_every_n_steps` steps, the task logs train/{loss,distortion,rate,lr}. Callbacks receive them at
+    every step if one of them has such a metric as its `monitor`. Each validation and test logs
+    {val,test}/{neg_elbo,distortion,rate,mse,sse_kl} in nats per image, except `mse`, the mean over pixels in [0, 1],
+    and `sse_kl`, the summed squared error plus the rate. Steps are optimizer steps, as in Lightning.
 
-    The noise of a batch depends on (seed, phase, batch, rank) alone, so that a resumed run repeats it. Batches may be a
+    The noise of a batch depends only on (seed, phase, batch, rank), so that a resumed run repeats it. A batch may be a
     `Sample`, an image tensor or an (image, label) pair, from any DataLoader.
 
-    At each validation and in each checkpoint, weights, the optimizers' states and the sum of all training losses since
-    the validation before must be finite. That costs a training step no synchronization with the device.
+    At each validation and checkpoint, the weights, the optimizer states and the sum of the training losses since the
+    last validation must be finite. This check does not synchronize training steps with the device.
 
     Args:
-        model: the three distributions; what is validated, shown and, once stored, loaded from a run folder.
-        seed: decides the noise of every batch.
+        model: the model that is validated, shown and loaded from a run folder.
+        seed: seed of the noise of every batch.
 
     Attributes:
-        loss_sum: sum of the training losses since the last validation; None before the first of them.
-        is_monitored: whether a callback watches a metric of training batches.
-        is_searching: whether Lightning looks for a learning rate, up to such that nothing stays finite.
-        must_improve: whether a run whose end is worse than its beginning, by `measure`, has diverged.
-        minimises_bound: whether a bound on -log p(x) is all that is minimised.
+        loss_sum: sum of the training losses since the last validation; None before the first batch.
+        is_monitored: whether a callback monitors a metric of training batches.
+        is_searching: whether Lightning searches for a learning rate, where losses may be infinite.
+        must_improve: whether a run counts as diverged if `measure` is higher at its end than at its beginning.
+        minimises_bound: whether the loss is a bound on -log p(x) and nothing else.
     """
 
     must_improve = True
@@ -81,18 +80,18 @@ class Task(LightningModule, ABC):
         trust: Sequence[str] = (),
         **parts: Any,
     ) -> Kind:
-        """Return the task of a checkpoint, in evaluation mode, read as tensors and plain values only.
+        """Return the task of a checkpoint, in evaluation mode. The file may hold only tensors and plain values.
 
         Args:
-            checkpoint_path: of a run of vae_lab, which holds the config that the task is built from; or of somebody's
-                own `lightning.Trainer`, which holds none.
+            checkpoint_path: a checkpoint of a vae_lab run, which contains its config, or of another
+                `lightning.Trainer`, which does not.
             map_location: the device; None is the CPU.
-            trust: packages beside vae_lab that the task of a run may be made of.
-            parts: the arguments of the task, `model` and `objective` at least, where the checkpoint holds no config.
+            trust: packages, besides vae_lab, whose classes the run may use.
+            parts: the arguments of the task, at least `model` and `objective`, if the checkpoint has no config.
 
         Raises:
-            DataError: if it is no readable checkpoint, or its weights do not fit.
-            ValueError: if it holds no config and no parts are given, or another task's.
+            DataError: if the checkpoint cannot be read, or its weights do not fit.
+            ValueError: if it has no config and no parts are given, or it has the config of another task.
         """
         from vae_lab.runs.load import load_task
 
@@ -101,13 +100,13 @@ class Task(LightningModule, ABC):
 
     @abstractmethod
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the batch's mean loss under "loss"."""
+        """Train on a batch and return its mean loss under "loss"."""
 
     @abstractmethod
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return what training minimises for each image, weighted as at the end of the run; nats where it is a bound.
+        """Return the training loss of each image, in nats for a bound, with the weights of the end of the run.
 
-        So it compares between two moments of a run, also where the weights of its terms follow a schedule.
+        Values at different steps are comparable, because scheduled weights have their final values.
         """
 
     def judged_by(self) -> tuple[str, str]:
@@ -125,26 +124,26 @@ class Task(LightningModule, ABC):
         return "neg_elbo", "nats of an image, an upper bound on -log p(x)"
 
     def trained_networks(self) -> list[nn.Module]:
-        """Return the networks that take most of a training step, which `compile` is for."""
+        """Return the networks in training, which the setting `compile` compiles."""
         return [self.model.encoder, self.model.decoder]
 
     def begin_batch(self, batch: Batch, batch_idx: int) -> Sample:
-        """Return a training batch as a `Sample`, with the random generators set for it."""
+        """Seed the random generators for a training batch, and return it as a `Sample`."""
         batches = self.trainer.num_training_batches
         number = self.trainer.current_epoch * (batches if isinstance(batches, int) else UNBOUNDED) + batch_idx
         reseed(self.device, "train", self.seed, number, self.global_rank)
         return as_sample(batch, check=batch_idx == 0)
 
     def end_batch(self, terms: Terms, notes: Mapping[str, Tensor], step: int) -> None:
-        """Add the batch's loss to the sum that validation looks at, and log the batch if its turn has come.
+        """Add the batch's loss to `loss_sum`, and log the batch every `log_every_n_steps` steps.
 
         Args:
-            terms: of each image.
-            notes: other numbers to log, by name.
+            terms: loss, distortion and rate of each image.
+            notes: other values to log, by name.
             step: optimizer steps taken before this batch.
 
         Raises:
-            DivergedError: if the loss of a batch that is logged is not finite.
+            DivergedError: if the loss of a logged batch is not finite.
         """
         loss = terms.loss.detach().mean()
         self.loss_sum = loss if self.loss_sum is None else self.loss_sum + loss
@@ -152,7 +151,7 @@ class Task(LightningModule, ABC):
         if not every or (step + 1) % every or self.trainer.fit_loop._should_accumulate():  # noqa: SLF001
             return
         numbers = {name: value.detach().mean() for name, value in terms._asdict().items()} | dict(notes)
-        means = [value.float().cpu() for value in averaged(list(numbers.values()))]
+        means = [value.float().cpu() for value in mean_over_processes(list(numbers.values()))]
         seen = {f"train/{name}": value for name, value in zip(numbers, means, strict=True)}
         self.refuse_nonfinite(float(seen["train/loss"]), "the training loss")
         seen["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -161,13 +160,13 @@ class Task(LightningModule, ABC):
             self.trainer._logger_connector.log_metrics(seen, step=step + 1)  # noqa: SLF001
 
     def on_train_start(self) -> None:
-        """Forget the losses of a learning rate finder, and look whether a callback needs the metrics of every step.
+        """Reset the loss sum after a learning rate search, and find out whether a callback needs metrics every step.
 
-        Lightning's count of logged steps can be one behind after a resume: stock callbacks would log the next batch
-        over the last row.
+        After a resume, Lightning's count of logged steps can be one too low, and its own callbacks would overwrite the
+        last row with the next batch.
         """
         loop = self.trainer.fit_loop.epoch_loop
-        adds_one = loop.restarting and not loop._should_accumulate()  # noqa: SLF001 - when the epoch begins
+        adds_one = loop.restarting and not loop._should_accumulate()  # noqa: SLF001 - at the start of the epoch
         adds_one = adds_one and (loop.restarted_on_train_batch_end or not loop.restarted_on_last)
         loop._batches_that_stepped = self.global_step - adds_one  # noqa: SLF001
         self.loss_sum = None
@@ -176,15 +175,15 @@ class Task(LightningModule, ABC):
         self.is_searching = any(isinstance(one, _LRCallback) for one in callbacks)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Repair Lightning's count of logged steps, and forget the step of the last validation.
+        """Correct Lightning's count of logged steps, and remove the metric "step" of the last validation.
 
-        A ModelCheckpoint would name its files after that, if it stayed a metric.
+        Otherwise, a ModelCheckpoint would use that step in its file names.
         """
         self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step  # noqa: SLF001
         self.trainer._logger_connector._callback_metrics.pop("step", None)  # noqa: SLF001
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a batch to the validation metrics; its noise is the same at every validation."""
+        """Add a batch to the validation metrics, with the same noise at every validation."""
         self._evaluate(batch, "val", batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -192,7 +191,7 @@ class Task(LightningModule, ABC):
         self._evaluate(batch, "test", batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return each image's posterior mean and log sigma, [batch, nlatent], and the reconstruction from the mean."""
+        """Return posterior mean and log sigma, [batch, nlatent], and the reconstruction from the mean of each image."""
         sample = as_sample(batch, check=batch_idx == 0)
         model = self.model.given(sample.label)
         inference = model.infer(model.posterior(sample.image), noise=sample.image.new_zeros(1, model.nlatent))
@@ -211,26 +210,26 @@ class Task(LightningModule, ABC):
         self._conclude("test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from the weights in training where the checkpoint has their average in their place."""
+        """Load the weights in training, if the checkpoint's `state_dict` holds their average."""
         if UNAVERAGED in checkpoint:
             checkpoint["state_dict"] = checkpoint.pop(UNAVERAGED)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to store a state that is not finite, for any callback.
+        """Check that the state is finite before any callback stores it.
 
         Raises:
-            DivergedError: if a weight or a number of an optimizer's state is not finite.
+            DivergedError: if a weight or an optimizer state is not finite.
         """
         self.refuse_nonfinite_state()
 
     @property
     def log_every_n_steps(self) -> int:
-        """Steps between two that are logged; 0 is never."""
+        """The interval of logging in steps; 0 is never."""
         return self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def total_steps(self) -> int | float:
-        """Optimizer steps of the whole training; infinite where no number of steps or epochs ends it."""
+        """Optimizer steps of the whole training; infinite without a limit of steps or epochs."""
         trainer = self.trainer
         epochs = trainer.max_epochs or 0
         if trainer.max_steps >= 0 and epochs <= 0:
@@ -239,19 +238,19 @@ class Task(LightningModule, ABC):
         changes = [one for one in watching if isinstance(one, GradientAccumulationScheduler)]
         if not changes or epochs <= 0:
             return trainer.estimated_stepping_batches
-        trainer.fit_loop.setup_data()  # which counts the batches
+        trainer.fit_loop.setup_data()  # counts the batches
         sizes = [changes[0].get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
         steps = sum(math.ceil(trainer.num_training_batches / size) for size in sizes)
         return steps if trainer.max_steps < 0 else min(steps, trainer.max_steps)
 
     @property
     def last_step(self) -> int:
-        """The step at the end of the run; `UNBOUNDED` where its length is not known."""
+        """The last step of the run; `UNBOUNDED` if its length is unknown."""
         return int(min(self.total_steps, UNBOUNDED))
 
     def _evaluate(self, batch: Batch, phase: str, batch_idx: int) -> None:
         number = batch_idx * ranks().size + ranks().rank
-        reseed(self.device, phase, self.seed, number, 0)  # as the one process of a run draws it
+        reseed(self.device, phase, self.seed, number, 0)  # equal for any number of processes
         sample = as_sample(batch, check=batch_idx == 0)
         inference = self.model.given(sample.label)(sample.image)
         for name, values in evaluation_metrics(inference, sample.image).items():
@@ -267,41 +266,41 @@ class Task(LightningModule, ABC):
             self.refuse_nonfinite_state()
         self.refuse_nonfinite(float(metrics[f"{phase}/neg_elbo"]), f"{phase}/neg_elbo")
         metrics["step"] = torch.tensor(float(self.global_step))
-        self.log_dict(metrics, sync_dist=True)  # already the same in all processes
+        self.log_dict(metrics, sync_dist=True)  # the values are already equal in all processes
 
     def refuse_nonfinite_losses(self) -> None:
         """Raise DivergedError unless all training losses since the last validation were finite."""
         if self.loss_sum is not None:
-            (total,) = averaged([self.loss_sum])
+            (total,) = mean_over_processes([self.loss_sum])
             self.loss_sum = None
             self.refuse_nonfinite(float(total), "the training loss")
 
     def refuse_nonfinite_state(self) -> None:
-        """Raise DivergedError unless weights and optimizers' states are finite."""
+        """Raise DivergedError unless weights and optimizer states are finite."""
         self.refuse_nonfinite(nonfinite([*self.parameters(), *self.model.buffers()]), "a weight")
         for optimizer in self.trainer.optimizers:
             numbers = [number for state in optimizer.state.values() for number in state.values()]
             self.refuse_nonfinite(nonfinite(numbers), "a number of the optimizer's state")
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
-        """Raise DivergedError unless the value is a finite number, or learning rates are being tried out."""
+        """Raise DivergedError unless the value is finite, or Lightning searches for a learning rate."""
         if not abs(value) < float("inf") and not self.is_searching:
             raise DivergedError(
-                f"{what} is {value} after {self.global_step} batches; the checkpoints keep the last good state; try a"
+                f"{what} is {value} after {self.global_step} batches; the checkpoints hold the last finite state; try a"
                 " smaller optimizer.lr."
             )
 
 
 def nonfinite(numbers: Iterable[object]) -> float:
-    """Return a number that is not finite from the tensors among what is given; 0 if there is none."""
+    """Return the first value that is not finite in the floating-point tensors among `numbers`; 0 if there is none."""
     for tensor in numbers:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             return tensor[~tensor.isfinite()][0].item()
     return 0.0
 
 
-def listed(found: object) -> list[Any]:
-    """Return what Lightning hands out bare where there is one, as a list where there are more, and as None for none."""
+def as_list(found: object) -> list[Any]:
+    """Return a list, given Lightning's None for no object, the object itself for one, or a list for several."""
     if found is None:
         return []
     return found if isinstance(found, list) else [found]

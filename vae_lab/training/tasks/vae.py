@@ -21,18 +21,17 @@ log = logging.getLogger(__name__)
 
 
 class VAETask(Task):
-    """Fits a VAE to an objective, by Lightning's automatic optimization.
+    """Trains a VAE by minimising an objective, with Lightning's automatic optimization.
 
     Args:
-        model: the three distributions.
-        objective: what is minimised.
-        optimizer: called with the named parameters; None where nothing is trained.
-        schedule: called with the optimizer, and with `total_steps` if it takes that, stepped after every step; None
-            keeps the learning rate.
+        model: the model.
+        objective: the objective to minimise.
+        optimizer: factory called with the named parameters; None without training.
+        schedule: factory of a learning-rate schedule per step; see `make_schedule`. None keeps the learning rate.
         settings: see `Task`.
 
     Attributes:
-        lr: the learning rate that Lightning's LearningRateFinder has found; None if it did not look for one.
+        lr: the learning rate found by Lightning's LearningRateFinder, or None.
     """
 
     def __init__(
@@ -52,10 +51,10 @@ class VAETask(Task):
         self.lr: float | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer and, if there is one, its schedule over optimizer steps.
+        """Return the optimizer and its schedule, if any.
 
         Raises:
-            ValueError: if the task was given no optimizer.
+            ValueError: if the task has no optimizer.
         """
         if self.make_optimizer is None:
             raise ValueError("this task has no optimizer; pass one, as optimizer=partial(torch.optim.Adam, lr=5e-4).")
@@ -67,20 +66,20 @@ class VAETask(Task):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Train with the learning rate that was found, in place of the optimizer's and its schedule's."""
+        """Set the learning rate found by LearningRateFinder in the optimizer and its schedule."""
         super().on_train_start()
         if self.lr is None or self.is_searching:
             return
-        log.info("learning rate %.3g was found, and is trained with in place of optimizer.lr", self.lr)
+        log.info("training with the learning rate %.3g found by LearningRateFinder, not with optimizer.lr", self.lr)
         optimizer = self.trainer.optimizers[0]
         for group in optimizer.param_groups:
             group["lr"] = self.lr
             group.pop("initial_lr", None)
-        for config in self.trainer.lr_scheduler_configs:  # made of the other rate
+        for config in self.trainer.lr_scheduler_configs:  # these were created with optimizer.lr
             config.scheduler = self.remake_schedule(optimizer, self.lr)
 
     def remake_schedule(self, optimizer: Optimizer, lr: float) -> LRScheduler:
-        """Return the schedule at its beginning, for another learning rate than `optimizer.lr`."""
+        """Return a new schedule for this learning rate."""
         assert self.make_schedule is not None
         given = getattr(self.make_schedule, "keywords", {})
         make = partial(self.make_schedule, max_lr=lr) if "max_lr" in given else self.make_schedule
@@ -94,5 +93,5 @@ class VAETask(Task):
         return {"loss": terms.loss.mean()}
 
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return the objective's loss of each image, weighted as at the end of the run."""
+        """Return the objective's loss of each image, with the weights of the end of the run."""
         return self.objective(self.model.given(batch.label), batch, self.last_step).loss
