@@ -65,7 +65,7 @@ class Interrupted(BaseException):
         self.how = how
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
-        """Return the constructor and its arguments: a launcher's workers pickle this error for their parent."""
+        """Return the constructor and its arguments: a launcher's workers send this error to their parent."""
         return Interrupted, (self.number, self.how)
 
 
