@@ -92,6 +92,10 @@ class DiagonalNormal(UncheckedDistribution):
         """Return one univariate normal for each entry: batch [..., n], event [1]."""
         return DiagonalNormal(self.loc[..., None], self.log_sigma[..., None])
 
+    def detached(self) -> "DiagonalNormal":
+        """Return the same density with detached parameters."""
+        return DiagonalNormal(self.loc.detach(), self.log_sigma.detach())
+
     def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*broadcast"]:
         """Return the log-density of `value`, summed over the last dimension, in nats; batch shapes broadcast."""
         standard = (value - self.loc) * (-self.log_sigma).exp()

@@ -173,7 +173,7 @@ class DReG(IWAE):
         """
         if posterior.batch_shape == z.shape[:-1]:
             raise ValueError("objective=dreg needs a model with one vector of latents; choose objective=iwae.")
-        return DiagonalNormal(posterior.loc.detach(), posterior.log_sigma.detach()).log_prob(z)
+        return posterior.detached().log_prob(z)
 
     def minimised(
         self, z: Float[Tensor, "k batch nlatent"], log_weights: Float[Tensor, "k batch"]
