@@ -4,7 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 CONSTRAINTS ?= constraints.txt
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# uv where it is installed, unless pip was told where packages come from, which uv does not read; UV= takes pip
+SOURCES := ^(PIP_|[a-z:]+\.)[a-z_-]*(index|links|cert|proxy|host|constraint)
+UV ?= $(eval UV := $(shell { $(PYTHON) -m pip config list; env; } 2>/dev/null | grep -qiE '$(SOURCES)' || command -v uv))$(UV)
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(PIP)) $(addprefix --constraint ,$(CONSTRAINTS)) --editable
 PINS = import json, sys; \
 	parts = [part["metadata"] for part in json.load(open(sys.argv[1]))["install"]]; \
 	pins = {part["name"].lower() + "==" + part["version"].partition("+")[0] for part in parts if part["name"] != "vae_lab"}; \
@@ -21,24 +25,24 @@ GPU_PACKAGES := "hydra-core<1.4" "omegaconf<2.4" "antlr4-python3-runtime==4.9.*"
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
 
-train: $(VENV)/done ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
+train: $(VENV)/train ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
 	$(BIN)/python -m vae_lab.train $(ARGS)
 
-test: $(VENV)/done ## Run the tests, in two workers; ARGS goes to pytest, as in ARGS="-n 0 -k resume"
+test: $(VENV)/dev ## Run the tests, in two workers; ARGS goes to pytest, as in ARGS="-n 0 -k resume"
 	$(BIN)/python -m pytest $(ARGS)
 
-slow: $(VENV)/done ## Run the tests that take minutes
+slow: $(VENV)/dev ## Run the tests that take minutes
 	$(BIN)/python -m pytest -n 0 -m slow $(ARGS)
 
-lint: $(VENV)/done ## Check style and imports
+lint: $(VENV)/dev ## Check style and imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(VENV)/done ## Check types
+types: $(VENV)/dev ## Check types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-fix: $(VENV)/done ## Repair what ruff can repair
+fix: $(VENV)/dev ## Repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -59,11 +63,11 @@ gpu-wheels: ## Put what a machine with a GPU may lack for that into .gpu/, which
 	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir .gpu \
 		$(addprefix --constraint ,$(wildcard $(CONSTRAINTS))) $(GPU_PACKAGES)
 
-cluster: $(VENV)/done ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
+cluster: $(VENV)/dev ## Run sweeps on a Slurm of one node, this machine (root; Debian's slurmctld slurmd slurm-client munge)
 	tests/cluster/with_slurm.sh $(BIN)/python -m pytest -n 0 -m slow tests/cluster $(ARGS)
 
-lock: $(VENV)/done ## Write the newest versions that pyproject.toml admits to constraints.txt; then make test installs them
-	$(PIP) --dry-run --ignore-installed --report $(VENV)/lock.json --editable '.[dev]'
+lock: $(VENV)/train ## Write the newest versions that pyproject.toml admits to constraints.txt; then make test installs them
+	$(PIP) --quiet --dry-run --ignore-installed --report $(VENV)/lock.json --editable '.[dev]'
 	$(BIN)/python -c '$(PINS)' $(VENV)/lock.json > $(VENV)/pins.txt
 	mv $(VENV)/pins.txt constraints.txt
 
@@ -72,12 +76,19 @@ clean: ## Remove the environment and the caches; outputs/ and data/ stay
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The versions that the tests passed with; CONSTRAINTS= takes the newest that pyproject.toml admits
-$(VENV)/done: pyproject.toml $(CONSTRAINTS)
+$(VENV)/train: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[dev]' || { echo "make CONSTRAINTS= takes other versions"; exit 1; }
+	@test -x $(BIN)/python || printf '%s\n' "Installing into $(VENV) with $(if $(UV),uv,pip), in 2 to 10 minutes." \
+		"On Linux PyTorch brings CUDA: 3.2 GB to download, 6 GB on disk. Without a GPU 0.4 GB to download are enough:" \
+		"$(if $(UV),UV_TORCH_BACKEND=cpu,PIP_EXTRA_INDEX_URL=<the index of CPU builds that pytorch.org names>) make train"
+	test -x $(BIN)/python || $(if $(UV),$(UV) venv --seed --python $(PYTHON),$(PYTHON) -m venv) $(VENV)
+	$(INSTALL) . || { echo "make CONSTRAINTS= takes other versions"; exit 1; }
 	touch $@
 
-$(VENV)/bench: $(VENV)/done
-	$(PIP) $(addprefix --constraint ,$(CONSTRAINTS)) --editable '.[bench]' || echo "pythae cannot be installed here; the benchmark says so"
+$(VENV)/dev: $(VENV)/train
+	$(INSTALL) '.[dev]' || { echo "make CONSTRAINTS= takes other versions"; exit 1; }
+	touch $@
+
+$(VENV)/bench: $(VENV)/train
+	$(INSTALL) '.[bench]' || echo "pythae cannot be installed here; the benchmark says so"
 	touch $@

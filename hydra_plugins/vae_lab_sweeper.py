@@ -1,4 +1,4 @@
-"""The Hydra sweeper of vae_lab: a grid of trials, of which those without an outcome are launched.
+"""The Hydra sweeper of vae_lab, which runs the trials of a grid that have no outcome.
 
 Hydra takes sweepers from the package `hydra_plugins` alone, and imports what lies here with every command: so this file
 is short, and imports what it needs when it sweeps.
@@ -18,14 +18,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class TrialSweeper(BasicSweeper):
-    """Runs each point of the grid in a folder named by its overrides, and what has an outcome not again.
+    """Runs each point of a grid in a folder named by its overrides, unless it has an outcome there.
 
     Args:
-        max_batch_size: trials handed to the launcher at once; None hands over all of them.
-        params: what is swept, as in `model.nlatent: 2,4,8`; the command line's choices come before these.
+        max_batch_size: trials that the launcher gets at once; None for all.
+        params: swept settings, as in `model.nlatent: 2,4,8`; the command line overrides them.
         retry_failed: whether trials that failed or diverged are run again.
         zip: groups of settings that change together, as in [[model.nlatent,optimizer.lr]].
     """
+
+    config: DictConfig  # pyright: ignore[reportIncompatibleVariableOverride]
+    hydra_context: HydraContext  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(
         self,
@@ -40,10 +43,10 @@ class TrialSweeper(BasicSweeper):
         self.zipped = [list(group) for group in zip]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what the launcher is made of, which `sweep` makes once it knows how many trials run at once.
+        """Keep the arguments; `sweep` makes the launcher once it knows how many trials run at once.
 
         Raises:
-            ValueError: if what is to be swept is a search.
+            ValueError: if the command is a search.
         """
         if "search" in config:
             from vae_lab.cli.other_sweepers import NO_SWEEP
@@ -52,7 +55,7 @@ class TrialSweeper(BasicSweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401
-        """Run what is missing.
+        """Run the trials that have no outcome.
 
         Raises:
             SweepFailed: if a trial has no result in the end.
@@ -65,8 +68,6 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.system.processes import ranks
         from vae_lab.system.quoting import key
 
-        assert self.config is not None
-        assert self.hydra_context is not None
         if ranks().size > 1:
             raise ValueError(
                 "-m: one process runs a sweep, and starts others for trainer.devices=2; leave torchrun or srun out."
@@ -75,55 +76,47 @@ class TrialSweeper(BasicSweeper):
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         self._refuse(parsed)
         grid = rows_of_grid(parsed, self.zipped)
-        swept = {override.get_key_element() for override in parsed if override.is_sweep_override()}
-        fixed = [text for text in grid[0] if text.partition("=")[0] not in swept and key(text) != "launcher"]
+        swept = {key(override.get_key_element()) for override in parsed if override.is_sweep_override()}
+        fixed = [text for text in grid[0] if key(text) not in {*swept, "launcher"}]
         group = self.config.get("group") or sweep_name(fixed, sorted(swept))
         with read_write(self.config):
             place = Path(self.config.hydra.sweep.dir).absolute()  # workers may have another working directory
             self.config.hydra.sweep.dir = str(place / re.sub(r"[^\w.,=-]+", "_", group))
         folder = Path(self.config.hydra.sweep.dir)
-        threads = self._settle_threads(grid, folder)
+        threads = self._settle_threads(grid, folder)  # which are no part of a trial's name
         folder.mkdir(parents=True, exist_ok=True)
         save_config(self.config, folder / "multirun.yaml")
         warn_of_pickles(grid, self.config.hydra, folder)
-        numbered = zip(grid, threads, strict=True)  # a number that was measured is no part of a trial's name
         flags = config_flags(self.config.hydra, "train")
-        asked = list(
-            dict.fromkeys(
-                Trial(
-                    with_threads(texts, n),
-                    folder / digest(texts),
-                    flags=flags,
-                    swept=tuple(text for text in texts if key(text) in swept),
-                )
-                for texts, n in numbered
-            )
-        )
         composed: dict[Path, object] = {}
         plain: dict[Path, object] = {}
-        for trial in asked:
+        trials: dict[Path, Trial] = {}
+        for texts, number in zip(grid, threads, strict=True):
+            trial = Trial(with_threads(texts, number), folder / digest(texts), flags=flags)
             composed[trial.folder], plain[trial.folder] = self._compose(trial)
-        trials = with_images([trial._replace(identity=identity(plain[trial.folder])) for trial in asked], plain)
-        names = ",".join(f"'{name}'" for name in sorted({*map(key, fixed), "threads"} - swept))
-        hidden = f"hydra.job.config.override_dirname.exclude_keys=[{names}]"
+            trials[trial.folder] = trial._replace(
+                identity=identity(plain[trial.folder]), swept=tuple(text for text in texts if key(text) in swept)
+            )
         self.launched = 0
 
         def launch(due: Sequence[Trial]) -> None:
-            for batch in self.split_overrides_to_chunks(
-                [self._job(trial, hidden) for trial in due], self.max_batch_size
-            ):
+            for batch in self.split_overrides_to_chunks([self._job(trial) for trial in due], self.max_batch_size):
                 assert self.launcher is not None
                 self.launcher.launch(batch, initial_job_idx=self.launched)
                 self.launched += len(batch)
 
-        shared_fate = shares_fate(self.config.hydra)
-        complete(trials, launch, shared_fate=shared_fate, retry_failed=self.retry_failed, configs=composed)
+        complete(
+            with_images([*trials.values()], plain),
+            launch,
+            shared_fate=shares_fate(self.config.hydra),
+            retry_failed=self.retry_failed,
+            configs=composed,
+        )
 
     def _refuse(self, parsed: Sequence[Override]) -> None:
-        """Raise ValueError if something is typed that a grid of trials cannot follow."""
+        """Raise ValueError if an override has no meaning in a grid."""
         from vae_lab.system.quoting import key
 
-        assert self.config is not None
         for override in parsed:
             if override.get_key_element() in ("folder", "resume"):
                 raise ValueError(f"{override.input_line}: a sweep names its folders itself; group= names the sweep.")
@@ -143,11 +136,9 @@ class TrialSweeper(BasicSweeper):
                 )
 
     def _compose(self, trial: Any) -> tuple[object, object]:  # noqa: ANN401
-        """Return the config that a trial's process will have, as plain values: as it is, and resolved."""
+        """Return the config that a trial's process will have, as plain values: unresolved and resolved."""
         from vae_lab.sweeps.trial import resolved
 
-        assert self.config is not None
-        assert self.hydra_context is not None
         config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
         with read_write(config), open_dict(config):
             config.hydra.runtime.output_dir = str(trial.folder)  # as Hydra sets it once the trial runs
@@ -165,8 +156,6 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.sweeps.launchers import settle_trial_threads
         from vae_lab.sweeps.trial import typed_threads
 
-        assert self.config is not None
-        assert self.hydra_context is not None
         config, ndevices = self.config, self.config.trainer.devices
         settings = [typed_threads(texts, config.threads) for texts in grid]
         ndevices = ndevices if isinstance(ndevices, int) else 1
@@ -176,10 +165,10 @@ class TrialSweeper(BasicSweeper):
         super().setup(hydra_context=self.hydra_context, task_function=self.task_function, config=config)
         return threads
 
-    def _job(self, trial: Any, hidden: str) -> list[str]:  # noqa: ANN401
-        """Return a trial's overrides, with those that tell the job its folder and which of them are swept."""
+    def _job(self, trial: Any) -> list[str]:  # noqa: ANN401
+        """Return a trial's overrides, and those that give Hydra its folder."""
         from vae_lab.system.quoting import quote_override
 
         folder = quote_override("hydra.sweep.dir", trial.folder.parent)
         name = quote_override("hydra.sweep.subdir", trial.folder.name)  # 8e59810590 would be a number
-        return [*trial.overrides, folder, name, hidden]
+        return [*trial.overrides, folder, name]

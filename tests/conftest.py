@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import copy
 import fcntl
 import gc
 import importlib
@@ -8,6 +9,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ os.environ.setdefault("WANDB_MODE", "offline")
 os.environ["WANDB_SILENT"] = "true"
 
 import pytest
+import type_checks  # noqa: F401 (it changes how vae_lab is imported)
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from vae_lab.system.config_dir import CONF
@@ -44,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("numprocesses") and not hasattr(config, "workerinput"):
         return
     listen_to_signals()
+    os.fsync = lambda *_: None  # a run waits twenty times for the disk, and no test is of a power cut
     gc.disable()
     for name in HEAVY:
         importlib.import_module(name)
@@ -86,10 +93,34 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
         named = " ".join(overrides)
         unseen = [f"~callbacks.{name}" for name in ("gallery", "latents") if name not in named]
         fixed = [*TINY, "logger=none", *([] if "callbacks=" in named else unseen), f"folder={tmp_path / folder}"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("train", [*fixed, *overrides])
+        return composed([*fixed, *overrides])
 
     return make
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The training config with these overrides, for which Hydra reads the files of each choice of groups once."""
+    known = [(text, parsed(text)) for text in overrides]
+    chosen = tuple(text for text, override in known if is_choice(override))
+    cfg = copy.deepcopy(chosen_files(chosen))
+    ConfigLoaderImpl._apply_overrides_to_config([override for _, override in known if not is_choice(override)], cfg)
+    return cfg
+
+
+@cache
+def parsed(text: str) -> Override:
+    return OverridesParser.create().parse_override(text)
+
+
+def is_choice(override: Override) -> bool:
+    """Whether Hydra chooses files by it, as for `model=mlp`; it sets a value by every other one."""
+    return (CONF / override.key_or_group).is_dir() and not isinstance(override.value(), dict)
+
+
+@cache
+def chosen_files(chosen: tuple[str, ...]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(chosen))
 
 
 @pytest.fixture(scope="session")

@@ -79,6 +79,7 @@ def test_a_run_is_trained_drawn_from_evaluated_judged_with_and_reported(
     done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "read this run with trust=[mylab]" in done.stdout
+    assert "'trust=[mylab]', or evaluate, which writes a page" in done.stdout
     for words in others:
         refuse_without_trust(words, monkeypatch, capfd)
         assert typed(words, monkeypatch) == 0, words

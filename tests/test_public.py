@@ -76,7 +76,7 @@ def test_commands_and_the_package_load_no_torch() -> None:
 
 def test_the_package_lists_its_commands() -> None:
     done = subprocess.run([sys.executable, "-m", "vae_lab"], capture_output=True, text=True, timeout=60, check=False)
-    doors = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "errors"}
+    doors = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__", "errors", "intervals"}
     assert doors == {*COMMANDS}
     assert [line.split()[2] for line in done.stdout.splitlines()[1:]] == [f"vae_lab.{name}" for name in COMMANDS]
     assert all(summary(name) for name in COMMANDS)

@@ -1,8 +1,11 @@
 """constraints.txt names the versions that the tests run with, and nothing else."""
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -14,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LINES = (ROOT / "constraints.txt").read_text().splitlines()
 PINS = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in LINES)}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
@@ -41,11 +45,58 @@ def test_versions_that_may_break_us_are_bounded(name: str, excluded: str) -> Non
     assert not requirement.specifier.contains(excluded, prereleases=True)
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(("given", "option"), [((), "--constraint constraints.txt"), (("CONSTRAINTS=",), None)])
-def test_make_installs_under_the_constraints(given: tuple[str, ...], option: str | None) -> None:
-    command = ["make", "--dry-run", "--always-make", "VENV=nowhere", *given, "nowhere/done"]
-    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    (install,) = (line for line in lines if "pip install" in line)
-    assert "--editable '.[dev]'" in install
-    assert option in install if option else "--constraint" not in install
+def installations(target: str, *given: str, **environment: str) -> list[str]:
+    """The lines by which make would install into an environment that does not exist, without a pip configuration."""
+    line = [
+        "make",
+        "--dry-run",
+        "--always-make",
+        f"PYTHON={sys.executable}",
+        "VENV=nowhere",
+        *given,
+        f"nowhere/{target}",
+    ]
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "UV", "MAKE"))}
+    env |= {"PIP_CONFIG_FILE": os.devnull, **environment}
+    said = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    return [text for text in said.splitlines() if "pip install" in text]
+
+
+INSTALLED = {"train": ["."], "dev": [".", ".[dev]"], "bench": [".", ".[bench]"]}
+
+
+@needs_make
+@pytest.mark.parametrize("target", INSTALLED)
+@pytest.mark.parametrize(("given", "option"), [((), ("--constraint", "constraints.txt")), (("CONSTRAINTS=",), ())])
+def test_make_installs_what_a_target_needs_under_the_constraints(
+    target: str, given: tuple[str, ...], option: tuple[str, ...]
+) -> None:
+    lines = [shlex.split(line.partition(" || ")[0]) for line in installations(target, "UV=", *given)]
+    start = ["nowhere/bin/python", "-m", "pip", "install", "--disable-pip-version-check", *option]
+    assert lines == [[*start, "--editable", what] for what in INSTALLED[target]]
+
+
+CHOICES: dict[str, tuple[tuple[str, ...], dict[str, str], bool]] = {
+    "uv is installed": ((), {}, True),
+    "pip was asked for": (("UV=",), {}, False),
+    "pip has an index of its own": ((), {"PIP_INDEX_URL": "file:///nowhere"}, False),
+    "pip has a folder of wheels": ((), {"PIP_FIND_LINKS": "/nowhere"}, False),
+    "pip has settings of another kind": ((), {"PIP_NO_INPUT": "1"}, True),
+    "pip's file names an index": ((), {"PIP_CONFIG_FILE": "pip.conf"}, False),
+}
+
+
+@needs_make
+@pytest.mark.parametrize("name", CHOICES)
+def test_make_takes_uv_unless_pip_knows_where_packages_come_from(name: str, tmp_path: Path) -> None:
+    given, environment, expected = CHOICES[name]
+    (tmp_path / "pip.conf").write_text("[global]\nextra-index-url = file:///nowhere\n")
+    uv = tmp_path / "uv"
+    uv.write_text("#!/bin/sh\n")
+    uv.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | environment
+    if environment.get("PIP_CONFIG_FILE"):
+        environment["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
+    lines = installations("dev", *given, **environment)
+    assert len(lines) == 2
+    assert [line.startswith(f"{uv} pip install --python nowhere/bin/python ") for line in lines] == [expected] * 2

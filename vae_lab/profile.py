@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +13,14 @@ from vae_lab.system.folders import expanded
 log = logging.getLogger("vae_lab.profile")  # __main__, as a command, is no part of vae_lab
 
 
-@command("profile")
+def lists(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with data.image_size=32,64 as the list [32,64], which Hydra would take for a sweep."""
+    if {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    return [re.sub(r"^(data\.image_size=)([^\[\],]+(,[^\[\],]*)+)$", r"\1[\2]", argument) for argument in arguments]
+
+
+@command("profile", rewrite=lists)
 def main(cfg: DictConfig) -> None:
     """Write profile.json and profile.png, and tell what is in them."""
     from vae_lab.profiling.run import profile_sizes  # torch takes seconds
@@ -61,13 +67,5 @@ def _peaks(memory: dict[str, int | float]) -> str:
     return f"{memory['measured'] / 2**20:>9.1f} {memory['ratio']:>7.1%}"
 
 
-def lists(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with data.image_size=32,64 as the list [32,64], which Hydra would take for a sweep."""
-    if {"-m", "--multirun"} & set(arguments):
-        return list(arguments)
-    return [re.sub(r"^(data\.image_size=)([^\[\],]+(,[^\[\],]*)+)$", r"\1[\2]", argument) for argument in arguments]
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = lists(sys.argv[1:])
     main()

@@ -9,12 +9,17 @@ python -m vae_lab.train sweep=latents_by_lr launcher=joblib
 
 import logging
 import os
+import shlex
+import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from vae_lab.cli.console import ConsoleHandler
 from vae_lab.cli.entry import command, in_one_place, settle_threads
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import settle_limits
@@ -23,11 +28,13 @@ from vae_lab.runs.folder import command as command_line
 from vae_lab.runs.folder import locate, read_summary
 from vae_lab.runs.identity import identity
 from vae_lab.runs.packages import NEVER
-from vae_lab.sweeps.launchers import shares_fate
-from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, with_threads
+from vae_lab.sweeps.launchers import launcher_name, shares_fate
+from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, short_names, swept_keys, with_threads
+from vae_lab.system.folders import seen_from_here
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import end_with_parent, ranks
-from vae_lab.system.quoting import key
+from vae_lab.system.quoting import command_line as to_type
+from vae_lab.system.quoting import key, quote_override
 from vae_lab.training.checks import check_model
 from vae_lab.training.resume import continued
 
@@ -46,6 +53,29 @@ def main(cfg: DictConfig) -> None:
         train_in_sweep(cfg)
     else:
         train_checked(cfg)
+        if ranks().rank == 0:
+            say_next(cfg)
+
+
+def say_next(cfg: DictConfig) -> None:
+    """Log where the pictures of a run lie, and a command that goes on from here."""
+    folder = seen_from_here(Path(cfg.folder))
+    if read_summary(folder).get("status") != "completed":
+        return
+    pictures = ", ".join(path.name for path in sorted(Path(folder, "figures").glob("*.png")))
+    if pictures:
+        log.info("pictures: %s", folder / "figures" / pictures)
+    packages = sorted(foreign_packages(parts_of(cfg)) - NEVER)
+    trust = [f"trust=[{','.join(packages)}]"] if packages else []
+    line = to_type("generate", [quote_override("run", folder), *trust])
+    if shutil.which("python") != sys.executable:  # as after `make train`
+        line = line.replace("python", shlex.quote(str(seen_from_here(Path(sys.executable)))), 1)
+    log.info("next: %s, or evaluate, which writes a page", line)
+
+
+def parts_of(cfg: DictConfig) -> dict[str, Any]:
+    """Return the configs of the parts that other commands make of a run."""
+    return {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
 
 
 def train_checked(cfg: DictConfig) -> None:
@@ -89,35 +119,37 @@ def threads_of(run: str | None) -> int | None:
 
 
 def train_in_sweep(cfg: DictConfig) -> None:
-    """Train a trial of a sweep unless it has an outcome; the trials share a W&B group, and what is swept names them."""
+    """Train a trial of a sweep unless it has an outcome."""
     hydra = HydraConfig.get()
     if shares_fate(hydra):
         end_with_parent()
-    overrides = OmegaConf.to_container(hydra.overrides.task, resolve=False)
-    trial = Trial(tuple(map(str, overrides or ())), Path(cfg.folder), identity(resolved(cfg)))
-    fixed = set(hydra.job.config.override_dirname.exclude_keys)  # as the sweeper has put it
-    swept = tuple(text for text in trial.overrides if key(text) not in fixed)
-    trial = trial._replace(flags=config_flags(hydra, "train"), swept=swept)
+    folder, own = Path(cfg.folder), is_own(hydra)
+    overrides = tuple(map(str, OmegaConf.to_container(hydra.overrides.task, resolve=False) or ()))
+    keys = swept_keys(Path(hydra.runtime.cwd) / hydra.sweep.dir)
+    swept = tuple(text for text in overrides if key(text) in keys)
+    if swept and launcher_name(hydra) != "BasicLauncher":  # the lines of several trials are mixed
+        ConsoleHandler.prefix = f"{short_names(swept)}: "
+    trial = Trial(overrides, folder, identity(resolved(cfg)), flags=config_flags(hydra, "train"), swept=swept)
 
     def work(resume: str | None, wandb_id: str | None) -> None:
         cfg.resume = resume
         label(cfg, Path(hydra.sweep.dir).name, swept, wandb_id)
         train_checked(cfg)
 
-    others = "" if is_own(hydra) else trial.made_of_other()
+    others = "" if own else trial.made_of_other()
     if others:
-        raise ValueError(f"{trial.folder} holds a run of other {others}; name another place with hydra.sweep.dir=.")
-    try:  # another sweeper than our own runs what it is told to, a trial that failed before as well
-        run_trial(trial, work, retry_failed=not is_own(hydra) or hydra.sweeper.retry_failed)
+        raise ValueError(f"{folder} holds a run of other {others}; name another place with hydra.sweep.dir=.")
+    try:  # a stock sweeper runs failed trials again
+        run_trial(trial, work, retry_failed=not own or hydra.sweeper.retry_failed)
     except SystemExit:
-        if "SUBMITIT_EXECUTOR" in os.environ:  # that is how submitit ends a job that goes back to the queue
+        if "SUBMITIT_EXECUTOR" in os.environ:  # submitit ends a job that goes back to the queue this way
             raise
-        log.warning("trial %s left with sys.exit", trial.name)
+        log.warning("trial %s ended by sys.exit", trial.name)
 
 
 def say_packages(cfg: DictConfig) -> None:
     """Log which packages the commands that read this run are to trust, or warn that they will refuse it."""
-    parts = {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
+    parts = parts_of(cfg)
     foreign = foreign_packages(parts)
     if not foreign:
         return

@@ -4,8 +4,6 @@ python -m vae_lab.tune data=mnist data.root=<folder> trainer.max_steps=500
 python -m vae_lab.tune search=rate_distortion search.ntrials=40 search.study=mine
 """
 
-import logging
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,24 +17,19 @@ from vae_lab.cli.entry import command, settle_threads
 from vae_lab.cli.hydra_files import save_config
 from vae_lab.cli.other_sweepers import NO_SWEEP
 from vae_lab.cli.overrides import search_path, settle_limits, understood
-from vae_lab.errors import SweepFailed, require_count
-from vae_lab.reporting.ranking import beside, direction
+from vae_lab.errors import require_count
 from vae_lab.runs.configs import build
-from vae_lab.runs.folder import read_summary
 from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
 from vae_lab.sweeps.trial import Trial, config_flags, label
 from vae_lab.system.masking import masked
-from vae_lab.system.quoting import key, quote_override, quote_typed
+from vae_lab.system.quoting import key, quote_override
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.training.checks import check_model
 
 if TYPE_CHECKING:
-    import optuna
     from lightning import Callback
 
     from vae_lab.sweeps.search import Search
-
-log = logging.getLogger("vae_lab.tune")  # __main__, as a command, is no part of vae_lab
 
 REFUSED = {
     "folder": "a search names its folders itself; search.study= names the search",
@@ -44,13 +37,13 @@ REFUSED = {
     "resume": "a search goes on by itself if its command is given again",
     "launcher": "a search trains one trial at a time; start it several times for several at once",
 }
-"""Settings of a run that a search would have to ignore, and what is meant instead."""
+"""Settings of a run that a search refuses, with the reason."""
 
 
 @command("tune")
 def main(cfg: DictConfig) -> None:
-    """Search until the study has its trials, and name the best."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:  # of another sweeper than our own, which refuses it sooner
+    """Run the trials of a study, and log the best."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:  # of a stock sweeper; our own refuses it sooner
         raise ValueError(NO_SWEEP)
     require_count("search.ntrials", cfg.search.ntrials)
     if cfg.trainer.devices not in (1, "auto"):
@@ -61,20 +54,23 @@ def main(cfg: DictConfig) -> None:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ValueError("vae_lab.tune needs Optuna: pip install 'vae_lab[tune]'.") from error
-    from vae_lab.sweeps.search import open_study, run_search, storage_told
+    from vae_lab.sweeps.results import conclude
+    from vae_lab.sweeps.search import open_study, run_search, states_of, storage_told
 
     search = read_search(cfg)
     with storage_told(search):
-        open_study(search)  # what is wrong with it is told before anything else is left in its folder
+        open_study(search)  # fails before anything else is written to its folder
         search = search._replace(threads=settle_study_threads(cfg, search.folder))
-        conclude(run_search(search, train_trial))
+        states = states_of(run_search(search, train_trial), search)
+    lowest = {name: way.lower() == "minimize" for name, way in search.metrics.items()}
+    conclude(states, "search.retry_failed=true", lowest)
 
 
 def read_search(cfg: DictConfig) -> "Search":
-    """Return the search that a config describes; all overrides but its own are those of every trial.
+    """Return the search that a config describes; overrides other than search.* go to every trial.
 
     Raises:
-        ValueError: if one of them means nothing in a search.
+        ValueError: if an override has no meaning in a search.
     """
     from vae_lab.sweeps.search import Search
 
@@ -93,10 +89,12 @@ def read_search(cfg: DictConfig) -> "Search":
 
 
 def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
-    """Return what decides the results of a study, flat: the settings that all trials share, space, metrics and images.
+    """Return what decides the results of a study, by dotted keys: shared settings, space, metrics and images' digest.
+
+    The digest is left out if the search chooses the images.
 
     Raises:
-        DataError: if the images cannot be read; where the search chooses them, they are not.
+        DataError: if the images cannot be read.
     """
     from vae_lab.runs.load import fingerprint
 
@@ -110,14 +108,14 @@ def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
 
 
 def settle_study_threads(cfg: DictConfig, folder: Path) -> int:
-    """Return the threads of each trial; what `auto` is, the first process of a study decides for all."""
+    """Return the threads of each trial; the first process of a study decides what `auto` is."""
     auto = cfg.threads == AUTO
     settle_threads(cfg, kept=kept_threads(folder) if auto else None)
     return keep_threads(folder, Threads(cfg.threads, "auto")).number if auto else cfg.threads
 
 
-def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence["Callback"]) -> None:
-    """Train a trial in its folder, which then looks as if `vae_lab.train` had made it."""
+def train_trial(trial: Trial, watchers: Sequence["Callback"], resume: str | None, wandb_id: str | None) -> None:
+    """Train a trial; its folder has the same files as one of `vae_lab.train`."""
     from vae_lab.training.run import train_run
 
     overrides = [*search_path(trial.flags), *understood(trial.overrides, "train")]
@@ -129,42 +127,8 @@ def train_trial(trial: Trial, resume: str | None, wandb_id: str | None, watchers
     save_config(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
     check_model(cfg)
     cfg.resume = resume
-    label(cfg, trial.folder.parent.name, [text for text in trial.overrides if key(text) != "threads"], wandb_id)
+    label(cfg, trial.folder.parent.name, trial.swept, wandb_id)
     train_run(cfg, watchers)
-
-
-def conclude(study: "optuna.Study") -> None:
-    """Log what was found.
-
-    Raises:
-        SweepFailed: if trials failed.
-    """
-    from vae_lab.sweeps.search import begun, best_of
-
-    trials = begun(study)
-    counts = Counter(trial.state.name.lower() for trial in trials)
-    log.info("%d trials: %s", len(trials), ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
-    for trial in best_of(study):
-        values = told_values(study, trial)
-        params = " ".join(quote_typed(f"{name}={value}") for name, value in trial.params.items())
-        log.info("best: %s with %s, in %s", values, params, trial.user_attrs["folder"])
-    failed = [trial for trial in trials if trial.state.name == "FAIL"]
-    if failed:
-        rows = [f"  trial {trial.number}: {trial.user_attrs.get('reason')}" for trial in failed]
-        raise SweepFailed("\n".join([f"{len(failed)} of {len(trials)} trials failed:", *rows]))
-
-
-def told_values(study: "optuna.Study", trial: "optuna.trial.FrozenTrial") -> str:
-    """Return a trial's metrics in words, which way each is better, and beside those of validation those of the test."""
-    from vae_lab.sweeps.search import METRICS
-
-    summary = read_summary(Path(trial.user_attrs["folder"]))
-    texts: list[str] = []
-    for name, value, way in zip(study.user_attrs[METRICS], trial.values, study.directions, strict=True):
-        tested = summary.get(beside(name))
-        test = f", {beside(name)} {tested:.2f}" if isinstance(tested, float) else ""
-        texts.append(f"{name} {value:.2f} ({direction(lowest=way.name == 'MINIMIZE')}{test})")
-    return ", ".join(texts)
 
 
 if __name__ == "__main__":

@@ -331,7 +331,7 @@ def test_a_stock_sweep_names_its_runs_by_what_is_swept(place: Path, monkeypatch:
     line = ("-m", "hydra/sweeper=basic", *TINY, "logger=wandb", "model.nlatent=choice(2)", "seed=0")
     assert invoke(main, "train", *line, monkeypatch=monkeypatch) == 0
     (file,) = place.rglob("offline-run-*/*.wandb")
-    assert wandb_run(file)["display_name"] == "model.nlatent=2"
+    assert wandb_run(file)["display_name"] == "nlatent=2"
 
 
 def wandb_run(file: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -152,8 +153,20 @@ def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:
     done = vae_lab("train", "data=synthetic", "trainer.max_steps=4", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "wandb sync" in done.stdout
-    assert len(done.stdout.splitlines()) == 5, done.stdout
+    said = done.stdout.splitlines()
+    assert len(said) == 8, done.stdout
+    assert said[0].startswith("training 322,129 parameters on SyntheticBlobs (48 images of 1x16x16): ")
+    folder = r"outputs/[\d-]+/[\w-]+"
+    python = "python" if shutil.which("python") == sys.executable else re.escape(sys.executable)
+    expected = [
+        f"W&B was offline; upload this run with: wandb sync .*/{folder}/wandb/offline-run-.*",
+        r"test/sse_kl \d+\.\d\d \(lower is better\): squared error \+ KL of an image",
+        rf"ended by trainer\.max_steps=4 after 4 steps, \d+ images/s, run folder {folder}",
+        rf"pictures: {folder}/figures/latents\.png, reconstructions\.png, samples\.png, traversals\.png",
+        rf"next: {python} -m vae_lab\.generate run={folder}, or evaluate, which writes a page",
+    ]
+    for line, pattern in zip(said[-5:], expected, strict=True):
+        assert re.fullmatch(pattern, line), done.stdout
 
 
 @pytest.mark.slow

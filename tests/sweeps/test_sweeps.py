@@ -95,7 +95,7 @@ def test_a_trial_gives_the_weights_that_it_gives_alone(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("name", ["8e59810590", "0123456789", "1234567890", "2026_11_26", "1e5", "nan", "deadbeef00"])
 def test_a_folder_whose_name_is_a_number_keeps_its_name(name: str) -> None:
     overrides = TrialSweeper.__new__(TrialSweeper)._job(  # Hydra has imported its module anew
-        Trial(("seed=1",), Path("/sweep") / name), "hidden=1"
+        Trial(("seed=1",), Path("/sweep") / name)
     )
     (subdir,) = [text for text in overrides if text.startswith("hydra.sweep.subdir=")]
     for text in (subdir, as_run_dir(name)):
@@ -198,7 +198,7 @@ def test_a_launcher_that_can_begin_nothing_is_asked_once(tmp_path: Path) -> None
         launched.append(len(due))
         raise RuntimeError("no partition")
 
-    with pytest.raises(SweepFailed, match="missing: never begun"):
+    with pytest.raises(SweepFailed, match="missing: it did not start"):
         complete(trials, launch, shared_fate=False)
     assert launched == [3]
 
@@ -265,9 +265,11 @@ def test_trials_are_called_by_what_is_swept_and_ranked_at_the_end(
     assert len(list(tmp_path.rglob("summary.json"))) == 2
     said = "".join(capfd.readouterr())
     assert "trial nlatent=2 lr=1e-09 (" in said
+    assert said.count("(lower is better)") == 2
+    assert "next:" not in said
     table = said.partition("val/neg_elbo  test/neg_elbo\n")[2].splitlines()[:2]
     assert [line.split()[:2] for line in table] == [["nlatent=3", "lr=0.01"], ["nlatent=2", "lr=1e-09"]]
-    assert float(table[0].split()[2]) < float(table[1].split()[2])
+    assert float(table[0].split()[3]) < float(table[1].split()[3])
 
 
 @pytest.mark.parametrize("override", ["folder=a", "resume=a"])
@@ -346,6 +348,8 @@ def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
         again = json.loads((tmp_path / alone / "summary.json").read_text())["command"]
         assert "hydra.mode=RUN" in again, "which Hydra does not count among the overrides of a run"
     assert len(list(tmp_path.glob("alone-*/checkpoints"))) == 2
+    named = {json.loads(path.read_text())["trial"] for path in tmp_path.glob("outputs/sweeps/mine/*/summary.json")}
+    assert named == {"seed=0", "seed=1"}, "what the file sweeps"
 
 
 def test_a_swept_list_is_one_name_and_one_tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,4 +362,4 @@ def test_a_swept_list_is_one_name_and_one_tag(tmp_path: Path, monkeypatch: pytes
         labels.add((named["name"], *named["tags"]))
     (stored,) = tmp_path.glob("outputs/sweeps/*/multirun.yaml")
     assert f"dir: {stored.parent}\n" in stored.read_text(), "whole, for workers with other working directories"
-    assert labels == {(f"model.encoder.widths={widths}",) * 2 for widths in ("[8,8,8]", "[8,8,16]")}
+    assert labels == {(f"widths={widths}", f"model.encoder.widths={widths}") for widths in ("[8,8,8]", "[8,8,16]")}

@@ -14,8 +14,23 @@ from sweeping import made
 from vae_lab.errors import Interrupted
 from vae_lab.runs.folder import State, record
 from vae_lab.sweeps.grid import passed_on
-from vae_lab.sweeps.trial import run_trial
+from vae_lab.sweeps.trial import Trial, run_trial
 from vae_lab.system.locks import hold, holder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["model.nlatent=8", "optimizer.lr=0.00031622776601683794"], "nlatent=8 lr=0.0003162"),
+        (["data.nimages=64", "callbacks.latents.nimages=8"], "data.nimages=64 callbacks.latents.nimages=8"),
+        (["+optimizer.betas=[0.9,0.9990001]", "seed=123456789"], "betas=[0.9,0.999] seed=123456789"),
+        (["likelihood=mse", "optimizer.lr=3.1622776601683795e-05"], "likelihood=mse lr=3.162e-05"),
+        (["logger.wandb.api_key=secret1"], "api_key=***"),
+    ],
+)
+def test_a_trial_is_called_by_what_is_swept(overrides: list[str], name: str) -> None:
+    trial = Trial(tuple(overrides), Path("3f07049de2"), swept=tuple(overrides))
+    assert trial.name == f"{name} (3f07049de2)"
 
 
 def test_a_trial_in_hand_is_left_to_its_process(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The search with Optuna, and W&B's own sweeps."""
 
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from lightning import Callback
 from sweeping import LIMIT
 
 from vae_lab.runs.folder import read_summary, record
+from vae_lab.sweeps.results import conclude
 from vae_lab.sweeps.trial import Trial
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.locks import hold
@@ -29,7 +31,7 @@ optuna = pytest.importorskip("optuna", reason="Optuna is not installed: pip inst
 from optuna.distributions import CategoricalDistribution, FloatDistribution  # noqa: E402
 from optuna.trial import TrialState  # noqa: E402
 
-from vae_lab.sweeps.search import Pruning, Search, begun, best_of, described, run_search  # noqa: E402
+from vae_lab.sweeps.search import Pruning, Search, begun, described, run_search, states_of  # noqa: E402
 
 
 def search(folder: Path, ntrials: int, **changes: object) -> Search:
@@ -46,7 +48,7 @@ def search(folder: Path, ntrials: int, **changes: object) -> Search:
     return Search(**(settings | changes))  # pyright: ignore[reportArgumentType]
 
 
-def measure(trial: Trial, resume: str | None, wandb_id: str | None, watchers: Sequence[Callback]) -> None:
+def measure(trial: Trial, watchers: Sequence[Callback], resume: str | None, wandb_id: str | None) -> None:
     """A training that is over at once."""
     x = float(trial.overrides[-1].partition("=")[2])
     record(trial.folder, **{"status": "completed", "val/loss": (x - 0.3) ** 2, "val/rate": x})
@@ -57,7 +59,7 @@ def test_a_study_goes_on_to_its_number_of_trials_and_names_the_best(tmp_path: Pa
     study = run_search(search(tmp_path, 8), measure)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 8
     assert len({trial.params["x"] for trial in study.trials}) == 8
-    (best,) = best_of(study)
+    best = study.best_trial
     assert best.value == min(trial.values[0] for trial in study.trials)
     assert read_summary(Path(best.user_attrs["folder"]))["val/loss"] == best.value
     assert len(run_search(search(tmp_path, 8), measure).trials) == 8
@@ -88,13 +90,29 @@ def test_a_killed_trial_is_made_up_for_with_the_same_parameters(tmp_path: Path) 
     assert study.trials[0].user_attrs["folder"] == study.trials[1].user_attrs["folder"]
 
 
-def test_a_trial_under_way_elsewhere_is_left_alone(tmp_path: Path) -> None:
+def test_a_search_waits_for_a_trial_of_another_process_and_runs_it_if_that_gives_up(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_search(search(tmp_path, 1), interrupt)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    with hold(folder):
-        study = run_search(search(tmp_path, 1), measure)
-        assert [trial.state for trial in study.trials] == [TrialState.RUNNING]
+    taken, released = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with hold(folder):
+            taken.set()
+            time.sleep(1)
+            released.set()
+
+    def check(trial: Trial, *rest: Any) -> None:
+        assert released.is_set()
+        measure(trial, *rest)
+
+    other = threading.Thread(target=work)
+    other.start()
+    taken.wait()
+    study = run_search(search(tmp_path, 1), check)
+    other.join()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [state.status for state in states_of(study, search(tmp_path, 1)).values()] == ["completed"]
 
 
 def interrupt(*_: object) -> None:
@@ -108,8 +126,40 @@ def test_failures_are_told_and_the_search_goes_on(tmp_path: Path) -> None:
     study = run_search(search(tmp_path, 2), fail)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
     assert study.trials[0].user_attrs["reason"] == "no such thing"
-    assert best_of(study) == []
     assert len(run_search(search(tmp_path, 2), fail).trials) == 2
+
+
+def test_failed_trials_are_run_again_on_request(tmp_path: Path) -> None:
+    def fail(trial: Trial, *_: object) -> None:
+        raise ValueError("no such thing")
+
+    failed = run_search(search(tmp_path, 2), fail).trials
+    assert len(run_search(search(tmp_path, 2, retry_failed=True), fail).trials) == 4, "once for each call"
+    again = search(tmp_path, 2, retry_failed=True)
+    study = run_search(again, measure)
+    assert [state.status for state in states_of(study, again).values()] == ["completed"] * 2
+    assert [trial.params for trial in begun(study)] == [trial.params for trial in failed]
+    assert {path.name for path in tmp_path.glob("*/attempt-*")} == {"attempt-1", "attempt-2"}
+
+
+def test_a_sampler_that_has_no_more_points_ends_the_search(tmp_path: Path) -> None:
+    sampler = optuna.samplers.GridSampler({"x": [0.1, 0.2, 0.4]}, seed=0)
+    study = run_search(search(tmp_path, 20, sampler=sampler), measure)
+    assert sorted(trial.params["x"] for trial in study.trials) == [0.1, 0.2, 0.4]
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+
+
+def test_a_search_ends_with_a_table_of_the_best(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="vae_lab")
+    one = search(tmp_path, 3, sampler=optuna.samplers.GridSampler({"x": [0.1, 0.2, 0.5]}, seed=0))
+    states = states_of(run_search(one, measure), one)
+    conclude(states, "", {"val/rate": False})
+    table = caplog.text.partition("val/rate")[2].splitlines()[1:4]
+    assert [line.split("x=")[1].split()[0] for line in table] == ["0.5", "0.2", "0.1"]
+    assert "best by val/rate, higher is better: x=0.5 (" in caplog.text
+    caplog.clear()
+    conclude(states, "", {"val/loss": True, "val/rate": True})
+    assert [line.split("x=")[1].split()[0] for line in caplog.text.splitlines() if "x=" in line] == ["0.2", "0.1"]
 
 
 def test_two_metrics_have_a_front(tmp_path: Path) -> None:
@@ -117,7 +167,7 @@ def test_two_metrics_have_a_front(tmp_path: Path) -> None:
     study = run_search(search(tmp_path, 10, metrics=metrics), measure)
     values = [tuple(trial.values) for trial in study.trials]
     unbeaten = {a for a in values if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in values)}
-    assert {tuple(trial.values) for trial in best_of(study)} == unbeaten
+    assert {tuple(trial.values) for trial in study.best_trials} == unbeaten
     with pytest.raises(ValueError, match="other metrics"):
         run_search(search(tmp_path, 10), measure)
 
@@ -199,7 +249,7 @@ def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     patience = threading.Timer(LIMIT, first.kill)
     patience.start()
     lines: list[str] = []
-    while not any("trial 1 is" in text for text in lines):
+    while not any("trial 3 of 6" in text for text in lines):
         lines.append(first.stdout.readline())
         assert lines[-1], "".join(lines)
     patience.cancel()
@@ -207,8 +257,8 @@ def test_the_command_prunes_and_goes_on(tmp_path: Path) -> None:
     first.communicate()
     done = subprocess.run(line, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "6 trials:" in done.stdout
-    best = Path(done.stdout.partition(", in ")[2] and done.stdout.rpartition(", in ")[2].splitlines()[0])
+    assert re.search(r"\d of 6 trials completed, \d pruned", done.stdout)
+    best = Path(done.stdout.rpartition(", in ")[2].splitlines()[0])
     assert read_summary(best)["status"] == "completed"
     summaries = [read_summary(path.parent) for path in tmp_path.glob("outputs/studies/mine/*/summary.json")]
     states = [one["status"] for one in summaries]
@@ -241,10 +291,8 @@ def test_another_data_set_is_another_study_and_more_trials_are_not(
     assert sorted(studies.values()) == [1, 2]
     assert all(name.startswith("latents_by_lr-") for name in studies)
     printed = capfd.readouterr().out
-    assert "2 trials: 2 complete" in printed
-    assert re.search(
-        r"best: val/neg_elbo [\d.]+ \(lower is better, test/neg_elbo [\d.]+\) with model.nlatent=", printed
-    )
+    assert "2 of 2 trials completed" in printed
+    assert re.search(r"best by val/neg_elbo, lower is better: nlatent=\d+ lr=[\d.e-]+ \(\w{10}\), in ", printed)
 
 
 def test_a_study_by_that_name_of_other_things_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

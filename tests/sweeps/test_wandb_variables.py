@@ -62,7 +62,7 @@ def test_what_was_typed_counts_before_a_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("typed", "variables", "expected"),
     [
-        ((), (), ("sweep", "model.nlatent=2", ["model.nlatent=2"])),
+        ((), (), ("sweep", "nlatent=2", ["model.nlatent=2"])),
         ((), ("WANDB_RUN_GROUP", "WANDB_NAME", "WANDB_TAGS"), ("g", "n", ["a", "b", "model.nlatent=2"])),
         (TYPED, ("WANDB_RUN_GROUP", "WANDB_NAME", "WANDB_TAGS"), ("sweep", "own", ["c", "model.nlatent=2"])),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 from omegaconf import DictConfig
@@ -19,7 +21,7 @@ from sabotage import Signals, Spoil
 
 from vae_lab.errors import DivergedError, Interrupted, StorageError, TimeLimit, exit_code, status
 from vae_lab.system.locks import hold
-from vae_lab.training.run import train_run
+from vae_lab.training.run import judgement, train_run
 
 Compose = Callable[..., DictConfig]
 PLAIN = ("~callbacks.gallery", "model=mlp")
@@ -39,6 +41,8 @@ class Asks(Callback):
         trainer.should_stop = True
 
 
+BOUND = "nats of an image, an upper bound on -log p(x)"
+PIXELS = "squared error of a pixel; evaluate measures the samples too"
 STOPPED: dict[str, tuple[Callable[[], Callback], int, str]] = {
     "early": (lambda: EarlyStopping("val/neg_elbo", patience=1, min_delta=1e9), 4, "EarlyStopping: Monitored metric"),
     "before a batch": (lambda: Asks("on_train_batch_start"), 1, "a callback, by trainer.should_stop"),
@@ -57,6 +61,28 @@ def test_a_callback_that_stops_a_run_is_heard_and_named(
     assert said in str(summary["ended_by"])
     assert f"ended by {summary['ended_by']} after {steps} steps" in caplog.text
     assert (tmp_path / "run" / "figures" / "latents.png").exists()
+
+
+JUDGED = {
+    "squared error": ((), "test/sse_kl 2.00 (lower is better): squared error + KL of an image"),
+    "another variance": (("likelihood=gaussian",), f"test/neg_elbo 1.00 (lower is better): {BOUND}"),
+    "a learned variance": (("likelihood=sigma_vae",), f"test/neg_elbo 1.00 (lower is better): {BOUND}"),
+    "weighted": (("objective.beta=4.0",), "test/sse_kl 2.00 (lower is better): squared error + KL of an image"),
+    "levels": (
+        ("likelihood=logistic",),
+        f"test/neg_elbo 1.00 (lower is better): {BOUND}; {1 / 256 / math.log(2):.3f} bits per dimension",
+    ),
+    "no bound": (("objective=rae_l2",), f"test/mse 0.0300 (lower is better): {PIXELS}"),
+    "more than a bound": (("task=vaegan", "model=conv"), f"test/mse 0.0300 (lower is better): {PIXELS}"),
+}
+
+
+@pytest.mark.parametrize("name", JUDGED)
+def test_a_run_ends_with_the_number_that_judges_it(name: str, config: Compose) -> None:
+    settings, said = JUDGED[name]
+    task = instantiate(config("model=mlp", *settings).task, _convert_="all")
+    assert judgement(task, {"test/neg_elbo": 1.0, "test/sse_kl": 2.0, "test/mse": 0.03}) == said
+    assert judgement(task, {}) == "not tested, as trainer.limit_test_batches=0 asks for"
 
 
 def test_a_run_whose_time_is_up_is_not_completed(config: Compose, tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ from typing import TextIO
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Writes to whatever standard output is at that moment, so that lines pass above a running progress bar."""
+    """Writes to the current standard output, so that lines pass above a running progress bar.
+
+    Attributes:
+        prefix: begins each line; in a worker of a sweep it names the trial.
+    """
+
+    prefix = ""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -19,7 +25,7 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with a backslash sequence for each letter that the terminal's encoding lacks."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
-        return super().format(record).encode(encoding, "backslashreplace").decode(encoding)
+        return (self.prefix + super().format(record)).encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Say nothing if nobody reads any more, as in `train | head`."""

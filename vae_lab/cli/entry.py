@@ -295,9 +295,9 @@ def account(error: BaseException, *, verbose: bool = False, config_name: str = "
     message = cause.account if isinstance(cause, RanksLost) else sentence(cause, config_name)
     if verbose or (code == 1 and not isinstance(cause, RanksLost)):
         message = "".join(traceback.format_exception(error)) + message
-    if ranks().rank > 0:
-        message = f"process {ranks().rank}: {message}"
-    return code, message
+    notes = getattr(error, "__notes__", [])  # of a sweep: which trial
+    ranked = [f"process {ranks().rank}"] if ranks().rank > 0 else []
+    return code, ": ".join([*ranked, *notes, message])
 
 
 def sentence(error: BaseException, config_name: str) -> str:

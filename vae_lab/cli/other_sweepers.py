@@ -22,10 +22,10 @@ def is_own(hydra: Any) -> bool:  # noqa: ANN401
 
 
 class SweepFolder(Callback):
-    """Gives each sweep of another sweeper a folder by its time, as Hydra does, and tells its jobs what is swept.
+    """Names the folder of a stock sweep by its time, as Hydra does, and keeps fixed settings out of `override_dirname`.
 
-    A folder that was typed is kept. The defaults are set where each job's config is composed from: in the overrides of
-    Hydra's own settings.
+    Settings that were typed are kept. The defaults are set in the overrides of Hydra's own settings, from which the
+    config of each job is composed.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:

@@ -36,6 +36,9 @@ class Terms(NamedTuple):
 class Objective(PrintsCall, ABC):
     """A bound or loss: a plain object called with the model, the batch and the number of batches seen.
 
+    Attributes:
+        is_bound: whether it is a bound on -log p(x), weighted or not; else the posterior's sigma is not trained.
+
     Example:
         >>> from vae_lab import load_data, load_model
         >>> from vae_lab.probability.objectives import ELBO
@@ -48,6 +51,8 @@ class Objective(PrintsCall, ABC):
         >>> terms.loss.equal(terms.distortion + terms.rate)
         True
     """
+
+    is_bound = True
 
     @abstractmethod
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
@@ -189,6 +194,8 @@ class RAEL2(Objective):
     rate reported beside it, and whatever samples the posterior, mean little. Sample from a density fitted to the
     latents, as `evaluation.samplers` does.
     """
+
+    is_bound = False
 
     def __init__(self, latent_weight: float, decoder_weight: float) -> None:
         require_number("objective.latent_weight", latent_weight)

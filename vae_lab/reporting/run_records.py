@@ -41,7 +41,7 @@ class RunRecord(NamedTuple):
     """One run, as far as it can be read.
 
     Attributes:
-        name: its folder, as it is called in the report.
+        name: its folder; of a sweep's trial the swept settings, and the folder in brackets.
         folder: where it lies.
         status: completed, or what its summary says; "unreadable" or "unfinished" without a usable summary.
         reason: why it has no result, or what could not be read of it.
@@ -134,8 +134,9 @@ def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
     settings |= {"images": images} if settings and images else {}
     evaluations = read_evaluations(folder, reasons)
     seconds = summary.get("seconds")
+    swept = str(summary.get("trial", ""))[:200]
     return RunRecord(
-        name=name,
+        name=f"{swept} ({name})" if swept and swept.isprintable() else name,
         folder=folder,
         status=status,
         reason="; ".join(dict.fromkeys(reason for reason in reasons if reason)),

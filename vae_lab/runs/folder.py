@@ -51,7 +51,7 @@ def left(folder: Path) -> State:
     """Return the state of a run that nobody works on."""
     summary = read_summary(folder)
     if summary.get("status") == RUNNING:
-        return State(KILLED, "its process ended without a word: kill -9, a crash or too little memory")
+        return State(KILLED, "its process ended without recording why, as after kill -9, a crash or too little memory")
     return State(str(summary.get("status", MISSING)), str(summary.get("reason", "")))
 
 

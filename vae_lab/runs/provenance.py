@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ PACKAGES = (
 )
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on."""
     found = {"python": platform.python_version()}

@@ -30,35 +30,35 @@ def launcher_name(hydra: Any) -> str:  # noqa: ANN401
 
 
 def shares_fate(hydra: Any) -> bool:  # noqa: ANN401
-    """Return whether a process that dies takes the others of its launcher with it: joblib's pool then ends."""
+    """Return whether one dead process ends all others of the launcher, as in joblib's pool."""
     return launcher_name(hydra) == JOBLIB
 
 
 def warn_of_pickles(grid: Sequence[Sequence[str]], hydra: Any, folder: Path) -> None:  # noqa: ANN401
-    """Say where a launcher keeps the secrets that trials were given on the command line: its jobs need them."""
+    """Warn if a launcher writes secrets of the command line to a file, from which its jobs read them."""
     if launcher_name(hydra) in SUBMITIT and any(masked(list(texts)) != list(texts) for texts in grid):
         line = "the secrets in these settings lie in %s; name them as ${oc.env:…} to keep them in the environment"
         log.warning(line, folder / ".submitit")
 
 
 def settle_trial_threads(hydra: Any, settings: Sequence[int | str], folder: Path, ndevices: int = 1) -> list[int]:  # noqa: ANN401
-    """Return the threads of each trial, and put into the config how many trials run at once.
+    """Return the threads of each trial, and set in the config how many trials run at once.
 
-    What `auto` is, the first driver of a sweep decides for all its trials, and leaves in the sweep's folder.
+    The first driver of a sweep decides what `auto` is for all trials, and writes it to the sweep's folder.
 
     Args:
         hydra: the `hydra` part of the config.
-        settings: of each trial, "auto" or a number.
-        folder: of the sweep.
-        ndevices: processes of each trial.
+        settings: "auto" or a number, for each trial.
+        folder: the sweep's folder.
+        ndevices: number of processes of a trial.
 
     Raises:
-        ValueError: if a setting is neither, hydra.job.env_set has another number, or there are too few cores.
+        ValueError: if a setting is invalid, hydra.job.env_set has a number too, or there are too few cores.
     """
     for setting in settings:
         check_threads(setting)
     if OMP in hydra.job.env_set:
-        raise ValueError(f"hydra.job.env_set.{OMP}={hydra.job.env_set[OMP]}: threads= is the setting for that.")
+        raise ValueError(f"hydra.job.env_set.{OMP}={hydra.job.env_set[OMP]}: set threads= instead.")
     typed = [int(setting) for setting in settings if setting != AUTO]
     auto = Threads(1, "")
     if len(typed) < len(settings):
@@ -72,7 +72,7 @@ def settle_trial_threads(hydra: Any, settings: Sequence[int | str], folder: Path
 
 
 def auto_threads(hydra: Any, ndevices: int) -> Threads:  # noqa: ANN401
-    """Return what `auto` is for a trial: the cores that its launcher asks for, or what is faster on its share."""
+    """Return what `auto` is for a trial: the cores that its launcher asks for, or one thread or its share of cores."""
     given = cores_of_trial(hydra)
     if given is not None:
         return Threads(max(1, given[1] // ndevices), f"auto: {given[0]}={given[1]}")
@@ -83,46 +83,36 @@ def auto_threads(hydra: Any, ndevices: int) -> Threads:  # noqa: ANN401
 
 
 def cores_of_trial(hydra: Any) -> tuple[str, int] | None:  # noqa: ANN401
-    """Return the setting by which a launcher asks for a trial's cores, and their number; None if it does not ask."""
+    """Return the setting with which a launcher asks for a trial's cores, and their number; None if it has none."""
     name, number = "hydra.launcher.cpus_per_task", hydra.launcher.get("cpus_per_task")
     if "ray" in hydra.launcher:
         name, number = "hydra.launcher.ray.remote.num_cpus", hydra.launcher.ray.remote.get("num_cpus")
     return None if number is None else (name, int(number))
 
 
-def trials_at_once(hydra: Any, threads: int = 1) -> int | None:  # noqa: ANN401
-    """Return how many trials to run at once here, or None where another machine decides, or there is only one process.
+def adapt(hydra: Any, threads: int) -> None:  # noqa: ANN401
+    """Set in a config how many trials run at once, unless another machine decides that or there is one process.
 
     Args:
         hydra: the `hydra` part of the config.
         threads: those of a trial, in all its processes.
 
     Raises:
-        ValueError: if the number that was asked for, times the threads of each, is above the cores.
+        ValueError: if the number that is set, times the threads of each trial, is above the number of cores.
     """
-    name = launcher_name(hydra)
+    name, given = launcher_name(hydra), cores_of_trial(hydra)
     if name not in (JOBLIB, LOCAL):
-        return None
-    ncores = allowed_cores()
-    setting = "hydra.launcher.n_jobs" if name == JOBLIB else "hydra.sweeper.max_batch_size"
-    asked = hydra.launcher.n_jobs if name == JOBLIB else hydra.sweeper.max_batch_size
+        if given is not None and threads > given[1]:
+            log.warning("a trial has %d threads and %s=%d cores; raise that", threads, *given)
+        return
+    node, setting = (hydra.launcher, "n_jobs") if name == JOBLIB else (hydra.sweeper, "max_batch_size")
+    ncores, asked = allowed_cores(), node[setting]
     if asked is None or asked == -1:
         asked = max(1, ncores // threads)
     if asked < 1 or asked * threads > ncores:
+        part = "launcher" if name == JOBLIB else "sweeper"
         raise ValueError(
-            f"{setting}={asked} with {threads} threads each needs {asked * threads} cores, and there are {ncores};"
-            " lower it, or threads."
+            f"hydra.{part}.{setting}={asked} with {threads} threads each needs {asked * threads} cores, and there are"
+            f" {ncores}; lower it, or threads."
         )
-    return asked
-
-
-def adapt(hydra: Any, threads: int) -> None:  # noqa: ANN401
-    """Put into a config how many trials, of so many threads each, run at once."""
-    number = trials_at_once(hydra, threads)
-    given = cores_of_trial(hydra)
-    if number is None and given is not None and threads > given[1]:
-        log.warning("a trial has %d threads and %s=%d cores; raise that", threads, *given)
-    if number is not None and launcher_name(hydra) == JOBLIB:
-        hydra.launcher.n_jobs = number
-    elif number is not None:
-        hydra.sweeper.max_batch_size = number
+    node[setting] = asked

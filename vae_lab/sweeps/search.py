@@ -1,10 +1,9 @@
 """Hyperparameter search with Optuna; several processes can share a study."""
 
-import difflib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,12 +15,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from vae_lab.cli.entry import explain
 from vae_lab.errors import StorageError
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.untrusted_files import is_number
-from vae_lab.runs.folder import read_summary
+from vae_lab.runs.folder import State, left, read_summary
 from vae_lab.runs.identity import differences, identity, stated
-from vae_lab.sweeps.trial import Trial, digest, run_held, typed_threads, with_threads
+from vae_lab.sweeps.trial import Trial, digest, run_held, typed_threads, wait, with_threads
+from vae_lab.system.error_text import nearest
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.quoting import quote_typed
 from vae_lab.system.threads import AUTO
@@ -29,35 +30,35 @@ from vae_lab.training.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
-CONTINUES = "continues"
-"""The attribute of a trial that stands in for a killed one: that one's number."""
+REPLACES = "replaces"
+"""The attribute of a trial that holds the number of the trial that it runs again."""
 METRICS = "metrics"
 """The attribute of a study that names its metrics."""
 MADE_OF = "made of"
-"""The attribute of a study that tells what decides its results."""
+"""The attribute of a study that holds what decides its results."""
 REMEDY = "give this search another name, or leave search.study out"
-POLL = 0.1  # seconds between two tries to be the one that asks
 
-Train = Callable[[Trial, str | None, str | None, Sequence[Callback]], object]
-"""Trains a trial, from a run to go on from and its W&B id, with callbacks beside those of its config."""
+Train = Callable[[Trial, Sequence[Callback], str | None, str | None], object]
+"""Trains a trial. Its arguments are the trial, callbacks to add, and those of `Work`."""
 
 
 class Search(NamedTuple):
-    """What is searched, as conf/search/*.yaml describes it.
+    """A search as conf/search/*.yaml describes it.
 
     Attributes:
-        study: its name.
-        ntrials: trials in all, those of earlier calls and of other processes included.
+        study: name of the study.
+        ntrials: number of trials, those of earlier calls and of other processes included.
         storage: Optuna's URL; None for a sqlite file in `folder`.
         space: settings or groups, and the values that they may take.
         metrics: numbers of a run's summary, "minimize" or "maximize".
-        sampler: proposes.
-        pruner: ends what looks poor, or None.
-        folder: where the runs lie.
+        sampler: proposes values.
+        pruner: ends trials early, or None.
+        folder: parent of the run folders.
         fixed: overrides that all trials share.
-        flags: what else a trial's command line needs.
-        made_of: what decides the results, by dotted keys; a study that is there was made of the same.
-        threads: those of each trial, whose name does not depend on them; None leaves them to the process.
+        flags: other arguments of a trial's command line.
+        made_of: what decides the results, by dotted keys; a study goes on only if its own is equal.
+        threads: of each trial; its folder does not depend on them. None leaves them to the process.
+        retry_failed: whether trials that failed or diverged are run again.
     """
 
     study: str
@@ -72,14 +73,15 @@ class Search(NamedTuple):
     flags: tuple[str, ...] = ()
     made_of: Mapping[str, object] = MappingProxyType({})
     threads: int | None = None
+    retry_failed: bool = False
 
 
 class Pruning(Callback):
-    """Tells Optuna of every validation, and ends the run when Optuna says so.
+    """Reports every validation to Optuna, and ends the run when Optuna says so.
 
     Args:
         asked: Optuna's trial.
-        metric: the number of a validation that is told.
+        metric: the metric of a validation that is reported.
     """
 
     def __init__(self, asked: optuna.Trial, metric: str) -> None:
@@ -87,7 +89,7 @@ class Pruning(Callback):
         self.metric = metric
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Tell, and ask."""
+        """Report the metric; raise TrialPruned if Optuna prunes the run, and ValueError if there is no such metric."""
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self.metric not in seen:
             raise ValueError(f"search.metrics: {missing(self.metric, seen)} in a validation.")
@@ -98,13 +100,13 @@ class Pruning(Callback):
 
 
 def missing(metric: str, there: Mapping[str, object]) -> str:
-    """Return in words that there is no such number, and the nearest of those that there are."""
-    near = difflib.get_close_matches(metric, [name for name, value in there.items() if is_number(value)], 5, cutoff=0.0)
-    return f"there is no finite {metric}, but {', '.join(near) or 'nothing'}"
+    """Return the sentence that a metric is missing, with the names most like it."""
+    near = nearest(metric, [name for name, value in there.items() if is_number(value)], 5)
+    return f"there is no finite {metric}, but {near or 'nothing'}"
 
 
 def check(search: Search) -> None:
-    """Raise ValueError if what is searched, or for what, cannot be."""
+    """Raise ValueError unless space and metrics of a search are valid."""
     if not search.space or not search.metrics:
         raise ValueError("search.space and search.metrics need an entry each, as in conf/search/latents_by_lr.yaml.")
     for key, values in search.space.items():
@@ -119,11 +121,11 @@ def check(search: Search) -> None:
 
 @contextmanager
 def storage_told(search: Search) -> Iterator[None]:
-    """Say in a sentence what is wrong with the storage.
+    """Turn the storage's errors inside the block into ours.
 
     Raises:
-        ValueError: if its URL is none, or needs a driver that is not installed.
-        StorageError: if it cannot be reached or written.
+        ValueError: if the URL is invalid, or needs a driver that is not installed.
+        StorageError: if the storage cannot be reached or written.
     """
     import sqlalchemy.exc  # optuna's
 
@@ -140,10 +142,10 @@ def storage_told(search: Search) -> Iterator[None]:
 
 
 def open_study(search: Search) -> optuna.Study:
-    """Return the study, new or as it was left.
+    """Return the study, which is created if it does not exist.
 
     Raises:
-        ValueError: if it is there and has other metrics, or cannot be searched.
+        ValueError: if the search is invalid, or the study exists with other metrics or settings.
     """
     check(search)
     optuna.logging.disable_default_handler()
@@ -151,7 +153,7 @@ def open_study(search: Search) -> optuna.Study:
     patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}  # seconds to wait for a writer
     names = list(search.metrics)
     asked = [StudyDirection[direction.upper()] for direction in search.metrics.values()]
-    with claimed(search.folder):
+    with hold(search.folder, waits=True):
         study = optuna.create_study(
             study_name=search.study,
             storage=optuna.storages.RDBStorage(url, engine_kwargs=patience),
@@ -168,7 +170,7 @@ def open_study(search: Search) -> optuna.Study:
 
 
 def require_same(study: optuna.Study, search: Search) -> None:
-    """Raise ValueError if a study that is there was made of something else than the search; a new one takes note."""
+    """Raise ValueError if a study exists with other settings than the search; store these in a new study."""
     before = study.user_attrs.get(MADE_OF)
     if before is None and study.get_trials(deepcopy=False):
         raise ValueError(f"search.study={search.study} is there and does not say what it was made of; {REMEDY}.")
@@ -179,32 +181,39 @@ def require_same(study: optuna.Study, search: Search) -> None:
 
 
 def run_search(search: Search, train: Train) -> optuna.Study:
-    """Return the study once it has its number of trials, whoever ran them.
+    """Return the study once all its trials have ended, those that other processes run included.
+
+    Args:
+        search: what is searched.
+        train: trains a trial.
 
     Raises:
         Interrupted: if a signal ended the work; the same call goes on.
     """
-    study = open_study(search)
+    log.info("%d trials in %s", search.ntrials, search.folder)
+    study, starts, goes_on = open_study(search), True, True
     while True:
         with ExitStack() as held:
-            with claimed(search.folder):
-                make_up_for_killed(study)
-                if len(begun(study)) >= search.ntrials:
-                    return study
-                asked = study.ask(dict(search.space))
-                trial = described(asked.params, search)
-                asked.set_user_attr("folder", str(trial.folder))
-                mine = held.enter_context(hold(trial.folder))
-            if mine:
-                answer(study, asked, trial, search, train)
-                continue
-        log.info("trial %d waits for %s, which another process trains", asked.number, trial.name)
-        while holder(trial.folder) is not None:  # then it is made up for, from what lies there
-            time.sleep(POLL)
+            with hold(search.folder, waits=True):
+                requeue(study, search, failed=starts)
+                trials, starts = begun(study), False
+                due = [described(one.params, search) for one in trials if one.state == TrialState.RUNNING]
+                asked, mine = None, False
+                if goes_on and len(trials) < search.ntrials:
+                    log.info("trial %d of %d", len(trials) + 1, search.ntrials)
+                    asked = study.ask(dict(search.space))
+                    due = [described(asked.params, search)]
+                    asked.set_user_attr("folder", str(due[0].folder))
+                    mine = held.enter_context(hold(due[0].folder))
+            if asked and mine:
+                goes_on = run_asked(study, asked, due[0], search, train)
+        if not due:
+            return study
+        wait(due)
 
 
 def described(params: Mapping[str, Any], search: Search) -> Trial:
-    """Return the trial of some parameters; its folder follows from them, so that they are never trained twice."""
+    """Return the trial of some parameters, which alone decide its folder, so that they are never trained twice."""
     tried = tuple(quote_typed(f"{key}={'null' if value is None else value}") for key, value in params.items())
     overrides = (*search.fixed, *tried)
     folder = search.folder / digest([*overrides, identity(search.made_of)])
@@ -213,60 +222,60 @@ def described(params: Mapping[str, Any], search: Search) -> Trial:
     return Trial(overrides, folder, flags=search.flags, swept=tried)
 
 
-def answer(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> None:
-    """Run a trial and tell the study how it ended."""
+def run_asked(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> bool:
+    """Run a trial, tell the study how it ended, and return whether the sampler has more to propose."""
     metrics = list(search.metrics)
     watchers = [Pruning(asked, metrics[0])] if search.pruner and len(metrics) == 1 else []
+    work = partial(train, trial, watchers)
     try:
-        run_held(trial, lambda resume, wandb_id: train(trial, resume, wandb_id, watchers))
-    except Exception as error:  # it is recorded; the search goes on
-        log.warning("trial %d: %s", asked.number, error)
-    summary = read_summary(trial.folder)
-    status, reason = summary.get("status"), str(summary.get("reason", ""))
-    lacking = [metric for metric in metrics if not is_number(summary.get(metric))] if status == "completed" else []
-    if lacking:
+        run_held(trial, work, retry_failed=search.retry_failed)
+    except optuna.TrialPruned as error:
+        log.info("trial %s pruned: %s", trial.name, error)
+    except (Exception, SystemExit) as error:  # it is recorded; the search goes on
+        explain(error, config_name="tune")
+    state, summary = left(trial.folder), read_summary(trial.folder)
+    lacking = [metric for metric in metrics if not is_number(summary.get(metric))]
+    if state.status == "completed" and lacking:
         numbers = {name: value for name, value in summary.items() if "/" in name}
-        status, reason = "without a result", f"search.metrics: {missing(lacking[0], numbers)} in its summary.json."
-    asked.set_user_attr("reason", reason)
-    if status == "completed":
-        study.tell(asked, [summary[metric] for metric in metrics])
-    else:
-        study.tell(asked, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
-    log.info("trial %d is %s, in %s", asked.number, status, trial.folder)
+        state = State("without a metric", f"search.metrics: {missing(lacking[0], numbers)} in its summary.json.")
+    for name, value in state._asdict().items():
+        asked.set_user_attr(name, value)
+    told = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state.status, TrialState.FAIL)
+    try:
+        study.tell(asked, [summary[name] for name in metrics] if told == TrialState.COMPLETE else None, told)
+    except RuntimeError as error:  # GridSampler calls study.stop() after the last point, which only optimize() allows
+        if "Study.stop" not in str(error):
+            raise
+        return False
+    return True
+
+
+def states_of(study: optuna.Study, search: Search) -> dict[Trial, State]:
+    """Return the trials of a study and how they ended, in the order in which they began."""
+    attributes = [(described(trial.params, search), trial.user_attrs) for trial in begun(study)]
+    return {trial: State(known.get("status", ""), known.get("reason", "")) for trial, known in attributes}
 
 
 def begun(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that are done or under way, each killed one replaced by the one that stands in for it."""
+    """Return the trials that have ended or are running, without those that another trial replaces."""
     trials = study.get_trials(deepcopy=False)
-    replaced = {trial.user_attrs.get(CONTINUES) for trial in trials}
+    replaced = {trial.user_attrs.get(REPLACES) for trial in trials}
     return [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in replaced]
 
 
-def make_up_for_killed(study: optuna.Study) -> None:
-    """Queue the parameters of every trial whose process is gone; it goes on from its checkpoint."""
-    for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-        folder = trial.user_attrs.get("folder")
-        if folder is not None and holder(Path(folder)) is not None:
-            continue
-        if study.get_trials(deepcopy=False)[trial.number].state != TrialState.RUNNING:
-            continue  # told meanwhile: that comes before the folder is let go
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params, user_attrs={CONTINUES: trial.number})
+def requeue(study: optuna.Study, search: Search, *, failed: bool) -> None:
+    """Queue the parameters of trials whose process is gone, which then resume, and if `failed` those to be retried."""
 
+    def is_due(trial: FrozenTrial) -> bool:
+        if trial.state == TrialState.RUNNING:
+            return holder(described(trial.params, search).folder) is None
+        is_failed = failed and trial.state == TrialState.FAIL
+        return is_failed and described(trial.params, search).is_hole(retry_failed=search.retry_failed)
 
-@contextmanager
-def claimed(folder: Path) -> Iterator[None]:
-    """Wait until no other process asks for a trial."""
-    while True:
-        with hold(folder) as mine:
-            if mine:
-                yield
-                return
-        time.sleep(POLL)
-
-
-def best_of(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the best trial, or with several metrics those that no other one beats in each; none is completed: none."""
-    if not study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-        return []
-    return study.best_trials
+    due = list(filter(is_due, begun(study)))
+    now = study.get_trials(deepcopy=False)
+    for trial in due:
+        if now[trial.number].state == trial.state:  # else its process has just told the study
+            if trial.state == TrialState.RUNNING:
+                study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params, user_attrs={REPLACES: trial.number})

@@ -5,8 +5,8 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,31 +15,36 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab import errors
+from vae_lab.reporting.untrusted_files import read_yaml
 from vae_lab.runs.folder import FAILURES, HOLES, KILLED, OUTDATED, RUNNING, State, command, left, read_summary, record
 from vae_lab.runs.identity import images_digest
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.error_text import reason
-from vae_lab.system.locks import LOCK, hold, holder
+from vae_lab.system.locks import LOCK, POLL, hold, holder
 from vae_lab.system.masking import masked
-from vae_lab.system.quoting import key
+from vae_lab.system.quoting import key, parse
+from vae_lab.system.reading import Unreadable
 
 log = logging.getLogger(__name__)
 
 NOT_HASHED = ("group", "launcher")
-"""Overrides that say where and how a trial is run: it stays the same trial without them."""
-LEFT_BEHIND = ("summary.json", "metrics.csv", "checkpoints", "figures", "tensorboard")
+"""Overrides that say where and how a trial is run; they do not change its folder."""
+RESULTS = ("summary.json", "metrics.csv", "checkpoints", "figures", "tensorboard")
+"""Files and folders of a run that a new attempt must not find."""
+LONG = re.compile(r"\d+\.\d{5,}(e[+-]?\d+)?")
+"""A number with more decimals than people read."""
 
 
 class Trial(NamedTuple):
-    """What is asked for, as Hydra's overrides, and where its run lies.
+    """One run of a sweep: its overrides and its folder.
 
     Attributes:
-        overrides: what was typed, and what the grid adds.
-        folder: of its run.
-        identity: of the resolved config; "" where it is not known, and not compared.
-        images: the digest of the images, or "".
-        flags: what else its command line needs; see `config_flags`.
-        swept: the overrides that tell it from the other trials.
+        overrides: all overrides, those that every trial of the sweep shares included.
+        folder: the run folder.
+        identity: hash of the resolved config; "" if it is unknown, and then not compared.
+        images: digest of the images, or "".
+        flags: other arguments of its command line; see `config_flags`.
+        swept: the overrides in which the trials differ.
     """
 
     overrides: tuple[str, ...]
@@ -51,18 +56,18 @@ class Trial(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What is swept, as in "nlatent=8 lr=0.001", and the folder's name; that alone where nothing is swept."""
+        """The swept overrides and the folder's name, as in "nlatent=8 lr=0.001 (3f07049de2)"."""
         return f"{short_names(self.swept)} ({self.folder.name})" if self.swept else self.folder.name
 
     def state(self) -> State:
-        """Return the recorded end; a run that is under way according to its summary alone was killed."""
+        """Return the state that the run folder shows: running, outdated, killed, or the recorded status."""
         if holder(self.folder) is not None:
             return State(RUNNING)
         other = self.made_of_other()
-        return State(OUTDATED, f"what lies there was made of other {other}") if other else left(self.folder)
+        return State(OUTDATED, f"the run in its folder had other {other}") if other else left(self.folder)
 
     def made_of_other(self) -> str:
-        """Return "settings" or "images" if what lies in the folder was made of others than the trial's; else ""."""
+        """Return "settings" or "images" if those of the run in the folder differ from the trial's; else ""."""
         summary = read_summary(self.folder)
         if not summary:
             return ""
@@ -72,131 +77,151 @@ class Trial(NamedTuple):
         return "images" if self.images and images and images != self.images else ""
 
     def is_hole(self, *, retry_failed: bool = False) -> bool:
-        """Return whether the trial is to be run."""
+        """Return whether the trial needs to run: it has no outcome, or failed and `retry_failed` is set."""
         return self.state().status in (HOLES + FAILURES if retry_failed else HOLES)
 
 
 def short_names(overrides: Sequence[str]) -> str:
-    """Return overrides without the groups before their names, where the names stay different: "nlatent=8 lr=0.001"."""
+    """Return overrides for people: the last part of each key where that is unique, four digits of long numbers.
+
+    >>> short_names(["model.nlatent=8", "optimizer.lr=0.00031622776601683794"])
+    'nlatent=8 lr=0.0003162'
+    """
     keys = [key(text) for text in overrides]
     last = [name.rpartition(".")[2] for name in keys]
     names = [short if last.count(short) == 1 else name for name, short in zip(keys, last, strict=True)]
-    values = [text.partition("=")[2] for text in masked(list(overrides))]
+    values = [LONG.sub(lambda found: f"{float(found[0]):.4g}", text.partition("=")[2]) for text in masked([*overrides])]
     return " ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
 
 
+def swept_keys(folder: Path) -> set[str]:
+    """Return the settings that are swept in a sweep, from Hydra's multirun.yaml in its folder; empty if unknown."""
+    try:
+        hydra = read_yaml(folder / "multirun.yaml")["hydra"]
+        params = [f"{name}={value}" for name, value in (hydra["sweeper"].get("params") or {}).items()]
+        parsed = [(text, parse(text)) for text in map(str, [*hydra["overrides"]["task"], *params])]
+    except (Unreadable, KeyError, TypeError, AttributeError):
+        return set()
+    return {key(text) for text, override in parsed if override is not None and override.is_sweep_override()}
+
+
 def digest(overrides: Sequence[str]) -> str:
-    """Return ten hexadecimal digits that name a trial by its overrides, whatever their order; secrets do not count."""
+    """Return a hash of overrides, 10 hexadecimal digits; their order and secrets do not count."""
     asked = sorted(text for text in masked(overrides, remembered=False) if key(text) not in NOT_HASHED)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]
 
 
 def typed_threads(overrides: Sequence[str], otherwise: Any) -> Any:  # noqa: ANN401
-    """Return what overrides say of `threads`, as a number if it is one."""
+    """Return the value of `threads` among overrides, as a number if it is one; `otherwise` if it is not there."""
     typed = [text.partition("=")[2] for text in overrides if key(text) == "threads"] or [otherwise]
     return int(typed[-1]) if str(typed[-1]).isdecimal() else typed[-1]
 
 
 def with_threads(overrides: Sequence[str], number: int) -> tuple[str, ...]:
-    """Return overrides with the number of threads that was decided, without which bits would not be repeated."""
+    """Return overrides with `threads` set to a number, which the last bits of a result depend on."""
     return (*(text for text in overrides if key(text) != "threads"), f"threads={number}")
 
 
 Work = Callable[[str | None, str | None], object]
-"""Trains and writes the summary; it is given the run to go on from and its W&B id, each None for a new start."""
+"""Trains and writes the summary. Its arguments are the run to resume and its W&B id, each None for a new start."""
 
 
 def run_trial(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
-    """Do what is left to do of a trial, and return its state.
+    """Run a trial unless it has an outcome or another process runs it, and return its state.
 
     Args:
         trial: the trial.
-        work: what is to be done.
-        retry_failed: whether a recorded failure is to be tried again.
+        work: trains it.
+        retry_failed: whether a trial that failed or diverged is run again.
 
     Raises:
-        Exception: what `work` raises, once it is recorded.
+        Exception: what `work` raises, after it was recorded in the summary; a note names the trial.
     """
     with hold(trial.folder) as mine:
         if not mine:
-            log.info("trial %s is run by another process", trial.name)
+            log.info("another process runs trial %s", trial.name)
             return State(RUNNING)
         return run_held(trial, work, retry_failed=retry_failed)
 
 
 def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
-    """Do what `run_trial` does, in a folder that this process holds."""
+    """Do the same as `run_trial` in a folder that this process holds."""
     state = left(trial.folder)
     if state.status not in HOLES + (FAILURES if retry_failed else ()):
         return state
-    log.info("trial %s: %s", trial.name, shlex.join(trial.overrides))
     wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
     resume = make_ready(trial.folder, state)
-    asked: dict[str, Any] = {"overrides": list(trial.overrides), "command": command(trial.overrides, trial.flags)}
-    asked |= {"identity": trial.identity} if trial.identity else {}
+    log.info("trial %s %s", trial.name, "starts" if resume is None else "goes on from its last checkpoint")
     try:
         work(resume, wandb_id)
     except BaseException as error:
-        record(trial.folder, **asked, status=errors.status(error), reason=reason(error))
+        record(trial.folder, **recorded(trial), status=errors.status(error), reason=reason(error))
+        error.add_note(f"trial {trial.name}")
         raise
-    record(trial.folder, **asked)
+    record(trial.folder, **recorded(trial))
     return left(trial.folder)
 
 
+def recorded(trial: Trial) -> dict[str, Any]:
+    """Return the entries of a trial in its summary."""
+    line = command(trial.overrides, trial.flags)
+    facts = {"overrides": list(trial.overrides), "command": line, "trial": short_names(trial.swept)}
+    return facts | ({"identity": trial.identity} if trial.identity else {})
+
+
 def settle(trial: Trial) -> State:
-    """Return the state of a trial, and record it if it was killed."""
+    """Return the state of a trial, and record it if the trial was killed."""
     with hold(trial.folder) as mine:
         state = left(trial.folder) if mine else State(RUNNING)
         if state.status == KILLED:
-            record(
-                trial.folder,
-                **state._asdict(),
-                overrides=list(trial.overrides),
-                command=command(trial.overrides, trial.flags),
-            )
+            record(trial.folder, **state._asdict(), **recorded(trial))
     return state
 
 
-def make_ready(folder: Path, state: State) -> str | None:
-    """Return the run to go on from, or None once a folder is free for a new start.
+def wait(trials: Sequence[Trial]) -> None:
+    """Return once no process runs any of the trials."""
+    for trial in trials:
+        who = holder(trial.folder)
+        if who is not None:
+            log.info("waiting for trial %s, which process %d on %s runs", trial.name, who.pid, who.host)
+        while holder(trial.folder) is not None:
+            time.sleep(POLL)
 
-    Who was stopped from outside goes on from the last checkpoint, in place; what a failed run left is put aside.
+
+def make_ready(folder: Path, state: State) -> str | None:
+    """Return the run to resume, or None once a folder is free for a new start.
+
+    A run that was killed or interrupted is resumed in place if it has a checkpoint, and is removed otherwise. The files
+    of a failed run are moved to a folder of their own.
     """
-    if state.status in HOLES and (folder / "checkpoints" / "last.ckpt").is_file():
-        return str(folder)
-    left = [folder / name for name in LEFT_BEHIND if (folder / name).exists()]
     if state.status in FAILURES:
-        aside = next_attempt(folder)
-        for path in left:
-            path.rename(aside / path.name)
+        move_aside(folder, RESULTS)
         return None
-    for path in left:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        return str(folder)
+    for path in (folder / name for name in RESULTS):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return None
 
 
-def put_aside(folder: Path) -> Path:
-    """Move all that a run has left into a new folder inside its own, and return that."""
-    left = [path for path in folder.iterdir() if path.name != LOCK and not path.name.startswith("attempt-")]
-    aside = next_attempt(folder)
-    for path in left:
-        path.rename(aside / path.name)
-    return aside
-
-
-def next_attempt(folder: Path) -> Path:
-    """Return a new folder in that of a trial, for what an attempt has left."""
-    aside = folder / f"attempt-{len(list(folder.glob('attempt-*'))) + 1}"
+def move_aside(folder: Path, names: Sequence[str] = ()) -> Path:
+    """Move files of a run, all of them by default, into a new folder inside its own, and return that folder."""
+    attempts = list(folder.glob("attempt-*"))
+    moved = [path for path in folder.iterdir() if path.name in names or not names]
+    aside = folder / f"attempt-{len(attempts) + 1}"
     aside.mkdir()
+    for path in moved:
+        if path.name != LOCK and path not in attempts:
+            path.rename(aside / path.name)
     return aside
 
 
 def config_flags(hydra: Any, config_name: str = "") -> tuple[str, ...]:  # noqa: ANN401
-    """Return the words of a command line that say where its configs come from, with absolute paths.
+    """Return the arguments of a command line that say where its configs come from, with absolute paths.
 
     Args:
         hydra: the `hydra` part of a composed config.
-        config_name: of the command's own config, to leave --config-name out where it is that; "" leaves it out always.
+        config_name: the command's own config, for which --config-name is left out; "" leaves it out always.
     """
     found: list[str] = []
     for source in hydra.runtime.config_sources:
@@ -207,19 +232,16 @@ def config_flags(hydra: Any, config_name: str = "") -> tuple[str, ...]:  # noqa:
     if config_name and hydra.job.config_name != config_name:
         found += ["--config-name", str(hydra.job.config_name)]
     if hydra.searchpath:
-        places = (re.sub("^(file://)?(?!.*://)(.+)", _absolute, str(place)) for place in hydra.searchpath)
-        found.append(f"hydra.searchpath=[{','.join(places)}]")
+        places = (str(place).removeprefix("file://") for place in hydra.searchpath)
+        urls = (place if "://" in place else f"file://{Path(place).absolute()}" for place in places)
+        found.append(f"hydra.searchpath=[{','.join(urls)}]")
     return tuple(found)
 
 
-def _absolute(place: re.Match[str]) -> str:
-    return f"file://{Path(place[2]).absolute()}"
-
-
 def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:
-    """Name a trial in W&B by what is swept, and let it go on with an earlier run of its own.
+    """Set the W&B group, name, tags and id of a trial, in its config.
 
-    Where nothing was typed, W&B's variables come before what is swept; the tags of both are given.
+    Settings come first, then W&B's variables for group and name, then the sweep's values. Tags are added up.
     """
     if "wandb" in cfg.logger:
         typed, asked = cfg.group, os.environ.get("WANDB_RUN_GROUP")
@@ -228,13 +250,13 @@ def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | Non
         with open_dict(wandb):  # Lightning's own logger may stand here, with other settings
             wandb.group = asked if asked and typed is None else group
             wandb.id = wandb_id
-            wandb.name = wandb.get("name") or " ".join(swept)
+            wandb.name = wandb.get("name") or short_names(swept)
             wandb.tags = [*tags, *(text[:64] for text in swept)]
     cfg.group = group
 
 
 def resolved(cfg: DictConfig) -> object:
-    """Return a config as plain values, unresolved if it refers to what is not there, which training will tell."""
+    """Return a config as plain values; unresolved if a reference leads nowhere, which training then reports."""
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:

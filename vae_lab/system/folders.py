@@ -39,6 +39,12 @@ def expanded(path: object) -> Path:
     return Path(text)
 
 
+def seen_from_here(path: Path) -> Path:
+    """Return a path as one would type it here: relative where it lies below the current folder."""
+    here, path = Path.cwd(), path.absolute()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def home_folder() -> Path | None:
     """Return the user's home, or None if it is not known or not there."""
     if not os.environ.get("HOME"):

@@ -17,6 +17,8 @@ except ImportError:  # Windows, where nobody is kept from a folder that another 
 
 LOCK = ".lock"
 """The file in a run folder that the process at work in it holds locked."""
+POLL = 0.2
+"""Seconds between two looks at a folder that another process holds."""
 PATIENCE = 5.0  # seconds in which those who merely look at a lock should have gone
 
 
@@ -29,13 +31,20 @@ class Holder(NamedTuple):
 
 
 @contextmanager
-def hold(folder: Path) -> Iterator[bool]:
-    """Give whether this process may work in `folder`; the system takes the lock back when the process ends, however."""
+def hold(folder: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Lock a folder while the block runs, and give whether that succeeded; the system unlocks it if the process dies.
+
+    Args:
+        folder: is created if it does not exist.
+        waits: whether to wait for another process that holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        if not _locked(file):
-            yield False
-            return
+        while not _locked(file):
+            if not waits:
+                yield False
+                return
+            time.sleep(POLL)
         file.truncate(0)
         file.write(json.dumps(Holder(socket.gethostname(), os.getpid(), os.environ.get("VAE_LAB_RUN", ""))))
         file.flush()

@@ -23,11 +23,12 @@ from vae_lab import errors
 from vae_lab.data.datamodule import ImageData
 from vae_lab.errors import DivergedError
 from vae_lab.probability.latent_model import LatentModel
+from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.configs import build
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.provenance import device_name, git_commit, versions
 from vae_lab.system.atomic import write_whole
-from vae_lab.system.folders import expanded, require_writable
+from vae_lab.system.folders import expanded, require_writable, seen_from_here
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked, remember
 from vae_lab.system.processes import ranks
@@ -145,7 +146,7 @@ def train_until(
         write_summary(folder, summary)
         for logger in loggers:
             close_logger(logger, exit_code=0 if summary["status"] == "completed" else 1)
-    say_end(summary, folder)
+    say_end(task, summary, folder)
     return summary
 
 
@@ -166,8 +167,8 @@ def status_of(trainer: Trainer, summary: Mapping[str, Any]) -> str:
     return "stopped" if limited and summary["ended_by"] == TIME else "completed"
 
 
-def say_end(summary: Mapping[str, Any], folder: Path) -> None:
-    """Log the last line of a run, with what ended training.
+def say_end(task: Task, summary: Mapping[str, Any], folder: Path) -> None:
+    """Log the number that judges a run, and what ended training.
 
     Raises:
         TimeLimit: if the time limit ended training before the last step.
@@ -176,15 +177,24 @@ def say_end(summary: Mapping[str, Any], folder: Path) -> None:
     if summary["status"] == "fast_dev_run":
         log.info("fast_dev_run: training, validation and test work; %s, and nothing was kept", ended)
         return
-    names = ("neg_elbo", "distortion", "rate", "sse_kl")
-    if "test/neg_elbo" in summary:
-        line = "test/neg_elbo %.2f nats (distortion %.2f + rate %.2f), test/sse_kl %.2f"
-        tested = line % tuple(summary[f"test/{name}"] for name in names)
-    else:
-        tested = "not tested, as trainer.limit_test_batches=0 asks for"
-    log.info("%s, %.0f images/s, %s, run folder %s", tested, summary["images_per_second"] or 0, ended, folder)
+    log.info("%s", judgement(task, summary))
+    log.info("%s, %.0f images/s, run folder %s", ended, summary["images_per_second"] or 0, seen_from_here(folder))
     if summary["status"] == "stopped":
         raise errors.TimeLimit(f"training {ended}; resume={folder} goes on, with a longer time.")
+
+
+def judgement(task: Task, summary: Mapping[str, Any]) -> str:
+    """Return the test metric by which a task is judged, in words."""
+    metric, meaning = task.judged_by()
+    value = summary.get(f"test/{metric}")
+    if value is None:
+        return "not tested, as trainer.limit_test_batches=0 asks for"
+    number = f"{value:.4f}" if metric == "mse" else f"{value:.2f}"
+    model = task.model
+    if metric == "neg_elbo" and model.likelihood.nlevels:
+        bits = bits_per_dimension(torch.tensor(value), model.channels * model.image_size**2)
+        meaning += f"; {bits:.3f} bits per dimension"
+    return f"test/{metric} {number} (lower is better): {meaning}"
 
 
 def build_parts(
@@ -265,8 +275,10 @@ def fit_and_test(
     data: ImageData, task: Task, trainer: Trainer, checkpoint: str | None, summary: dict[str, Any]
 ) -> None:
     """Train, then test the checkpoint with the best validation, and add the results to `summary`."""
-    line = "training %s parameters on %d images: %s, %s"
-    log.info(line, f"{summary['parameters']:,}", len(data.splits.train), summary["device"], trainer.precision)
+    number, size = f"{summary['parameters']:,}", f"{data.channels}x{data.image_size}x{data.image_size}"
+    line = "training %s parameters on %s (%d images of %s): %s, %s"
+    images = (type(data).__name__, len(data.splits.train), size)
+    log.info(line, number, *images, summary["device"], trainer.precision)
     clock, stop = find_callback(trainer, Stopwatch), find_callback(trainer, GracefulStop)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)

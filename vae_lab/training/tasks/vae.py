@@ -45,6 +45,7 @@ class VAETask(Task):
     ) -> None:
         super().__init__(model=model, **settings)
         self.objective = objective
+        self.minimises_bound = objective.is_bound
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.lr: float | None = None

@@ -84,6 +84,7 @@ class VAEGANTask(Task):
 
     automatic_optimization = False  # pyright: ignore[reportAssignmentType]
     must_improve = False  # the ELBO is only one of the losses
+    minimises_bound = False
 
     def __init__(
         self,
