@@ -122,8 +122,8 @@ class TrialSweeper(BasicSweeper):
                 raise ValueError(f"{override.input_line}: a sweep names its folders itself; group= names the sweep.")
             if override.is_sweep_override() and not override.is_discrete_sweep():
                 raise ValueError(
-                    f"{override.input_line}: a grid takes values, as in optimizer.lr=1e-4,1e-3; python -m vae_lab.tune"
-                    " searches an interval, by search.space."
+                    f"{override.input_line}: a sweep takes a list of values, as in optimizer.lr=1e-4,1e-3; to search an"
+                    " interval, use python -m vae_lab.tune with search.space."
                 )
         typed = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
         for text in map(str, typed or ()):

@@ -1,6 +1,5 @@
 """What the tests share."""
 
-import copy
 import fcntl
 import gc
 import importlib
@@ -9,7 +8,6 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,6 @@ os.environ["WANDB_SILENT"] = "true"
 import pytest
 import type_checks  # noqa: F401 (it changes how vae_lab is imported)
 from hydra import compose, initialize_config_dir
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from vae_lab.system.config_dir import CONF
@@ -54,6 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     gc.disable()
     for name in HEAVY:
         importlib.import_module(name)
+    import compose_once  # noqa: F401 (it changes how Hydra composes)
     import torch
     import yaml
 
@@ -93,34 +89,10 @@ def config(tmp_path: Path) -> Callable[..., DictConfig]:
         named = " ".join(overrides)
         unseen = [f"~callbacks.{name}" for name in ("gallery", "latents") if name not in named]
         fixed = [*TINY, "logger=none", *([] if "callbacks=" in named else unseen), f"folder={tmp_path / folder}"]
-        return composed([*fixed, *overrides])
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose("train", [*fixed, *overrides])
 
     return make
-
-
-def composed(overrides: list[str]) -> DictConfig:
-    """The training config with these overrides, for which Hydra reads the files of each choice of groups once."""
-    known = [(text, parsed(text)) for text in overrides]
-    chosen = tuple(text for text, override in known if is_choice(override))
-    cfg = copy.deepcopy(chosen_files(chosen))
-    ConfigLoaderImpl._apply_overrides_to_config([override for _, override in known if not is_choice(override)], cfg)
-    return cfg
-
-
-@cache
-def parsed(text: str) -> Override:
-    return OverridesParser.create().parse_override(text)
-
-
-def is_choice(override: Override) -> bool:
-    """Whether Hydra chooses files by it, as for `model=mlp`; it sets a value by every other one."""
-    return (CONF / override.key_or_group).is_dir() and not isinstance(override.value(), dict)
-
-
-@cache
-def chosen_files(chosen: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", list(chosen))
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def test_a_run_is_trained_drawn_from_evaluated_judged_with_and_reported(
     empty: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     train, *others = COMMANDS[:5]
-    line = [sys.executable, "-m", *as_typed(train)]  # a process of its own, as a user starts it
+    line = [sys.executable, "-m", *quote_arguments(train)]  # a process of its own, as a user starts it
     done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "read this run with trust=[mylab]" in done.stdout
@@ -102,14 +102,14 @@ def command_of(words: list[str]) -> str:
     return words[0].removeprefix("vae_lab.")
 
 
-def as_typed(words: list[str]) -> list[str]:
+def quote_arguments(words: list[str]) -> list[str]:
     """A command of the page, in the small."""
     return [*(word.replace("$MYLAB", str(MYLAB)) for word in words), *SMALLER[command_of(words)]]
 
 
 def typed(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of a command of the page, in this process."""
-    module, *arguments = as_typed(words)
+    module, *arguments = quote_arguments(words)
     return invoke(importlib.import_module(module).main, command_of(words), *arguments, monkeypatch=monkeypatch)
 
 

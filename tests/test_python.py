@@ -164,7 +164,7 @@ def test_a_checkpoint_of_a_plain_trainer_wants_its_parts(tmp_path: Path) -> None
     trainer.fit(task, DataLoader(IMAGES, batch_size=8))  # pyright: ignore[reportArgumentType]
     path = tmp_path / "mine.ckpt"
     trainer.save_checkpoint(path)
-    with pytest.raises(ValueError, match="holds no config of a run; pass model= and objective="):
+    with pytest.raises(ValueError, match="holds no config of a run; pass the model= and objective="):
         VAETask.load_from_checkpoint(path)
     loaded = VAETask.load_from_checkpoint(path, model=make_task().model, objective=ELBO(beta=1.0))
     assert all(weight.equal(task.state_dict()[name]) for name, weight in loaded.state_dict().items())

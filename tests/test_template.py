@@ -111,7 +111,7 @@ def test_other_commands_say_that_a_run_kept_nothing(  # noqa: PLR0917
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     train_run(config(*RUN, kept))
-    said = "that run was trainer.fast_dev_run" if "fast" in kept else "that run kept none"
+    said = "the run used trainer.fast_dev_run" if "fast" in kept else "the run kept none"
     with pytest.raises(DataError, match=said):
         load_model(tmp_path / "run")
     monkeypatch.chdir(tmp_path)

@@ -4,7 +4,7 @@ A VAE is three distributions: a prior p(z), a posterior q(z | x) and a generativ
 them as `torch.distributions` objects, and every loss, bound, score and sampler is a short function of the three.
 
 The public functions are imported from here: `load_model`, `load_data`, `encode_images`, `generate_images`,
-`score_images` and `train_run`. Each is loaded at its first use, so that `import vae_lab` takes no time.
+`score_images` and `train_run`. Each is imported at its first use, so that `import vae_lab` is fast.
 """
 
 from importlib import import_module
@@ -30,12 +30,12 @@ PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return a public function, whose module is imported now."""
+    """Return a public function and import its module."""
     if name not in PLACES:
         raise AttributeError(f"module 'vae_lab' has no attribute {name!r}")
     return getattr(import_module(PLACES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Return the names of the package, public functions among them."""
+    """Return the names in the package, including the public functions."""
     return sorted({*globals(), *__all__})

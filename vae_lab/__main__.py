@@ -8,16 +8,16 @@ COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profil
 
 
 def summary(command: str) -> str:
-    """Return what a command is for, from the first line of its module, which is not imported for that."""
+    """Return the first line of a command's docstring; the module is parsed, not imported."""
     source = (Path(__file__).parent / f"{command}.py").read_text(encoding="utf-8")
     first = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
     return first.rpartition("`: ")[2].rstrip(".")
 
 
 def main() -> int:
-    """Print the list; any argument is one too many."""
+    """Print the list of commands; return 2 if the command line has any other argument than --help."""
     lines = [f"  python -m vae_lab.{name:9s} {summary(name)}" for name in COMMANDS]
-    text = "\n".join(["vae_lab has these commands; --help behind one lists its settings:", *lines, ""])
+    text = "\n".join(["Commands of vae_lab (add --help to a command for its settings):", *lines, ""])
     known = sys.argv[1:] in ([], ["--help"], ["-h"])
     (sys.stdout if known else sys.stderr).write(text)
     return 0 if known else 2

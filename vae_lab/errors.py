@@ -1,14 +1,14 @@
 """Errors that users can cause, with their exit codes, and checks of settings.
 
-The message is one sentence that names the value and the remedy, because it is all that the user sees.
+An error's message is one sentence that names the value and the remedy, because the user sees nothing else.
 
     0 all done                      5 storage
     2 configuration                 6 resources
     3 data                          7 part of a sweep or of the files failed
-                                    75 the time limit that was set came before the last batch
+                                    75 the time limit was reached before the last batch
     4 diverged                      128 + n   ended by signal n: 129 SIGHUP, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM
 
-1 is left for errors of vae_lab itself, which come with their traceback.
+1 stands for a fault in vae_lab itself, which is printed with its traceback.
 """
 
 import signal
@@ -20,7 +20,7 @@ class DataError(Exception):
 
 
 class DivergedError(Exception):
-    """Training left the finite numbers."""
+    """Training diverged: a loss, gradient or weight is not finite, or the loss has risen above its start."""
 
 
 class StorageError(Exception):
@@ -28,25 +28,25 @@ class StorageError(Exception):
 
 
 class TimeLimit(Exception):  # noqa: N818
-    """A run was tested and is sound, but its time was up before all batches that were asked for."""
+    """A run reached its time limit before its last batch; its results are complete and valid."""
 
 
 class FilesFailed(Exception):  # noqa: N818
-    """Some of the files could not be used; all others were."""
+    """Some files could not be used; all other files were processed."""
 
 
 class SweepFailed(Exception):  # noqa: N818
-    """Some trials of a sweep have no result; all others have one."""
+    """Some trials of a sweep failed; all other trials have a result."""
 
 
 class RanksLost(Exception):  # noqa: N818
-    """Of the processes that train one model together, one is gone.
+    """One of the processes that train a model together has ended.
 
     Args:
-        message: what is known of it.
+        message: why the process ended.
         code: the exit code of the run.
-        status: the word that the run's summary has for its end.
-        account: what the user is told, with the traceback that the process left; None if the message is all.
+        status: the run's status in summary.json.
+        account: the text to print, which includes the traceback of the process; None prints the message.
     """
 
     def __init__(self, message: str, code: int = 6, status: str = "failed", account: str | None = None) -> None:
@@ -57,7 +57,7 @@ class RanksLost(Exception):  # noqa: N818
 
 
 class Interrupted(BaseException):
-    """A signal ended the work; no `Exception`, so that a sweep does not go on to its next job."""
+    """A signal ended the command; not an `Exception`, so that a sweep does not start its next job."""
 
     def __init__(self, number: int, how: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, {how}.")
@@ -65,18 +65,18 @@ class Interrupted(BaseException):
         self.how = how
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
-        """Return what makes it again in another process, as a launcher's workers send it to their parent."""
+        """Return the constructor and its arguments: a launcher's workers pickle this error for their parent."""
         return Interrupted, (self.number, self.how)
 
 
 def require_count(name: str, value: object, least: int = 1, hint: str = "") -> None:
-    """Raise ValueError unless a setting is a whole number of at least `least`; `hint` ends the sentence."""
+    """Raise ValueError unless a setting is a whole number of at least `least`; `hint` ends the message."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value}{hint}.")
 
 
 def require_number(name: str, value: object, interval: str = "[0, inf)", hint: str = "") -> None:
-    """Raise ValueError unless a setting is a number in an interval, as in "(0, 1]"; `hint` ends the sentence."""
+    """Raise ValueError unless a setting is a number in an interval such as "(0, 1]"; `hint` ends the message."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     within = isinstance(value, int | float) and (
         low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
@@ -87,7 +87,7 @@ def require_number(name: str, value: object, interval: str = "[0, inf)", hint: s
 
 
 def require_choice(name: str, value: object, choices: Collection[object]) -> None:
-    """Raise ValueError unless a setting is one of some choices."""
+    """Raise ValueError unless a setting is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, not {value}.")
 
@@ -107,12 +107,12 @@ NAMES = {
     "MisconfigurationException": 2,
     "OutOfMemoryError": 6,
     "MlflowException": 5,  # a server or database that cannot be reached
-}  # so that Lightning and torch need not be imported to ask
+}  # names of classes, because importing Lightning and torch is slow
 PARTLY_FAILED = 7
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the documented exit code for an error; 1 if it is one of our own."""
+    """Return the documented exit code for an error; 1 for a fault in vae_lab itself."""
     if isinstance(error, Interrupted):
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
@@ -127,11 +127,11 @@ def exit_code(error: BaseException) -> int:
 
 
 def status(error: BaseException) -> str:
-    """Return the word that a run's summary has for its end."""
+    """Return the status that summary.json records for a run that ended with this error."""
     if isinstance(error, RanksLost):
         return error.status
-    asked = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
-    if asked or type(error).__name__ == "UncompletedJobError":  # a cluster's time limit, raised inside the run
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)
+    if stopped or type(error).__name__ == "UncompletedJobError":  # submitit raises it at a cluster's time limit
         return "interrupted"
     if type(error).__name__ == "TrialPruned":
         return "pruned"

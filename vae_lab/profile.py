@@ -1,4 +1,4 @@
-"""`python -m vae_lab.profile data.image_size=32,64`: measure what training costs at each image size."""
+"""`python -m vae_lab.profile data.image_size=32,64`: measure the cost of training at each image size."""
 
 import logging
 import re
@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from vae_lab.cli.entry import command, settle_threads
 from vae_lab.system.folders import expanded
 
-log = logging.getLogger("vae_lab.profile")  # __main__, as a command, is no part of vae_lab
+log = logging.getLogger("vae_lab.profile")  # __name__ is __main__ when run as a command
 
 
 def lists(arguments: Sequence[str]) -> list[str]:
@@ -22,8 +22,8 @@ def lists(arguments: Sequence[str]) -> list[str]:
 
 @command("profile", rewrite=lists)
 def main(cfg: DictConfig) -> None:
-    """Write profile.json and profile.png, and tell what is in them."""
-    from vae_lab.profiling.run import profile_sizes  # torch takes seconds
+    """Write profile.json and profile.png, and log a summary."""
+    from vae_lab.profiling.run import profile_sizes  # importing torch takes seconds
 
     settle_threads(cfg)
     for line in report_lines(profile_sizes(cfg)):
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def report_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a table of sizes, of one of exponents, and of what fits."""
+    """Yield the lines of a table of sizes, a table of exponents, and the largest sizes that fit into memory."""
     yield (
         "  side  batch     weights  linear   MMAC per image     ms per image      MiB, training   MiB, generation\n"
         "                                    train generate   train generate    measured   pred.   measured   pred."
@@ -46,7 +46,7 @@ def report_lines(result: dict[str, Any]) -> Iterator[str]:
             f" {1e3 * seconds['training']:>9.2f} {1e3 * seconds['generation']:>7.2f}"
             f" {_peaks(row['memory']['training'])} {_peaks(row['memory']['generation'])}"
         )
-    yield "exponent of                       fit  95 % interval   farthest point  last two   far beyond"
+    yield "exponent of                       fit  95 % interval       max. misfit  last two   asymptotic"
     for name, law in result["exponents"].items():
         limit = result["limits"].get(name)
         yield (
@@ -55,10 +55,10 @@ def report_lines(result: dict[str, Any]) -> Iterator[str]:
         )
     yield f"{result['device']}, {result['precision']}"
     memory, fits = result["memory"], result["fits"]
-    sizes = {task: "no size" if size is None else f"up to {size} pixels a side" for task, size in fits.items()}
+    sizes = {task: "no size" if size is None else f"{size}x{size} pixels" for task, size in fits.items()}
     yield (
-        f"in {memory['bytes'] / 2**30:.1f} GiB, {memory['headroom']:.0%} kept free and"
-        f" {memory['process'] / 2**20:.0f} MiB for the process itself, batches of {memory['batch']} fit"
+        f"in {memory['bytes'] / 2**30:.1f} GiB, with {memory['headroom']:.0%} kept free and"
+        f" {memory['process'] / 2**20:.0f} MiB for the process, the largest images for batch size {memory['batch']} are"
         f" {sizes['training']} in training and {sizes['generation']} in generation"
     )
 

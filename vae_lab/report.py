@@ -1,4 +1,4 @@
-"""`python -m vae_lab.report runs=<folder>`: compare runs on one page that needs no network."""
+"""`python -m vae_lab.report runs=<folder>`: compare runs on one HTML page that works offline."""
 
 import logging
 from pathlib import Path
@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.cli.entry import command
 from vae_lab.system.folders import expanded
 
-log = logging.getLogger("vae_lab.report")  # __main__, as a command, is no part of vae_lab
+log = logging.getLogger("vae_lab.report")  # __name__ is __main__ when run as a command
 
 
 @command("report")
@@ -29,12 +29,11 @@ def main(cfg: DictConfig) -> None:
     failed = sum(trial.status != "completed" for trial in report.trials)
     for sentence in report.sentences:
         log.log(logging.WARNING if sentence == caution(report.metric) else logging.INFO, "%s", encodable(sentence))
-    where = encodable(str(Path(str(out)).absolute()))
-    log.info("%d runs, %d without a result: %s", len(report.trials), failed, where)
+    log.info("%d runs, %d without a result: %s", len(report.trials), failed, encodable(str(Path(str(out)).absolute())))
 
 
 def listed(setting: object) -> list[str]:
-    """Return a setting that may be one text, or a list of them, or null, as a list."""
+    """Return a setting that is a string, a list or null as a list of strings."""
     if setting is None:
         return []
     return [str(text) for text in setting] if isinstance(setting, list) else [str(setting)]

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.cli.console import ConsoleHandler
-from vae_lab.cli.entry import command, in_one_place, settle_threads
+from vae_lab.cli.entry import command, folder_to_run_dir, settle_threads
 from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import settle_limits
 from vae_lab.runs.configs import check_config, foreign_packages
@@ -43,7 +43,7 @@ log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part o
 
 def as_one_run(arguments: list[str]) -> list[str]:
     """Return a command line with the settings of the run that it resumes, and one folder for Hydra's files and its."""
-    return in_one_place(continued(arguments))
+    return folder_to_run_dir(continued(arguments))
 
 
 @command("train", as_one_run)

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from vae_lab.cli.entry import command, settle_threads
 from vae_lab.cli.hydra_files import save_config
 from vae_lab.cli.other_sweepers import NO_SWEEP
-from vae_lab.cli.overrides import search_path, settle_limits, understood
+from vae_lab.cli.overrides import normalise_overrides, search_path, settle_limits
 from vae_lab.errors import require_count
 from vae_lab.runs.configs import build
 from vae_lab.runs.identity import WITHOUT_EFFECT, below, flat, identity, images_digest
@@ -118,7 +118,7 @@ def train_trial(trial: Trial, watchers: Sequence["Callback"], resume: str | None
     """Train a trial; its folder has the same files as one of `vae_lab.train`."""
     from vae_lab.training.run import train_run
 
-    overrides = [*search_path(trial.flags), *understood(trial.overrides, "train")]
+    overrides = [*search_path(trial.flags), *normalise_overrides(trial.overrides, "train")]
     cfg = compose("train", [*overrides, quote_override("folder", trial.folder)])
     settle_limits(cfg, trial.overrides)
     hidden = trial.folder / ".hydra"

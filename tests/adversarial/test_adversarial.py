@@ -169,7 +169,7 @@ def observed(watch: BalanceGuard, **numbers: float) -> BalanceGuard:
         ({"accuracy_real": 1.0, "accuracy_fake": 0.0}, "gives the same answer for all"),
         ({"accuracy_real": 0.0}, "gives the same answer for all"),
         ({"cross_entropy": 50.0}, "worse than chance"),
-        ({"spread": 0.1}, "samples are alike"),
+        ({"spread": 0.1}, "samples are nearly identical"),
         ({"loss": float("nan")}, "loss is nan"),
         ({"loss": float("inf")}, "loss is"),
     ],
@@ -205,7 +205,7 @@ def test_what_was_never_good_has_time_to_become_so() -> None:
     assert [observed(watch, spread=0.0).look() is None for _ in range(4)] == [True, True, False, False]
     watch = guard(patience=3)
     assert observed(watch).look() is None
-    assert "alike" in str(observed(observed(watch, spread=0.0), spread=0.0).look())
+    assert "nearly identical" in str(observed(observed(watch, spread=0.0), spread=0.0).look())
 
 
 def test_a_loss_that_is_no_number_is_told_at_once() -> None:

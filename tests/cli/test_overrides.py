@@ -1,4 +1,4 @@
-"""What a caller writes who has one kind of number is understood where it can mean one thing only."""
+"""Overrides in which a number of another type, or None, can mean only one thing are normalised."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from invoking import invoke
 from omegaconf import OmegaConf
 
-from vae_lab.cli.overrides import SHARES, understood
+from vae_lab.cli.overrides import SHARES, normalise_overrides
 from vae_lab.errors import DataError
 from vae_lab.system.atomic import expand_wildcards
 from vae_lab.system.config_dir import CONF
@@ -43,14 +43,14 @@ EXACT = {
 
 @pytest.mark.parametrize("text", EXACT)
 def test_a_number_is_what_the_setting_counts_in(text: str) -> None:
-    assert understood([text], "train") == [EXACT[text]]
-    assert understood([EXACT[text]], "train") == [EXACT[text]]
+    assert normalise_overrides([text], "train") == [EXACT[text]]
+    assert normalise_overrides([EXACT[text]], "train") == [EXACT[text]]
 
 
 def test_the_groups_that_are_chosen_decide() -> None:
     arguments = ["model=mlp", "model.encoder.width=16.0", "model.encoder.nblocks=2.0"]
-    assert understood(arguments, "train") == ["model=mlp", "model.encoder.width=16", "model.encoder.nblocks=2"]
-    assert understood(["nbound=50.0", "seed=None"], "evaluate") == ["nbound=50", "seed=null"]
+    assert normalise_overrides(arguments, "train") == ["model=mlp", "model.encoder.width=16", "model.encoder.nblocks=2"]
+    assert normalise_overrides(["nbound=50.0", "seed=None"], "evaluate") == ["nbound=50", "seed=null"]
 
 
 def whole_numbers(config_name: str) -> list[str]:
@@ -73,7 +73,7 @@ def whole_numbers(config_name: str) -> list[str]:
 def test_every_whole_number_of_a_command_may_have_a_point(command: str) -> None:
     names = whole_numbers(command)
     assert names
-    assert understood([f"{name}=7.0" for name in names], command) == [f"{name}=7" for name in names]
+    assert normalise_overrides([f"{name}=7.0" for name in names], command) == [f"{name}=7" for name in names]
 
 
 def test_a_sweep_agent_s_line_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,9 +121,11 @@ def own(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("choice", ["data=mine", "experiment=mine"])
 def test_a_number_is_understood_in_configs_of_ones_own(own: Path, choice: str) -> None:
     for where in (["--config-dir", str(own)], [f"--config-dir={own}"], [f"hydra.searchpath=['file://{own}']"]):
-        assert understood([*where, choice, "data.nimages=16.0"], "train")[-1] == "data.nimages=16"
-        assert understood([*where, choice, "data.nimages=16.0", "-m"], "train")[-2] == "data.nimages=16"
-    assert understood([choice, "data.nimages=16.0"], "train") == [choice, "data.nimages=16.0"], "nobody knows it"
+        assert normalise_overrides([*where, choice, "data.nimages=16.0"], "train")[-1] == "data.nimages=16"
+        assert normalise_overrides([*where, choice, "data.nimages=16.0", "-m"], "train")[-2] == "data.nimages=16"
+    assert normalise_overrides([choice, "data.nimages=16.0"], "train") == [choice, "data.nimages=16.0"], (
+        "nobody knows it"
+    )
 
 
 def test_help_shows_the_choices_of_ones_own(own: Path, capfd: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

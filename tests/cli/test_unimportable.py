@@ -21,12 +21,12 @@ UNIMPORTABLE = {
     "model.encoder._target_=nolab.Net": "model.encoder: nolab.Net cannot be imported (No module named 'nolab'); install"
     " nolab, or add its folder to PYTHONPATH.",
     "model.encoder._target_=otherlab.Nothing": "model.encoder: otherlab.Nothing cannot be imported (otherlab has no"
-    " Nothing); name a class that is there.",
+    " Nothing); name a class that exists.",
     "model.encoder._target_=otherlab.nothing.Net": "model.encoder: otherlab.nothing.Net cannot be imported",
     "model.encoder._target_=broken.needs.Net": "model.encoder: broken.needs.Net cannot be imported (No module named"
     " 'nodependency'); install nodependency, or add its folder to PYTHONPATH.",
     "model.encoder._target_=broken.typo.Net": "model.encoder: broken.typo.Net cannot be imported (SyntaxError: invalid"
-    " syntax (typo.py, line 1)); HYDRA_FULL_ERROR=1 shows where.",
+    " syntax (typo.py, line 1)); HYDRA_FULL_ERROR=1 shows the traceback.",
     "optimizer._target_=torch.optim.Nothing": "optimizer: torch.optim.Nothing cannot be imported",
     "data._target_=otherlab.Nothing": "data: otherlab.Nothing cannot be imported (otherlab has no Nothing)",
     "callbacks.gallery._target_=otherlab.Nothing": "callbacks.gallery: otherlab.Nothing cannot be imported",
@@ -68,5 +68,5 @@ def test_a_trial_that_failed_for_want_of_a_class_says_so(tmp_path: Path, monkeyp
     arguments = ["-m", *TINY, "logger=none", "threads=1", "group=g", swept]
     assert invoke(train_main, "train", *arguments, monkeypatch=monkeypatch) == 7
     reasons = [json.loads(path.read_text()).get("reason") for path in Path("outputs/sweeps/g").glob("*/summary.json")]
-    sentence = "data: otherlab.Nothing cannot be imported (otherlab has no Nothing); name a class that is there."
+    sentence = "data: otherlab.Nothing cannot be imported (otherlab has no Nothing); name a class that exists."
     assert sorted(filter(None, reasons)) == [sentence]

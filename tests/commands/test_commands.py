@@ -28,10 +28,10 @@ BAD = {
     "a key of another choice": (
         ("model=ladder_mlp", "model.encoder.widths=[1]"),
         2,
-        "There is no setting model.encoder.widths beside the other choices; --cfg job with these lists all there are.",
+        "There is no setting model.encoder.widths with the other choices; add --cfg job to list the settings.",
     ),
     "a part of a key": (("optimizer={rl: 1}",), 2, "There is no setting optimizer.rl; +optimizer.rl=… adds it"),
-    "an unknown data set": (("data=mnits",), 2, "Could not find 'data/mnits'; there are digits, fashion_mnist, folder"),
+    "an unknown data set": (("data=mnits",), 2, "Could not find 'data/mnits'; choose one of digits, fashion_mnist"),
     "a batch of none": (("data=synthetic", "data.batch_size=0"), 2, "data.batch_size must be a whole number"),
     "no such folder": (("data=monet", "data.root=/nowhere"), 3, "/nowhere"),
     "no such data": (("data=mnist", "data.root=/nowhere", "data.download=false"), 3, "data=digits"),
@@ -48,7 +48,7 @@ BAD = {
     "no test images": (("data.ntest=0",), 2, "data.ntest must be a whole number of at least 1, not 0"),
     "a path with blanks and signs": (("data=folder", "data.root=/my (1) π"), 3, "/my (1) π does not exist"),
     "a value to be quoted": (("data=folder", "data.root=[/my (1) pictures"), 2, "'data.root=\"[/my (1) pictures\"'"),
-    "a comma": ((*TINY, "group=a,b"), 2, "group=a,b is a sweep: add -m for one, or type 'group=\"a,b\"' for a value"),
+    "a comma": ((*TINY, "group=a,b"), 2, "group=a,b is a sweep: add -m to run it, or type 'group=\"a,b\"' for"),
     "a folder in use": ((*TINY, "folder=used"), 2, "already holds a run"),
 }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_a_group_of_another_command_is_not_suggested(
     monkeypatch.chdir(tmp_path)
     assert invoke(profile, "profile", "task=vaegan", monkeypatch=monkeypatch) == 2
     printed = capfd.readouterr().out or caplog.text
-    assert printed.endswith("There is no setting task; --cfg job lists all of them.\n")
+    assert printed.endswith("There is no setting task; --cfg job lists all settings.\n")
 
 
 @pytest.mark.parametrize("name", ["half a latent", "a misspelt key", "no such folder"])

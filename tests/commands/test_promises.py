@@ -24,7 +24,7 @@ from vae_lab.evaluation.caveats import caveats
 from vae_lab.generate import main
 from vae_lab.models.vae import VAE
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.sampling.images import class_counts, class_folders, class_number, generate_images
+from vae_lab.sampling.images import class_folders, class_number, generate_images, read_classes
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
 
@@ -177,7 +177,7 @@ def drawn(model: Any, images: Tensor, seed: int) -> list[int]:
 
 def test_classes_are_drawn_as_often_as_training_had_them(classes: Callable[[Classes], Path]) -> None:
     run = classes({"few": 8, "many": 72})
-    counts, model = class_counts(run, "best"), load_model(run)
+    counts, model = read_classes(run, "best")[1], load_model(run)
     assert sum(counts) == 64
     assert counts == load_data(run).splits.train.labels.bincount().tolist()
     found = torch.tensor(drawn(model, generate_images(model, 200, 0, counts=counts), 0)).bincount(minlength=3)
@@ -207,21 +207,21 @@ def test_the_command_says_which_class_it_understood(
     run = classes({"1": 14, "2": 14, "10": 14})
     names = ["1", "10", "2"]  # as they are sorted
     for argument, image, line in (
-        ("class=1", "class=0", 'class=1 is the class called "1", number 0\n'),
-        ("class=10", "'class=\"10\"'", 'class=10 is the class called "10", number 1\n'),
-        ("class=0", "'class=\"1\"'", 'class=0 is the class called "1"\n'),
+        ("class=1", "class=0", 'class=1 selects the class named "1", number 0\n'),
+        ("class=10", "'class=\"10\"'", 'class=10 selects the class named "10", number 1\n'),
+        ("class=0", "'class=\"1\"'", 'class=0 selects the class named "1"\n'),
     ):
         assert line in generated(run, monkeypatch, capfd, argument, "out=a.png")
         generated(run, monkeypatch, capfd, image.strip("'"), "out=b.png")
         assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
-    warned = "beware: no training image was of class 3: what is generated of it means nothing\n"
+    warned = "warning: no training image has class 3; generated images of this class are meaningless\n"
     assert warned in generated(run, monkeypatch, capfd, "class=3", "out=a.png")
     assert warned in generated(run, monkeypatch, capfd, "class=all", "out=folder")
     assert warned not in generated(run, monkeypatch, capfd, "out=a.png")
     assert sorted(path.name for path in Path("folder").iterdir() if path.is_dir()) == sorted([*names, "3"])
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({k: v for k, v in summary.items() if k != "class_counts"}))
-    assert "all are drawn equally often" in generated(run, monkeypatch, capfd, "out=a.png")
+    assert "classes are drawn equally often" in generated(run, monkeypatch, capfd, "out=a.png")
     (run / "summary.json").write_text(json.dumps(summary))
 
 
@@ -231,16 +231,16 @@ ODD = ["all", "cat, black", "true", "x"]
 @pytest.mark.parametrize(
     ("which", "names", "expected", "line"),
     [
-        ("all", ODD, 0, 'class=all is the class called "all", number 0; class=* is every class'),
+        ("all", ODD, 0, 'class=all selects the class named "all", number 0; class=* selects every class'),
         ("*", ODD, "all", ""),
         ("all", ["a", "b"], "all", ""),
-        (True, ODD, 2, 'class=true is the class called "true", number 2'),
+        (True, ODD, 2, 'class=true selects the class named "true", number 2'),
         ("cat, black", ODD, 1, ""),
-        (3, ODD, 3, 'class=3 is the class called "x"'),
+        (3, ODD, 3, 'class=3 selects the class named "x"'),
         (3, ["0", "1", "2", "3"], 3, ""),
         (3, [], 3, ""),
         ("3", ["3", "0", "1", "2"], 0, ""),
-        (3, ["3", "0", "1", "2"], 0, 'class=3 is the class called "3", number 0'),
+        (3, ["3", "0", "1", "2"], 0, 'class=3 selects the class named "3", number 0'),
         (None, ["None", "null"], None, ""),
     ],
     ids=str,

@@ -19,7 +19,7 @@ from sabotage import Signals
 
 from vae_lab import detect, evaluate, generate
 from vae_lab.errors import Interrupted, exit_code
-from vae_lab.system.signals import SIGNALS, EndAtOnce, belongs_to_others, heard
+from vae_lab.system.signals import SIGNALS, EndAtOnce, handled_signals, must_stay
 from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
@@ -81,7 +81,7 @@ def test_the_kernels_warning_is_repeated_every_second_and_insists_on_nothing(con
 def test_a_run_in_a_thread_leaves_the_signals_alone(config: Compose) -> None:
     before = [signal.getsignal(n) for n in SIGNALS]
     with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(heard).result() == []
+        assert pool.submit(handled_signals).result() == []
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
@@ -97,8 +97,8 @@ def test_what_nohup_ignores_stays_ignored(config: Compose) -> None:
 def test_submitit_keeps_the_signal_at_which_it_requeues() -> None:
     job_environment = pytest.importorskip("submitit.core.job_environment")
     handler = object.__new__(job_environment.SignalHandler)
-    assert belongs_to_others(handler.checkpoint_and_try_requeue)
-    assert not belongs_to_others(handler.bypass), "that is for SIGTERM, at which a run saves itself"
+    assert must_stay(handler.checkpoint_and_try_requeue)
+    assert not must_stay(handler.bypass), "that is for SIGTERM, at which a run saves itself"
 
 
 def test_signals_are_ignored_while_the_first_is_cleaned_up_after(monkeypatch: pytest.MonkeyPatch) -> None:

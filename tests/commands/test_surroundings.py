@@ -157,7 +157,7 @@ def test_a_user_without_name_or_home_and_a_run_of_somebody_else(shared_run: Path
         assert f"{where} cannot be written (Permission denied); name another folder with out=." in text
     assert text.count("fitting a mixture") == 1
     assert text.count("scoring normal images of the run once, cached in") == 1
-    assert text.index("what is computed of this run is kept in") < text.index("scoring normal images")
+    assert text.index("results computed from this run are kept in") < text.index("scoring normal images")
     kept = [path.relative_to(home).parts[2] for path in home.rglob("*.pt")]
     assert kept == ["runs"] * 2
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
@@ -195,8 +195,8 @@ def test_a_cluster_with_leftovers_in_a_folder_of_odd_letters(place: Place) -> No
         odd, commands, LEFTOVERS | {"HOME": "/nowhere"}, stdin=None, preparation=lambda: os.close(0)
     )
     assert [code for _, code in codes] == [0] * len(commands), text
-    assert "HOME=/nowhere is not there: caches are kept in" in quiet(text)
-    assert "SLURM_NTASKS=4 is ignored, this process trains alone: srun starts several that train together." in text
+    assert "HOME=/nowhere does not exist: caches are kept in" in quiet(text)
+    assert "SLURM_NTASKS=4 is ignored and this process trains alone; start it with srun to train on several." in text
     for written in ("einzeln, [1] = x/summary.json", "neu (3).png", "Größe (2)/evaluation-test.json", "Maße=x.csv"):
         assert (cwd / written).is_file(), written
     (folder,) = cwd.glob("outputs/sweeps/*")

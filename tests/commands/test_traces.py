@@ -35,26 +35,26 @@ TABLE = """
 2 | evaluate | run= must be given: a run folder.
 3 | evaluate run=latest | there is no checkpoint at
 3 | evaluate run=latest out=here | there is no checkpoint at
-3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; run= takes the folder of
-3 | evaluate run=RUN/summary.json | is no checkpoint of vae_lab
+3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; name the folder of
+3 | evaluate run=RUN/summary.json | is not a vae_lab checkpoint
 2 | evaluate run=RUN checkpoint=worst | checkpoint must be one of best, last
 2 | evaluate run=RUN split=all | split must be one of
 2 | evaluate run=RUN nsamples=0 out=here | nsamples must be a whole number
 3 | evaluate run=FILES data.root=nowhere out=here | nowhere does not exist
-2 | evaluate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a folder
-2 | evaluate run=RUN out=x.html | out=x.html is the name of a file, and a folder
+2 | evaluate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a folder
+2 | evaluate run=RUN out=x.html | out=x.html is the name of a file; name a folder
 2 | evaluate run=RUN nll_images=2 out=here | at least 4 images of each kind
 2 | evaluate run=RUN features=magic out=here | features=magic
 2 | generate | run= must be given: a run folder.
 3 | generate run=latest | there is no checkpoint at
 2 | generate run=RUN n=0 | n must be a whole number
-2 | generate run=RUN class=3 | knows no classes
-2 | generate run=RUN sampler=magic | sampler=magic
+2 | generate run=RUN class=3 | is unconditional
+2 | generate run=RUN sampler=magic | sampler must be one of prior, gmm
 3 | generate run=FILES sampler=gmm data.root=nowhere | nowhere does not exist
-2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file, and a .png or a folder
-2 | generate run=RUN out=x.csv | out=x.csv is the name of a file, and a .png or a folder
+2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a .png or a folder
+2 | generate run=RUN out=x.csv | out=x.csv is the name of a file; name a .png or a folder
 2 | generate run=RUN out=RUN/summary.json | out=
-2 | detect | run= and images= must be given; --help tells
+2 | detect | run= and images= must be given; --help describes
 2 | detect run=RUN | images= must be given: a folder, a file, or several
 3 | detect run=latest images=PICTURES | there is no checkpoint at
 3 | detect run=RUN images=nowhere | nowhere cannot be read
@@ -65,14 +65,14 @@ TABLE = """
 2 | detect run=RUN images=PICTURES alpha=0.01 | would flag nothing: 50 calibration
 3 | detect run=RUN images=PICTURES truth=nowhere | nowhere cannot be read
 3 | detect run=FILES images=PICTURES data.root=nowhere alpha=0.4 | does not exist
-2 | report | runs= must be given: a run folder, a folder of runs, or a list of such.
+2 | report | runs= must be given: a run folder, a folder of runs, or a list of these.
 3 | report runs=latest | latest
 2 | report runs=RUN mode=up | mode must be one of min, max
-2 | report runs=RUN metric=val/none out=here | no finished run has metric=val/none
-2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file, and a .html or a folder
+2 | report runs=RUN metric=val/none out=here | no completed run has metric=val/none
+2 | report runs=RUN out=x.jpg | out=x.jpg is the name of a file; name a .html or a folder
 2 | profile data.image_size=[32] | data.image_size
 2 | profile device=magic | device=magic
-2 | profile out=x.jpg | out=x.jpg is the name of a file, and a folder
+2 | profile out=x.jpg | out=x.jpg is the name of a file; name a folder
 """
 FAULTS = [tuple(row.split(" | ")) for row in TABLE.strip().splitlines()]
 """(exit code, command line, what is said)"""

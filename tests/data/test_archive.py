@@ -177,8 +177,8 @@ FAILURES = {
     "fewer.zip": "10 files under set/trainA/ instead of 11",
     "more.zip": "12 files under set/trainA/ instead of 11",
     "elsewhere.zip": "0 files under set/trainA/ instead of 11",
-    "other.zip": "others than expected: digest [0-9a-f]{64}",
-    "renamed.zip": "others than expected",
+    "other.zip": "differ from those expected: digest [0-9a-f]{64}",
+    "renamed.zip": "differ from those expected",
     "dropped.zip": "the connection ended after 2,000 of",
     "file.zip": "file:///etc/passwd",
 }
@@ -243,7 +243,7 @@ SETTINGS = {"channels": 3, "image_size": 8, "batch_size": 2, "eval_batch_size": 
 
 def test_a_folder_downloads_itself_if_allowed(server, target):
     source = archive(server, "good.zip")
-    with pytest.raises(DataError, match=r"does not exist; .*data\.root=, or get them with data\.download=true\.$"):
+    with pytest.raises(DataError, match=r"does not exist; .*data\.root=, or download them with data\.download=true\.$"):
         Folder(root=str(target), archive=source, **SETTINGS).load()
     data = Folder(root=str(target), archive=source, download=True, **SETTINGS)
     assert [len(part) for part in data.splits] == [7, 2, 2]

@@ -49,7 +49,7 @@ def test_it_depends_on_its_counters_alone() -> None:
 
 BAD = {
     "shift": ({"shift": -1}, r"data\.augment\.shift must be a whole number"),
-    "another": ({"rotate": 3}, r"data\.augment knows flip and shift, not rotate"),
+    "another": ({"rotate": 3}, r"data\.augment has the keys flip and shift, not rotate"),
 }
 
 

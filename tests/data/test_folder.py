@@ -138,7 +138,7 @@ def test_the_first_bad_file_ends_it_if_asked(root, memory_limit):
     fill(root, 20)
     (root / "0004.png").write_bytes(b"nothing")
     (root / "0011.png").write_bytes(b"nothing")
-    with pytest.raises(DataError, match=r"0004\.png is no usable image \(not an image.*data\.on_bad=skip\.$"):
+    with pytest.raises(DataError, match=r"0004\.png is not a usable image \(not an image.*data\.on_bad=skip\.$"):
         folder(root, on_bad="fail", memory_limit=memory_limit).load()
     assert not list((root.parent / "cache").glob("*")) or memory_limit
     assert sizes(folder(root, memory_limit=memory_limit)) == [14, 2, 2]
@@ -288,7 +288,7 @@ def no_such(root):
 
 def a_file(root):
     (root / "a.zip").write_bytes(b"PK")
-    return root / "a.zip", "is no folder"
+    return root / "a.zip", "is not a folder"
 
 
 def empty(root):
@@ -319,7 +319,7 @@ def nul(root):
 
 def dead_link(root):
     (root / "link").symlink_to("nowhere")
-    return root / "link", "is no folder"
+    return root / "link", "is not a folder"
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_sub_folders_are_classes(root, memory_limit):
 def test_an_image_without_a_class_is_named(root):
     in_classes(root)
     draw(99).save(root / "stray.png")
-    with pytest.raises(DataError, match=r"^stray.png lies in no sub-folder.*data\.labels=null"):
+    with pytest.raises(DataError, match=r"^stray.png is not in a sub-folder.*data\.labels=null"):
         folder(root, labels="subfolders").load()
 
 
@@ -544,7 +544,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(mapped, root):
         ({"max_pixels": 10**9}, "data.max_pixels must"),
         ({"background": 256}, "data.background must lie in [0, 255], not 256"),
         ({"memory_limit": -1}, "data.memory_limit must be 0 or a positive number, not -1"),
-        ({"cache": ""}, "data.cache must name a folder"),
+        ({"cache": ""}, "data.cache is empty; name a folder"),
         ({"download": True}, "data.download=true needs data.archive"),
         ({"channels": 4}, "data.channels must be"),
         ({"labels": "names"}, "data.labels must be null or subfolders, not names"),

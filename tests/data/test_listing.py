@@ -147,8 +147,8 @@ def settings(root: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("nfiles", "ndead", "sentence"),
-    [(6, 20, "holds 20 links that lead nowhere (first 0.jpg -> /not/mounted/0) and 6 files; mount"),
-     (0, 5, "holds 5 links that lead nowhere (first 0.jpg -> /not/mounted/0) and no files; mount")],
+    [(6, 20, "holds 20 broken links (first 0.jpg -> /not/mounted/0) and 6 files; mount"),
+     (0, 5, "holds 5 broken links (first 0.jpg -> /not/mounted/0) and no files; mount")],
 )  # fmt: skip
 def test_a_folder_of_dead_links_is_an_error(tmp_path: Path, nfiles: int, ndead: int, sentence: str) -> None:
     root = tmp_path / "root"
@@ -172,7 +172,7 @@ def test_some_dead_links_are_warned_of(tmp_path: Path, caplog: pytest.LogCapture
     assert sum(map(len, data.splits)) == 10
     assert data.survey.facts["passed_over"] == {listing.DEAD: 10}
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"passed over in {root}: links that lead nowhere: 10 (first 0.jpg -> /not/mounted/0)" in warned
+    assert f"passed over in {root}: broken links: 10 (first 0.jpg -> /not/mounted/0)" in warned
 
 
 def test_a_folder_of_nothing_but_clutter_says_so(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_a_mixture_is_fitted_once_and_generated_from(run: Path) -> None:
     with pytest.raises(DataError, match="delete it"):
         load_sampler(run, model, "gmm")
     path.unlink()
-    with pytest.raises(ValueError, match="there are prior and gmm"):
+    with pytest.raises(ValueError, match="sampler must be one of prior, gmm"):
         load_sampler(run, model, "flow")
 
 

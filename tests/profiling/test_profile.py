@@ -16,7 +16,7 @@ from invoking import invoke, vae_lab
 from omegaconf import DictConfig
 
 from vae_lab.profile import lists, main
-from vae_lab.profiling.counting import LiveBytes, multiplications, predicted_peaks, weigh
+from vae_lab.profiling.counting import LiveBytes, count_parameters, multiplications, predicted_peaks
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import fit_power_law
 from vae_lab.profiling.run import largest_that_fits, limits
@@ -92,7 +92,7 @@ def test_the_seed_networks_costs_are_those_worked_out_by_hand(size: int) -> None
     flat = 64 * c * c
     linear = flat * 16 + 16 + 8 * flat + flat
     kernels = 2 * (3 * 64 * 16 + 2 * 64 * 64 * 16) + 64 * 5 + 3
-    weight = weigh(setting)
+    weight = count_parameters(setting)
     assert weight.parameters == linear + kernels
     assert weight.linear_share == pytest.approx(linear / (linear + kernels))
     encoder = 64 * 16 * (3 * a * a + 64 * b * b + 64 * c * c) + flat * 16
@@ -115,7 +115,7 @@ def test_far_off_weights_grow_with_the_square_of_the_side_or_hardly_at_all(model
 @pytest.mark.parametrize("model", ["resnet", "resnet_fast"])
 def test_a_doubling_of_the_side_adds_the_same_weights_to_a_residual_network(model: str) -> None:
     make = maker(f"model={model}")
-    counts = [weigh(make(size, 1)).parameters for size in SIZES]
+    counts = [count_parameters(make(size, 1)).parameters for size in SIZES]
     assert len({after - before for before, after in pairwise(counts)}) == 1
     assert fit_power_law(SIZES, torch.tensor([counts], dtype=torch.float64)).exponent < 0.5
 
@@ -137,7 +137,7 @@ def test_bytes_are_counted_while_tensors_live() -> None:
 def test_predicted_memory_is_that_of_every_tensor() -> None:
     make = maker()
     setting = make(64, 1)
-    weights = 4 * weigh(setting).parameters
+    weights = 4 * count_parameters(setting).parameters
     training, generation = (predicted_peaks(setting)[name] for name in ("training", "generation"))
     assert generation > weights
     assert training > 4 * weights  # gradients and two moments
@@ -215,14 +215,14 @@ def test_the_command_writes_numbers_and_a_plot(tmp_path: Path) -> None:
     done = vae_lab("profile", "model=conv", "data.image_size=16,32", "out=here", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
-    assert "in 1.0 GiB, 20% kept free" in done.stdout
+    assert "in 1.0 GiB, with 20% kept free" in done.stdout
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["profile.json", "profile.png"]
     assert (tmp_path / "here" / "profile.png").stat().st_size > 20_000
     result: dict[str, Any] = json.loads((tmp_path / "here" / "profile.json").read_text())
     assert list(result["sizes"]) == ["16", "32"]
     assert [row["batch"] for row in result["sizes"].values()] == [8, 2]
     for size, row in result["sizes"].items():
-        assert row["parameters"] == weigh(maker(TINY[0])(int(size), 1)).parameters
+        assert row["parameters"] == count_parameters(maker(TINY[0])(int(size), 1)).parameters
         fastest = {name: min(taken[size]) for name, taken in result["timings"].items()}
         assert fastest["training"] > fastest["generation"] > 0, "medians of three may be the other way round in company"
         assert min(row["seconds"].values()) > 0
@@ -244,7 +244,7 @@ BAD = {
     "no images": (("batch_size=0",), 2, "batch_size must be"),
     "an unknown unit": (("memory=8Gigs",), 2, "memory=8Gigs must be a number of bytes"),
     "no memory": (("memory=0",), 2, "memory=0 must be"),
-    "too little memory": (("memory=1MiB",), 6, "which do not fit; choose a smaller batch_size"),
+    "too little memory": (("memory=1MiB",), 6, "which does not fit into memory; reduce batch_size"),
     "an unknown precision": (("precision=16",), 2, "precision must be one of 32-true, bf16-mixed"),
     "an unknown device": (("device=tpu",), 2, "device=tpu cannot be used here"),
     "all memory kept free": (("headroom=1",), 2, "headroom must lie in [0, 1), not 1"),

@@ -57,30 +57,30 @@ def test_cells_are_of_finished_runs_and_each_seed_counts_once() -> None:
     assert [len(cell.trials) for cell in cells] == [1, 4, 1]
     assert [cell.settings["model.nlatent"] for cell in grouped(trials, KEYS, METRIC, lowest=False)] == [2, 8, 4]
     assert cautions(trials, KEYS, "val/neg_elbo") == [
-        "1 of 7 runs are in no cell, because their settings are not known."
+        "1 of 7 runs are in no group, because their settings are unknown."
     ]
 
 
 VERDICTS = {
-    "over 2 seeds that both have): the seeds tell the two apart": [
+    "paired over 2 common seeds): the difference is significant": [
         *(trial(2, seed, score) for seed, score in enumerate((10.0, 14.0))),
         *(trial(8, seed, score) for seed, score in enumerate((11.0, 15.01))),
     ],
-    "over 2 seeds that both have): these seeds do not tell": [
+    "paired over 2 common seeds): the difference is not significant": [
         *(trial(2, seed, score) for seed, score in enumerate((10.0, 12.0))),
         *(trial(8, seed, score) for seed, score in enumerate((11.0, 12.0))),
     ],
-    "of seeds that they do not share): the seeds tell the two apart": [
+    "unpaired): the difference is significant": [
         *(trial(2, seed, score) for seed, score in enumerate((10.0, 10.5, 11.0))),
         *(trial(8, seed, score) for seed, score in enumerate((11.5, 12.0, 12.5), 3)),
     ],
-    "of seeds that they do not share): these seeds do not tell": [
+    "unpaired): the difference is not significant": [
         *(trial(2, seed, score) for seed, score in enumerate((10.0, 10.5))),
         *(trial(8, seed, score) for seed, score in enumerate((10.25, 11.0), 3)),
     ],
-    "single seed has no interval": [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, 12.0)],
+    "One seed gives no interval": [trial(2, 0, 10.0), trial(2, 1, 12.0), trial(8, 0, 12.0)],
     "model.nlatent=2: test/neg_elbo 10.00 (one seed).": [trial(2, 0, 10.0)],
-    "No run has finished with test/neg_elbo.": [trial(2, 0, None, "failed")],
+    "No completed run has test/neg_elbo.": [trial(2, 0, None, "failed")],
 }
 
 
@@ -118,13 +118,13 @@ def test_seeds_tell_what_overlapping_intervals_do_not() -> None:
         assert best.interval is not None
         assert second.mean is not None
         assert best.interval.low < second.mean < best.interval.high
-        assert "the seeds tell the two apart" in verdict([best, second], METRIC)
+        assert "the difference is significant" in verdict([best, second], METRIC)
 
 
 def test_equal_values_have_no_interval_that_is_no_number() -> None:
     trials = [trial(nlatent, seed + nlatent, 1.0) for nlatent in (2, 8) for seed in range(2)]
     assert difference(*grouped(trials, KEYS, METRIC)) == ((0.0, 0.0, 0.0), 0)
-    assert "do not tell" in verdict(grouped(trials, KEYS, METRIC), METRIC)
+    assert "is not significant" in verdict(grouped(trials, KEYS, METRIC), METRIC)
 
 
 def test_results_that_do_not_compare_are_named() -> None:

@@ -94,7 +94,7 @@ const table = document.querySelector("#trials + div table"), place = document.ge
 const first = () => table.tBodies[0].rows[0].cells[0].textContent;
 const button = [...table.querySelectorAll("button")].find((button) => button.textContent === "test/neg_elbo");
 button.click(); const rising = first(); button.click(); const falling = first();
-pick(place, {points: [{x: 0, curveNumber: 1}, {x: 0, curveNumber: 2}, {x: 1, curveNumber: 2}]});
+highlight(place, {points: [{x: 0, curveNumber: 1}, {x: 0, curveNumber: 2}, {x: 1, curveNumber: 2}]});
 document.title = [rising, falling, place.data.filter((line) => line.opacity === 1).length].join(" ");
 </script>"""
 
@@ -162,7 +162,7 @@ def test_a_report_of_failures_alone_is_made(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "a", None, "diverged", "nan", model__nlatent=2)
     make_run(tmp_path / "runs" / "b", None, "failed", "no memory", model__nlatent=4)
     shutil.rmtree(tmp_path / "runs" / "b" / ".hydra")
-    assert report(tmp_path / "runs", tmp_path).sentences[0] == "No run has finished with test/neg_elbo."
+    assert report(tmp_path / "runs", tmp_path).sentences[0] == "No completed run has test/neg_elbo."
     document, console = opened(tmp_path / "report.html")
     assert console == ""
     assert "no memory" in document
@@ -190,7 +190,7 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
 
 def test_the_metric_and_its_direction_are_chosen(sweep: Path, tmp_path: Path) -> None:
     assert report(sweep, tmp_path, "test/distortion", "max").trials[0].name == "8-0.001-1"
-    with pytest.raises(ValueError, match=r"no finished run has metric=test/neg_elb; there are test/neg_elbo"):
+    with pytest.raises(ValueError, match=r"no completed run has metric=test/neg_elb; choose another, such as"):
         report(sweep, tmp_path, "test/neg_elb")
     with pytest.raises(ValueError, match="mode must be one of min, max, not best"):
         report(sweep, tmp_path, mode="best")
@@ -231,16 +231,16 @@ def test_the_command_writes_three_files_and_says_what_it_found(tmp_path: Path, m
     assert {"report.html", "report.csv", "report.md"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
     monkeypatch.chdir(tmp_path)
     assert invoke(main, "report", "runs=[sweep/bad,sweep/2-0.001-0]", monkeypatch=monkeypatch) == 0
-    assert "The two compared" in (tmp_path / "report" / "report.html").read_text()
+    assert "Comparison of the two runs" in (tmp_path / "report" / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        (["runs=empty"], 3, "holds no run"),
+        (["runs=empty"], 3, "contains no run"),
         ([], 2, "runs= must be given: a run folder, a folder of runs"),
-        (["runs=[]"], 2, "runs= names no folder"),
-        (["runs=null"], 2, "runs= names no folder"),
+        (["runs=[]"], 2, "runs= is empty"),
+        (["runs=null"], 2, "runs= is empty"),
     ],
 )
 def test_bad_input_has_its_exit_code(
@@ -297,9 +297,9 @@ def test_runs_on_other_images_are_neither_averaged_nor_ranked_together(tmp_path:
     first, second, caution = found.sentences
     assert first.startswith("On the val images aval: Best of 2: model.nlatent=2, images=")
     assert " with val/neg_elbo 101.50" in first
-    assert "test/neg_elbo 102.50; lower is better. Next: " in first
+    assert "test/neg_elbo 102.50; lower is better. Second: " in first
     assert second.startswith("On the val images bval: Best of 2: model.nlatent=2, images=")
-    assert caution == "val/neg_elbo was measured on 2 sets of images, which do not compare: each ranks by itself."
+    assert caution == "val/neg_elbo was measured on 2 sets of images, which are ranked separately."
     text = (tmp_path / "report.md").read_text()
     assert "| model.nlatent | images | val/neg\\_elbo | 95 % interval | test/neg\\_elbo | seeds | runs |" in text
     assert [trial.name[0] for trial in found.trials] == ["a"] * 4 + ["b"] * 4
@@ -321,7 +321,7 @@ def test_the_images_of_training_alone_divide_means_and_not_the_ranking(tmp_path:
     found = report(tmp_path / "runs", tmp_path, "val/neg_elbo")
     assert len(found.cells) == 2
     assert found.sentences[0].startswith("Best of 2: images=")
-    assert found.sentences[1] == "The runs were trained on different images, and no mean is taken over those."
+    assert found.sentences[1] == "The runs were trained on different images; no mean is taken over different images."
 
 
 def test_the_test_set_chooses_no_run_without_a_warning(
@@ -332,10 +332,10 @@ def test_the_test_set_chooses_no_run_without_a_warning(
     printed = "".join(capfd.readouterr())
     assert "with val/neg_elbo 89.50" in printed
     assert "test/neg_elbo 90.50; lower is better." in printed
-    assert "of the test set" not in printed
+    assert "on the test set" not in printed
     assert invoke(main, "report", f"runs={sweep}", "out=.", "metric=test/neg_elbo", monkeypatch=monkeypatch) == 0
     warning = (
-        "test/neg_elbo is of the test set, and runs that are chosen by it look better than they are: choose by val/"
+        "test/neg_elbo is measured on the test set, and selecting runs by it biases their test results; select by val/"
     )
     assert warning in "".join(capfd.readouterr())
     assert "higher is better" in report(sweep, tmp_path, "val/neg_elbo", "max").sentences[0]
@@ -354,7 +354,8 @@ def test_evaluations_by_other_protocols_are_not_ranked_together(tmp_path: Path) 
     evaluated("B", nsamples=50)
     runs = [tmp_path / "A", tmp_path / "B"]
     with pytest.raises(
-        ValueError, match=r"in other ways in A and \(here\) B: nsamples=5 \(here 50\); evaluate both alike"
+        ValueError,
+        match=r"with different settings in A and \(here\) B: nsamples=5 \(here 50\); evaluate both with",
     ):
         report(runs, tmp_path, metric)
     assert report(runs, tmp_path, "val/neg_elbo").sentences

@@ -74,7 +74,7 @@ def test_an_evaluation_of_weights_that_are_gone_is_left_out(tmp_path: Path) -> N
     (run / "checkpoints" / "last.ckpt").write_bytes(b"trained further")
     trial = read_run(run, "run")
     assert not trial.protocols
-    assert "evaluation-test.json is of other weights than the run has now, and is left out" in trial.reason
+    assert "evaluation-test.json is for weights that differ from the checkpoint's and is ignored" in trial.reason
 
 
 def test_the_command_survives_a_shell(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def endless(run: Path) -> None:
 
 CONFIG, SUMMARY, TABLE = ".hydra/config.yaml", "summary.json", "metrics.csv"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
-    "killed": (running, "running", "still runs, or was killed"),
+    "killed": (running, "running", "still running, or was killed"),
     "refused": (refused, "unfinished", "model.nlatent must be: 1 or more."),
     "killed early": (lambda run: (run / SUMMARY).unlink(), "unfinished", "before it wrote a summary"),
     "a torn summary": (write(SUMMARY, b'{"status": "comp'), "unreadable", "summary.json is damaged"),
@@ -157,7 +157,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "a config nested deeply": (write(CONFIG, b"[" * 100_000), "completed", "config.yaml is damaged"),
     "a config that contains itself": (write(CONFIG, b"a: &a\n  b: *a\n"), "completed", "config.yaml is damaged"),
     "a config of a number": (write(CONFIG, b"3"), "completed", "no settings or results"),
-    "no config": (lambda run: shutil.rmtree(run / ".hydra"), "completed", "its settings are not known"),
+    "no config": (lambda run: shutil.rmtree(run / ".hydra"), "completed", "its settings are unknown"),
     "no table": (lambda run: (run / TABLE).unlink(), "completed", "no metrics.csv"),
     "an empty table": (write(TABLE, b""), "completed", "no metrics.csv"),
     "a table of noise": (write(TABLE, b"\0\n" + bytes(range(256))), "completed", ""),
@@ -209,7 +209,7 @@ def test_a_run_is_called_by_its_folder(tmp_path: Path) -> None:
     assert read_runs([make_run(tmp_path / "a" / "run", 1.0)])[0].name == "run"
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("nowhere", "there is no folder"), ("empty", "holds no run")])
+@pytest.mark.parametrize(("name", "sentence"), [("nowhere", "is not a folder"), ("empty", "contains no run")])
 def test_no_run_is_an_error(name: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "empty" / "inside").mkdir(parents=True)
     with pytest.raises(DataError, match=sentence):
@@ -217,7 +217,7 @@ def test_no_run_is_an_error(name: str, sentence: str, tmp_path: Path) -> None:
 
 
 def test_no_folder_is_an_error() -> None:
-    with pytest.raises(ValueError, match="runs= names no folder"):
+    with pytest.raises(ValueError, match="runs= is empty"):
         read_runs([])
 
 
@@ -245,8 +245,8 @@ def test_what_may_not_be_read_is_left_out_or_a_row(caplog: pytest.LogCaptureFixt
         with as_nobody():
             trials = read_runs([folder])
     assert [trial.name for trial in trials] == ["half", "open"]
-    assert "its settings are not known" in trials[0].reason
-    assert "closed: Permission denied; the report is without it" in caplog.text
+    assert "its settings are unknown" in trials[0].reason
+    assert "closed: Permission denied; the report skips it" in caplog.text
 
 
 def test_runs_keep_the_order_in_which_they_are_asked_for(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vae_lab.runs.identity import WITHOUT_EFFECT, differences, file_digest, identity, images_digest, stated
+from vae_lab.runs.identity import WITHOUT_EFFECT, describe_changes, differences, file_digest, identity, images_digest
 from vae_lab.system.config_dir import CONF
 
 CONFIG: dict[str, Any] = {
@@ -61,7 +61,7 @@ def test_everything_else_counts_and_is_named(name: str) -> None:
     changes, sentence = OTHER[name]
     now = merged(CONFIG, changes)
     assert identity(now, IMAGES) != identity(CONFIG, IMAGES)
-    assert stated(differences(CONFIG, now)) == sentence
+    assert describe_changes(differences(CONFIG, now)) == sentence
 
 
 def test_images_and_protocol_count() -> None:
@@ -74,8 +74,8 @@ def test_images_and_protocol_count() -> None:
 
 def test_a_value_that_is_repeated_is_told_once_and_many_are_cut_short() -> None:
     seeds = {"seed": 1, "data": {"seed": 1}, "task": {"seed": 1}}
-    assert stated(differences({}, seeds)) == "seed=null (here 1)"
-    assert stated(differences({}, {f"a{i}": i for i in range(1, 10)})).endswith("a6=null (here 6) and 3 more")
+    assert describe_changes(differences({}, seeds)) == "seed=null (here 1)"
+    assert describe_changes(differences({}, {f"a{i}": i for i in range(1, 10)})).endswith("a6=null (here 6) and 3 more")
 
 
 def test_a_file_is_known_by_its_content(tmp_path: Path) -> None:

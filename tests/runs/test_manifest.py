@@ -44,7 +44,7 @@ def test_pictures_of_an_earlier_call_do_not_stay(run: Path, generate: Any, capfd
     names = ["00000.png", "00001.png", "00002.png", "00003.png", "grid.png"]
     assert sorted(pictures_in(out)) == names
     assert sorted(path.name for path in out.iterdir()) == [*names, "manifest.json"]
-    line = "21 pictures of an earlier call in " + str(out) + " are replaced: n=20 (here 4), seed=0 (here 1)"
+    line = f"replacing 21 pictures of an earlier call in {out}: n=20 (here 4), seed=0 (here 1)"
     assert line in capfd.readouterr().out
     manifest = read(out / "manifest.json")
     weights = file_digest(run / "checkpoints" / "best.ckpt")
@@ -79,7 +79,7 @@ def test_the_jobs_of_a_command_keep_each_others_pictures(
     assert manifest["made_of"]["run"] == str(run)
     printed = "".join(capfd.readouterr())
     assert "out=g.png holds the pictures of another call, with run=" in printed
-    assert "give each job a place of its own" in printed
+    assert "give each job a folder of its own" in printed
     assert generate("-m", "run=run", "n=4", "out=g.png") == 0, "the same call again makes the same pictures"
     assert generate("run=other", "n=4", "out=g.png") == 0
     assert read(run.parent / "g.png.json")["made_of"]["run"] == str(run.parent / "other")

@@ -19,7 +19,7 @@ from vae_lab.detection.score_images import score_images
 from vae_lab.evaluate import main as evaluate
 from vae_lab.generate import main as generate
 from vae_lab.runs.configs import check_config
-from vae_lab.runs.load import harmless, load_data, load_model
+from vae_lab.runs.load import load_data, load_model, without_side_effects
 from vae_lab.runs.packages import LIBRARIES, read_trust
 from vae_lab.training.run import train_run
 
@@ -48,18 +48,18 @@ def test_trust_names_packages(trust: Any, packages: tuple[str, ...]) -> None:
 
 
 NO_PACKAGES = {
-    "os": "belongs to Python or to what vae_lab is built on",
-    "builtins": "belongs to Python",
-    "torch": "belongs to Python",
-    "hydra": "belongs to Python",
-    "vae_lab": "admitted in its role without trust; leave vae_lab out",
+    "os": "is part of Python or a dependency of vae_lab",
+    "builtins": "is part of Python",
+    "torch": "is part of Python",
+    "hydra": "is part of Python",
+    "vae_lab": "the classes of vae_lab need no trust; leave vae_lab out",
     "hydra_plugins": "leave hydra_plugins out",
-    "otherlabs": "there is no package otherlabs here; install it, or add its folder to PYTHONPATH",
+    "otherlabs": "the package otherlabs is not installed; install it, or add its folder to PYTHONPATH",
     "otherlab.Encoder": r"name the whole package, trust=\[otherlab\]",
-    "__main__": r"is no package; name packages, as in trust=\[mylab\]",
-    "": "is no package",
-    "../otherlab": "is no package",
-    "otherlab ": "is no package",
+    "__main__": r"is not a package; name packages, as in trust=\[mylab\]",
+    "": "is not a package",
+    "../otherlab": "is not a package",
+    "otherlab ": "is not a package",
 }
 
 
@@ -71,7 +71,7 @@ def test_what_no_run_folder_is_trusted_with_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("trust", [5, {"otherlab": True}, [5], [None], [["otherlab"]]], ids=str)
 def test_a_trust_that_is_no_list_of_names_is_refused(trust: Any) -> None:
-    with pytest.raises(ValueError, match=r"no list of packages|is no package"):
+    with pytest.raises(ValueError, match=r"not a list of packages|is not a package"):
         read_trust(trust)
 
 
@@ -101,36 +101,37 @@ def test_classes_of_a_trusted_package_are_admitted(name: str) -> None:
     config = VAE | {"encoder": ADMITTED[name]}
     check_config(config, "model", ["otherlab"])
     with pytest.raises(
-        ValueError, match=r"names 'otherlab\..*' as model.encoder, .* does not ship it.*trust=\[otherlab\]"
+        ValueError,
+        match=r"names 'otherlab\..*' as model.encoder, .* not a class of vae_lab.*trust=\[otherlab\]",
     ):
         check_config(config, "model")
 
 
 NOT_ADMITTED = {
-    "otherlab.os.system": "is no part of otherlab",
-    "otherlab.subprocess.run": "it is 'subprocess.run', which is no part of otherlab",
-    "otherlab.torch.hub.load": "it is 'torch.hub.load', which is no part of otherlab",
-    "otherlab.nn.Linear": "which is no part of otherlab",
-    "otherlab.LatentModel": "it is 'vae_lab.probability.latent_model.LatentModel'",
-    "otherlab.Encoder.register_buffer": "which is no part of otherlab",
-    "otherlab.Encoder.__init__": "is no name of a class",
-    "otherlab.make_encoder.__globals__": "is no name of a class",
-    "otherlab.__builtins__": "is no name of a class",
-    "otherlab.twice": "is no class",
-    "otherlab.settings": "is no class",
-    "otherlab.settings.update": "is no class",
-    "otherlab": "is no class",
-    "otherlab.": "is no name of a class",
-    "otherlab..Encoder": "is no name of a class",
+    "otherlab.os.system": "outside the package otherlab",
+    "otherlab.subprocess.run": "defined as 'subprocess.run', outside the package otherlab",
+    "otherlab.torch.hub.load": "defined as 'torch.hub.load', outside the package otherlab",
+    "otherlab.nn.Linear": "outside the package otherlab",
+    "otherlab.LatentModel": "defined as 'vae_lab.probability.latent_model.LatentModel'",
+    "otherlab.Encoder.register_buffer": "outside the package otherlab",
+    "otherlab.Encoder.__init__": "is not the name of a class",
+    "otherlab.make_encoder.__globals__": "is not the name of a class",
+    "otherlab.__builtins__": "is not the name of a class",
+    "otherlab.twice": "is not a class",
+    "otherlab.settings": "is not a class",
+    "otherlab.settings.update": "is not a class",
+    "otherlab": "is not a class",
+    "otherlab.": "is not the name of a class",
+    "otherlab..Encoder": "is not the name of a class",
     "otherlab.Nothing": "cannot be imported",
-    "otherlabs.Encoder": r"does not ship it; if you trust the package otherlabs .*trust=\[otherlab,otherlabs\]",
-    "os.system": "no trust= admits it",
-    "builtins.eval": "no trust= admits it",
-    "torch.hub.load": "no trust= admits it",
-    "torch.nn.functional.gelu": "no trust= admits it",
-    "vae_lab.training.loggers.csv.MetricsTable": "no trust= admits it",
-    "hydra.utils.instantiate": "no trust= admits it",
-    "": "no trust= admits it",
+    "otherlabs.Encoder": r"if you trust the package otherlabs .*trust=\[otherlab,otherlabs\]",
+    "os.system": "and trust= cannot allow it",
+    "builtins.eval": "and trust= cannot allow it",
+    "torch.hub.load": "and trust= cannot allow it",
+    "torch.nn.functional.gelu": "and trust= cannot allow it",
+    "vae_lab.training.loggers.csv.MetricsTable": "and trust= cannot allow it",
+    "hydra.utils.instantiate": "and trust= cannot allow it",
+    "": "and trust= cannot allow it",
 }
 
 
@@ -150,7 +151,7 @@ def test_trust_admits_nothing_beyond_the_package(target: str, place: str) -> Non
 
 @pytest.mark.parametrize("target", [5, None, ["otherlab.Encoder"], {"_target_": "otherlab.Encoder"}], ids=str)
 def test_a_target_that_is_no_text_is_refused(target: object) -> None:
-    with pytest.raises(ValueError, match="where vae_lab does not ship it"):
+    with pytest.raises(ValueError, match="not a class of vae_lab for this role"):
         check_config(VAE | {"encoder": {"_target_": target}}, "model", ["otherlab"])
 
 
@@ -163,20 +164,24 @@ ROLES_STAY = {
 
 @pytest.mark.parametrize("name", ROLES_STAY)
 def test_packaged_classes_keep_their_roles(name: str) -> None:
-    with pytest.raises(ValueError, match="where vae_lab does not ship it"):
+    with pytest.raises(ValueError, match="not a class of vae_lab for this role"):
         check_config(ROLES_STAY[name], "model", ["otherlab"])
 
 
 def test_a_part_of_vae_lab_below_a_trusted_class_is_made_as_ever() -> None:
     below = NETWORK | {"inner": {"_target_": "vae_lab.models.conv.ConvEncoder", "_args_": [1]}}
-    with pytest.raises(ValueError, match=r"class of model\.encoder\.inner as vae_lab never does"):
+    with pytest.raises(ValueError, match=r"instantiates model\.encoder\.inner in a way"):
         check_config(VAE | {"encoder": below}, "model", ["otherlab"])
 
 
 def test_nothing_is_fetched_or_written_at_any_depth() -> None:
     inner = {"download": True, "cache": "/x", "archive": {"_target_": "x"}, "root": "y"}
     off = {"download": False, "cache": None, "archive": None, "root": "y"}
-    assert harmless({"inner": [inner], "download": True, "n": 1}) == {"inner": [off], "download": False, "n": 1}
+    assert without_side_effects({"inner": [inner], "download": True, "n": 1}) == {
+        "inner": [off],
+        "download": False,
+        "n": 1,
+    }
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,7 @@ def test_a_spatial_autoencoder_is_generated_from_by_the_density_of_its_latents(
     run = tmp_path / "run"
     assert invoke(main, "generate", f"run={run}", "sampler=gmm", "n=4", "out=a.png", monkeypatch=monkeypatch) == 0
     said = "".join(capfd.readouterr())
-    assert "256 latents are too many for full covariances of 48 images: it is a mixture in" in said
+    assert "256 latents are too many for full covariances of 48 images; the mixture has" in said
     model, path = load_model(run), mixture_path(run, "best")
     with Image.open("a.png") as picture:
         assert picture.size[0] == picture.size[1]

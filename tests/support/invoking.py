@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sweeping import LIMIT
 
-from vae_lab.cli.entry import run, run_until
+from vae_lab.cli.entry import run, run_until_signal
 from vae_lab.system.signals import EndAtOnce
 
 
@@ -31,7 +31,7 @@ def invoke(
     handlers = list(logging.getLogger().handlers)
     try:
         task = main.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
-        return run(task, name) if end is None else run_until(end, task, name)
+        return run(task, name) if end is None else run_until_signal(end, task, name)
     finally:
         for handler in set(logging.getLogger().handlers) - set(handlers):
             handler.close()

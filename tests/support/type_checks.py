@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 _jaxtyped = jaxtyping.jaxtyped
+_checked = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 
 
 def has_arrays(annotation: object) -> bool:
@@ -39,7 +40,7 @@ def jaxtyped(decorated: Any = None, *, typechecker: Any) -> Any:
             return decorated(*args, **kwargs)
         if checked is None:
             with_arrays = any(map(has_arrays, decorated.__annotations__.values()))
-            checked = _jaxtyped(decorated, typechecker=typechecker) if with_arrays else beartype(decorated)
+            checked = _jaxtyped(decorated, typechecker=typechecker) if with_arrays else _checked(decorated)
         return checked(*args, **kwargs)
 
     return call

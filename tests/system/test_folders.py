@@ -82,7 +82,7 @@ def test_a_missing_home_is_replaced_and_said(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", home)
     line = folders.provide_home()
     private = tmp_path / "tmp" / f"vae_lab-{os.getuid()}"
-    assert line == f"HOME={home} is not there: caches are kept in {private}; set HOME to keep them elsewhere."
+    assert line == f"HOME={home} does not exist: caches are kept in {private}; set HOME to keep them elsewhere."
     assert Path(os.environ["HOME"]) == private
     assert private.stat().st_mode & 0o777 == 0o700
 

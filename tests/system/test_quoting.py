@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vae_lab.cli.entry import as_typed
+from vae_lab.cli.entry import quote_arguments
 from vae_lab.system.quoting import command_line, quote_override, quote_typed
 
 ODD = [
@@ -84,7 +84,7 @@ TYPED = {  # what is typed: what Hydra gets in a run, and in a sweep
 def test_a_path_is_taken_as_it_is_typed(text: str) -> None:
     alone, swept = TYPED[text]
     assert quote_typed(text) == alone
-    assert as_typed([text]) == [alone]
-    assert as_typed(["-m", text])[1] == swept
-    assert as_typed([text, "sweep=latents_by_lr"])[0] == swept
+    assert quote_arguments([text]) == [alone]
+    assert quote_arguments(["-m", text])[1] == swept
+    assert quote_arguments([text, "sweep=latents_by_lr"])[0] == swept
     assert quote_typed(alone) == alone

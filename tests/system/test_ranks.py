@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from vae_lab.system.processes import READ_BY_LIGHTNING, SIZES, Ranks, by_torchrun, ranks, unheeded
+from vae_lab.system.processes import READ_BY_LIGHTNING, SIZES, Ranks, by_torchrun, ranks, size_warning
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "a"}
 STEP = {"SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
@@ -52,8 +52,8 @@ def test_who_started_this_process_is_read_from_its_environment(case: str, monkey
         monkeypatch.setenv(name, value)
     assert ranks() == expected
     assert by_torchrun() == (set(TORCHRUN) <= set(environment))
-    line = unheeded()
-    assert line == ignored if ignored is None else str(line).startswith(f"{ignored}, this process trains alone: ")
+    line = size_warning()
+    assert line == ignored if ignored is None else str(line).startswith(f"{ignored} and this process trains alone; ")
 
 
 @pytest.mark.parametrize("name", MALFORMED)

@@ -81,9 +81,21 @@ WINS: dict[str, tuple[int | str, int | None, str | None, Threads, str]] = {
     "OMP_NUM_THREADS is 0": (AUTO, None, "0", Threads(7, "auto"), ""),
     "what goes on": (AUTO, 4, None, Threads(4, "as before"), ""),
     "what goes on, and OMP_NUM_THREADS agrees": (AUTO, 4, "4", Threads(4, "as before"), ""),
-    "what goes on, and OMP_NUM_THREADS differs": (AUTO, 4, "1", Threads(4, "as before"), "OMP_NUM_THREADS=1 is not"),
+    "what goes on, and OMP_NUM_THREADS differs": (
+        AUTO,
+        4,
+        "1",
+        Threads(4, "as before"),
+        "OMP_NUM_THREADS=1 is ignored",
+    ),
     "typed, and what goes on agrees": (4, 4, None, Threads(4, "as set"), ""),
-    "typed, and what goes on differs": (3, 4, None, Threads(3, "as set"), "it was 4 before: results may differ"),
+    "typed, and what goes on differs": (
+        3,
+        4,
+        None,
+        Threads(3, "as set"),
+        "threads=3 instead of 4 as before: results may differ",
+    ),
 }
 
 
@@ -152,7 +164,7 @@ def test_more_threads_than_cores_are_warned_of(caplog: pytest.LogCaptureFixture)
     use_threads(1, nprocesses=1000)
     assert not caplog.text
     use_threads(allowed_cores() + 1)
-    assert f"threads={allowed_cores() + 1}, and there are {allowed_cores()} cores" in caplog.text
+    assert f"threads={allowed_cores() + 1} is more than the {allowed_cores()} cores" in caplog.text
     caplog.clear()
     use_threads(2, nprocesses=allowed_cores())
     assert allowed_cores() == 1 or f"threads=2 in each of {allowed_cores()} processes" in caplog.text
@@ -226,10 +238,10 @@ def test_a_run_says_stores_and_repeats_its_number(
     assert summary(Path("one"))["overrides"] == list(TINY), "what was typed"
     said = run("resume=two", "trainer.max_steps=3", "folder=further")
     assert "threads=2 (as before)" in said
-    assert "OMP_NUM_THREADS=1 is not followed" in said
+    assert "OMP_NUM_THREADS=1 is ignored: the run began with threads=2" in said
     assert summary(Path("further"))["threads"] == 2
     said = run("resume=two", "trainer.max_steps=3", "folder=otherwise", "threads=1")
-    assert "threads=1, and it was 2 before: results may differ in their last bits" in said
+    assert "threads=1 instead of 2 as before: results may differ in their last bits" in said
     assert summary(Path("otherwise"))["threads"] == 1
 
 
@@ -336,7 +348,7 @@ def test_too_many_threads_are_refused_before_anything_is_written(name: str, tmp_
 def test_another_setting_for_the_same_is_refused(tmp_path: Path) -> None:
     hydra = hydra_config(BASIC)
     hydra.job.env_set[OMP] = "2"
-    with pytest.raises(ValueError, match=r"hydra\.job\.env_set\.OMP_NUM_THREADS=2: threads= is the setting"):
+    with pytest.raises(ValueError, match=r"hydra\.job\.env_set\.OMP_NUM_THREADS=2: set threads= instead"):
         settle_trial_threads(hydra, [AUTO], tmp_path)
 
 
@@ -375,7 +387,7 @@ def test_a_measured_number_is_no_part_of_a_trial_and_a_typed_one_is(
     monkeypatch.setenv(OMP, "2")
     said = run("seed=0,1")
     assert "2 trials, 0 to run" in said
-    assert "OMP_NUM_THREADS=2 is not followed: it was 1 before" in said
+    assert "OMP_NUM_THREADS=2 is ignored: the run began with threads=1" in said
     assert "1 trials, 1 to run" in run("seed=0", "threads=1")
     (new,) = {path.parent for path in sweep.glob("*/summary.json")} - set(folders)
     assert summary(new)["command"].count("threads=") == 1

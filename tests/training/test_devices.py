@@ -12,7 +12,7 @@ import torch
 from invoking import invoke
 from sweeping import LIMIT, TINY, finish, sabotaged, start
 
-from vae_lab.cli.entry import account
+from vae_lab.cli.entry import describe_error
 from vae_lab.data.batches import OrderedBatches
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import RanksLost, exit_code, status
@@ -150,7 +150,7 @@ def test_the_run_ends_for_the_reason_of_the_process_that_began(name: str) -> Non
     assert reason in str(end)
     assert exit_code(end) == code
     assert status(end) == ("diverged" if code == 4 else "failed")
-    assert account(end) == (code, end.account), "without a traceback of the launcher's"
+    assert describe_error(end) == (code, end.account), "without a traceback of the launcher's"
 
 
 def test_what_all_processes_say_is_told_by_the_first_of_them() -> None:

@@ -203,7 +203,7 @@ def test_metrics_csv_is_no_choice(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert invoke(main, "train", *TINY, "logger=csv", monkeypatch=monkeypatch) == 2
-    assert "Could not find 'logger/csv'; there are mlflow, none, tensorboard, wandb." in caplog.messages
+    assert "Could not find 'logger/csv'; choose one of mlflow, none, tensorboard, wandb." in caplog.messages
 
 
 class Taught(Logger):

@@ -193,7 +193,7 @@ def test_a_kl_warm_up_takes_a_share_of_training(
 
 def test_a_share_of_an_endless_training_is_refused(config: Compose) -> None:
     endless = ("trainer.max_steps=-1", "trainer.max_time='00:00:01:00'")
-    with pytest.raises(ValueError, match=r"objective.beta.nsteps=0.5 is a share of training, which has no known end"):
+    with pytest.raises(ValueError, match=r"objective.beta.nsteps=0.5 is a share of training, but the length"):
         train_run(config(*SMALL, "objective=elbo_warmup", "objective.beta.nsteps=0.5", *endless))
 
 

@@ -242,7 +242,7 @@ def test_recovery_brings_back_weights_and_moments_and_keeps_learning_rates(confi
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (("task=cvaegan",), "needs classes"),
+        (("task=cvaegan",), "requires at least two classes"),
         (("task=vaegan", "objective=iwae"), "choose objective=elbo"),
         (("task=vaegan", "task.weight_bounds=[2.0,1.0]"), r"task\.weight_bounds"),
         (("task=vaegan", "task.warmup=0"), r"task\.warmup"),

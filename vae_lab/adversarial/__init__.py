@@ -1,1 +1,1 @@
-"""Discriminators and classifiers that train a decoder, their losses and augmentation. Plain torch."""
+"""Adversaries (discriminator and classifier), their losses and augmentation, in plain PyTorch."""

@@ -1,4 +1,4 @@
-"""Adversaries: networks trained on real and generated images, whose losses train the decoder."""
+"""Adversaries: networks that are trained beside the VAE and add losses to the decoder's training."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -24,13 +24,13 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class AdversarialBatch(NamedTuple):
-    """What an adversary sees.
+    """The input of an adversary: as many reconstructions and samples as real images.
 
     Attributes:
         image: real images.
-        reconstruction: of them, from a draw of the posterior.
-        sample: from the prior, as many; of the same classes, if there are any.
-        label: the class of each.
+        reconstruction: reconstructions of the real images from posterior samples.
+        sample: images decoded from the prior, with the labels of the real images if the model is conditional.
+        label: labels of the real images.
     """
 
     image: Images
@@ -40,13 +40,13 @@ class AdversarialBatch(NamedTuple):
 
 
 class AdversaryLosses(NamedTuple):
-    """Losses of one batch.
+    """The losses of an adversary on one batch.
 
     Attributes:
-        loss: what the adversary itself minimises.
-        feature_matching: distance of reconstructions from their images in its features, weighted.
-        generator_loss: what the decoder minimises so that its images pass for real, weighted.
-        notes: numbers to log, and what a guard watches.
+        loss: loss of the adversary itself.
+        feature_matching: weighted distance between features of reconstructions and of real images, for the decoder.
+        generator_loss: weighted adversarial loss, for the decoder.
+        notes: values to log and to pass to the collapse guard.
     """
 
     loss: Float[Tensor, ""]
@@ -56,7 +56,7 @@ class AdversaryLosses(NamedTuple):
 
 
 class Adversary(PrintsArguments, nn.Module, ABC):
-    """The role: a network with a loss of its own and two for the model.
+    """Base class of adversaries: a network with a loss of its own and two losses for the decoder.
 
     Example:
         >>> from functools import partial
@@ -75,29 +75,29 @@ class Adversary(PrintsArguments, nn.Module, ABC):
     """
 
     @abstractmethod
-    def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:
-        """Return the losses; gradients reach the adversary's own weights and the images."""
+    def forward(self, batch: AdversarialBatch, step: int) -> AdversaryLosses:
+        """Return the losses, with gradients to the adversary's weights and to the images."""
 
 
 class Discriminator(Adversary):
-    """Tells real images from generated ones: the D of Larsen et al. 2016 and of Bao et al. 2017.
+    """A discriminator of real and generated images: the D of Larsen et al. 2016 and of Bao et al. 2017.
 
-    All images pass through the network at once: one forward pass serves its own loss and the decoder's, both of the
-    weights before either steps.
+    One forward pass of all images serves the discriminator's loss and the decoder's, with the weights before either
+    optimizer steps.
 
     Args:
         network: called with (nin, image_size, nout), returns the network.
         channels: image channels.
         image_size: image height and width in pixels.
-        feature_matching: weight of the distance in features between an image and its reconstruction.
+        feature_matching: weight of the distance between features of an image and of its reconstruction.
         nonsaturating: weight of the cross-entropy of generated images with the label "real".
-        mean_matching: weight of the distance between the mean embeddings of real images and samples.
-        mean_decay: of the moving averages in it, per batch.
-        r1: weight of the gradient penalty, pixels being in [0, 1]; 0 is none. Too large a one blinds the discriminator:
-            at 1, paintings with checkerboards passed for real.
-        r1_every: batches between two penalties, each weighted as many times: Karras et al. 2020,
-            https://arxiv.org/abs/1912.04958.
-        augment: applied to images before the network; None is nothing.
+        mean_matching: weight of the distance between mean embeddings of real images and of samples.
+        mean_decay: decay per batch of the moving averages in mean matching.
+        r1: weight of the R1 gradient penalty for pixels in [0, 1]; 0 turns it off. A large weight makes the
+            discriminator too smooth: at 1, it took paintings with checkerboard artifacts for real.
+        r1_every: interval of the penalty in batches; the penalty is multiplied by it (lazy regularization, Karras et
+            al. 2020, https://arxiv.org/abs/1912.04958).
+        augment: augmentation of the network's input; None turns it off.
     """
 
     def __init__(
@@ -129,23 +129,22 @@ class Discriminator(Adversary):
         self.r1_every = r1_every
         self.augment = augment
 
-    def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:
-        """Return the losses; an image and its reconstruction are augmented alike."""
-        image, reconstruction, sample = self.augmented(shown)
-        judged = self.network(torch.cat([image, reconstruction, sample])).split(len(image))
-        real, reconstructed, sampled = judged
+    def forward(self, batch: AdversarialBatch, step: int) -> AdversaryLosses:
+        """Return the losses; an image and its reconstruction get the same augmentation."""
+        image, reconstruction, sample = self.augmented(batch)
+        outputs = self.network(torch.cat([image, reconstruction, sample])).split(len(image))
+        real, reconstructed, sampled = outputs
         fake = torch.cat([reconstructed.logits, sampled.logits])
         loss = cross_entropy = discriminator_loss(real.logits, fake)
         if self.r1 and step % self.r1_every == 0:
-            # `forward`, as what torch.compile makes of the network has no second derivative
+            # call `forward`: a network compiled by torch.compile has no second derivative
             penalty = gradient_penalty(lambda x: self.network.forward(x).logits, image)
             loss = loss + self.r1 * self.r1_every * penalty
         generator_loss = self.nonsaturating * nonsaturating_loss(fake)
         if self.mean_matching:
-            everything = torch.zeros_like(shown.label)
-            generator_loss = generator_loss + self.mean_matching * self.matching(
-                real.embedding.detach(), sampled.embedding, everything
-            )
+            one_class = torch.zeros_like(batch.label)
+            matching = self.matching(real.embedding.detach(), sampled.embedding, one_class)
+            generator_loss = generator_loss + self.mean_matching * matching
         notes = {
             "accuracy_real": (real.logits > 0).float().mean(),
             "accuracy_fake": (fake < 0).float().mean(),
@@ -155,26 +154,26 @@ class Discriminator(Adversary):
             loss, self.feature_matching * feature_distance(reconstructed.features, real.features), generator_loss, notes
         )
 
-    def augmented(self, shown: AdversarialBatch) -> tuple[Images, Images, Images]:
-        """Return real images, reconstructions and samples as the network sees them."""
+    def augmented(self, batch: AdversarialBatch) -> tuple[Images, Images, Images]:
+        """Return the augmented real images, reconstructions and samples."""
         if self.augment is None:
-            return shown.image, shown.reconstruction, shown.sample
-        alike, anew = self.augment.draw(shown.image), self.augment.draw(shown.sample)
-        return alike(shown.image), alike(shown.reconstruction), anew(shown.sample)
+            return batch.image, batch.reconstruction, batch.sample
+        shared, separate = self.augment.draw(batch.image), self.augment.draw(batch.sample)
+        return shared(batch.image), shared(batch.reconstruction), separate(batch.sample)
 
 
 class Classifier(Adversary):
-    """Tells classes apart, from real images alone: the C of Bao et al. 2017, https://arxiv.org/abs/1703.10155.
+    """A classifier trained on real images: the C of Bao et al. 2017, https://arxiv.org/abs/1703.10155.
 
     Args:
         network: called with (nin, image_size, nout), returns the network.
         channels: image channels.
         image_size: image height and width in pixels.
-        nclasses: classes of the labels.
-        feature_matching: weight of the distance in features between an image and its reconstruction.
-        mean_matching: weight of the distance, class by class, between the mean embeddings of real images and samples.
-        cross_entropy: weight of the samples' own cross-entropy; the paper has none.
-        mean_decay: of the moving averages, per batch.
+        nclasses: number of classes.
+        feature_matching: weight of the distance between features of an image and of its reconstruction.
+        mean_matching: weight of the distance per class between mean embeddings of real images and of samples.
+        cross_entropy: weight of the cross-entropy of samples; the paper does not use it.
+        mean_decay: decay per batch of the moving averages in mean matching.
     """
 
     def __init__(
@@ -192,8 +191,8 @@ class Classifier(Adversary):
         super().__init__()
         if nclasses < 2:
             raise ValueError(
-                f"task=cvaegan needs classes, and model.nclasses={nclasses}; choose model.nclasses=10 for digits, or"
-                " task=vaegan for images without classes."
+                f"task=cvaegan requires at least two classes, not model.nclasses={nclasses}; choose model.nclasses=10"
+                " for digits, or task=vaegan for images without classes."
             )
         require_number("task.adversaries.classifier.feature_matching", feature_matching)
         require_number("task.adversaries.classifier.mean_matching", mean_matching)
@@ -204,17 +203,17 @@ class Classifier(Adversary):
         self.mean_matching = mean_matching
         self.cross_entropy = cross_entropy
 
-    def forward(self, shown: AdversarialBatch, step: int) -> AdversaryLosses:
-        """Return the losses; the classifier is trained on real images alone."""
-        together = torch.cat([shown.image, shown.reconstruction, shown.sample])
-        real, reconstructed, sampled = self.network(together).split(len(shown.image))
-        loss = F.cross_entropy(real.logits, shown.label)
-        generator_loss = self.mean_matching * self.matching(real.embedding.detach(), sampled.embedding, shown.label)
+    def forward(self, batch: AdversarialBatch, step: int) -> AdversaryLosses:
+        """Return the losses; the classifier's own loss uses real images only."""
+        images = torch.cat([batch.image, batch.reconstruction, batch.sample])
+        real, reconstructed, sampled = self.network(images).split(len(batch.image))
+        loss = F.cross_entropy(real.logits, batch.label)
+        generator_loss = self.mean_matching * self.matching(real.embedding.detach(), sampled.embedding, batch.label)
         if self.cross_entropy:
-            generator_loss = generator_loss + self.cross_entropy * F.cross_entropy(sampled.logits, shown.label)
+            generator_loss = generator_loss + self.cross_entropy * F.cross_entropy(sampled.logits, batch.label)
         notes = {
-            "class_accuracy_real": (real.logits.argmax(1) == shown.label).float().mean(),
-            "class_accuracy_sample": (sampled.logits.argmax(1) == shown.label).float().mean(),
+            "class_accuracy_real": (real.logits.argmax(1) == batch.label).float().mean(),
+            "class_accuracy_sample": (sampled.logits.argmax(1) == batch.label).float().mean(),
         }
         return AdversaryLosses(
             loss, self.feature_matching * feature_distance(reconstructed.features, real.features), generator_loss, notes
@@ -222,7 +221,7 @@ class Classifier(Adversary):
 
 
 def embedding_size(network: nn.Module, channels: int, image_size: int) -> int:
-    """Return how many numbers the network's embedding has."""
+    """Return the length of the network's embedding."""
     device = next(network.parameters()).device
     with torch.no_grad():
         return network(torch.zeros(1, channels, image_size, image_size, device=device)).embedding.shape[1]

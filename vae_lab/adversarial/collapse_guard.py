@@ -1,4 +1,4 @@
-"""Detection of a collapse between a decoder and its discriminator."""
+"""Detection of a collapse of adversarial training."""
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -10,29 +10,30 @@ WATCHED = ("accuracy_real", "accuracy_fake", "cross_entropy", "spread", "loss")
 
 
 class BalanceGuard(nn.Module):
-    """Detects a collapse of adversarial training, and scales the adversarial weight down after each.
+    """Detects a collapse of adversarial training and scales the adversarial weight down after each collapse.
 
-    Training has collapsed if its loss is not finite; if all samples of a batch look alike; if the discriminator is
-    always right, so that its gradients vanish; or if it calls everything real, or everything fake, or is worse than
-    chance. Running means over about `every` batches are checked every `every` batches. Training that was never balanced
-    has `patience` checks to become so. After each collapse the guard waits twice as many checks, and after `most` of
-    them the next one ends the run.
+    Training has collapsed if the loss is not finite, if the samples of a batch are nearly identical, if the
+    discriminator is always right (its gradients vanish), if it gives the same answer for all images, or if it is worse
+    than chance. Every `every` batches, running means over about `every` batches are checked. Training that was never
+    balanced fails only after `patience` checks. Each collapse doubles the number of checks before the next one can be
+    reported. `most` collapses are allowed; the next one ends the run.
 
     Args:
         every: batches between two checks.
-        sure: accuracy on real and on generated images above which the discriminator is always right.
-        blind: accuracy on either below which it gives the same answer for all.
-        worst: sum of the cross-entropies of real and generated images above which it is worse than chance (2 ln 2).
-        spread: standard deviation of a sample's pixels over the batch, as a share of that of real images, below which
-            samples look alike.
-        patience: checks after which training that was never balanced counts as collapsed.
-        factor: by which each collapse scales the adversarial weight.
-        most: collapses that are allowed.
+        sure: the discriminator is always right if its accuracy on real and on generated images is above this value.
+        blind: it gives the same answer for all images if its accuracy on either is below this value.
+        worst: it is worse than chance if the sum of its cross-entropies on real and on generated images is above this
+            value; chance is 2 ln 2.
+        spread: samples are nearly identical if the standard deviation of their pixels over the batch, relative to that
+            of real images, is below this value.
+        patience: number of checks after which training that was never balanced counts as collapsed.
+        factor: factor of the adversarial weight for each collapse.
+        most: number of allowed collapses.
 
     Attributes:
-        scale: product of those factors.
-        ncollapses: collapses so far.
-        well: whether the last check found nothing wrong, also while the guard waits.
+        scale: product of the factors so far.
+        ncollapses: number of collapses so far.
+        well: whether the last check passed, also during a waiting time.
     """
 
     means: Float[Tensor, " watched"]
@@ -60,7 +61,7 @@ class BalanceGuard(nn.Module):
         require_count("task.guard.most", most)
         for name, value in (("sure", sure), ("blind", blind), ("spread", spread), ("factor", factor)):
             require_number(f"task.guard.{name}", value, "[0, 1]")
-        require_number("task.guard.worst", worst, "(0, inf]", "; a coin has 1.39")
+        require_number("task.guard.worst", worst, "(0, inf]", "; chance is 1.39")
         self.every = every
         self.sure = sure
         self.blind = blind
@@ -79,13 +80,13 @@ class BalanceGuard(nn.Module):
 
     @torch.no_grad()
     def observe(self, **measured: Float[Tensor, ""]) -> None:
-        """Take a batch's numbers, named as in `WATCHED`, into the running means."""
+        """Update the running means with a batch's values, named as in `WATCHED`."""
         self.nbatches += 1
         share = self.nbatches.reciprocal().clamp(min=2 / self.every)
         self.means += share * (torch.stack([measured[name].float() for name in WATCHED]) - self.means)
 
     def look(self) -> str | None:
-        """Return a sentence on what is wrong, or None; to be called every `every` batches."""
+        """Return a description of a collapse, or None; call it every `every` batches."""
         self.nlooks += 1
         complaint = self.lost() or self.imbalance()
         self.well = complaint is None
@@ -94,7 +95,7 @@ class BalanceGuard(nn.Module):
         return complaint if self.nlooks >= wait or self.lost() is not None else None
 
     def imbalance(self) -> str | None:
-        """Return a sentence on what the running means show, or None."""
+        """Return a description of what is wrong with the running means, or None."""
         real, fake, cross_entropy, spread, _ = self.means.tolist()
         if min(real, fake) > self.sure:
             return f"the discriminator is always right (on {real:.1%} of real and {fake:.1%} of generated images)"
@@ -104,16 +105,16 @@ class BalanceGuard(nn.Module):
         if cross_entropy > self.worst:
             return f"the discriminator is worse than chance (cross-entropy {cross_entropy:.3g}; chance is 1.39)"
         if spread < self.spread:
-            return f"samples are alike (they vary {spread:.2f} times as much as real images)"
+            return f"samples are nearly identical (they vary {spread:.2f} times as much as real images)"
         return None
 
     def lost(self) -> str | None:
-        """Return a sentence if the loss is not finite, or None; that needs no patience."""
+        """Return a description if the loss is not finite, or None; this check has no waiting time."""
         loss = float(self.means[WATCHED.index("loss")])
         return None if abs(loss) < float("inf") else f"the loss is {loss}"
 
     def lower(self) -> None:
-        """Note a collapse: lower the scale and begin the means anew."""
+        """Record a collapse: lower the scale and reset the running means."""
         self.scale *= self.factor
         self.ncollapses += 1
         self.means.zero_()

@@ -1,7 +1,7 @@
-"""DiffAugment: differentiable augmentation of what a discriminator sees, so that it does not memorise a small set.
+"""DiffAugment: differentiable augmentation of a discriminator's input, against memorization of a small training set.
 
-Zhao et al. 2020, https://arxiv.org/abs/2006.10738. Real and generated images go through it alike, and gradients come
-back through it to the decoder.
+Zhao et al. 2020, https://arxiv.org/abs/2006.10738. Real and generated images are both augmented, and gradients flow
+through the augmentation to the decoder.
 """
 
 from typing import NamedTuple
@@ -17,16 +17,16 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class Augmentation(NamedTuple):
-    """One draw for each image of a batch, which can be laid over several batches of that size.
+    """Random parameters for each image of a batch; can be applied to several batches of that size.
 
     Attributes:
-        flip: whether it is mirrored.
-        brightness: what is added to every pixel.
+        flip: whether the image is mirrored left to right.
+        brightness: value added to every pixel.
         saturation: factor of the distance from grey.
         contrast: factor of the distance from the image's mean.
-        shift: pixels that it is moved down and right; what comes in is black.
-        hole: corner of a square that is blackened.
-        side: of that square, in pixels.
+        shift: translation down and right in pixels, filled with black.
+        hole: top left corner of a black square.
+        side: side of the square in pixels.
     """
 
     flip: Bool[Tensor, " batch"]
@@ -38,7 +38,7 @@ class Augmentation(NamedTuple):
     side: int
 
     def __call__(self, image: Images) -> Images:
-        """Return the images augmented, in the order of the paper: colour, translation, cutout."""
+        """Return the augmented images, in the order of the paper: colour, translation, cutout."""
         height, width = image.shape[2:]
         x = torch.where(column(self.flip), image.flip(3), image) + column(self.brightness)
         grey = x.mean(1, keepdim=True)
@@ -59,14 +59,14 @@ class Augmentation(NamedTuple):
 
 
 class DiffAugment(PrintsCall):
-    """Draws augmentations. 0 turns a part off.
+    """Draws random augmentations; 0 turns a part off.
 
     Args:
-        colour: strength; 1 is the paper's: brightness up to a quarter of the range of pixels either way, saturation
-            from 0 to 2, contrast from 1/2 to 3/2.
-        translation: largest shift, as a share of the side; 1/8 in the paper.
-        cutout: side of the blackened square, as a share of the side; 1/2 in the paper.
-        flip: whether half of the images are mirrored; not for digits.
+        colour: strength; 1, as in the paper, changes brightness by up to 0.25, saturation by factors from 0 to 2 and
+            contrast by factors from 1/2 to 3/2.
+        translation: largest shift as a share of the image's side; 1/8 in the paper.
+        cutout: side of the black square as a share of the image's side; 1/2 in the paper.
+        flip: whether half of the images are mirrored; unsuitable for digits.
     """
 
     def __init__(self, *, colour: float, translation: float, cutout: float, flip: bool) -> None:
@@ -78,7 +78,7 @@ class DiffAugment(PrintsCall):
         self.flip = flip
 
     def draw(self, image: Images) -> Augmentation:
-        """Return one draw for each image."""
+        """Return random parameters for each image."""
         n, side = len(image), image.shape[-1]
         brightness, saturation, contrast, mirrored = torch.rand(4, n, device=image.device)
         reach, hole = round(self.translation * side), round(self.cutout * side)
@@ -96,10 +96,10 @@ class DiffAugment(PrintsCall):
 
 
 def column(values: Tensor) -> Tensor:
-    """Return one value per image so that it broadcasts over pixels."""
+    """Return one value per image, reshaped to broadcast over pixels."""
     return values[:, None, None, None]
 
 
 def within(x: Tensor, low: int, high: int) -> Tensor:
-    """Return where low <= x < high."""
+    """Return a mask of low <= x < high."""
     return (x >= low) & (x < high)

@@ -1,4 +1,4 @@
-"""Adversarial losses: scalars, means over images."""
+"""Adversarial losses, averaged over images."""
 
 from collections.abc import Callable
 
@@ -14,21 +14,22 @@ Embedding = Float[Tensor, "batch n"]
 
 
 def discriminator_loss(real: Logits, fake: Float[Tensor, "nfake nlogits"]) -> Float[Tensor, ""]:
-    """Return the cross-entropies of real and fake: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661."""
+    """Return the summed cross-entropies of real and fake: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661."""
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def nonsaturating_loss(fake: Logits) -> Float[Tensor, ""]:
-    """Return the cross-entropy of fakes with the label "real", whose gradient stays where fakes are found out."""
+    """Return the cross-entropy of fakes with the label "real"; its gradient does not vanish for detected fakes."""
     return F.softplus(-fake).mean()
 
 
 def gradient_penalty(
     logits: Callable[[Tensor], Logits], image: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, ""]:
-    """Return R1, half the squared norm of the logit's gradient by the image: Mescheder, Geiger and Nowozin 2018.
+    """Return the R1 penalty, half the squared norm of the logit's gradient with respect to the image.
 
-    https://arxiv.org/abs/1801.04406. In single precision, whatever autocast says: it is a derivative of a derivative.
+    Mescheder, Geiger and Nowozin 2018, https://arxiv.org/abs/1801.04406. Autocast is disabled, because training
+    differentiates this gradient again.
     """
     with torch.autocast(image.device.type, enabled=False):
         image = (image if image.dtype == torch.float64 else image.float()).detach().requires_grad_()
@@ -39,7 +40,7 @@ def gradient_penalty(
 def feature_distance(
     ours: Float[Tensor, "batch nfeatures height width"], theirs: Float[Tensor, "batch nfeatures height width"]
 ) -> Float[Tensor, " batch"]:
-    """Return half the squared distance of two images' features: minus a unit normal's log-density, but for a constant.
+    """Return half the squared distance of two images' features, the negative log-density of N(theirs, I) + constant.
 
     Larsen et al. 2016, https://arxiv.org/abs/1512.09300, and Bao et al. 2017, https://arxiv.org/abs/1703.10155.
     """
@@ -47,16 +48,16 @@ def feature_distance(
 
 
 class MeanMatching(nn.Module):
-    """Half the squared distance between the mean embeddings of real and of generated images, class by class.
+    """Half the squared distance between mean embeddings of real and of generated images, summed over classes.
 
-    Bao et al. 2017, https://arxiv.org/abs/1703.10155: unlike a cross-entropy it has a gradient also where the adversary
-    is always right. The means of one batch are noise, so distances are taken between moving averages over batches; the
-    gradient is that of this batch's mean.
+    Bao et al. 2017, https://arxiv.org/abs/1703.10155. Unlike a cross-entropy, its gradient does not vanish when the
+    adversary is always right. The distance is between moving averages, because means of one batch are noisy; the
+    gradient is that of the batch's mean.
 
     Args:
-        nclasses: 1 matches the mean of all images.
-        n: numbers of an embedding.
-        decay: of the averages, per batch.
+        nclasses: number of classes; 1 matches the mean of all images.
+        n: length of an embedding.
+        decay: decay of the moving averages per batch.
     """
 
     real: Float[Tensor, "nclasses n"]
@@ -72,15 +73,15 @@ class MeanMatching(nn.Module):
         self.register_buffer("nbatches", torch.zeros(nclasses, dtype=torch.int64))
 
     def forward(self, real: Embedding, fake: Embedding, label: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """Return the distance, and take the batch into the averages; real and generated have the same labels."""
+        """Update the moving averages and return the distance; real and generated images share the labels."""
         member = F.one_hot(label, len(self.real)).to(real)
         count = member.sum(0)
-        there = (count > 0)[:, None]
+        present = (count > 0)[:, None]
         means = [member.T @ embedding / count.clamp(min=1)[:, None] for embedding in (real, fake)]
         with torch.no_grad():
-            self.nbatches += there[:, 0]
-            share = (1 - self.decay) / (1 - self.decay ** self.nbatches.clamp(min=1))[:, None]  # a mean from the start
+            self.nbatches += present[:, 0]
+            share = (1 - self.decay) / (1 - self.decay ** self.nbatches.clamp(min=1))[:, None]  # bias correction
             for average, mean in zip((self.real, self.fake), means, strict=True):
-                average.add_(there * share * (mean - average))
-        fake_mean = self.fake.clone() + there * (means[1] - means[1].detach())
+                average.add_(present * share * (mean - average))
+        fake_mean = self.fake.clone() + present * (means[1] - means[1].detach())
         return (self.real.clone() - fake_mean).square().sum() / 2

@@ -1,1 +1,1 @@
-"""The command line: Hydra's configs, one sentence for each error, documented exit codes."""
+"""The command line: Hydra's configs, errors in one sentence, documented exit codes."""

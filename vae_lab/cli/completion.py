@@ -1,4 +1,4 @@
-"""Shell completion for `python -m vae_lab.<command>`, which Hydra's own script does not complete."""
+"""Shell completion for `python -m vae_lab.<command>`, which Hydra's script does not support."""
 
 import re
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ _vae_lab_complete() {
 COMP_WORDBREAKS=${COMP_WORDBREAKS//=}
 complete -o nospace -o default -F _vae_lab_complete python python3
 """
-"""What `-sc install=bash` prints. In a line of another program that python runs, files are completed as before."""
+"""The script that `-sc install=bash` prints. For other programs run by python, file names are completed as before."""
 
 UNINSTALL = "complete -r python python3\nunset -f _vae_lab_complete\n"
 
 
 def completion(arguments: Sequence[str]) -> str | None:
-    """Return what a command line with --shell-completion prints, or None where Hydra has the answer.
+    """Return the output of a command line with --shell-completion, or None if Hydra handles it.
 
     Raises:
-        ValueError: for a shell that cannot complete our commands.
+        ValueError: if the shell is not bash.
     """
     if not {"-sc", "--shell-completion"} & set(arguments):
         return None
@@ -34,12 +34,12 @@ def completion(arguments: Sequence[str]) -> str | None:
             return script
         if word in words:
             raise ValueError(
-                f"--shell-completion {word}={words[word]}: python -m vae_lab.train is completed in bash, and in zsh"
-                " after `autoload -Uz bashcompinit && bashcompinit`; type install=bash."
+                f"--shell-completion {word}={words[word]}: only bash is supported, and zsh after `autoload -Uz"
+                " bashcompinit && bashcompinit`; type install=bash."
             )
     return None
 
 
 def line_to_complete(line: str) -> str:
-    """Return a line of the shell as Hydra reads it, which knows no `python -m`."""
+    """Return a shell line without `python -m vae_lab.`, which Hydra does not understand."""
     return MODULE.sub("", line)

@@ -6,10 +6,10 @@ from typing import TextIO
 
 
 class ConsoleHandler(logging.StreamHandler[TextIO]):
-    """Writes to the current standard output, so that lines pass above a running progress bar.
+    """A handler that writes to the current standard output, so that lines appear above a progress bar.
 
     Attributes:
-        prefix: begins each line; in a worker of a sweep it names the trial.
+        prefix: the beginning of each line; in a worker of a sweep it names the trial.
     """
 
     prefix = ""
@@ -23,11 +23,11 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         return sys.stdout
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with a backslash sequence for each letter that the terminal's encoding lacks."""
+        """Return the line with a backslash sequence for each character that the terminal cannot encode."""
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return (self.prefix + super().format(record)).encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Say nothing if nobody reads any more, as in `train | head`."""
+        """Ignore a closed pipe, as in `train | head`."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)

@@ -1,4 +1,4 @@
-"""The entry point of every command: it runs a function under Hydra and returns the exit code."""
+"""The entry point of the commands, which runs a function under Hydra and returns the exit code."""
 
 import functools
 import io
@@ -21,43 +21,42 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.cli.command_line import in_order, needed_keys
+from vae_lab.cli.command_line import needed_keys, overrides_first
 from vae_lab.cli.completion import completion
-from vae_lab.cli.hydra_errors import told
+from vae_lab.cli.hydra_errors import translate_message
 from vae_lab.cli.hydra_files import hide_secrets
 from vae_lab.cli.other_sweepers import is_own
-from vae_lab.cli.overrides import config_dirs, understood
+from vae_lab.cli.overrides import config_dirs, normalise_overrides
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.error_text import import_problem, nearest
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
-from vae_lab.system.processes import ranks, unheeded
+from vae_lab.system.processes import ranks, size_warning
 from vae_lab.system.quoting import parse, quote_override, quote_typed
-from vae_lab.system.signals import EndAtOnce, heard, ignore
+from vae_lab.system.signals import EndAtOnce, handled_signals, ignore_signals
 from vae_lab.system.threads import allowed_cores, check_threads, decide_threads, measured_threads, use_threads
 
 log = logging.getLogger(__name__)
 
 PATHS = ("data.root", "data.cache", "resume", "init", "run", "runs", "images", "truth", "out", "logger.wandb.dir")
-"""Settings that are paths, relative to where a command was started."""
-
+"""Settings that are paths, relative to the folder in which a command is started."""
 
 Rewrite = Callable[[list[str]], list[str]]
-"""Changes a command line before Hydra reads it."""
+"""A function that changes a command line before Hydra parses it."""
 
 
 def command(
     config_name: str, rewrite: Rewrite | None = None
 ) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
-    """Return a decorator that makes a command line of a function of the composed config.
+    """Return a decorator that makes a command of a function of the composed config.
 
-    The command ends with the exit code of `vae_lab.errors`. Errors of vae_lab itself keep their traceback; for every
-    other one, HYDRA_FULL_ERROR=1 shows it.
+    The command ends with an exit code of `vae_lab.errors`. Faults in vae_lab itself are printed with their traceback,
+    other errors only with HYDRA_FULL_ERROR=1.
 
     Args:
-        config_name: of the config that it starts from.
-        rewrite: changes the command line before Hydra reads it.
+        config_name: the primary config.
+        rewrite: changes the command line before Hydra parses it.
     """
 
     def decorate(task: Callable[[DictConfig], object]) -> Callable[[], None]:
@@ -66,36 +65,36 @@ def command(
 
         @functools.wraps(task)
         def main() -> None:
-            sys.exit(run_until(EndAtOnce("at once"), task, config_name))
+            sys.exit(run_until_signal(EndAtOnce("at once"), task, config_name))
 
         return main
 
     return decorate
 
 
-def run_until(end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str) -> int:
-    """Return what `run` does; a signal ends it in good order: temporary files are removed, and the code tells of it.
+def run_until_signal(end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str) -> int:
+    """Run a task and return the exit code; a signal ends it after `finally` blocks have removed temporary files.
 
-    For a process that then ends: signals are not given back.
+    The process must exit afterwards, because the signal handlers are not restored.
     """
-    for number in heard():
+    for number in handled_signals():
         signal.signal(number, end)
     try:
         return run(task, config_name)
-    except Interrupted as error:  # while another end was told of
+    except Interrupted as error:  # a signal arrived while another error was printed
         return exit_code(error)
     finally:
-        ignore()
+        ignore_signals()
 
 
 def run(task: Callable[[DictConfig], object], config_name: str) -> int:
     """Run `task` under Hydra, once or as a sweep, and return the exit code."""
     verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what went wrong instead of printing it and exiting with 1
-    os.environ["VAE_LAB_RUN"] = secrets.token_hex(3)  # two runs of one second never share a folder
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # makes Hydra raise errors instead of printing them and exiting with 1
+    os.environ["VAE_LAB_RUN"] = secrets.token_hex(3)  # two runs of the same second have different folders
     try:
         notes = prepare(config_name)
-    except (ValueError, OSError) as error:  # before Hydra has set up logging
+    except (ValueError, OSError) as error:  # logging is not set up yet
         sys.stderr.write(f"{error}\n")
         return exit_code(error)
     asks_for_help = {"--help", "-h"} & set(sys.argv[1:])
@@ -117,18 +116,17 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
             require_complete(cfg, config_name)
             require_given(cfg, config_name)
             keep_paths(cfg)
-            check_threads(cfg.get("threads", 1))  # a report computes nothing that would share it
+            check_threads(cfg.get("threads", 1))  # `report` has no setting `threads`
             task(cfg)
             codes.append(0)
-        except Exception as error:  # reported here, so that the other jobs of a sweep go on
-            codes.append(explain(error, verbose=verbose, config_name=config_name))
-            if os.getpid() != pid and not is_own(HydraConfig.get()):  # the process that launched it learns no other way
-                raise SweepFailed(
-                    f"job {HydraConfig.get().job.num}: {account(error, config_name=config_name)[1]}"
-                ) from None
+        except Exception as error:  # printed here, so that the other jobs of a sweep run
+            codes.append(print_error(error, verbose=verbose, config_name=config_name))
+            if os.getpid() != pid and not is_own(HydraConfig.get()):  # tells the parent process that the job failed
+                message = describe_error(error, config_name=config_name)[1]
+                raise SweepFailed(f"job {HydraConfig.get().job.num}: {message}") from None
 
     try:
-        sys.argv[1:] = understood(in_order(sys.argv[1:], config_name), config_name)
+        sys.argv[1:] = normalise_overrides(overrides_first(sys.argv[1:], config_name), config_name)
         sys.argv[1:] = vars(task).get("rewrite", list)(sys.argv[1:])
         printed = completion(sys.argv[1:])
         if printed is not None:
@@ -136,26 +134,26 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
             return 0
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(job)()
     except (Exception, KeyboardInterrupt, Interrupted) as error:
-        known = unwritable(error) if isinstance(error, OSError) else error
-        return explain(known, verbose=verbose, config_name=config_name)
+        known = as_storage_error(error) if isinstance(error, OSError) else error
+        return print_error(known, verbose=verbose, config_name=config_name)
     failures = [code for code in codes if code]
     return PARTLY_FAILED if multirun and failures else max(codes, default=0)
 
 
 def prepare(config_name: str) -> list[str]:
-    """Make the process ready for its surroundings, and return what is to be said of them once there is a log.
+    """Adapt the process to its environment, and return warnings to log when logging is set up.
 
     Raises:
-        ValueError: if a variable of torchrun or srun is no number.
+        ValueError: if a variable of torchrun or srun is not a whole number.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without umlauts shows their numbers
-    sys.argv[1:] = as_typed(sys.argv[1:])
-    notes = [provide_home(), unheeded() if config_name in {"train", "tune"} else None]
+            stream.reconfigure(errors="backslashreplace")  # for terminals that cannot encode a character
+    sys.argv[1:] = quote_arguments(sys.argv[1:])
+    notes = [provide_home(), size_warning() if config_name in {"train", "tune"} else None]
     if ranks().rank == 0:
         return [note for note in notes if note]
-    sys.argv += [  # the first process makes the run folder, and writes all that is in it
+    sys.argv += [  # only rank 0 makes the run folder and writes into it
         "hydra.run.dir=.",
         "hydra.output_subdir=null",
         "hydra/job_logging=none",
@@ -164,15 +162,15 @@ def prepare(config_name: str) -> list[str]:
     return []
 
 
-def as_typed(arguments: Sequence[str]) -> list[str]:
-    """Return a command line in which paths with blanks, brackets or umlauts are quoted for Hydra."""
+def quote_arguments(arguments: Sequence[str]) -> list[str]:
+    """Return a command line in which values with blanks, brackets or umlauts are quoted for Hydra."""
     several = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
     sweeps = bool(several) or any(argument.startswith("sweep=") for argument in arguments)
     return [quote_typed(argument, sweeps=sweeps) for argument in arguments]
 
 
 def require_complete(cfg: DictConfig, config_name: str) -> None:
-    """Raise ValueError if a setting or group that the command reads was taken out, or one's own config lacks it."""
+    """Raise ValueError if the config lacks a setting or group that the command needs."""
     hydra_config = HydraConfig.get()
     lacking = [key for key in needed_keys(config_name) if key not in [*cfg] and key not in hydra_config.runtime.choices]
     if not lacking:
@@ -180,7 +178,7 @@ def require_complete(cfg: DictConfig, config_name: str) -> None:
     names, own = ", ".join(lacking), hydra_config.job.config_name
     if own != config_name:
         raise ValueError(
-            f"--config-name {own}: it lacks {names}, which vae_lab.{config_name} needs; begin its defaults with"
+            f"--config-name {own} lacks {names}, which vae_lab.{config_name} needs; begin its defaults with"
             f" {config_name}."
         )
     choices = ", ".join(sorted(path.stem for path in (CONF / lacking[0]).glob("*.yaml")))
@@ -189,7 +187,7 @@ def require_complete(cfg: DictConfig, config_name: str) -> None:
 
 
 def keep_paths(cfg: DictConfig) -> None:
-    """Make the paths among the settings absolute if Hydra has changed the working directory: they were typed before."""
+    """Make relative paths in the config absolute if Hydra has changed the working directory (`hydra.job.chdir`)."""
     hydra_config = HydraConfig.get()
     if not hydra_config.job.chdir:
         return
@@ -204,23 +202,23 @@ def keep_paths(cfg: DictConfig) -> None:
 
 
 def require_given(cfg: DictConfig, config_name: str) -> None:
-    """Raise ValueError if a setting without a default has no value; what it is stands behind it in the yaml."""
-    names = sorted(OmegaConf.missing_keys(cfg), reverse=True)  # run before images
+    """Raise ValueError if a required setting has no value; the message quotes the setting's comment in the yaml."""
+    names = sorted(OmegaConf.missing_keys(cfg), reverse=True)  # run= before images=
     if not names:
         return
     lines = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
     comments = [line.partition("# ")[2] for name in names for line in lines if line.startswith(f"{name}: ???")]
-    what = f": {comments[0]}" if len(names) == len(comments) == 1 else "; --help tells what they are"
+    what = f": {comments[0]}" if len(names) == len(comments) == 1 else "; --help describes them"
     raise ValueError(f"{' and '.join(f'{name}=' for name in names)} must be given{what}.")
 
 
 def settle_threads(cfg: DictConfig, *, nprocesses: int = 1, kept: int | None = None) -> None:
-    """Decide how many threads this process computes with, use them, and put the number into the config.
+    """Decide the number of threads, apply it to this process, and write it into the config.
 
     Args:
-        cfg: with the setting `threads`.
-        nprocesses: processes on this machine that are to have as many each.
-        kept: the number of the run, sweep or study that goes on; None for a new start.
+        cfg: a config with the setting `threads`.
+        nprocesses: processes on this machine that use this number each.
+        kept: the number of the run, sweep or study that is resumed; None for a new one.
     """
     decided = decide_threads(cfg.threads, lambda: measured_threads(allowed_cores() // nprocesses), kept)
     if decided.is_news:
@@ -229,38 +227,38 @@ def settle_threads(cfg: DictConfig, *, nprocesses: int = 1, kept: int | None = N
     cfg.threads = decided.number
 
 
-def in_one_place(arguments: list[str]) -> list[str]:
-    """Return the arguments with folder=… as Hydra's own run folder, so that its files lie where the run's do.
+def folder_to_run_dir(arguments: list[str]) -> list[str]:
+    """Return the arguments with folder=… replaced by hydra.run.dir=…, so that Hydra writes into the same folder.
 
-    A sweep, which names its folders itself, is left to refuse the setting.
+    The arguments of a sweep are unchanged; it refuses `folder` later, because it names the folders of its trials.
 
     Raises:
-        ValueError: if both are given.
+        ValueError: if both settings are given, or `folder` is empty.
     """
     folders = [text for text in arguments if text.startswith("folder=")]
     if not folders or {"-m", "--multirun"} & set(arguments):
         return arguments
     if any(text.startswith("hydra.run.dir=") for text in arguments) or folders[-1] in ("folder=", "folder=null"):
-        raise ValueError(f"{folders[-1]}: name one folder, by folder= or by hydra.run.dir=, or leave both out.")
+        raise ValueError(f"{folders[-1]}: name one folder, with folder= or hydra.run.dir=, or leave both out.")
     return [as_run_dir(text.removeprefix("folder=")) if text in folders else text for text in arguments]
 
 
 def as_run_dir(folder: str) -> str:
-    """Return the override that names Hydra's run folder; a name that Hydra would read as a number is quoted."""
+    """Return the override of Hydra's run folder; a name that Hydra would parse as a number is quoted."""
     parsed = parse(f"hydra.run.dir={folder}")
     is_number = parsed is not None and isinstance(parsed.value(), int | float)
     return quote_override("hydra.run.dir", folder) if is_number else f"hydra.run.dir={folder}"
 
 
-def unwritable(error: OSError) -> Exception:
-    """Return what an error of Hydra's own means, which makes the run folder before a command begins."""
+def as_storage_error(error: OSError) -> Exception:
+    """Return an error that Hydra raised while making the run folder as a StorageError, if it names a file."""
     if error.filename is None or isinstance(error, FileNotFoundError):
         return error
     return StorageError(f"{error.filename} cannot be written: {error.strerror}.")
 
 
 def introduction(config_name: str) -> str:
-    """Return what --help says before the config; Hydra's own takes a second to find the groups."""
+    """Return the text that --help prints before the config; Hydra's own takes a second to find the groups."""
     choices: dict[str, set[str]] = {}
     for folder in (CONF, *config_dirs(sys.argv[1:])):
         for path in folder.glob("*/*.yaml"):
@@ -269,14 +267,14 @@ def introduction(config_name: str) -> str:
     return (
         f"python -m vae_lab.{config_name} [group=choice] [setting=value] ...\n\n"
         "== Configuration groups ==\n" + "\n".join(groups) + "\n\n"
-        "== Settings ==\n--cfg job shows them alone, --resolve with their references followed; -m a=1,2 b=3,4 runs all"
-        " combinations;\n--hydra-help tells of Hydra.\n\n"
+        "== Settings ==\n--cfg job prints only these, --resolve follows references; -m a=1,2 b=3,4 runs all"
+        " combinations;\n--hydra-help describes Hydra's flags.\n\n"
     )
 
 
-def explain(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
-    """Print what went wrong, and return the exit code."""
-    code, message = account(error, verbose=verbose, config_name=config_name)
+def print_error(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
+    """Log an error, or print it if logging is not set up, and return the exit code."""
+    code, message = describe_error(error, verbose=verbose, config_name=config_name)
     message = masked(message)
     if logging.getLogger().handlers:
         log.error("%s", message)
@@ -285,8 +283,8 @@ def explain(error: BaseException, *, verbose: bool = False, config_name: str = "
     return code
 
 
-def account(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
-    """Return the exit code, and what went wrong in a sentence, with a traceback where it is our own fault."""
+def describe_error(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
+    """Return the exit code and the message of an error, with a traceback for a fault in vae_lab or with `verbose`."""
     cause = error
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None and not import_problem(cause):
         cause = cause.__cause__
@@ -301,11 +299,11 @@ def account(error: BaseException, *, verbose: bool = False, config_name: str = "
 
 
 def sentence(error: BaseException, config_name: str) -> str:
-    """Return an error's message in one line, with the nearest key where one was misspelt."""
+    """Return an error's message; messages of Hydra become one sentence with a remedy."""
     text = str(error).strip() or type(error).__name__
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return text
-    known = import_problem(error) or told(text)
+    known = import_problem(error) or translate_message(text)
     if known:
         return known
     choices = re.search(
@@ -316,50 +314,51 @@ def sentence(error: BaseException, config_name: str) -> str:
         if plugin:
             extra = {"submitit": "slurm"}.get(plugin[1], plugin[1])
             return f"launcher={extra} is not installed: pip install 'vae_lab[{extra}]'."
-        return f"{choices[1]}; there are {', '.join(choices[2].split())}."
+        return f"{choices[1]}; choose one of {', '.join(choices[2].split())}."
     key = re.search(r"Could not override '([^']+)'", text)
     if key:
         inside = re.search(r"full_key: (\S+)", str(error.__cause__))
-        return missing(key[1], inside[1] if inside else "", config_name)
-    return unreadable(error, text.splitlines()[0])
+        return missing_setting(key[1], inside[1] if inside else "", config_name)
+    return invalid_value(error, text.splitlines()[0])
 
 
-def unreadable(error: BaseException, line: str) -> str:
-    """Return the first line of Hydra's message, and what to type for a value that it does not take as text."""
+def invalid_value(error: BaseException, line: str) -> str:
+    """Return the first line of Hydra's message, with the quoted override if Hydra cannot parse the value."""
     if isinstance(error, OverrideParseException):
-        return f"{line}; if it is to be taken as it stands, type {as_text(error.override)}."
+        return f"{line}; to use the value as plain text, type {quote_literally(error.override)}."
     ambiguous = re.match("Ambiguous value for argument '(.*)'$", line)
     if ambiguous:
-        return f"{ambiguous[1]} is a sweep: add -m for one, or type {as_text(ambiguous[1])} for a value with a comma."
+        text = ambiguous[1]
+        return f"{text} is a sweep: add -m to run it, or type {quote_literally(text)} for one value with a comma."
     return line
 
 
-def as_text(override: str) -> str:
-    """Return what to type into a shell for a value that is to be taken letter by letter."""
+def quote_literally(override: str) -> str:
+    """Return an override quoted for Hydra and the shell, so that its value is plain text."""
     key, _, value = override.partition("=")
     return shlex.quote(quote_override(key, value))
 
 
-def missing(name: str, inside: str, config_name: str) -> str:
-    """Return the sentence on a setting or group that is not there; `inside` is what exactly a value for it lacks."""
+def missing_setting(name: str, inside: str, config_name: str) -> str:
+    """Return the message for a setting or group that does not exist, or of which the key `inside` does not exist."""
     if name.startswith("hydra."):
-        return f"There is no setting {name}; --cfg hydra lists Hydra's own, and +{name}=… adds one to a mapping."
+        return f"There is no setting {name}; --cfg hydra lists Hydra's settings, and +{name}=… adds one to a mapping."
     if inside.startswith(f"{name}."):
-        return f"There is no setting {inside}; +{inside}=… adds it, and a ~ before a setting takes that one out."
+        return f"There is no setting {inside}; +{inside}=… adds it, and ~ before a setting removes it."
     if any(text.startswith(("--config-name", "-cn")) for text in sys.argv):
         return (
             f"There is no setting {name} in the config that --config-name names; begin its defaults with {config_name}"
-            " to have all of them."
+            " to include all settings."
         )
     known = known_keys(config_name)
     if name in known:
-        return f"There is no setting {name} beside the other choices; --cfg job with these lists all there are."
+        return f"There is no setting {name} with the other choices; add --cfg job to list the settings."
     near = nearest(name, known)
-    return f"There is no setting {name}" + (f"; did you mean {near}?" if near else "; --cfg job lists all of them.")
+    return f"There is no setting {name}" + (f"; did you mean {near}?" if near else "; --cfg job lists all settings.")
 
 
 def known_keys(config_name: str) -> list[str]:
-    """Return the dotted names of every setting and config group that a command has."""
+    """Return the dotted names of all settings and config groups of a command."""
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(config_name, return_hydra_config=True)

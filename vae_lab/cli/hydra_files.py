@@ -1,4 +1,4 @@
-"""The `.hydra/` files of a job, with secrets masked."""
+"""Masking of secrets in the `.hydra/` files of a job."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +12,10 @@ from vae_lab.system.masking import masked, remember
 
 
 def hide_secrets(cfg: DictConfig) -> None:
-    """Mask the secrets in the `.hydra/` files of a job, and remember them for masking what it writes later."""
+    """Mask the secrets in the `.hydra/` files of a job, and remember them for everything that is written later."""
     hydra = HydraConfig.get()
     remember(OmegaConf.to_container(hydra, resolve=False))
-    with suppress(OmegaConfBaseException):  # of a value that is missing; whoever reads it tells
+    with suppress(OmegaConfBaseException):  # a missing value is reported when it is read
         remember(OmegaConf.to_container(cfg, resolve=True))
     if hydra.output_subdir is not None:
         for path in sorted((Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml")):
@@ -23,17 +23,17 @@ def hide_secrets(cfg: DictConfig) -> None:
 
 
 def mask_file(path: Path) -> None:
-    """Write a YAML file anew if there is a secret in it."""
+    """Rewrite a YAML file if it holds a secret."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     hidden = masked(content)
     if hidden != content:
-        from vae_lab.system.atomic import write_whole  # which takes torch along
+        from vae_lab.system.atomic import write_whole  # imports torch
 
         write_whole(path, yaml.safe_dump(hidden, sort_keys=False, allow_unicode=True).encode())
 
 
 def save_config(config: DictConfig | ListConfig, path: Path) -> None:
-    """Write a config, its references unresolved, without its secrets."""
+    """Write a config with its secrets masked and its references unresolved."""
     plain = OmegaConf.to_container(config, resolve=False)
     remember(plain)
     OmegaConf.save(OmegaConf.create(masked(plain)), path)

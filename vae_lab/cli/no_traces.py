@@ -10,11 +10,10 @@ from vae_lab.system.locks import LOCK
 
 
 class NoTraces(Callback):
-    """Takes back what Hydra has written into the run folder if nothing else came into it.
+    """A callback that restores the run folder if the command wrote nothing into it.
 
-    Hydra makes the folder and writes its config and an empty log before a setting is looked at, over those of a run
-    that lies there too. What went wrong has been printed. The folders of a sweep's trials are left alone: their
-    failures are recorded in them.
+    Hydra makes the folder and writes its config and an empty log before any setting is checked, and overwrites those of
+    an earlier run. The folders of a sweep's trials are kept, because failures are recorded in them.
     """
 
     def __init__(self) -> None:
@@ -24,9 +23,9 @@ class NoTraces(Callback):
         self.others: dict[Path, tuple[int, int]] = {}
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
-        """Take note of what is there."""
+        """Record the content of the run folder."""
         self.folder = Path(str(config.hydra.run.dir))
-        if self.folder == Path():  # a process that has no folder of its own, beside the one that has
+        if self.folder == Path():  # only rank 0 has a run folder
             return
         subfolder = config.hydra.output_subdir
         hidden = self.folder / str(subfolder or "")
@@ -35,19 +34,19 @@ class NoTraces(Callback):
         self.own = {path: path.read_bytes() if path.is_file() else None for path in paths}
         folders = dict.fromkeys([hidden, self.folder, *self.folder.parents])
         self.missing = [path for path in folders if not path.exists()]
-        self.others = self.look()
+        self.others = self.other_files()
 
-    def look(self) -> dict[Path, tuple[int, int]]:
-        """Return the time and size of each file in the folder, but for the lock and those that Hydra writes."""
+    def other_files(self) -> dict[Path, tuple[int, int]]:
+        """Return the modification time and size of each file in the folder, except the lock and Hydra's files."""
         passed = {*self.own, self.folder / LOCK}
         files = {path: path.stat() for path in self.folder.rglob("*") if path not in passed and path.is_file()}
         return {path: (found.st_mtime_ns, found.st_size) for path, found in files.items()}
 
     def on_run_end(self, config: DictConfig, **_: object) -> None:
-        """Put it back if nothing was done."""
-        if self.folder == Path() or self.look() != self.others:
+        """Restore the content of the run folder if no other file has changed."""
+        if self.folder == Path() or self.other_files() != self.others:
             return
-        with suppress(OSError):  # another process may work here too
+        with suppress(OSError):  # another process may work in the folder
             for path, content in self.own.items():
                 path.unlink(missing_ok=True) if content is None else path.write_bytes(content)
             if self.folder in self.missing:

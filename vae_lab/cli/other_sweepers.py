@@ -11,25 +11,25 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 FOLDER = "hydra.sweep.dir"
 FIXED = "hydra.job.config.override_dirname.exclude_keys"
 NO_SWEEP = (
-    "vae_lab.tune takes neither -m nor sweep=: search.space says what is tried; start it several times for several"
-    " trials at once."
+    "vae_lab.tune takes neither -m nor sweep=: search.space defines its trials; start the command several times to run"
+    " trials in parallel."
 )
 
 
 def is_own(hydra: Any) -> bool:  # noqa: ANN401
-    """Return whether the sweeper is vae_lab's own, which names trials by their settings and records each end."""
+    """Return whether the sweeper is vae_lab's own, which names trials by their settings and records their outcome."""
     return str(hydra.sweeper.get("_target_", "")).endswith(".TrialSweeper")
 
 
 class SweepFolder(Callback):
-    """Names the folder of a stock sweep by its time, as Hydra does, and keeps fixed settings out of `override_dirname`.
+    """A callback that names the folder of another sweeper's sweep by time, and its jobs by the swept settings.
 
-    Settings that were typed are kept. The defaults are set in the overrides of Hydra's own settings, from which the
+    Settings that are typed are kept. The defaults are added to the overrides of Hydra's own settings, from which the
     config of each job is composed.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Add what is not typed."""
+        """Add the settings that are not typed."""
         hydra = config.hydra
         if is_own(hydra):
             return
@@ -49,7 +49,7 @@ class SweepFolder(Callback):
 
 
 def fixed_keys(overrides: Any) -> list[str]:  # noqa: ANN401
-    """Return the settings that are typed with one value, which all jobs of a sweep share."""
+    """Return the settings that are typed with a single value, which all jobs of a sweep share."""
     texts: list[str] = OmegaConf.to_container(overrides, resolve=False)  # pyright: ignore[reportAssignmentType]
     parsed = OverridesParser.create().parse_overrides(texts)
     return sorted({one.get_key_element().lstrip("+~") for one in parsed if not one.is_sweep_override()})

@@ -1,4 +1,4 @@
-"""Overrides normalised before Hydra parses them: 4.0 where a whole number is meant, None for null."""
+"""Normalisation of overrides before Hydra parses them: 4.0 becomes 4 in an integer setting, None becomes null."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,60 +16,60 @@ from vae_lab.system.quoting import key, quote_text
 
 NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 SHARES = ("trainer.val_check_interval", "objective.beta.nsteps")
-"""Settings that are a count where they are whole and a share with a point, whatever the default is."""
+"""Settings for which an integer is a count and a float is a share, independent of the type of the default."""
 LIMITS = ("trainer.max_epochs", "trainer.max_time")
 CHOICE = re.compile(r"([\w/@.]+)=([\w/-]+)")
 SETTING = re.compile(r"([A-Za-z_][\w.]*)=([^\[\](){}'\"]+)")
 
 
-def understood(arguments: Sequence[str], config_name: str) -> list[str]:
-    """Return a command line in which 4.0 is 4 where a whole number is meant, and None is null.
+def normalise_overrides(arguments: Sequence[str], config_name: str) -> list[str]:
+    """Return a command line in which 4.0 is 4 for integer settings, and None is null.
 
-    A whole number is meant where the packaged config has one. Where it has a number with a point one is kept, as
-    Lightning tells a share of 1.0 from a count of 1; so is what an override adds with a +, and where the config has
-    null, which may be the place of a name. A number that is not whole, such as 4.5, is left for the setting to refuse.
+    A setting is an integer if its default is one. 1.0 is kept if the default is a float, because to Lightning 1.0 is a
+    share and 1 a count. It is also kept if the default is null, and in a setting that is added with a +. A number such
+    as 4.5 is kept, and the setting refuses it.
 
     Args:
-        arguments: overrides and flags; sweeps, a=1.0,2.0, are understood value by value.
+        arguments: overrides and flags; the values of a sweep, a=1.0,2.0, are normalised one by one.
         config_name: of the command.
     """
-    doubtful = [text for text in arguments if any(map(is_doubtful, values_of(text)))]
-    if not doubtful:
+    ambiguous = [text for text in arguments if any(map(is_ambiguous, values_of(text)))]
+    if not ambiguous:
         return list(arguments)
     default = defaults(arguments, config_name)
-    return [rewritten(text, default) if text in doubtful else text for text in arguments]
+    return [normalise_override(text, default) if text in ambiguous else text for text in arguments]
 
 
 def values_of(text: str) -> list[str]:
-    """Return the plain values of an override, of which a sweep has several; nothing of what is quoted or nested."""
+    """Return the values of an override, several for a sweep; [] if a value is quoted or nested."""
     found = SETTING.fullmatch(text)
     return found[2].split(",") if found else []
 
 
-def is_doubtful(value: str) -> bool:
-    """Return whether a value may stand for another."""
+def is_ambiguous(value: str) -> bool:
+    """Return whether a value is None or an integer written as a float."""
     return value == "None" or (NUMBER.fullmatch(value) is not None and float(value).is_integer())
 
 
-def rewritten(text: str, default: DictConfig) -> str:
-    """Return an override as it is meant."""
+def normalise_override(text: str, default: DictConfig) -> str:
+    """Return an override with integers and null in Hydra's form; `default` is the config without overrides."""
     name, values = text.partition("=")[0], values_of(text)
     try:
-        before = OmegaConf.select(default, name, default="")  # which an override adds, or another choice has
-    except OmegaConfBaseException:  # it refers to what Hydra knows only once it runs
+        before = OmegaConf.select(default, name, default="")  # "" for a setting that the override adds
+    except OmegaConfBaseException:  # an interpolation of a value that Hydra sets later
         before = ""
     whole = isinstance(before, int) and not isinstance(before, bool) and name not in SHARES
-    meant = [
-        "null" if value == "None" else str(int(float(value))) if whole and is_doubtful(value) else value
+    normal = [
+        "null" if value == "None" else str(int(float(value))) if whole and is_ambiguous(value) else value
         for value in values
     ]
-    return f"{name}={','.join(meant)}"
+    return f"{name}={','.join(normal)}"
 
 
 def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
-    """Return the config with the groups that are chosen and without any setting; else an empty one.
+    """Return the config with the chosen groups and without overrides of settings; empty if it cannot be composed.
 
-    The groups are those of vae_lab and of --config-dir and hydra.searchpath.
+    Groups are searched in vae_lab's configs, --config-dir and hydra.searchpath.
     """
     places = search_path(arguments)
     try:
@@ -77,12 +77,12 @@ def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
             return with_choices(arguments, config_name, places)
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return with_choices(arguments, config_name, places)
-    except (HydraException, OmegaConfBaseException):  # what is wrong with them the command itself says
+    except (HydraException, OmegaConfBaseException):  # the command reports the error later
         return OmegaConf.create()
 
 
 def with_choices(arguments: Sequence[str], config_name: str, places: list[str]) -> DictConfig:
-    """Return the config with the groups that are chosen, by the Hydra that is initialised."""
+    """Return the config with the chosen groups, composed by the initialised Hydra."""
     loader = GlobalHydra.instance().config_loader()
 
     def is_choice(group: str, choice: str) -> bool:
@@ -93,27 +93,27 @@ def with_choices(arguments: Sequence[str], config_name: str, places: list[str]) 
 
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """Return the folder that --config-dir names; [] for none."""
+    """Return the folder of --config-dir as a list; [] without the flag."""
     typed, _ = get_args_parser().parse_known_args([*arguments])
     return [] if typed.config_dir is None else [Path(typed.config_dir).absolute()]
 
 
 def search_path(arguments: Sequence[str]) -> list[str]:
-    """Return the override that has Hydra look where a command line says, besides in vae_lab's configs; [] for none."""
+    """Return the override that adds the command line's config folders to Hydra's search path; [] without any."""
     folder = [quote_text(f"file://{path}") for path in config_dirs(arguments)]
     paths = [text.partition("=")[2].strip("[]") for text in arguments if text.startswith("hydra.searchpath=")]
     return [f"hydra.searchpath=[{','.join(filter(None, [*folder, *paths]))}]"] if folder or paths else []
 
 
 def settle_limits(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Switch off defaults of the trainer that what was typed leaves no room for.
+    """Switch off defaults of the trainer that contradict the typed settings.
 
-    `trainer.max_steps` is off where `max_epochs` or `max_time` was typed and it was not. `check_val_every_n_epoch`
-    validates at the end of an epoch, unless an interval within it was typed too.
+    `trainer.max_steps` is switched off if only `max_epochs` or `max_time` is typed. With `check_val_every_n_epoch`,
+    validation is at the end of an epoch, unless `val_check_interval` is typed too.
 
     Args:
         cfg: the composed config, which is changed.
-        overrides: as they were typed.
+        overrides: the typed overrides.
     """
     typed = {key(text): text.partition("=")[2] for text in overrides}
     named = [name for name in LIMITS if typed.get(name, "null") not in ("null", "None")]

@@ -1,1 +1,1 @@
-"""Image sets: decoded once into uint8 tensors, split by seed, cut into batches by index."""
+"""Image sets: decoded once into uint8 tensors, split by seed, indexed for batches."""

@@ -1,4 +1,4 @@
-"""Minibatches whose order is a function of (seed, epoch), so that resumed runs and sweeps repeat it."""
+"""Batches whose order is a function of (seed, epoch), so that resumed runs and sweeps repeat it."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,7 +14,7 @@ from vae_lab.system.randomness import counter_seed
 
 
 class EpochCounter:
-    """The epoch of a loader, set by Lightning, which looks for it at `loader.sampler`."""
+    """The current epoch of a loader; Lightning sets it through `loader.sampler`."""
 
     epoch: int = 0
 
@@ -24,25 +24,24 @@ class EpochCounter:
 
 
 class Batches:
-    """Training batches, an epoch for each pass of the loader; their order follows from (seed, epoch) alone.
+    """Training batches, one epoch for each pass of the loader; their order depends only on (seed, epoch).
 
-    The images are a stream of permutation after permutation of the set, none of them cut short, and global batch b is
-    places b * size to (b + 1) * size of it, so every batch is full, and sets smaller than a batch train too. An epoch
-    is as many batches as fit into the set, at least one. With `redraw` the pixels are made zeros and ones by a draw of
-    each batch's own.
+    The images form a stream of complete permutations of the set, and global batch b takes the positions b * size to
+    (b + 1) * size of the stream. Every batch is therefore full, and a set may be smaller than a batch. An epoch has as
+    many batches as fit into the set, and at least one. With `redraw`, the pixels of each batch are binarized anew.
 
-    Lightning asks for the iterator before it sets the epoch, and restores no position of a loader after an epoch's end:
-    so both are looked up when the first batch is taken.
+    Lightning asks for the iterator before it sets the epoch, and does not restore the position of a loader after the
+    end of an epoch. The epoch and the position are therefore read when the first batch is taken.
 
     Args:
         images: the training images.
-        batch_size: images in a batch of one process.
-        seed: decides the order.
-        rank: which of the processes this one is.
-        world_size: how many processes share a global batch.
+        batch_size: images per batch and process.
+        seed: of the order.
+        rank: of this process.
+        world_size: number of processes that share a global batch.
         redraw: whether to binarize each batch anew.
-        repeat: whether every epoch has the batches of the first one, as `trainer.overfit_batches` wants it.
-        first: returns the number of batches of the present epoch that were trained on already.
+        repeat: whether every epoch repeats the batches of the first one, for `trainer.overfit_batches`.
+        first: returns how many batches of the current epoch have been trained on.
     """
 
     def __init__(
@@ -71,13 +70,13 @@ class Batches:
         return max(1, len(self.images) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield what this rank sees of the batches of the present epoch, from the first one that is left of it."""
+        """Yield this rank's part of the remaining batches of the current epoch."""
         epoch = self.sampler.epoch if isinstance(self.sampler, EpochCounter) else 0
         for batch in range(self.first(), len(self)):
             yield self[epoch * len(self) + batch]
 
     def __getitem__(self, batch: int) -> Sample:
-        """Return what this rank sees of global batch number `batch`."""
+        """Return this rank's part of global batch number `batch`."""
         indices = self.indices(batch)
         if not self.redraw:
             return self.images.__getitems__(indices)
@@ -85,14 +84,14 @@ class Batches:
         return Sample(scaled(drawn), self.images.labels[indices])
 
     def state_dict(self) -> dict[str, int]:
-        """Return nothing: `first` tells where to go on. Lightning warns of loaders without this method."""
+        """Return an empty state, because `first` gives the position; Lightning warns if this method is missing."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Do nothing."""
 
     def indices(self, batch: int) -> Int64[Tensor, " batch"]:
-        """Return which images this rank sees in global batch number `batch`."""
+        """Return the indices of the images in this rank's part of global batch number `batch`."""
         size = self.batch_size * self.world_size
         first, last = batch * size // len(self.images), ((batch + 1) * size - 1) // len(self.images)
         passes = [self._permutation(i) for i in range(first, last + 1)]
@@ -101,9 +100,9 @@ class Batches:
         return places[offset : offset + self.batch_size]
 
     def _permutation(self, npass: int) -> Int64[Tensor, " n"]:
-        """Return the order of the set's pass number `npass`, kept while its batches are being cut.
+        """Return the order of pass number `npass` over the set, cached while its batches are taken.
 
-        It lies where the pixels do, so that a set on a GPU needs nothing from the processor for each batch.
+        It is stored on the device of the pixels, so that batches of a set on a GPU need no transfer.
         """
         if npass not in self._passes:
             generator = torch.Generator().manual_seed(counter_seed("order", self.seed, npass))
@@ -116,7 +115,7 @@ class Batches:
 class OrderedBatches:
     """One pass over a set in its own order; the last batch may be smaller.
 
-    Of several processes each takes every so many-th batch. They are made smaller if there would be none for the last.
+    Each process takes every `world_size`-th batch. Batches are smaller if a process would otherwise have none.
 
     Raises:
         ValueError: if there are more processes than images.

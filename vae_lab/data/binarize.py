@@ -1,4 +1,4 @@
-"""Binarization: each pixel becomes 1 with its grey value as the probability."""
+"""Binarization: each pixel becomes 1 with its grey value as probability, else 0."""
 
 import torch
 from jaxtyping import UInt8
@@ -11,9 +11,9 @@ WAYS = (None, "static", "dynamic")
 
 
 def binarized(pixels: UInt8[Tensor, "*shape"], *counters: int | str) -> UInt8[Tensor, "*shape"]:
-    """Return 255 where a draw from the counters says so, with probability pixel / 255, and 0 elsewhere.
+    """Return pixels that are 255 with probability pixel / 255, drawn from the counters, and else 0.
 
-    The draws are whole numbers from 0 to 254, so the probabilities are exact and 0 and 255 stay what they are.
+    The draws are integers from 0 to 254, so the probabilities are exact, and pixels of 0 and 255 never change.
     """
     generator = torch.Generator().manual_seed(counter_seed("binarize", *counters))
     draws = torch.empty_like(pixels).random_(0, 255, generator=generator)
@@ -21,7 +21,7 @@ def binarized(pixels: UInt8[Tensor, "*shape"], *counters: int | str) -> UInt8[Te
 
 
 def static_splits(parts: Splits, *names: str, seed: int) -> Splits:
-    """Return the parts with the named ones binarized once, as `seed` says; the others stay grey."""
+    """Return the splits, of which the named ones are binarized once from `seed`; the others stay grey."""
 
     def fixed(name: str, images: ImageSet) -> ImageSet:
         return ImageSet(binarized(images.pixels(slice(None)), "static", seed, name), images.labels)

@@ -20,21 +20,21 @@ log = logging.getLogger(__name__)
 
 
 class ImageData(LightningDataModule, ABC):
-    """Serves train, validation and test batches of one image set, in memory as uint8.
+    """Training, validation and test batches of an image set that is held in memory as uint8.
 
     Args:
         channels: 1 for grey, 3 for colour.
         image_size: height and width in pixels.
         batch_size: images per training batch and rank.
         eval_batch_size: images per validation or test batch.
-        seed: decides the order of the training batches.
-        split_seed: decides which image is in which part; its own key, so that runs with different seeds compare.
-        binarize: null keeps grey pixels; `static` makes them zeros and ones once, as `split_seed` says; `dynamic` draws
-            the training images anew each time they are seen, as `seed` says, and the other two parts once.
-        augment: `flip` and `shift` of training batches, see `Augment`; None is none.
+        seed: of the order of the training batches.
+        split_seed: of the split; separate from `seed`, so that runs with different seeds have the same test images.
+        binarize: None keeps grey pixels; `static` binarizes all images once, from `split_seed`; `dynamic` binarizes
+            training images anew for each batch, from `seed`, and validation and test images once.
+        augment: `flip` and `shift` of training batches, see `Augment`; None for no augmentation.
 
     Attributes:
-        classes: names of the classes that labels count, known once `load` is done; empty where there are none.
+        classes: class names in the order of the labels, set by `load`; empty without classes.
     """
 
     classes: tuple[str, ...] = ()
@@ -74,54 +74,54 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Return the decoded parts; called once.
+        """Return the decoded splits; called once.
 
         Raises:
-            DataError: if the images are not there, not readable or too few.
+            DataError: if the images are missing, unreadable or too few.
         """
 
     @cached_property
     def raw_splits(self) -> Splits:
-        """The three parts as they were decoded, before any binarization; loaded on first use."""
+        """The splits before binarization, loaded at the first use."""
         parts = self.load()
         if self.batch_size > len(parts.train):
-            line = "data.batch_size=%d is larger than the training part of %d images: a batch repeats some of them"
+            line = "data.batch_size=%d is larger than the training part of %d images: each batch repeats images"
             log.warning(line, self.batch_size, len(parts.train))
         return parts
 
     @property
     def survey(self) -> Survey:
-        """What was understood of the images, and what became of them."""
+        """The summary of the data set for the log and for summary.json."""
         parts = self.raw_splits
         return self._survey or survey_parts(parts, self.classes)
 
     @cached_property
     def splits(self) -> Splits:
-        """The three parts that the model sees."""
+        """The splits that the model is trained on, binarized if `binarize` is set."""
         fixed = {None: (), "static": Splits._fields, "dynamic": ("val", "test")}[self.binarize]
         return static_splits(self.raw_splits, *fixed, seed=self.split_seed)
 
     @cached_property
     def eval_splits(self) -> Splits:
-        """The three parts to look at a trained model with: binarized once if the model knows zeros and ones only."""
+        """The splits for evaluation: every split is binarized once if `binarize` is set."""
         names = () if self.binarize is None else Splits._fields
         return static_splits(self.raw_splits, *names, seed=self.split_seed)
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:
-        """The sizes of the parts and a hash of every pixel and label in them."""
+        """The size of each split and a hash of its pixels and labels."""
         digests = {f"{name}_digest": part.digest() for name, part in self.splits._asdict().items()}
         return {f"n{name}": len(part) for name, part in self.splits._asdict().items()} | digests
 
     def setup(self, stage: str) -> None:
-        """Load the parts before the first batch is asked for."""
+        """Load the splits before the first batch."""
         _ = self.splits
 
     def train_dataloader(self) -> Batches:
-        """Return the training batches, sliced by rank."""
+        """Return this rank's training batches."""
         rank, world_size = self._share()
         trainer, images = self.trainer, self.splits.train
-        if trainer is not None and self.binarize != "dynamic":  # whose draws are made on the processor
+        if trainer is not None and self.binarize != "dynamic":  # dynamic binarization draws on the CPU
             images = images.held_on(trainer.strategy.root_device)
         return Batches(
             images,
@@ -135,7 +135,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Augment a training batch, on its device; its counters are those of its place in the run."""
+        """Return a training batch augmented on its device; other batches are unchanged."""
         trainer = self.trainer
         if self.augment is None or trainer is None or not trainer.training or not isinstance(batch, Sample):
             return batch
@@ -143,17 +143,17 @@ class ImageData(LightningDataModule, ABC):
         return batch._replace(image=self.augment(batch.image, *place))
 
     def val_dataloader(self) -> OrderedBatches:
-        """Return one pass over the validation part, or this rank's share of it."""
+        """Return this rank's batches of one pass over the validation images."""
         return OrderedBatches(self.splits.val, self.eval_batch_size, *self._share())
 
     def test_dataloader(self) -> OrderedBatches:
-        """Return one pass over the test part, or this rank's share of it."""
+        """Return this rank's batches of one pass over the test images."""
         return OrderedBatches(self.splits.test, self.eval_batch_size, *self._share())
 
     def predict_dataloader(self) -> OrderedBatches:
-        """Return one pass over the test part, or this rank's share of it."""
+        """Return this rank's batches of one pass over the test images."""
         return self.test_dataloader()
 
     def _share(self) -> tuple[int, int]:
-        """Return the rank of this process and the number of all."""
+        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -10,20 +10,19 @@ from sklearn.datasets import load_digits
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.resize import resized
-from vae_lab.data.selection import check_only, kept_names, of_classes
+from vae_lab.data.selection import check_only, select_classes, selected_names
 from vae_lab.data.splits import split
 from vae_lab.errors import require_count
 
 
 class Digits(ImageData):
-    """8x8 grey digits of 10 classes with 17 shades, enlarged to `image_size`.
+    """8x8 grey digits of 10 classes with 17 grey levels, enlarged to `image_size`.
 
     Args:
-        nval: validation images.
-        ntest: test images.
-        only: classes to keep, which are numbered anew in their order, or None for all;
-            `nval` and `ntest` count images before the others leave.
-        settings: those of `ImageData`.
+        nval: validation images, counted before `only` is applied.
+        ntest: test images, counted likewise.
+        only: classes to keep, renumbered from 0 in their order, or None for all.
+        settings: arguments of `ImageData`.
     """
 
     def __init__(self, *, nval: int, ntest: int, only: Sequence[int] | None = None, **settings: Any) -> None:
@@ -31,17 +30,17 @@ class Digits(ImageData):
         require_count("data.nval", nval)
         require_count("data.ntest", ntest)
         check_only(only, 10)
-        self.classes = kept_names([str(digit) for digit in range(10)], only)
+        self.classes = selected_names([str(digit) for digit in range(10)], only)
         self.only = only
         self.nval = nval
         self.ntest = ntest
 
     def load(self) -> Splits:
-        """Return the digits, split by `split_seed`; equal ones land in the same part."""
+        """Return the digits split by `split_seed`; equal images are in the same part."""
         digits: Any = load_digits()  # sklearn's Bunch has no types
         pixels = torch.from_numpy((digits.images * 255 / 16).round().astype(np.uint8))[:, None]
         labels = torch.from_numpy(digits.target.astype(np.int64))
         images = ImageSet(resized(pixels, self.channels, self.image_size), labels)
         groups = torch.from_numpy(np.unique(digits.data, axis=0, return_inverse=True)[1].astype(np.int64))
         rows = split(groups, self.nval, self.ntest, self.split_seed)
-        return of_classes(Splits(*(images.subset(part) for part in rows)), self.only)
+        return select_classes(Splits(*(images.subset(part) for part in rows)), self.only)

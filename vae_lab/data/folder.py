@@ -28,30 +28,29 @@ log = logging.getLogger(__name__)
 SUBFOLDERS = "subfolders"
 
 NAMED = 20
-"""How many bad files are named one by one."""
+"""Maximum number of bad files with a log line of their own."""
 
 
 class Folder(ImageData):
     """The images in a folder and its subfolders, split by `split_seed`.
 
-    The content of a file decides whether it is an image; see `decode` for what becomes of it. Exact duplicates, images
-    of equal pixels, are kept and always land in the same part. Nothing is ever written into the folder.
+    A file is an image if its content is; `decode` says how it is decoded. Exact duplicates (equal pixels) are kept and
+    are always in the same part. Nothing is ever written into the folder.
 
     Args:
-        root: the folder; null is an error that says so.
-        val_fraction: share of the images to validate on.
-        test_fraction: share of the images to test on.
-        on_bad: "skip" leaves out files that are no images, naming each; "fail" ends with the first.
-        max_pixels: images with more pixels than this are bad.
-        background: grey level, 0 to 255, that shows where an image is transparent.
-        memory_limit: decoded sets of more bytes are mapped from a file in `cache` instead of held in memory.
-        cache: folder for such files, which are used again as long as folder and settings stay the same; None is
+        root: the folder; None raises an error that asks for it.
+        val_fraction: share of the validation images.
+        test_fraction: share of the test images.
+        on_bad: "skip" leaves out unusable files and logs them; "fail" raises an error at the first one.
+        max_pixels: images with more pixels are unusable.
+        background: grey level, 0 to 255, of the background of transparent images.
+        memory_limit: decoded sets of more bytes are memory-mapped from a file in `cache`.
+        cache: folder for these files, which are reused while the folder and the settings stay the same; None is
             `vae_lab.system.folders.cache_folder`.
-        archive: where to get the images from, or None.
-        download: whether to do so if the folder is missing or empty.
-        labels: "subfolders" makes classes of the folders right in the root, in the order of their names; None makes
-            none.
-        settings: those of `ImageData`.
+        archive: the archive to download the images from, or None.
+        download: whether to download the images if the folder is missing or empty.
+        labels: "subfolders" uses the folders directly in the root as classes, sorted by name; None uses no classes.
+        settings: arguments of `ImageData`.
     """
 
     def __init__(
@@ -77,9 +76,9 @@ class Folder(ImageData):
         require_number("data.memory_limit", memory_limit)
         require_choice("data.on_bad", on_bad, ("skip", "fail"))
         if cache == "":
-            raise ValueError("data.cache must name a folder, not nothing; null is the usual one.")
+            raise ValueError("data.cache is empty; name a folder, or choose null for the default one.")
         if download and archive is None:
-            raise ValueError("data.download=true needs data.archive; without one, put the images there and say false.")
+            raise ValueError("data.download=true needs data.archive; set it, or choose data.download=false.")
         if labels not in (None, SUBFOLDERS):
             raise ValueError(f"data.labels must be null or {SUBFOLDERS}, not {labels}.")
         self.root = root
@@ -94,7 +93,7 @@ class Folder(ImageData):
         self.labels = labels
 
     def load(self) -> Splits:
-        """Return the decoded images of the folder, dealt out to the three parts."""
+        """Return the decoded images of the folder, split by `split_seed`."""
         root = self._find_root()
         listing = self._list(root)
         decoded = self._decode(root, listing)
@@ -116,10 +115,10 @@ class Folder(ImageData):
         rows: tuple[Int64[Tensor, " _"], ...],
         nduplicates: int,
     ) -> Survey:
-        """Return what was understood of the folder."""
+        """Return the summary of the folder for the log and for summary.json."""
         part = torch.zeros(len(paths), dtype=torch.int64)
-        for number, some in enumerate(rows):
-            part[some] = number
+        for number, indices in enumerate(rows):
+            part[indices] = number
         hashes = np.array([source.dhash for source in decoded.sources], dtype=np.uint64)
         near = near_duplicates(decoded.pixels, hashes, part)
         return join_surveys(
@@ -130,7 +129,7 @@ class Folder(ImageData):
         )
 
     def _find_root(self) -> Path:
-        """Return the absolute path of the folder, after the download if that is called for."""
+        """Return the absolute path of the folder; download the images if `download` is set and they are missing."""
         if not self.root:
             raise DataError("data.root is not set; name the folder of the images with data.root=.")
         root = expanded(self.root).absolute()
@@ -142,12 +141,12 @@ class Folder(ImageData):
         """Return the files in the folder.
 
         Raises:
-            DataError: if there is none, saying what was found instead.
+            DataError: if there is no file; the message says what was found instead.
         """
         if not os.path.lexists(root):
             raise self._no_images(root, "does not exist")
         if not root.is_dir():
-            raise self._no_images(root, "is no folder (an archive must be unpacked first)")
+            raise self._no_images(root, "is not a folder (unpack an archive first)")
         try:
             listing = list_files(root)
         except OSError as error:
@@ -161,10 +160,10 @@ class Folder(ImageData):
         return listing
 
     def _decode(self, root: Path, listing: Listing) -> Decoded:
-        """Return the images among the files, in memory or mapped, and report on the others.
+        """Return the images among the files, in memory or memory-mapped, and log the other files.
 
         Raises:
-            DataError: if there is no image, or a bad file that must not be skipped.
+            DataError: if there is no image, or if there is a bad file and `on_bad` is "fail".
         """
         started = time.monotonic()
         for bad in listing.unreadable:
@@ -183,10 +182,10 @@ class Folder(ImageData):
         return decoded
 
     def _labels(self, paths: list[str]) -> Int64[Tensor, " n"]:
-        """Return the class of each image, and take note of the classes' names; zeros without `labels`.
+        """Return the class of each image and set `classes`; zeros if `labels` is None.
 
         Raises:
-            DataError: if an image lies in no class's folder.
+            DataError: if an image is not in a sub-folder.
         """
         if self.labels is None:
             return torch.zeros(len(paths), dtype=torch.int64)
@@ -194,8 +193,8 @@ class Folder(ImageData):
         stray = [place[0] for place in places if len(place) == 1]
         if stray:
             raise DataError(
-                f"{printable(stray[0])} lies in no sub-folder, and data.labels={SUBFOLDERS} takes its class from that;"
-                " move it into one, or choose data.labels=null."
+                f"{printable(stray[0])} is not in a sub-folder, so data.labels={SUBFOLDERS} finds no class for it;"
+                " move it into a sub-folder, or choose data.labels=null."
             )
         names = sorted({place[0] for place in places}, key=os.fsencode)
         self.classes = tuple(map(printable, names))
@@ -203,18 +202,18 @@ class Folder(ImageData):
         return torch.tensor([numbers[place[0]] for place in places], dtype=torch.int64)
 
     def _refuse(self, bad: Bad) -> None:
-        """End here if bad files must not be skipped."""
+        """Raise DataError for a bad file if `on_bad` is "fail"."""
         if self.on_bad == "fail":
             raise DataError(
-                f"{printable(bad.path)} is no usable image ({bad.reason}); remove it, or leave out such files with"
+                f"{printable(bad.path)} is not a usable image ({bad.reason}); remove it, or skip such files with"
                 " data.on_bad=skip."
             )
 
     def _no_images(self, root: Path, finding: str) -> DataError:
-        """Return the error that says what is where the images should be, and how to go on."""
+        """Return the error that the root holds no images, with the finding and the remedy."""
         remedy = "name the folder of the images with data.root="
         if self.archive is not None and not self.download:
-            remedy += ", or get them with data.download=true"
+            remedy += ", or download them with data.download=true"
         return DataError(f"{printable(str(root))} {finding}; {remedy}.")
 
 
@@ -246,13 +245,13 @@ def _paths(listing: Listing, decoded: Decoded) -> list[str]:
 
 
 def _groups(digests: list[str]) -> Int64[Tensor, " n"]:
-    """Return the group of each image, numbered by first occurrence: equal pixels, equal group."""
+    """Return the group of each image, numbered by first occurrence; images with equal pixels share a group."""
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(digest, len(numbers)) for digest in digests], dtype=torch.int64)
 
 
 def _report(bad: list[Bad], nimages: int, seconds: float) -> None:
-    """Log what became of the files."""
+    """Log the bad files and the number of decoded files."""
     for file in bad[:NAMED]:
         log.warning("skipped %s: %s", printable(file.path), file.reason)
     if len(bad) > NAMED:

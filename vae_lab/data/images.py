@@ -12,15 +12,14 @@ from vae_lab.data.sample import Sample
 
 
 class ImageSet:
-    """Decoded images, in memory or memory-mapped; a batch is cut by index in one call and scaled to [0, 1] on the way.
+    """Decoded images, in memory or memory-mapped; batches are indexed in one call and scaled to [0, 1].
 
-    Subsets share the pixels of the set that they were taken from and know which rows are theirs, so three parts of one
-    set take no more memory than the set.
+    Subsets share the pixels of the set that they were taken from, so the splits take no more memory than the set.
 
     Args:
-        pixels: the images, and possibly others.
+        pixels: the images, possibly with images of other subsets.
         labels: the class of each image of this set.
-        rows: where in `pixels` each image of this set lies; None where they are the same.
+        rows: the row in `pixels` of each image of this set; None if `pixels` are exactly the images of this set.
     """
 
     def __init__(
@@ -38,35 +37,35 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels lie."""
+        """The device of the pixels."""
         return self._pixels.device
 
     def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
         """Return the images at `indices` as floats in [0, 1], laid out channels-last."""
-        return Sample(scaled(self.pixels(indices)), self.labels[self._near(indices)])
+        return Sample(scaled(self.pixels(indices)), self.labels[self._on_device(indices)])
 
     def pixels(
         self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice
     ) -> UInt8[Tensor, "batch channels height width"]:
         """Return the images at `indices` as they are stored."""
-        indices = self._near(indices)
+        indices = self._on_device(indices)
         return self._pixels[indices if self._rows is None else self._rows[indices]]
 
-    def _near(self, indices: Sequence[int] | Int64[Tensor, " some"] | slice) -> Any:  # noqa: ANN401
-        """Return indices on the device of the pixels; they are sent there without waiting for it."""
+    def _on_device(self, indices: Sequence[int] | Int64[Tensor, " some"] | slice) -> Any:  # noqa: ANN401
+        """Return indices on the device of the pixels; the transfer does not block."""
         if isinstance(indices, Tensor) and indices.device != self._pixels.device:
             return indices.to(self._pixels.device, non_blocking=True)
         return indices
 
     def held_on(self, device: torch.device) -> "ImageSet":
-        """Return the set with its pixels on a GPU if they take at most a quarter of its free memory, or itself."""
+        """Return the set on a GPU if its pixels fit in a quarter of the free memory there, else the set itself."""
         nbytes = len(self) * self._pixels[0].numel()
         if device.type != "cuda" or nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         return ImageSet(self.pixels(slice(None)).to(device), self.labels.to(device))
 
     def subset(self, indices: Int64[Tensor, " some"]) -> "ImageSet":
-        """Return the images at `indices` as a set of its own, which shares these pixels."""
+        """Return the images at `indices` as an `ImageSet` that shares these pixels."""
         rows = indices if self._rows is None else self._rows[indices]
         return ImageSet(self._pixels, self.labels[indices], rows)
 
@@ -75,7 +74,7 @@ class ImageSet:
         return ImageSet(self._pixels, labels, torch.arange(len(self)) if self._rows is None else self._rows)
 
     def digest(self) -> str:
-        """Return a hash of every pixel and label, in order."""
+        """Return a hash of all pixels and labels, in order."""
         shape = (len(self), *self._pixels.shape[1:])
         digest = hashlib.blake2b(repr(shape).encode(), digest_size=16)
         for start in range(0, len(self), 4096):
@@ -122,7 +121,7 @@ def require_size(images: Tensor, channels: int, side: int) -> None:
 
 
 class Splits(NamedTuple):
-    """Three sets of images that share no image."""
+    """Training, validation and test images, without an image in common."""
 
     train: ImageSet
     val: ImageSet

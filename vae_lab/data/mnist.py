@@ -14,28 +14,28 @@ from vae_lab.data.files.listing import printable
 from vae_lab.data.files.staging import made_folder
 from vae_lab.data.images import ImageSet, Splits
 from vae_lab.data.resize import resized
-from vae_lab.data.selection import check_only, kept_names, of_classes
+from vae_lab.data.selection import check_only, select_classes, selected_names
 from vae_lab.data.splits import split
 from vae_lab.errors import DataError, require_count
+from vae_lab.system.error_text import reason
 from vae_lab.system.folders import expanded
 
 log = logging.getLogger(__name__)
 
 FILES = "*-ubyte*"
-"""What the files of such a set are called."""
+"""Pattern of the names of the set's files."""
 
 
 class IdxImages(ImageData):
-    """Grey images of 10 classes: the publisher's test part, and a training part of which `nval` images validate.
+    """Grey images of 10 classes; validation images are taken from the publisher's training images.
 
     Args:
         dataset: torchvision's class.
-        root: folder that holds, or will hold, `<class name>/raw/`; also that folder itself, or the one around `root`.
-        download: whether to load what is missing.
-        nval: validation images, taken from the publisher's training part.
-        only: classes to keep, which are numbered anew in their order, or None for all;
-            `nval` counts validation images before the others leave.
-        settings: those of `ImageData`; images are resized where `image_size` is not 28.
+        root: folder that holds, or will hold, `<class name>/raw/`; a folder one or two levels off is found too.
+        download: whether to download missing files.
+        nval: validation images, counted before `only` is applied.
+        only: classes to keep, renumbered from 0 in their order, or None for all.
+        settings: arguments of `ImageData`; images are resized if `image_size` is not 28.
     """
 
     def __init__(
@@ -51,39 +51,39 @@ class IdxImages(ImageData):
         super().__init__(**settings)
         require_count("data.nval", nval)
         self.dataset = dataset
-        kind: Any = getattr(dataset, "func", dataset)  # the class, whatever it was bound to
+        kind: Any = getattr(dataset, "func", dataset)  # the class, also if `dataset` is a functools.partial
         self.title: str = kind.__name__
         check_only(only, len(kind.classes))
-        self.classes = kept_names(kind.classes, only)
+        self.classes = selected_names(kind.classes, only)
         self.only = only
         self.root = expanded(root)
         self.download = download
         self.nval = nval
 
     def load(self) -> Splits:
-        """Return the parts, downloaded and checked by torchvision where they are not there."""
+        """Return the splits; torchvision downloads and checks the files if they are missing."""
         root = self._find_root()
         train, test = self._read(root, train=True), self._read(root, train=False)
         train_rows, val_rows, _ = split(torch.arange(len(train)), self.nval, 0, self.split_seed)
-        return of_classes(Splits(train.subset(train_rows), train.subset(val_rows), test), self.only)
+        return select_classes(Splits(train.subset(train_rows), train.subset(val_rows), test), self.only)
 
     def _find_root(self) -> Path:
-        """Return the folder that holds `<class name>/raw`: `root`, or one near it, or `root` after the download.
+        """Return the folder that holds `<class name>/raw`, which is `root` or a folder near it; download if needed.
 
         Raises:
-            DataError: if the files lie where they are not looked for, or cannot be downloaded.
+            DataError: if the files are directly in `root` or `root/raw`, or cannot be downloaded.
         """
         above = self._above()
         found = [place for place in (self.root, above) if self._holds(place)] or self._below()
         if found:
             if found[0] != self.root:
-                log.info("%s/raw lies in %s, not in data.root=%s; taken from there", self.title, found[0], self.root)
+                log.info("reading %s/raw from %s instead of data.root=%s", self.title, found[0], self.root)
             return found[0]
         for place in (self.root, self.root / "raw"):
             if any(place.glob(FILES)):
                 raise DataError(
-                    f"{place.absolute()} holds files as those of {self.title}, and not in a folder {self.title}/raw; if"
-                    f" they are {self.title}, move them into one, and name the folder that holds it with data.root=."
+                    f"{place.absolute()} holds files like those of {self.title}, but outside a folder {self.title}/raw;"
+                    f" if they are {self.title}, move them into one, and name its parent folder with data.root=."
                 )
         if self.download and _is_free(above / self.title):
             self._fetch(above)
@@ -98,7 +98,7 @@ class IdxImages(ImageData):
         return path.parent if last[-1:] == (self.title,) else self.root
 
     def _below(self) -> list[Path]:
-        """Return the one folder right in `root` that holds the set; nothing if there are none or several."""
+        """Return the folder directly in `root` that holds the set, as a list; [] unless there is exactly one."""
         try:
             found = [place for place in self.root.iterdir() if self._holds(place)]
         except OSError:
@@ -106,22 +106,22 @@ class IdxImages(ImageData):
         return found if len(found) == 1 else []
 
     def _holds(self, place: Path) -> bool:
-        """Return whether some of the set's files lie where they belong in a folder."""
+        """Return whether the folder `<class name>/raw` in `place` holds files of the set."""
         return any((place / self.title / "raw").glob(FILES))
 
     def _read(self, root: Path, *, train: bool) -> ImageSet:
         try:
             found = self.dataset(root=root, train=train, download=False)
         except (OSError, RuntimeError, ValueError, AssertionError) as error:
-            where = (root / self.title / "raw").absolute()
+            where, why = (root / self.title / "raw").absolute(), reason(error).strip(" :.")
             raise DataError(
-                f"{self.title} is not in {where} ({reason(error)}); name the folder that holds {self.title}/raw with"
+                f"{self.title} is not in {where} ({why}); name the folder that holds {self.title}/raw with"
                 " data.root=, let it be downloaded with data.download=true, or use data=digits, which needs no network."
             ) from error
         return ImageSet(resized(found.data[:, None], self.channels, self.image_size), found.targets.long())
 
     def _fetch(self, root: Path) -> None:
-        """Download into a folder of its own and rename it: one that fails or is killed leaves nothing half done."""
+        """Download into a temporary folder and rename it, so that a failed download leaves no partial files."""
         others = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
         beside = f", beside {len(others)} other files and folders ({printable(others[0])}, …)" if others else ""
         log.info("downloading %s to %s%s", self.title, (root / self.title).absolute(), beside)
@@ -131,17 +131,13 @@ class IdxImages(ImageData):
                 if _is_free(root / self.title):  # another process may have been faster
                     (Path(temporary) / self.title).rename(root / self.title)
         except (OSError, RuntimeError, ValueError) as error:
+            why = reason(error).strip(" :.")
             raise DataError(
-                f"{self.title} is not in {root.absolute()} and could not be downloaded ({reason(error)}); name a"
-                f" folder that holds {self.title}/raw with data.root=, or use data=digits, which needs no network."
+                f"{self.title} is not in {root.absolute()} and could not be downloaded ({why}); name a folder that"
+                f" holds {self.title}/raw with data.root=, or use data=digits, which needs no network."
             ) from error
 
 
 def _is_free(path: Path) -> bool:
-    """Return whether a folder could be put at a path: nothing is there, or an empty folder."""
+    """Return whether a path does not exist or is an empty folder."""
     return not path.exists() or (path.is_dir() and not any(path.iterdir()))
-
-
-def reason(error: BaseException) -> str:
-    """Return an error's message in one line, or its kind."""
-    return " ".join(str(error).split()).strip(" :.") or type(error).__name__

@@ -9,29 +9,29 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """A batch of images with pixels in [0, 1] and their class labels (all 0 where a set has no classes)."""
+    """A batch of images with pixels in [0, 1] and class labels (all 0 in a set without classes)."""
 
     image: Float[Tensor, "batch channels height width"]
     label: Int64[Tensor, " batch"]
 
 
 Batch = Sample | Tensor | Sequence[Tensor]
-"""What a DataLoader may serve: a `Sample`, an image tensor or an (image, label) pair."""
+"""A batch of any DataLoader: a `Sample`, an image tensor or an (image, label) pair."""
 
 
 def as_sample(batch: Batch, *, check: bool) -> Sample:
     """Return a batch of any DataLoader as a `Sample`.
 
     Args:
-        batch: a `Sample`; images alone, whose labels are 0 then; or images and labels.
-        check: whether to look at every pixel of a batch that is no `Sample`.
+        batch: a `Sample`, images (labels become 0), or images and labels.
+        check: whether to check the range of all pixels; those of a `Sample` are never checked.
 
     Raises:
-        ValueError: if it is none of these, or pixels are not in [0, 1].
+        ValueError: if the batch has another type, or its pixels are not in [0, 1].
     """
     if isinstance(batch, Sample):
         return batch
-    from vae_lab.data.images import require_range, scaled  # which need a Sample
+    from vae_lab.data.images import require_range, scaled  # which import this module
 
     parts = [batch] if isinstance(batch, Tensor) else list(batch)
     if not 1 <= len(parts) <= 2 or not all(isinstance(part, Tensor) for part in parts):
@@ -47,5 +47,5 @@ def as_sample(batch: Batch, *, check: bool) -> Sample:
 
 
 def batch_size(batch: Batch) -> int:
-    """Return the number of images in a batch, as Lightning's ThroughputMonitor asks for it."""
+    """Return the number of images in a batch, for Lightning's ThroughputMonitor."""
     return len(batch[0]) if isinstance(batch, Sequence) else len(batch)

@@ -1,4 +1,4 @@
-"""Selection of some of a data set's classes, for one-class models."""
+"""Selection of classes of a data set (`data.only`), for one-class models."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from vae_lab.errors import DataError
 
 
 def check_only(only: object, nclasses: int) -> None:
-    """Raise ValueError unless `only` is None or a list of some of the classes from 0 to `nclasses` - 1."""
+    """Raise ValueError unless `only` is None or a list of classes from 0 to `nclasses` - 1."""
     if only is None:
         return
     if isinstance(only, str) or not isinstance(only, Sequence) or not only:
@@ -18,16 +18,16 @@ def check_only(only: object, nclasses: int) -> None:
         raise ValueError(f"data.only={list(only)}: the classes go from 0 to {nclasses - 1}.")
 
 
-def kept_names(names: Sequence[str], only: Sequence[int] | None) -> tuple[str, ...]:
-    """Return the names of the classes that are kept, in the order of their numbers."""
+def selected_names(names: Sequence[str], only: Sequence[int] | None) -> tuple[str, ...]:
+    """Return the names of the selected classes, in the order of their numbers; None selects all."""
     return tuple(names) if only is None else tuple(names[label] for label in sorted(set(only)))
 
 
-def of_classes(parts: Splits, only: Sequence[int] | None) -> Splits:
-    """Return the images of some classes in each part, and number those anew from 0; None is all classes.
+def select_classes(parts: Splits, only: Sequence[int] | None) -> Splits:
+    """Return the images of the selected classes in each part, with labels renumbered from 0; None selects all.
 
     Raises:
-        DataError: if a part has none.
+        DataError: if a part has no image of the selected classes.
     """
     if only is None:
         return parts

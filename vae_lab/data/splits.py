@@ -12,24 +12,24 @@ def split(
 ) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " val"], Int64[Tensor, " test"]]:
     """Return the sorted indices of the training, validation and test images.
 
-    Images of equal group (exact duplicates) land in the same part. Groups are dealt out in an order drawn from `seed`,
-    whole groups at a time, so the validation and test parts hold at least `nval` and `ntest` images.
+    Images of the same group (exact duplicates) are in the same part. Whole groups are assigned in an order drawn from
+    `seed`, so the validation and test parts have at least `nval` and `ntest` images.
 
     Args:
         groups: the group of each image, numbered 0, 1, 2, …
         nval: validation images, at least 1.
-        ntest: test images; 0 where the publisher has a test part of its own.
-        seed: the same seed gives the same split, whatever else is random in a run.
+        ntest: test images; 0 if the publisher provides a test set.
+        seed: of the split.
 
     Raises:
-        DataError: if no image would be left to train on.
+        DataError: if there are too few images for the three parts.
     """
     ngroups = int(groups.max()) + 1 if len(groups) else 0
     order = torch.randperm(ngroups, generator=torch.Generator().manual_seed(seed))
     counts = torch.bincount(groups, minlength=ngroups)[order].cumsum(0)
     before = torch.cat([counts.new_zeros(1), counts])[:-1]
     part_of_group = torch.empty(ngroups, dtype=torch.int64)
-    val_end = before[before >= nval][:1].sum()  # more than nval where a whole group passed it
+    val_end = before[before >= nval][:1].sum()  # above nval if the last group has several images
     part_of_group[order] = (before >= nval).long() + (before >= val_end + ntest).long()
     part = part_of_group[groups]
     val, test, train = (torch.nonzero(part == i).flatten() for i in range(3))

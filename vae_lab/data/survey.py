@@ -1,7 +1,7 @@
 """A summary of a data set for the log and for summary.json.
 
-A number that comes of pictures taken for something else looks like any other. So it is said what was found, what became
-of it, and, where that is seldom meant, a warning with the remedy.
+A result on misread pictures looks like any other result. The summary says what was found in the files and how it was
+used, and warns with a remedy of uses that are seldom intended.
 """
 
 import logging
@@ -20,38 +20,38 @@ from vae_lab.data.images import Splits
 log = logging.getLogger(__name__)
 
 NFOLDERS = 5
-"""How many top folders get a line of their own."""
+"""Maximum number of top-level folders with a line of their own."""
 
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-"""Names of folders, in lower case, that say which part of a set they hold."""
+"""Names of folders, in lower case, that stand for a split."""
 
 MASKS = frozenset({
     "annotation", "annotations", "ground_truth", "ground-truth", "groundtruth", "gt", "label", "labels", "mask",
     "masks", "seg", "segmentation", "segmentations",
 })  # fmt: skip
-"""Names of folders, in lower case, that hold pictures of the truth about other pictures."""
+"""Names of folders, in lower case, that hold masks or labels of other pictures."""
 
 NAMED = 4
-"""How many names a sentence lists."""
+"""Maximum number of names in a sentence."""
 
 
 class Survey(NamedTuple):
-    """What was understood.
+    """A summary of a data set, or of one of its aspects.
 
     Attributes:
         facts: plain numbers and names, for summary.json.
-        lines: the same for a reader; at most twelve with those of other surveys of the set.
-        warnings: sentences on what is seldom meant.
+        lines: the same facts for the log; at most twelve for a data set.
+        warnings: sentences on uses of the files that are seldom intended.
     """
 
     facts: dict[str, Any]
     lines: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def tell(self) -> None:
+    def log_lines(self) -> None:
         """Log the lines and the warnings."""
         for line in self.lines:
             log.info("%s", line)
@@ -73,24 +73,19 @@ def join_surveys(*surveys: Survey) -> Survey:
 
 
 def survey_parts(parts: Splits, classes: Sequence[str]) -> Survey:
-    """Return how many images of each class each part holds; no line, since nothing was there to be misunderstood."""
+    """Return the number of images of each class in each part, without log lines."""
     counts = {name: np.bincount(part.labels.numpy(), minlength=len(classes)) for name, part in parts._asdict().items()}
     each = {name: {part: int(count[i]) for part, count in counts.items()} for i, name in enumerate(classes)}
     return Survey({"npictures": sum(map(len, parts)), "classes": each})
 
 
 def survey_sources(sources: Sequence[Source], nbad: int) -> Survey:
-    """Return what the pictures were in their files.
-
-    Args:
-        sources: of the files that are pictures, at least one.
-        nbad: files that are none.
-    """
+    """Return formats, sizes and value ranges of the picture files; `nbad` is the number of other files."""
     return join_surveys(_files(sources, nbad), _sizes(sources), _depths(sources))
 
 
 def _files(sources: Sequence[Source], nbad: int) -> Survey:
-    """Return how many files, pages and pictures there are, and of which formats."""
+    """Return the numbers of files, pages and pictures, and the formats."""
     formats = Counter(source.format for source in sources).most_common()
     nfiles, npages = len(sources) + nbad, sum(source.npages for source in sources)
     line = f"pictures: {len(sources):,} of {nfiles:,} files ({', '.join(f'{n:,} {name}' for name, n in formats)})"
@@ -107,7 +102,7 @@ def _files(sources: Sequence[Source], nbad: int) -> Survey:
 
 
 def _sizes(sources: Sequence[Source]) -> Survey:
-    """Return how large the pictures are, and how much of them lies outside the central square."""
+    """Return the sizes of the pictures, and the share of them outside the central square."""
     sizes = np.array([(source.width, source.height) for source in sources])
     by_area = sizes[np.argsort(sizes.prod(1), kind="stable")]
     least, median, most = (by_area[i].tolist() for i in (0, len(sizes) // 2, -1))
@@ -116,20 +111,20 @@ def _sizes(sources: Sequence[Source]) -> Survey:
     facts = {"sizes": {"smallest": least, "median": median, "largest": most}, "share_cut_off": cut}
     span = _size(median) if least == most else f"{_size(least)} to {_size(most)}, median {_size(median)}"
     line = f"sizes: {span} pixels; the crop to the central square removes {100 * cut:.0f} % of the median picture"
-    if cut <= 0.34:  # what a photograph of 3:2 loses
+    if cut <= 0.34:  # a photograph of 3:2 loses a third
         return Survey(facts, (line,))
     warning = (
-        f"{100 * cut:.0f} % of the median picture lies outside its central square and is never seen; cut such pictures"
-        " into squares, or pad them, before they are read."
+        f"{100 * cut:.0f} % of the median picture lies outside its central square and is removed; cut such pictures"
+        " into squares, or pad them to squares, before training."
     )
     return Survey(facts, (line,), (warning,))
 
 
 def _depths(sources: Sequence[Source]) -> Survey:
-    """Return how many bits the samples have and which values really occur.
+    """Return the bits per sample and the range of the values.
 
-    Of the range, a tenth of the pictures may leave it at either end without changing the verdict: a few broken pixels
-    do not make a set bright.
+    The warning about a narrow range ignores a tenth of the pictures at either end, because a few broken pixels can span
+    the whole range.
     """
     depths = Counter(source.nbits for source in sources)
     white = Counter(source.white for source in sources).most_common(1)[0][0]
@@ -143,26 +138,26 @@ def _depths(sources: Sequence[Source]) -> Survey:
     warnings: list[str] = []
     if len({max(nbits, 8) for nbits in depths}) > 1:
         warnings.append(
-            f"the files differ in depth (bits per sample: {said}), and each is read as if its own whole range went from"
-            " black to white; convert them to one depth if equal values mean equal brightness."
+            f"the files differ in depth (bits per sample: {said}), and the whole range of each depth is scaled to black"
+            " to white; convert them to one depth if equal values mean equal brightness."
         )
     bulk = float(np.quantile(high, 0.9, method="lower") - np.quantile(low, 0.1, method="higher"))
     if bulk < 0.25:
         warnings.append(
             f"nine in ten pictures use less than a quarter of the range of values ({numbers[0]} to {numbers[1]} of 0 to"
-            f" {numbers[2]} in all), so they are nearly one grey to the model, and its error is small for that reason"
-            " alone; scale the values to the whole range before they are read."
+            f" {numbers[2]} in all), so the model sees almost uniform grey, and its error is small for that reason"
+            " alone; scale the values to the whole range before training."
         )
     return Survey(facts, (line,), tuple(warnings))
 
 
 def survey_folders(paths: Sequence[str], part: Sequence[int], classes: Sequence[str]) -> Survey:
-    """Return how many pictures each folder right in the root holds, and what became of them.
+    """Return the number of pictures of each top-level folder in each part.
 
     Args:
         paths: of the pictures, relative to the root.
-        part: of each picture: 0 to train on, 1 to validate on, 2 to test on.
-        classes: made of the folders; empty if none were made.
+        part: of each picture: 0 for training, 1 for validation, 2 for test.
+        classes: names of the folders that are used as classes; empty without classes.
     """
     places = [PurePath(path).parts for path in paths]
     counts: dict[str, Counter[int]] = {}
@@ -182,7 +177,7 @@ def survey_folders(paths: Sequence[str], part: Sequence[int], classes: Sequence[
 
 
 def _folder_line(name: str, row: dict[str, int]) -> str:
-    """Return a line for a folder."""
+    """Return the log line of a folder."""
     total = row["train"] + row["val"] + row["test"]
     where = "the folder itself" if name == "." else f"folder {name}"
     role = f" (class {row['class']})" if "class" in row else ""
@@ -190,7 +185,7 @@ def _folder_line(name: str, row: dict[str, int]) -> str:
 
 
 def _misread(places: Sequence[tuple[str, ...]], classes: Sequence[str]) -> list[str]:
-    """Return warnings of folders whose names mean something that is not heeded."""
+    """Return warnings about folders whose names suggest splits, masks or classes, but which are not used as such."""
     folders = Counter(name for place in places for name in set(place[:-1]))
     splits = [name for name, _ in folders.most_common() if name.lower() in SPLITS]
     masks = [name for name, _ in folders.most_common() if name.lower() in MASKS]
@@ -199,49 +194,49 @@ def _misread(places: Sequence[tuple[str, ...]], classes: Sequence[str]) -> list[
     warnings: list[str] = []
     if any(name.lower() in SPLITS for name in tops) and classes:
         warnings.append(
-            f"the folders {_names(splits)} are taken for classes, and their names say that they are parts of a set;"
-            f" name one of them, as data.root=<root>/{printable(splits[0])}, and its own folders are the classes."
+            f"the folders {_names(splits)} are used as classes, but their names are those of splits; set"
+            f" data.root=<root>/{printable(splits[0])} to use the folders in it as classes."
         )
     elif several:
         warnings.append(
-            f"the folders {_names(splits)} look like the parts of a set, and their pictures are dealt out anew by"
-            " data.split_seed, so that some of the publisher's test pictures are trained on; keep those out of"
-            " data.root, by naming the folder to train on."
+            f"the folders {_names(splits)} look like the splits of a data set, but their pictures are split again by"
+            " data.split_seed, so that the model trains on some of the publisher's test pictures; set data.root= to the"
+            " folder to train on."
         )
     nmasks = sum(any(name in masks for name in place[:-1]) for place in places)
     if 0 < nmasks < len(places):
         warnings.append(
-            f"{nmasks:,} of {len(places):,} pictures lie in folders called {_names(masks)}, as masks and labels do, and"
-            " are taken for pictures like the others; move them out of data.root."
+            f"{nmasks:,} of {len(places):,} pictures lie in folders called {_names(masks)}, a name for masks or labels,"
+            " and are used like other pictures; move them out of data.root."
         )
     if len(tops) > 1 and not classes and not several and not nmasks and all(len(place) > 1 for place in places):
         warnings.append(
             f"the pictures lie in {len(tops):,} folders ({_names(tops)}), which are not used as labels; if they"
-            f" are classes, say data.labels=subfolders, and model.nclasses={len(tops)} for a model that is told them."
+            f" are classes, set data.labels=subfolders, and model.nclasses={len(tops)} for a conditional model."
         )
     return warnings
 
 
 def survey_duplicates(nexact: int, near: NearDuplicates, paths: Sequence[str]) -> Survey:
-    """Return how many pictures occur more than once.
+    """Return the numbers of exact and near duplicates.
 
     Args:
-        nexact: pictures whose pixels equal those of another one; all of them lie in its part.
-        near: what is nearly the same in two parts.
+        nexact: number of pictures with the same pixels as an earlier one.
+        near: near duplicates in different parts.
         paths: of the pictures.
     """
     facts = {"exact_duplicates": nexact, "near_duplicates": {"looked_at": near.nlooked, "found": near.count}}
-    said = f"{near.count:,} of {near.nlooked:,} pictures to validate and test on have a near duplicate in another part"
+    said = f"{near.count:,} of {near.nlooked:,} validation and test pictures have a near duplicate in another part"
     line = f"duplicates: {nexact:,} exact ones, kept together; {said}"
     if near.pair is None:
         return Survey(facts, (line,))
     first, second = (printable(paths[row]) for row in near.pair)
     warning = f"{said} (such as {second} and {first}), so their scores are better than those of new pictures;"
-    return Survey(facts, (line,), (f"{warning} leave one of each two in data.root.",))
+    return Survey(facts, (line,), (f"{warning} remove one of each pair from data.root.",))
 
 
 def _names(names: Sequence[str]) -> str:
-    """Return some names, as many as a sentence takes."""
+    """Return the first names and the number of the others."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(printable(name) for name in names[:NAMED]) + more
 

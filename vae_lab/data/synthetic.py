@@ -11,11 +11,11 @@ from vae_lab.errors import require_count
 
 
 class SyntheticBlobs(ImageData):
-    """Smooth random images of 10 classes, each class with a brightness of its own.
+    """Smooth random images of 10 classes that differ in brightness.
 
     Args:
-        nimages: images in all; an eighth validates and an eighth tests.
-        settings: those of `ImageData`.
+        nimages: number of images, an eighth each for validation and test.
+        settings: arguments of `ImageData`.
     """
 
     def __init__(self, *, nimages: int, **settings: Any) -> None:

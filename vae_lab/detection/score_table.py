@@ -111,7 +111,7 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
         done |= rows
         sources += decoded.sources
     if sources:
-        survey_sources(sources, len(waiting) - len(sources)).tell()
+        survey_sources(sources, len(waiting) - len(sources)).log_lines()
     done |= {bad.path: Row(bad.path, {}, bad.reason) for bad in place.unreadable}
     return [done[path] for path in sorted(done, key=os.fsencode)]
 

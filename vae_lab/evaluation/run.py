@@ -39,7 +39,7 @@ from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.folder import locate
-from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, identity, stated
+from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, describe_changes, differences, identity
 from vae_lab.runs.inference import decode_samples, every_pixel
 from vae_lab.runs.load import load_data, weights_digest
 from vae_lab.runs.packages import Trust
@@ -178,7 +178,7 @@ def rename_earlier(folder: Path, name: str, protocol: dict[str, Any]) -> None:
         for suffix in (".json", ".html"):
             if (folder / f"{name}{suffix}").is_file():
                 (folder / f"{name}{suffix}").replace(folder / f"{kept}{suffix}")
-        log.info("renamed an earlier %s.json, with %s, to %s.json", name, stated(changes), kept)
+        log.info("renamed an earlier %s.json, with %s, to %s.json", name, describe_changes(changes), kept)
 
 
 def replace_nonfinite(node: Any) -> Any:  # noqa: ANN401

@@ -1,1 +1,1 @@
-"""Networks, and the VAE that joins two of them into three distributions."""
+"""Models: VAEs, ladder VAEs, and the networks that they are made of."""

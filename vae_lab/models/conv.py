@@ -1,9 +1,9 @@
 """Convolutional encoder and decoder for any image size.
 
-With widths 64, 64, 64, kernel 4, padding 2 and strides 2, 2, 1 these are the networks of the 2018 project as we read it
-(its source names three convolutions, 5184 and latent size 8):
+Widths 64, 64, 64, kernel 4, padding 2 and strides 2, 2, 1 give our reading of the networks of the 2018 project, whose
+source names three convolutions, 5184 features and latent size 8:
 
-    28x28 -> 15x15 -> 8x8 -> 9x9, flattened 64 * 9 * 9 = 5184, and back.
+    28x28 -> 15x15 -> 8x8 -> 9x9, flattened to 64 * 9 * 9 = 5184, and back.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def conv_sizes(image_size: int, kernel: int, padding: int, strides: Sequence[int
 
 
 def check_stack(widths: Sequence[int], strides: Sequence[int], kernel: int) -> None:
-    """Raise ValueError unless there is one positive width and stride for each convolution."""
+    """Raise ValueError unless widths and strides are positive and have the same length."""
     if len(widths) != len(strides) or not widths:
         raise ValueError(f"widths {list(widths)} and strides {list(strides)} must have the same length, at least 1.")
     if min(*widths, *strides, kernel) < 1:
@@ -68,19 +68,19 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """The encoder's mirror image, one linear map, then transposed convolutions: [B, nin] -> [B, nout, k, k].
+    """The mirror image of `ConvEncoder`, a linear map and transposed convolutions: [B, nin] -> [B, nout, k, k].
 
     Args:
-        nin: latents.
-        image_size: height and width of the image that comes out.
-        nout: numbers per pixel.
-        widths: channels after each convolution of the encoder; read backwards here, as are the strides.
-        strides: strides of the encoder.
+        nin: number of latents.
+        image_size: height and width of the output image.
+        nout: output channels.
+        widths: channels after each convolution of the encoder; the decoder reverses them.
+        strides: strides of the encoder; the decoder reverses them.
         kernel: kernel size.
         padding: zero padding on each side.
-        slope: of the leaky ReLU below 0.
-        output_bias: what the last bias starts from, on every output; None keeps torch's random start. The logit of the
-            mean pixel saves the steps that learn it: -1.9 for MNIST.
+        slope: negative slope of the leaky ReLU.
+        output_bias: initial value of the last layer's bias; None keeps torch's random initialization. The logit of the
+            mean pixel, -1.9 for MNIST, shortens training.
     """
 
     def __init__(

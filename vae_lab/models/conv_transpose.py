@@ -1,4 +1,4 @@
-"""A transposed convolution that adds its bias separately, which is faster with oneDNN."""
+"""A transposed convolution that adds its bias in a separate operation, which is faster with oneDNN."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -6,11 +6,11 @@ from torch.nn.functional import conv_transpose2d
 
 
 class TransposedConv2d(nn.ConvTranspose2d):
-    """What `torch.nn.ConvTranspose2d` computes: [B, nin, h, w] -> [B, nout, h', w'], with the same weights.
+    """`torch.nn.ConvTranspose2d` with the same weights and result: [B, nin, h, w] -> [B, nout, h', w'].
 
-    Given a bias and a stride above 1, oneDNN convolves into memory of its own and copies with the bias from there: on a
-    processor with AVX512 that doubles the memory of the call, and three to four times the time goes into forward and
-    backward pass in bfloat16 (`python -m benchmarks.transposed`).
+    With a bias and a stride above 1, oneDNN writes to a buffer of its own and copies from it. On a processor with
+    AVX512 this doubles the memory of the call and makes forward and backward pass in bfloat16 three to four times as
+    slow (`python -m benchmarks.transposed`).
     """
 
     bias: nn.Parameter

@@ -12,12 +12,12 @@ from vae_lab.models.conv import check_stack, conv_sizes
 
 
 class Judgement(NamedTuple):
-    """What a network makes of images.
+    """The outputs of a discriminator or classifier for a batch of images.
 
     Attributes:
-        logits: `nout` for each image, or for each patch of it: [B, nout * patches].
-        features: a layer in the middle, which knows where things are.
-        embedding: what the head reads, averaged over places if it reads patches.
+        logits: `nout` logits for each image, or for each patch: [B, nout * patches].
+        features: the feature map of a hidden convolution.
+        embedding: the input of the output layer, averaged over positions if logits are per patch.
     """
 
     logits: Float[Tensor, "batch nlogits"]
@@ -25,7 +25,7 @@ class Judgement(NamedTuple):
     embedding: Float[Tensor, "batch nembedding"]
 
     def split(self, size: int) -> list["Judgement"]:
-        """Return the judgements of `size` images at a time."""
+        """Return the outputs in parts of `size` images."""
         return [Judgement(*parts) for parts in zip(*(tensor.split(size) for tensor in self), strict=True)]
 
 
@@ -37,15 +37,14 @@ class ConvDiscriminator(nn.Module):
         image_size: height and width of the image.
         nout: logits for each image or patch.
         widths: channels after each convolution.
-        strides: of each convolution.
+        strides: stride of each convolution.
         kernel: kernel size.
         padding: zero padding on each side.
-        slope: of the leaky ReLU below 0.
-        layer: the convolution, counted from 1, after which `features` are taken.
-        patches: whether every place of the last map is judged by itself (Isola et al. 2017,
-            https://arxiv.org/abs/1611.07004), or the image as a whole.
-        spectral: whether every weight is divided by its largest singular value (Miyato et al. 2018,
-            https://arxiv.org/abs/1802.05957).
+        slope: negative slope of the leaky ReLU.
+        layer: number of the convolution, from 1, whose output is returned as `features`.
+        patches: whether logits are per position of the last feature map (Isola et al. 2017,
+            https://arxiv.org/abs/1611.07004) or per image.
+        spectral: whether layers have spectral normalization (Miyato et al. 2018, https://arxiv.org/abs/1802.05957).
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class ConvDiscriminator(nn.Module):
         super().__init__()
         check_stack(widths, strides, kernel)
         if not 1 <= layer <= len(widths):
-            raise ValueError(f"layer={layer} of a discriminator must be one of its {len(widths)} convolutions.")
+            raise ValueError(f"layer={layer} of a discriminator must be from 1 to {len(widths)}, its convolutions.")
         size = conv_sizes(image_size, kernel, padding, strides)[-1]
         norm = spectral_norm if spectral else nn.Identity()
         self.layer = layer
@@ -79,7 +78,7 @@ class ConvDiscriminator(nn.Module):
         self.head = norm(head)
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Judgement:
-        """Return logits and features of images with pixels in [0, 1]."""
+        """Return logits, features and embedding of images with pixels in [0, 1]."""
         x = 2 * image - 1
         features = x
         for number, block in enumerate(self.blocks, start=1):
@@ -87,5 +86,5 @@ class ConvDiscriminator(nn.Module):
             features = x if number == self.layer else features
         if self.patches:
             return Judgement(self.head(x).flatten(1).float(), features.float(), x.float().mean((2, 3)))
-        embedding = x.permute(0, 2, 3, 1).flatten(1)  # channels-last in memory, so flattening copies nothing
+        embedding = x.permute(0, 2, 3, 1).flatten(1)  # the memory format is channels-last: flattening makes no copy
         return Judgement(self.head(embedding).float(), features.float(), embedding.float())

@@ -1,13 +1,14 @@
-"""A ladder VAE: a hierarchy of latent groups, each drawn given the groups above.
+"""A ladder VAE: a hierarchy of groups of latents, each drawn given the groups above.
 
     p(z) = p(z_1) p(z_2 | z_1) …        q(z | x) = q(z_1 | x) q(z_2 | z_1, x) …
 
-The posterior goes down the same path as the prior and adds what the encoder saw: Sønderby et al. 2016,
-https://arxiv.org/abs/1602.02282.
+Prior and posterior share one top-down network, and the posterior also uses the encoder's features: Sønderby et al.
+2016, https://arxiv.org/abs/1602.02282.
 
-Group i is normal given the ones above, so along a path all latents together are one diagonal normal whose numbers
-depend on that path. That is what `infer` returns: the KL of two such normals is the sum over groups of
-KL(q(z_i | z_<i, x) || p(z_i | z_<i)), which estimates the rate with less noise than a difference of log-densities.
+Each group is normal given the groups above. For one draw of all groups, the conditional densities form one diagonal
+normal over all latents, with parameters that depend on the draw. `infer` returns this normal for prior and posterior.
+Their KL is the sum over groups of KL(q(z_i | z_<i, x) || p(z_i | z_<i)), an estimate of the rate with less noise than a
+difference of log-densities.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lab.models.topdown import Choice, Features, Path, TopDownDecoder, central, drawn, given, reparametrized
+from vae_lab.models.topdown import (
+    Choice,
+    Features,
+    Path,
+    TopDownDecoder,
+    choose_from_noise,
+    choose_given,
+    choose_mean,
+    choose_sample,
+)
 from vae_lab.probability.distributions import DiagonalNormal, UncheckedDistribution
 from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Likelihood
@@ -25,11 +35,11 @@ from vae_lab.probability.priors import Prior, StandardNormal
 
 
 class TopDown(UncheckedDistribution):
-    """p(z), or q(z | x) where something was seen: batch [] or [B], event [nlatent].
+    """p(z) or q(z | x) of a ladder: batch [] or [B], event [nlatent].
 
     Args:
-        decoder: the way down.
-        seen: the encoder's features of B images, or None for the prior.
+        decoder: the top-down network.
+        seen: the encoder's features of B images for the posterior, or None for the prior.
     """
 
     has_rsample = True
@@ -41,37 +51,39 @@ class TopDown(UncheckedDistribution):
         super().__init__(batch, torch.Size([sum(decoder.sizes)]))
 
     def path(self, choose: Choice, shape: tuple[int, ...]) -> Path:
-        """Return one path for each entry of `shape` and the batch, flat."""
+        """Return one top-down pass for each entry of `shape` and the batch, flattened into one dimension."""
         total = torch.Size(shape) + self.batch_shape
         seen = None if self.seen is None else [f.expand(*shape, *f.shape).flatten(0, len(shape)) for f in self.seen]
         return self.decoder(seen, choose, total.numel())
 
     @property
     def mean(self) -> Tensor:
-        """The path of means: each group's mean given the means above, which is not quite the mean over paths."""
-        return self.path(central, ()).z.view(self.batch_shape + self.event_shape)
+        """Each group's mean given the means of the groups above; in general not the mean of the distribution."""
+        return self.path(choose_mean, ()).z.view(self.batch_shape + self.event_shape)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Return draws, [sample_shape, ..., nlatent]."""
-        return self.path(drawn, sample_shape).z.view(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
+        return self.path(choose_sample, sample_shape).z.view(
+            torch.Size(sample_shape) + self.batch_shape + self.event_shape
+        )
 
     def log_prob(self, value: Float[Tensor, "*shape nlatent"]) -> Float[Tensor, "*shape"]:
-        """Return the log-density of latents, in nats; `value` ends with the batch's shape."""
+        """Return the log-density of latents in nats; the batch shape does not broadcast."""
         before = value.shape[: value.dim() - 1 - len(self.batch_shape)]
         latents = value.reshape(-1, value.shape[-1])
-        path = self.path(given(latents, self.decoder.sizes), before)
+        path = self.path(choose_given(latents, self.decoder.sizes), before)
         density = path.prior if path.posterior is None else path.posterior
         return density.log_prob(path.z).view(value.shape[:-1])
 
 
 class Ladder(LatentModel):
-    """Groups of latents, the topmost N(0, I) and every other with a learned density given those above.
+    """A ladder VAE: the topmost group is N(0, I), and each other group has a learned density given those above.
 
     Args:
-        encoder: called with (nin, image_size), returns the network for images: its features, the topmost last.
-        decoder: called with (image_size, nout), returns the way down.
-        likelihood: makes a density of the decoder's output.
-        prior: must be the standard normal: it is the topmost group's.
+        encoder: called with (nin, image_size), returns a network from images to features, the top group's last.
+        decoder: called with (image_size, nout), returns the top-down network.
+        likelihood: turns the decoder's output into a density.
+        prior: must be the standard normal, which is the prior of the topmost group.
         channels: image channels.
         image_size: image height and width in pixels.
         nclasses: must be 0.
@@ -93,11 +105,11 @@ class Ladder(LatentModel):
         super().__init__()
         if nclasses:
             raise ValueError(
-                f"model.nclasses={nclasses}: a ladder knows no classes; choose model=conv, mlp or resnet, or"
+                f"model.nclasses={nclasses}: a ladder cannot be conditional; choose model=conv, mlp or resnet, or"
                 " model.nclasses=0."
             )
         if not isinstance(prior(nlatent=1), StandardNormal):
-            raise ValueError("model=ladder learns the prior of its groups itself; choose prior=standard_normal.")
+            raise ValueError("model=ladder has a learned prior already; choose prior=standard_normal.")
         self.channels = channels
         self.image_size = image_size
         self.likelihood = likelihood
@@ -114,18 +126,18 @@ class Ladder(LatentModel):
         return TopDown(self.decoder, None)
 
     def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
-        """Return p(x | z) of all groups' latents side by side."""
-        return self.likelihood(self.decoder(None, given(z, self.decoder.sizes), len(z)).output)
+        """Return p(x | z) for the concatenated latents of all groups."""
+        return self.likelihood(self.decoder(None, choose_given(z, self.decoder.sizes), len(z)).output)
 
     def infer(
         self, posterior: TopDown, shape: tuple[int, ...] = (), noise: Float[Tensor, "*shape 1 nlatent"] | None = None
     ) -> Inference:
-        """Return the three distributions along one path down for each draw and image."""
+        """Return the latents and the three distributions of one top-down pass for each draw and image."""
         assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         batch = torch.Size(shape) + posterior.batch_shape
-        choose = drawn
+        choose = choose_sample
         if noise is not None:
-            choose = reparametrized(noise.expand(*batch, -1).reshape(-1, self.nlatent), self.decoder.sizes)
+            choose = choose_from_noise(noise.expand(*batch, -1).reshape(-1, self.nlatent), self.decoder.sizes)
         path = posterior.path(choose, shape)
         assert path.posterior is not None
         q, p = (

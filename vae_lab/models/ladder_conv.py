@@ -1,11 +1,11 @@
-"""A convolutional ladder: a latent vector on top, latent maps below.
+"""Encoder and decoder of a convolutional ladder: a vector of latents on top, groups of latent feature maps below.
 
-    28x28 -> 14x14 -> 7x7 -> vector          up: what is seen at each size
-    vector z_1 -> 7x7 z_2 z_3 -> 14x14 z_4 -> 28x28
+    28x28 -> 14x14 -> 7x7 -> vector                         encoder, with features at each size
+    vector z_1 -> 7x7 z_2 z_3 -> 14x14 z_4 -> 28x28         decoder
 
-Blocks as in Child 2021, https://arxiv.org/abs/2011.10650, at a small scale. The posterior of a group is its prior plus
-what the encoder adds (Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898). There is no normalization: blocks begin
-as almost nothing, which keeps the state tame. Nothing is convolved at the image's own size, where it would cost most.
+Residual blocks as in Child 2021, https://arxiv.org/abs/2011.10650, but fewer. The encoder's part adds to the prior's
+parameters to give the posterior's (Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898). In place of normalization,
+blocks are initialized close to the identity. No layer convolves at full image size, which would cost most.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from vae_lab.probability.distributions import full_precision
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: [B, width, h, w] -> the same; begins as almost nothing."""
+    """A residual block of two 3x3 convolutions, initialized close to the identity: [B, width, h, w] -> the same."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -33,12 +33,12 @@ class Block(nn.Module):
         shrink(self.body[-1])
 
     def forward(self, x: Float[Tensor, "batch width height width2"]) -> Float[Tensor, "batch width height width2"]:
-        """Return the shortcut plus the body."""
+        """Return x + body(x)."""
         return x + self.body(x)
 
 
 class GridEncoder(nn.Module):
-    """The way up: [B, C, k, k] -> features at k/2, k/4, … and a vector."""
+    """The bottom-up encoder: [B, C, k, k] -> features at sizes k/2, k/4, … and a vector."""
 
     def __init__(self, nin: int, image_size: int, *, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class GridEncoder(nn.Module):
         self.head = nn.Linear(widths[-1] * smallest**2, widths[-1])
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Features:
-        """Return what is seen at each size, the largest first, and a vector last."""
+        """Return the features at each size, the largest first, and a vector last."""
         features: Features = []
         x = image
         for halve, blocks in zip(self.halve, self.blocks, strict=True):
@@ -61,7 +61,7 @@ class GridEncoder(nn.Module):
 
 
 class Group(nn.Module):
-    """One group of latents on a grid: its prior and posterior given the state from above, and what it adds to it."""
+    """Latent feature maps of one size: their prior and posterior given the decoder's state, and their effect on it."""
 
     def __init__(self, width: int, nchannels: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Group(nn.Module):
     def parameters_of(
         self, state: Float[Tensor, "batch width height width2"], seen: Float[Tensor, "batch width height width2"] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the flat means and log sigmas of the prior and, if there is something seen, of the posterior."""
+        """Return the flattened means and log sigmas of the prior and, given the encoder's features, the posterior."""
         prior = full_precision(self.prior(state))
         if seen is None:
             return prior.flatten(1), None
@@ -87,12 +87,12 @@ class Group(nn.Module):
     def forward(
         self, state: Float[Tensor, "batch width height width2"], z: Float[Tensor, "batch n"]
     ) -> Float[Tensor, "batch width height width2"]:
-        """Return the state with this group's latents worked in."""
+        """Return the state updated with this group's latents."""
         return self.block(state + self.add(z.unflatten(1, (self.nchannels, *state.shape[2:])).to(state)))
 
 
 class Vector(nn.Module):
-    """The topmost group: N(0, I), a posterior from the encoder's vector, and the first state."""
+    """The topmost group: a vector with prior N(0, I) and a posterior from the encoder's vector."""
 
     def __init__(self, width: int, size: int, nlatent: int, nblocks: int) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ class Vector(nn.Module):
         self.nlatent = nlatent
 
     def forward(self, z: Float[Tensor, "batch n"]) -> Float[Tensor, "batch width height width2"]:
-        """Return the first state."""
+        """Return the decoder's first state."""
         return self.blocks(self.add(z).unflatten(1, self.shape).permute(0, 3, 1, 2))
 
 
 class Up(nn.Module):
-    """The state at twice the size: [B, a, h, w] -> [B, b, 2h, 2w]."""
+    """Upsampling by a transposed convolution and residual blocks: [B, a, h, w] -> [B, b, 2h, 2w]."""
 
     def __init__(self, before: int, after: int, nblocks: int) -> None:
         super().__init__()
@@ -116,12 +116,12 @@ class Up(nn.Module):
         self.blocks = nn.Sequential(*(Block(after) for _ in range(nblocks)))
 
     def forward(self, state: Float[Tensor, "batch a height width"]) -> Float[Tensor, "batch b height2 width2"]:
-        """Return the state spread out and worked over."""
+        """Return the state at twice the size."""
         return self.blocks(self.spread(silu(state)))
 
 
 class GridDecoder(TopDownDecoder):
-    """The way down, through all groups of latents: one state that grows to the image's size."""
+    """The top-down decoder: a state that each group of latents updates and that grows to the image's size."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class GridDecoder(TopDownDecoder):
 
 
 def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) -> None:
-    """Raise ValueError unless there is a count of blocks for each width, and the image can be halved so often."""
+    """Raise ValueError unless each width has a number of blocks and the image can be halved once for each width."""
     for i, width in enumerate(widths):
         require_count(f"model.widths[{i}]", width)
     depth = len(widths)
@@ -177,7 +177,7 @@ def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) 
 
 
 def check_groups(vector: int, groups: Sequence[Sequence[int]], depth: int) -> None:
-    """Raise ValueError unless the groups fit the network, from the top down."""
+    """Raise ValueError unless the groups are in top-down order and at sizes that the network has."""
     require_count("model.vector", vector)
     for i, (_, n) in enumerate(groups):
         require_count(f"model.groups[{i}]", n)

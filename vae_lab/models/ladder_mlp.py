@@ -1,10 +1,11 @@
-"""A fully connected ladder, for small images and CPUs.
+"""Encoder and decoder of a fully connected ladder, for small images and CPUs.
 
-    image -> f_1 -> f_2 -> f_3                    up: one feature vector for each group, the top one last
-    z_1 -> state, z_2 -> state, z_3 -> image      down
+    image -> f_1 -> f_2 -> f_3                    encoder, one feature vector for each group, the top group's last
+    z_1 -> state, z_2 -> state, z_3 -> image      decoder
 
-As Sønderby et al. 2016, https://arxiv.org/abs/1602.02282, with residual blocks in place of batch normalization, and a
-posterior that is the prior plus what the encoder adds (Vahdat and Kautz 2020, https://arxiv.org/abs/2007.03898).
+As in Sønderby et al. 2016, https://arxiv.org/abs/1602.02282, but with residual blocks in place of batch normalization.
+The encoder's part adds to the prior's parameters to give the posterior's (Vahdat and Kautz 2020,
+https://arxiv.org/abs/2007.03898).
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from vae_lab.probability.distributions import full_precision
 
 
 class DenseEncoder(nn.Module):
-    """The way up: [B, C, k, k] -> one vector for each group."""
+    """The bottom-up encoder: [B, C, k, k] -> one feature vector for each group."""
 
     def __init__(self, nin: int, image_size: int, *, width: int, groups: Sequence[int]) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class DenseEncoder(nn.Module):
 
 
 class Group(nn.Module):
-    """One group of latents: its prior and posterior given the state from above, and what it adds to that."""
+    """A group of latents: its prior and posterior given the decoder's state, and its effect on the state."""
 
     def __init__(self, width: int, nlatent: int) -> None:
         super().__init__()
@@ -53,19 +54,19 @@ class Group(nn.Module):
         shrink(self.posterior[-1])
 
     def parameters_of(self, state: State, seen: State | None) -> tuple[Tensor, Tensor | None]:
-        """Return the means and log sigmas of the prior and, if there is something seen, of the posterior."""
+        """Return the means and log sigmas of the prior and, given the encoder's features, of the posterior."""
         prior = full_precision(self.prior(state))
         if seen is None:
             return prior, None
         return prior, prior + full_precision(self.posterior(torch.cat([state, seen], 1)))
 
     def forward(self, state: State, z: Float[Tensor, "batch n"]) -> State:
-        """Return the state with this group's latents worked in."""
+        """Return the state updated with this group's latents."""
         return self.block(state + self.add(z))
 
 
 class Top(nn.Module):
-    """The topmost group: N(0, I), a posterior from what was seen last, and the first state."""
+    """The topmost group: prior N(0, I) and a posterior from the encoder's last features."""
 
     def __init__(self, width: int, nlatent: int) -> None:
         super().__init__()
@@ -74,12 +75,12 @@ class Top(nn.Module):
         self.block = Block(width)
 
     def forward(self, z: Float[Tensor, "batch n"]) -> State:
-        """Return the first state."""
+        """Return the decoder's first state."""
         return self.block(self.add(z))
 
 
 class DenseDecoder(TopDownDecoder):
-    """The way down through vectors of latents; the topmost is N(0, I)."""
+    """The top-down decoder: a state that each group of latents updates, then a linear map to the image."""
 
     def __init__(self, image_size: int, nout: int, *, width: int, groups: Sequence[int]) -> None:
         super().__init__()

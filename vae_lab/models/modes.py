@@ -8,11 +8,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Put networks into evaluation mode, and leave every module of theirs in the mode that it was in.
-
-    A function that is handed a model of somebody else's neither gives a wrong answer because the model is being trained
-    (batch statistics, dropout) nor changes what goes on afterwards.
-    """
+    """Put networks into evaluation mode inside the context, and restore every module's mode on exit."""
     modes = [(module, module.training) for network in networks for module in network.modules()]
     for network in networks:
         network.eval()

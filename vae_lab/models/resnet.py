@@ -2,17 +2,16 @@
 
     64x64 -> stem -> [block -> half] at 64, 32, 16, 8 -> 4x4 -> linear -> nout, and back by [double -> block]
 
-With `spatial` a 1x1 convolution takes the linear map's place: nout / 16 maps of 4x4, each number of which stands for
-its part of the image. They are handed on flat, [nout], like any latents.
+With `spatial`, a 1x1 convolution replaces the linear map: nout / 16 feature maps of 4x4, flattened to [nout].
 
-With `patch` 4 the networks see and draw 4x4 pixels at once, as 16 times the channels on a grid of a quarter of the size
-(Shi et al. 2016, https://arxiv.org/abs/1609.05158); with `coarse` each block lies on the smaller side of its halving,
-which is a quarter of the arithmetic:
+With `patch` 4, a pixel unshuffle turns each patch of 4x4 pixels into one position with 16 times the channels (Shi et
+al. 2016, https://arxiv.org/abs/1609.05158). With `coarse`, each block runs at the smaller of the two sizes beside it,
+which takes a quarter of the arithmetic:
 
     128x128 -> 32x32 of 4x4 pixels -> stem -> [half -> block] at 16, 8, 4 -> linear -> nout, and back by [block, double]
 
-GroupNorm and SiLU before each convolution (He et al. 2016, pre-activation, https://arxiv.org/abs/1603.05027); the way
-up resizes and then convolves, which leaves no checkerboard (Odena et al. 2016,
+GroupNorm and SiLU precede each convolution (He et al. 2016, pre-activation, https://arxiv.org/abs/1603.05027). The
+decoder resizes before it convolves, which avoids checkerboard artifacts (Odena et al. 2016,
 https://distill.pub/2016/deconv-checkerboard).
 """
 
@@ -26,7 +25,7 @@ from vae_lab.errors import require_count
 
 
 def halvings(image_size: int, smallest: int) -> int:
-    """Return how often the image is halved: as long as it stays even and at least `smallest` comes out."""
+    """Return how often `image_size` can be halved without a remainder and with a result of at least `smallest`."""
     depth = 0
     while image_size % 2 == 0 and image_size // 2 >= smallest:
         image_size //= 2
@@ -35,10 +34,10 @@ def halvings(image_size: int, smallest: int) -> int:
 
 
 def level_widths(widths: Sequence[int], image_size: int, smallest: int, patch: int) -> list[int]:
-    """Return the channels at each size from the image's to the smallest; the last of `widths` repeats as needed.
+    """Return the channels at each size, from the largest to the smallest; the last of `widths` repeats as needed.
 
     Raises:
-        ValueError: if the image does not fall into patches that can be halved once.
+        ValueError: if the image cannot be split into patches and halved at least once.
     """
     require_count("model.encoder.patch", patch)
     depth = 0 if image_size % patch else halvings(image_size // patch, smallest)
@@ -52,7 +51,7 @@ def level_widths(widths: Sequence[int], image_size: int, smallest: int, patch: i
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut: [B, nin, h, w] -> [B, nout, h, w]."""
+    """A residual block of two convolutions: [B, nin, h, w] -> [B, nout, h, w]."""
 
     def __init__(self, nin: int, nout: int, groups: int) -> None:
         super().__init__()
@@ -60,54 +59,52 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if nin == nout else nn.Conv2d(nin, nout, 1)
 
     def forward(self, x: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout height width"]:
-        """Return the shortcut plus the body."""
+        """Return shortcut(x) + body(x)."""
         return self.shortcut(x) + self.body(x)
 
 
 def activated(nin: int, nout: int, groups: int) -> nn.Sequential:
-    """Return a 3x3 convolution with GroupNorm and SiLU before it.
+    """Return GroupNorm, SiLU and a 3x3 convolution.
 
     Raises:
-        ValueError: if the channels do not fall into `groups`.
+        ValueError: if `nin` is not a multiple of `groups`.
     """
     if nin % groups:
-        raise ValueError(
-            f"{nin} channels do not fall into {groups} groups; choose widths that are multiples of groups."
-        )
+        raise ValueError(f"{nin} channels cannot be divided into {groups} groups; choose widths that are multiples.")
     return nn.Sequential(nn.GroupNorm(groups, nin), nn.SiLU(), nn.Conv2d(nin, nout, 3, padding=1))
 
 
 def maps(nlatent: int, size: int) -> int:
-    """Return how many maps of `size` x `size` numbers hold `nlatent`.
+    """Return the number of feature maps of `size` x `size` that hold `nlatent` latents.
 
     Raises:
-        ValueError: if they do not fill whole maps.
+        ValueError: if `nlatent` is not a multiple of `size` squared.
     """
     if nlatent % size**2:
         raise ValueError(
-            f"model.nlatent={nlatent} does not fill maps of {size}x{size} numbers; choose a multiple of {size**2}, or"
+            f"model.nlatent={nlatent} does not fill feature maps of {size}x{size}; choose a multiple of {size**2}, or"
             " model.encoder.spatial=false."
         )
     return nlatent // size**2
 
 
 class ResEncoder(nn.Module):
-    """Blocks and halvings, then one linear map or a map for each latent channel: [B, nin, k, k] -> [B, nout].
+    """Residual blocks and downsampling, then a linear map or a 1x1 convolution: [B, nin, k, k] -> [B, nout].
 
     Args:
         nin: image channels.
         image_size: height and width of the image.
-        nout: numbers per image.
-        widths: channels at each size, beginning with the image's own.
-        groups: of GroupNorm.
-        smallest: size under which nothing is halved.
-        spatial: whether the numbers lie on a grid of that size, or each sees the whole image.
-        patch: pixels a side that are taken in at once; sizes and `smallest` then count patches.
-        coarse: whether a block follows its halving, or comes before it.
-        nbottom: further blocks at the smallest size, where they are cheap.
+        nout: outputs per image.
+        widths: channels at each size, from the largest.
+        groups: groups of GroupNorm.
+        smallest: smallest size to downsample to.
+        spatial: whether the outputs are feature maps of the smallest size, or come from a linear map.
+        patch: side of a patch in pixels; sizes and `smallest` then count patches.
+        coarse: whether blocks follow downsampling or precede it.
+        nbottom: additional blocks at the smallest size.
 
     Attributes:
-        cells: latents of a map, which lie side by side; 1 where each sees the whole image.
+        cells: latents per feature map, which are adjacent in the output; 1 if not `spatial`.
     """
 
     def __init__(
@@ -149,7 +146,7 @@ class ResEncoder(nn.Module):
 
 
 class ResDecoder(nn.Module):
-    """The way back: a linear map or a convolution, then doublings and blocks: [B, nin] -> [B, nout, k, k]."""
+    """A linear map or a 1x1 convolution, then upsampling and residual blocks: [B, nin] -> [B, nout, k, k]."""
 
     def __init__(
         self,

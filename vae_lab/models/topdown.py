@@ -1,7 +1,4 @@
-"""The top-down pass that all ladders share.
-
-Features are what the encoder saw, one tensor for each place on the way down that looks at it; a path is one way down.
-"""
+"""The top-down pass of ladder VAEs: each group of latents is chosen given the groups above."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,13 +11,14 @@ from torch import Tensor, nn
 from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma
 
 Features = list[Float[Tensor, "batch ..."]]
+"""The encoder's features: one tensor for each position of the decoder that uses them."""
 
 Choice = Callable[[Tensor, Tensor | None], Tensor]
-"""Makes a group's latents, [batch, n], of the flat means and log sigmas, [batch, 2n], of its prior and posterior."""
+"""Returns a group's latents, [batch, n], given the means and log sigmas, [batch, 2n], of its prior and posterior."""
 
 
 class Path(NamedTuple):
-    """One way down: every group's latents side by side, what they were drawn from, and the decoder's output."""
+    """The result of one top-down pass: the concatenated latents of all groups, their densities, and the output."""
 
     z: Float[Tensor, "batch nlatent"]
     prior: DiagonalNormal
@@ -29,16 +27,16 @@ class Path(NamedTuple):
 
 
 class TopDownDecoder(nn.Module, ABC):
-    """The role: a network that draws groups of latents on its way down.
+    """Base class of top-down networks.
 
     Attributes:
-        sizes: latents of each group, from the top down.
+        sizes: number of latents of each group, from the top down.
     """
 
     sizes: list[int]
 
     def forward(self, seen: Features | None, choose: Choice, batch: int) -> Path:
-        """Return the path on which each group's latents are what `choose` makes of the group's prior and posterior."""
+        """Return the top-down pass in which `choose` returns each group's latents given its prior and posterior."""
         priors: list[Tensor] = []
         posteriors: list[Tensor] = []
         latents: list[Tensor] = []
@@ -51,37 +49,37 @@ class TopDownDecoder(nn.Module, ABC):
             return latents[-1]
 
         output = self.descend(seen, draw, batch)
-        return Path(torch.cat(latents, 1), joined(priors), joined(posteriors) if posteriors else None, output)
+        return Path(torch.cat(latents, 1), join_groups(priors), join_groups(posteriors) if posteriors else None, output)
 
     @abstractmethod
     def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
-        """Return the decoder's output; `draw` is called once for each group, from the top down."""
+        """Return the decoder's output; call `draw` once for each group, from the top down."""
 
 
 def normal(parameters: Float[Tensor, "batch two_n"]) -> DiagonalNormal:
-    """Return the normal that a group's numbers describe."""
+    """Return the normal with the given means and log sigmas."""
     mean, log_sigma = parameters.chunk(2, 1)
     return DiagonalNormal(mean, bounded_log_sigma(log_sigma))
 
 
-def joined(parameters: Sequence[Float[Tensor, "batch _"]]) -> DiagonalNormal:
-    """Return the normal over all groups' latents side by side."""
+def join_groups(parameters: Sequence[Float[Tensor, "batch _"]]) -> DiagonalNormal:
+    """Return the normal over the concatenated latents of all groups."""
     means, log_sigmas = zip(*(numbers.chunk(2, 1) for numbers in parameters), strict=True)
     return DiagonalNormal(torch.cat(means, 1), bounded_log_sigma(torch.cat(log_sigmas, 1)))
 
 
-def drawn(prior: Tensor, posterior: Tensor | None) -> Tensor:
-    """Choose a draw from the posterior, or from the prior where there is none."""
+def choose_sample(prior: Tensor, posterior: Tensor | None) -> Tensor:
+    """Return a draw from the posterior, or from the prior if the posterior is None."""
     return normal(prior if posterior is None else posterior).rsample()
 
 
-def central(prior: Tensor, posterior: Tensor | None) -> Tensor:
-    """Choose the mean."""
+def choose_mean(prior: Tensor, posterior: Tensor | None) -> Tensor:
+    """Return the mean of the posterior, or of the prior if the posterior is None."""
     return normal(prior if posterior is None else posterior).mean
 
 
-def reparametrized(noise: Float[Tensor, "batch nlatent"], sizes: Sequence[int], nfree: int = 0) -> Choice:
-    """Choose mean + sigma * noise of the posterior, and of the prior in the lowest `nfree` groups."""
+def choose_from_noise(noise: Float[Tensor, "batch nlatent"], sizes: Sequence[int], nfree: int = 0) -> Choice:
+    """Return a choice of mean + sigma * noise, from the prior in the lowest `nfree` groups, else from the posterior."""
     parts = iter(enumerate(noise.split(list(sizes), 1)))
 
     def choose(prior: Tensor, posterior: Tensor | None) -> Tensor:
@@ -92,14 +90,14 @@ def reparametrized(noise: Float[Tensor, "batch nlatent"], sizes: Sequence[int], 
     return choose
 
 
-def given(z: Float[Tensor, "batch nlatent"], sizes: Sequence[int]) -> Choice:
-    """Choose what was given."""
+def choose_given(z: Float[Tensor, "batch nlatent"], sizes: Sequence[int]) -> Choice:
+    """Return a choice of the given latents `z`."""
     parts = iter(z.split(list(sizes), 1))
     return lambda *_: next(parts)
 
 
 def shrink(layer: nn.Module) -> None:
-    """Make a layer's first weights a tenth of what they are, and its bias 0."""
+    """Scale a layer's initial weights by 0.1 and set its bias to 0."""
     with torch.no_grad():
         layer.weight.mul_(0.1)  # pyright: ignore[reportCallIssue, reportArgumentType]
         layer.bias.zero_()  # pyright: ignore[reportCallIssue]

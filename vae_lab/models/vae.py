@@ -1,17 +1,17 @@
-"""The variational autoencoder: two networks that make three distributions.
+"""The variational autoencoder: an encoder and a decoder that define three distributions.
 
-shape of one pass, nlatent = n:
+Shapes of one forward pass with nlatent = n:
 
     image                     [B, C, H, W]
     encoder(image)            [B, 2n]         mean and 2 log sigma
     posterior(image)          q(z | x)        batch [B], event [n]
     z                         [B, n]
-    decoder(z)                [B, P*C, H, W]  P parameters per channel, as the likelihood asks
+    decoder(z)                [B, P*C, H, W]  P = likelihood.params_per_channel
     generative(z)             p(x | z)        batch [B], event [C, H, W]
 
-A conditional VAE, nclasses = c > 0, is the same after `given(label)`: q(z | x, y), p(x | z, y) and p(z) as before, the
-labelled half of Kingma et al. 2014, https://arxiv.org/abs/1406.5298. The networks see nothing but wider inputs:
-[B, C + c, H, W], a plane of ones among planes of zeros for the class, and [B, n + c].
+A conditional VAE, nclasses = c > 0, has the same interface after `given(label)`: q(z | x, y), p(x | z, y) and p(z), the
+labelled part of Kingma et al. 2014, https://arxiv.org/abs/1406.5298. The one-hot class is concatenated to the inputs of
+both networks: [B, C + c, H, W], with one constant plane per class, and [B, n + c].
 """
 
 import copy
@@ -31,18 +31,18 @@ from vae_lab.probability.priors import Prior, VampPrior
 
 
 class VAE(LatentModel):
-    """Two networks, with one vector of latents between them.
+    """A VAE with one vector of latents.
 
     Args:
-        encoder: called with (nin, image_size, nout), returns the network for images. One whose latents lie on a grid
-            says how many there are to a map, as `cells`.
+        encoder: called with (nin, image_size, nout), returns the network for images. If its output is a set of feature
+            maps, its attribute `cells` is the number of latents per map.
         decoder: called with (nin, image_size, nout), returns the network for latents.
-        likelihood: makes a density of the decoder's output.
+        likelihood: turns the decoder's output into a density.
         prior: called with nlatent.
         nlatent: length of the latent vector.
         channels: image channels.
         image_size: image height and width in pixels.
-        nclasses: classes that posterior and generative density are conditional on; 0 is none.
+        nclasses: number of classes that posterior and generative density are conditional on; 0 means unconditional.
 
     Example:
         >>> from functools import partial
@@ -94,46 +94,49 @@ class VAE(LatentModel):
         self.prior = prior(nlatent=nlatent)
         if nclasses and isinstance(self.prior, VampPrior):
             raise ValueError(
-                "prior=vamp is made of posteriors of images without a class; choose prior=standard_normal, or"
-                " model.nclasses=0."
+                "prior=vamp has no class for its pseudo-inputs, and the model is conditional; choose"
+                " prior=standard_normal, or model.nclasses=0."
             )
         self.prior.connect(self.posterior)
 
     def given(self, label: Int64[Tensor, " batch"]) -> "VAE":
-        """Return the model of images of these classes; itself if it knows no classes."""
+        """Return a view of the model conditioned on a label for each image, or the model if it is unconditional."""
         if not self.nclasses:
             return self
-        view = copy.copy(self)  # a module of its own with the same parameters
+        view = copy.copy(self)  # a new module with the same parameters
         try:
             view.classes = one_hot(label, self.nclasses)
-        except RuntimeError as error:  # one_hot has looked already
+        except RuntimeError as error:  # one_hot checks the range
             raise ValueError(
-                f"labels from {label.min()} to {label.max()}: the model's classes go from 0 to {self.nclasses - 1}."
+                f"labels range from {label.min()} to {label.max()}, but must be from 0 to {self.nclasses - 1}, the"
+                " model's classes."
             ) from error
         return view
 
     def split(
         self, image: Float[Tensor, "batch channels height width"], size: int
     ) -> Iterable[tuple[LatentModel, Float[Tensor, "part channels height width"]]]:
-        """Return the images in parts of at most `size`, each beside the model of its classes."""
+        """Return parts of at most `size` images, each with the model conditioned on its labels."""
         if not self.nclasses:
             return super().split(image, size)
         labels = self.classes_of(len(image)).argmax(1)
         return [(self.given(label), part) for label, part in zip(labels.split(size), image.split(size), strict=True)]
 
     def classes_of(self, n: int) -> Int64[Tensor, "n nclasses"]:
-        """Return the classes of `n` images, or of the latents of whole batches of draws, one-hot.
+        """Return the one-hot classes of `n` images or latents; `n` may be several whole batches.
 
         Raises:
-            ValueError: if no labels were given, or not as many as asked for.
+            ValueError: if the model has no labels, or `n` is not a multiple of their number.
         """
         if self.classes is None:
             raise ValueError(
-                f"this model is conditional on {self.nclasses} classes: call model.given(label), with the class of each"
+                f"the model is conditional on {self.nclasses} classes; call model.given(label) with the label of each"
                 " image."
             )
         if n % len(self.classes):
-            raise ValueError(f"{len(self.classes)} labels were given, which do not go with {n} images or latents.")
+            raise ValueError(
+                f"{len(self.classes)} labels were given for {n} images or latents; give a label for each image."
+            )
         return self.classes.repeat(n // len(self.classes), 1)
 
     def posterior(self, image: Float[Tensor, "batch channels height width"]) -> DiagonalNormal:
@@ -157,7 +160,7 @@ class VAE(LatentModel):
         shape: tuple[int, ...] = (),
         noise: Float[Tensor, "*shape 1 nlatent"] | None = None,
     ) -> Inference:
-        """Return the three distributions at `shape` latents drawn for each image, which is encoded already."""
+        """Return latents drawn from a posterior, and the three distributions."""
         assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         z = posterior.rsample(shape) if noise is None else posterior.mean + posterior.stddev * noise
         return Inference(posterior, z, self.generative(z.flatten(0, -2)), self.prior(posterior))

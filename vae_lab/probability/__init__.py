@@ -1,1 +1,1 @@
-"""Densities, likelihoods, priors and objectives. Plain torch."""
+"""Densities, likelihoods, priors and objectives, in plain PyTorch."""

@@ -1,17 +1,16 @@
-"""Distributions over images of 2 or 256 levels, for which bits per dimension are defined.
+"""Distributions over images whose pixels take 2 or 256 values; bits per dimension are defined for them.
 
-A logistic variable of location m and scale s has the distribution function sigmoid((x - m) / s). Rounded to the levels
-0, 1, …, 255, with everything below and above kept by the first and last, level v has the probability
+A logistic variable with location m and scale s has the distribution function sigmoid((x - m) / s). After rounding to
+the levels 0, 1, …, 255, level v has the probability
 
     P(v) = sigmoid(b) - sigmoid(a),     a = (v - 1/2 - m) / s, -inf at 0,     b = (v + 1/2 - m) / s, inf at 255
 
-(Salimans, Karpathy, Chen and Kingma 2017, section 2.1, https://arxiv.org/abs/1701.05517, with k of them mixed). They
-take the logarithm of the difference where it is large, and the density times the bin's width where it is not. There is
-no need to choose: multiplying out, with d = b - a = 1 / s,
+(Salimans, Karpathy, Chen and Kingma 2017, section 2.1, https://arxiv.org/abs/1701.05517; they mix k logistics). Their
+code switches between the logarithm of this difference and an approximation in the tails. With d = b - a = 1 / s,
 
-    sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(-d)),
+    sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - exp(-d)).
 
-three factors whose logarithms are all negative and each stable, so nothing cancels however far the tail.
+The logarithm of each factor is negative and numerically stable, so their sum is accurate in the tails too.
 """
 
 import torch
@@ -28,7 +27,7 @@ TOP = 255
 
 
 class BinaryPixels(Independent):
-    """Independent Bernoulli pixels, given by logits: batch [...], event [C, H, W], values 0 and 1 only."""
+    """Independent Bernoulli pixels with values 0 and 1, parametrized by logits: batch [...], event [C, H, W]."""
 
     __repr__ = shapes
 
@@ -38,9 +37,9 @@ class BinaryPixels(Independent):
     def log_prob(self, value: Float[Tensor, "*shape channels height width"]) -> Float[Tensor, "*shape"]:
         """Return the log-probability of each image, in nats.
 
-        The cross-entropy of a grey pixel is the logarithm of no density: its integral over [0, 1] isn't 1
-        (Loaiza-Ganem and Cunningham 2019, https://arxiv.org/abs/1907.06845). While gradients are recorded on a GPU, a
-        look at the pixels would make each training step wait for it; an image with a grey pixel is NaN there.
+        The cross-entropy of grey pixels is not a log-density: exp(-cross-entropy) does not integrate to 1 over [0, 1]
+        (Loaiza-Ganem and Cunningham 2019, https://arxiv.org/abs/1907.06845). In training on a GPU, images with a grey
+        pixel get NaN in place of an error, because an error would synchronize host and device in every step.
 
         Raises:
             ValueError: if a pixel is neither 0 nor 1.
@@ -50,32 +49,32 @@ class BinaryPixels(Independent):
         binary = is_binary(value)
         if not binary.all():
             raise ValueError(
-                f"likelihood=bernoulli is for pixels that are 0 or 1, not {value[~binary][0]:.3g}; choose"
+                f"likelihood=bernoulli requires pixels that are 0 or 1, not {value[~binary][0]:.3g}; choose"
                 " data=mnist_binary, data.binarize=dynamic or static, or likelihood=logistic for grey images."
             )
         return super().log_prob(value)
 
 
 def is_binary(value: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    """Return where pixels are 0 or 1."""
+    """Return a mask of the pixels that are 0 or 1."""
     return (value == 0) | (value == 1)
 
 
 def nan_unless_binary(
     log_prob: Float[Tensor, "*shape"], value: Float[Tensor, "*images channels height width"]
 ) -> Float[Tensor, "*shape"]:
-    """Return the log-probabilities of images, NaN for those with a pixel that is neither 0 nor 1."""
+    """Return `log_prob` with NaN for each image that has a pixel other than 0 and 1."""
     return log_prob.where(is_binary(value).flatten(-3).all(-1), torch.nan)
 
 
 class LogisticLevels(UncheckedDistribution):
-    """Independent pixels of 256 levels, each a mixture of k rounded logistics: batch [...], event [C, H, W].
+    """Independent pixels with 256 levels, each a mixture of k rounded logistics: batch [...], event [C, H, W].
 
-    Images have pixels in [0, 1]; a pixel is read as its nearest level v / 255.
+    Pixels are in [0, 1] and are rounded to the nearest level v / 255.
 
     Args:
-        log_weights: log-probabilities of the k components, which sum to 1 over the component dimension.
-        location: of each component; black is 0 and white 1, but it may lie outside.
+        log_weights: log-probabilities of the k components; the probabilities sum to 1 over the component dimension.
+        location: location of each component, where 0 is black and 1 is white; values outside [0, 1] are allowed.
         log_scale: log of each component's scale, in the same unit.
     """
 
@@ -98,19 +97,20 @@ class LogisticLevels(UncheckedDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the logistics clamped to [0, 1], which is within half a level, 1/510, of the mean of the levels.
+        """The mean of the logistics clamped to [0, 1]: the integral of sigmoid((m - t) / s) over t from 0 to 1.
 
-        The integral of sigmoid((m - t) / s) over t from 0 to 1. The sum over levels would take 255 times as long.
+        It differs from the mean over levels by at most half a level, 1/510, and is 255 times as fast to compute.
         """
         scale = self.log_scale.exp()
         above = softplus(self.location / scale) - softplus((self.location - 1) / scale)
         return (self.log_weights.exp() * scale * above).sum(-4).clamp(0, 1)
 
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Return images whose pixels lie on the levels: [sample_shape, ..., C, H, W]."""
+        """Return images with pixels v / 255 for integers v: [sample_shape, ..., C, H, W]."""
         shape = torch.Size(sample_shape) + self.location.shape
         with torch.no_grad():
-            chosen = (self.log_weights + gumbel(self.location.new_empty(shape))).argmax(-4, keepdim=True)
+            gumbel = -self.location.new_empty(shape).exponential_().log()
+            chosen = (self.log_weights + gumbel).argmax(-4, keepdim=True)  # a draw from the categorical distribution
             location, scale = (t.expand(shape).gather(-4, chosen).squeeze(-4) for t in (self.location, self.log_scale))
             noise = torch.rand_like(location).clamp(1e-7, 1 - 1e-7).logit()
             return ((location + scale.exp() * noise) * TOP).round().clamp(0, TOP) / TOP
@@ -122,15 +122,10 @@ class LogisticLevels(UncheckedDistribution):
         return (self.log_weights + parts).logsumexp(-4).sum((-3, -2, -1))
 
 
-def gumbel(empty: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return standard Gumbel noise, written into `empty`: the argmax of log-weights plus it is a draw by weight."""
-    return -empty.exponential_().log()
-
-
 def log_level_probability(
     level: Float[Tensor, "*#shape"], location: Float[Tensor, "*#shape"], scale: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "..."]:
-    """Return the log-probability of whole levels under a rounded logistic, all in units of levels; see the module."""
+    """Return log P(level) under a rounded logistic, with all arguments in units of levels; see the module docstring."""
     upper = logsigmoid((level + 0.5 - location) / scale).masked_fill(level == TOP, 0)
     lower = logsigmoid((location - level + 0.5) / scale).masked_fill(level == 0, 0)
     inner = (-torch.expm1(-1 / scale)).log().masked_fill((level == 0) | (level == TOP), 0)

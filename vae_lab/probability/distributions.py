@@ -1,6 +1,6 @@
-"""Diagonal and isotropic normals and mixtures of them, and the KL divergence.
+"""Diagonal and isotropic normal distributions, mixtures of them, and the KL divergence.
 
-Both normals sum over what one image owns, so `log_prob` is one number per image, in nats.
+`log_prob` sums over the event dimensions and returns one number per image, in nats.
 """
 
 import math
@@ -17,15 +17,15 @@ LINEAR_FROM, LINEAR_TO, REACH = -8.0, 2.0, 2.0
 
 
 def full_precision(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return half-precision numbers in float32, and others as they are."""
+    """Return half-precision tensors as float32, and float32 and float64 tensors unchanged."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def bounded_log_sigma(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return `raw` in full precision, unchanged from -8 to 2 and bent towards -10 and 4 outside.
+    """Return `raw` in full precision, smoothly bounded: the identity on [-8, 2], with limits -10 and 4 outside.
 
-    The identity is exact wherever a VAE works. Outside, u / (1 + |u| / 2) joins with slope 1 and flattens so slowly
-    that a gradient still leads back from 1e4, while sigma^2 below 2,981 keeps it finite even in float16.
+    Outside, an excess u becomes u / (1 + |u| / 2), which has slope 1 at u = 0. Its gradient is still usable at
+    u = 1e4, and sigma^2 stays below 2,981, which is finite even in float16.
     """
     raw = full_precision(raw)
     inside = raw.clamp(LINEAR_FROM, LINEAR_TO)
@@ -34,7 +34,7 @@ def bounded_log_sigma(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 class UncheckedDistribution(Distribution):
-    """A distribution over real numbers whose arguments and values torch does not check; it prints its shapes."""
+    """A distribution over real numbers without torch's argument validation; its repr shows its shapes."""
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
     __repr__ = shapes
@@ -49,7 +49,7 @@ class UncheckedDistribution(Distribution):
 
 
 class DiagonalNormal(UncheckedDistribution):
-    """Independent normals over the last dimension, given by mean and log sigma: batch [...], event [n].
+    """Independent normals over the last dimension, parametrized by mean and log sigma: batch [...], event [n].
 
     Example:
         >>> import torch
@@ -89,12 +89,8 @@ class DiagonalNormal(UncheckedDistribution):
         return torch.addcmul(self.loc, self.stddev, noise)
 
     def each_latent(self) -> "DiagonalNormal":
-        """Return the same numbers as a density for each entry of its own: batch [..., n], event [1]."""
+        """Return one univariate normal for each entry: batch [..., n], event [1]."""
         return DiagonalNormal(self.loc[..., None], self.log_sigma[..., None])
-
-    def detached(self) -> "DiagonalNormal":
-        """Return the same density, through which no gradient flows."""
-        return DiagonalNormal(self.loc.detach(), self.log_sigma.detach())
 
     def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*broadcast"]:
         """Return the log-density of `value`, summed over the last dimension, in nats; batch shapes broadcast."""
@@ -103,7 +99,7 @@ class DiagonalNormal(UncheckedDistribution):
 
 
 class StandardNormal(DiagonalNormal):
-    """N(0, I), a type of its own because its KL is shorter."""
+    """N(0, I), a separate class because its KL divergence has a shorter formula."""
 
     def __init__(self, zeros: Float[Tensor, "*batch n"]) -> None:
         super().__init__(zeros, zeros)
@@ -115,7 +111,7 @@ class StandardNormal(DiagonalNormal):
 
 @register_kl(DiagonalNormal, DiagonalNormal)
 def _kl_normal_normal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
-    """Return KL(q || p), the textbook difference of log sigmas plus scaled squares, summed over the last dimension."""
+    """Return KL(q || p) of two diagonal normals in closed form, summed over the last dimension."""
     squares = (2 * (q.log_sigma - p.log_sigma)).exp() + (q.loc - p.loc).square() * (-2 * p.log_sigma).exp()
     return (p.log_sigma - q.log_sigma + 0.5 * (squares - 1)).sum(-1)
 
@@ -127,10 +123,10 @@ def _kl_normal_standard(q: DiagonalNormal, _: StandardNormal) -> Tensor:
 
 
 class MixtureOfDiagonalNormals(UncheckedDistribution):
-    """Equally likely components, each a diagonal normal: batch [], event [n].
+    """A mixture of diagonal normals with equal weights: batch [], event [n].
 
-    torch's MixtureSameFamily would spread every z over every component and latent; here the squared distances come out
-    of two matrix products, in double precision since large terms cancel in them.
+    torch's MixtureSameFamily would build a tensor of [z, components, latents]. Here two matrix products give the
+    squared distances, in double precision because large terms cancel.
 
     Args:
         components: k normals, batch [k].
@@ -147,7 +143,7 @@ class MixtureOfDiagonalNormals(UncheckedDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """The variance of each latent, [n]: within the components plus between them."""
+        """The variance of each latent, [n]: the variance within components plus the variance of their means."""
         return self.components.variance.mean(0) + self.components.mean.var(0, correction=0)
 
     @torch.no_grad()
@@ -166,7 +162,7 @@ class MixtureOfDiagonalNormals(UncheckedDistribution):
 
 
 class IsotropicNormal(UncheckedDistribution):
-    """Independent normals with one fixed variance over the pixels of an image: batch [...], event [C, H, W]."""
+    """Independent normal pixels with one fixed variance: batch [...], event [C, H, W]."""
 
     has_rsample = True
 
@@ -190,11 +186,11 @@ class IsotropicNormal(UncheckedDistribution):
 
     @property
     def log_normalizer(self) -> float:
-        """D/2 ln(2 pi variance), in nats: what the squared error lacks to be a negative log-density."""
+        """The log of the normalizing constant, D/2 ln(2 pi variance), in nats."""
         return 0.5 * self.event_shape.numel() * math.log(2 * math.pi * self.fixed_variance)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Return the mean plus noise: [sample_shape, ..., C, H, W]; values may leave [0, 1]."""
+        """Return the mean plus noise: [sample_shape, ..., C, H, W]; values may lie outside [0, 1]."""
         shape = torch.Size(sample_shape) + self.loc.shape
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + math.sqrt(self.fixed_variance) * noise
@@ -206,7 +202,7 @@ class IsotropicNormal(UncheckedDistribution):
 
 
 def kl(q: Distribution, p: Distribution, z: Float[Tensor, "*shape n"]) -> Float[Tensor, "*batch"]:
-    """Return KL(q || p) in nats, in closed form where there is one, else estimated at `z`, drawn from q."""
+    """Return KL(q || p) in nats: in closed form if torch knows one, else log q(z) - log p(z) at `z` drawn from q."""
     try:
         return kl_divergence(q, p)
     except NotImplementedError:

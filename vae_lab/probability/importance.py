@@ -1,8 +1,9 @@
 """Importance weights of several latents per image.
 
-The weights of latents z_1 … z_k drawn from q(z | x) are w_i = p(x | z_i) p(z_i) / q(z_i | x). Their mean is p(x) in
-expectation, so by Jensen's inequality log 1/k sum w_i is a lower bound on log p(x) in expectation: the ELBO at k = 1,
-and never looser for larger k (Burda, Grosse and Salakhutdinov 2016, theorem 1, https://arxiv.org/abs/1509.00519).
+Latents z_1 … z_k drawn from q(z | x) have the weights w_i = p(x | z_i) p(z_i) / q(z_i | x). Their mean is an unbiased
+estimate of p(x), so by Jensen's inequality log 1/k sum w_i is a lower bound on log p(x) in expectation. It is the ELBO
+at k = 1 and does not decrease with k (Burda, Grosse and Salakhutdinov 2016, theorem 1,
+https://arxiv.org/abs/1509.00519).
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Draws(NamedTuple):
-    """Latents and the three logarithms that a model gives them, in nats; first dimension: the draws."""
+    """Several latents per image with log p(x | z) and log p(z), in nats; the first dimension is the draw."""
 
     inference: "Inference"
     log_likelihood: Float[Tensor, "nsamples batch"]
     log_prior: Float[Tensor, "nsamples batch"]
 
     def log_weights(self, log_posterior: Float[Tensor, "nsamples batch"]) -> Float[Tensor, "nsamples batch"]:
-        """Return log w of each draw."""
+        """Return the log importance weight of each draw."""
         return self.log_likelihood + self.log_prior - log_posterior
 
 
@@ -34,9 +35,9 @@ def draw(
     nsamples: int,
     noise: Float[Tensor, "nsamples 1 nlatent"] | None = None,
 ) -> Draws:
-    """Return `nsamples` latents of each image's posterior with log p(x | z) and log p(z); decodes them all at once.
+    """Return `nsamples` latents from each image's posterior with log p(x | z) and log p(z), decoded in one batch.
 
-    They are made of `noise`, the same for every image, if it is given.
+    If `noise` is given, every image uses it in place of fresh noise.
     """
     inference = model.infer(posterior, (nsamples,), noise)
     repeated = image.expand(nsamples, *image.shape).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""`LatentModel`: the base class of models, which return a prior, a posterior and a generative density."""
+"""`LatentModel`, the base class of all models: a prior, a posterior and a generative density."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -14,13 +14,13 @@ from vae_lab.system.printing import PrintsArguments
 
 
 class Inference(NamedTuple):
-    """One pass through the model: the latents drawn on the way and the three distributions that speak of them.
+    """The latents of one forward pass and the three distributions.
 
     Attributes:
-        posterior: what z was drawn from; its log_prob of z is log q(z | x).
-        z: the latents, with the shape of the draw before the batch.
-        generative: p(x | z), with one batch dimension in which all draws of the batch lie flat.
-        prior: its log_prob of z is log p(z).
+        posterior: q(z | x), from which z was drawn.
+        z: the latents, [*shape, batch, nlatent], where `shape` is the shape of the draws.
+        generative: p(x | z), with draws and images flattened into one batch dimension.
+        prior: p(z).
     """
 
     posterior: DiagonalNormal
@@ -30,14 +30,14 @@ class Inference(NamedTuple):
 
 
 class LatentModel(PrintsArguments, nn.Module, ABC):
-    """The role: a prior, a posterior and a generative density over images.
+    """A latent-variable model of images: a prior, a posterior and a generative density.
 
     Attributes:
-        nlatent: latents of an image, in all.
+        nlatent: total number of latents of an image.
         channels: image channels.
         image_size: image height and width in pixels.
-        nclasses: classes that posterior and generative density are conditional on; 0 is none.
-        likelihood: makes a density of the decoder's output.
+        nclasses: number of classes that the model is conditional on; 0 means unconditional.
+        likelihood: turns the decoder's output into a density.
         encoder: the network for images.
         decoder: the network for latents.
         prior: returns p(z); see `vae_lab.probability.priors.Prior.forward`.
@@ -67,32 +67,32 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
         shape: tuple[int, ...] = (),
         noise: Float[Tensor, "*shape 1 nlatent"] | None = None,
     ) -> Inference:
-        """Return the three distributions at `shape` latents drawn for each image, which is encoded already.
+        """Return latents drawn from a posterior, and the three distributions.
 
         Args:
-            posterior: of the images.
-            shape: of the draws of one image.
-            noise: standard normal numbers that all images share, in place of fresh ones; zeros give the means. With it
-                what comes out for an image does not depend on the images beside it.
+            posterior: q(z | x) of the images.
+            shape: shape of the draws for each image.
+            noise: standard normal noise that all images share, in place of fresh noise; zeros give the means. Shared
+                noise makes an image's result independent of the other images in the batch.
         """
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
-        """Return the three distributions at one latent drawn for each image."""
+        """Return one latent drawn for each image, and the three distributions."""
         return self.infer(self.posterior(image))
 
     def given(self, label: Int64[Tensor, " batch"]) -> "LatentModel":
-        """Return the model of images of these classes; itself if it knows no classes.
+        """Return the model conditioned on a label for each image, or the model itself if it is unconditional.
 
-        What comes back shares the weights. It takes as many images as there are labels, and latents in the order of
-        `z.flatten(0, -2)`: whole batches, one after the other, with the labels repeated for each.
+        The conditioned model shares the weights. It takes as many images as there are labels, and latents in the order
+        of `z.flatten(0, -2)`: whole batches, with the labels repeated for each.
 
         Raises:
-            ValueError: if there is no such class.
+            ValueError: if a label is out of range.
         """
         return self
 
     def split(
         self, image: Float[Tensor, "batch channels height width"], size: int
     ) -> Iterable[tuple["LatentModel", Float[Tensor, "part channels height width"]]]:
-        """Return the images in parts of at most `size`, each beside the model of its classes."""
+        """Return parts of at most `size` images, each with the model conditioned on its labels."""
         return [(self, part) for part in image.split(size)]

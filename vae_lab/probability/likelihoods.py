@@ -1,10 +1,9 @@
-"""Likelihoods p(x | z), made from the decoder's output.
+"""Likelihoods p(x | z), which turn the decoder's output into a distribution over images.
 
-Every likelihood takes the decoder's raw output and returns a `Distribution` over images: `mean` is the expected image
-in [0, 1], `log_prob` is one number per image, in nats.
+`mean` of the distribution is the expected image in [0, 1]; `log_prob` is one number per image, in nats.
 
-Two kinds, which must not be compared: densities (the normals) can be as high as they like, and so can be positive;
-probabilities (Bernoulli, logistic) are at most 1, and only of them is -log2 a number of bits.
+Values of densities (normal) and of probabilities (Bernoulli, logistic) must not be compared: a log-density can be
+positive, while a probability is at most 1. Only probabilities can be expressed in bits.
 """
 
 from abc import ABC, abstractmethod
@@ -21,12 +20,12 @@ from vae_lab.system.printing import PrintsArguments
 
 
 class Likelihood(PrintsArguments, nn.Module, ABC):
-    """A generative density: how many numbers per channel it needs from the decoder, and what it makes of them.
+    """Base class of likelihoods, called with the decoder's output.
 
     Attributes:
-        params_per_channel: numbers for each channel of each pixel, parameter by parameter: the first `channels` of the
-            decoder's output hold the first one of every channel.
-        nlevels: how many values a pixel can take; 0 for a density over real numbers, of which there are no bits.
+        params_per_channel: parameters for each pixel and channel. The first `channels` channels of the decoder's output
+            hold the first parameter, the next ones the second, and so on.
+        nlevels: number of values that a pixel can take; 0 for a density over real numbers.
 
     Example:
         >>> import torch
@@ -50,9 +49,10 @@ class Likelihood(PrintsArguments, nn.Module, ABC):
 
 
 class Gaussian(Likelihood):
-    """A normal around the sigmoid of the decoder's output, with one fixed variance.
+    """A normal density around the sigmoid of the decoder's output, with one fixed variance.
 
-    At variance 1/2 the negative log-density is the summed squared error plus D/2 ln(pi): 448.734 nats for 28x28 pixels.
+    At variance 1/2 the negative log-density is the summed squared error plus D/2 ln(pi), which is 448.734 nats for
+    28x28 pixels.
     """
 
     def __init__(self, variance: float) -> None:
@@ -66,18 +66,18 @@ class Gaussian(Likelihood):
 
 
 class SigmaVAE(Likelihood):
-    """A normal around the sigmoid of the decoder's output, with one variance for all pixels that is learned.
+    """A normal density around the sigmoid of the decoder's output, with one learned variance for all pixels.
 
-    The likelihood is largest where the variance is the mean squared error over images and pixels (set the derivative of
-    D log sigma + SSE / (2 sigma^2) to 0). Rybkin, Daniilidis and Levine 2021, https://arxiv.org/abs/2006.13202, put
-    that mean over the batch at hand into the density. Then the density of an image depends on which others are
-    measured with it, and on itself: it no longer integrates to 1, and a test set would choose its own variance. Here
-    log sigma is a parameter, whose optimum on the training set is the same, and evaluation has one fixed density.
+    The optimal variance is the mean squared error over images and pixels (set the derivative of
+    D log sigma + SSE / (2 sigma^2) to 0). Rybkin, Daniilidis and Levine 2021, https://arxiv.org/abs/2006.13202, use the
+    mean squared error of the current batch. An image's density then depends on the batch and on the image itself, does
+    not integrate to 1, and is fitted to the test set. Here log sigma is a parameter: it has the same optimum on the
+    training set, and the density is fixed in evaluation.
 
     Args:
-        log_sigma: where it starts.
-        speed: how much faster than other parameters it moves: log sigma = speed * parameter, and Adam's steps have a
-            size of their own. At 1 and a learning rate of 5e-4 it would take 4,000 batches from 1 to 0.14.
+        log_sigma: initial value of log sigma.
+        speed: log sigma = speed * parameter, so that log sigma moves `speed` times as fast as other parameters under
+            Adam. At speed 1 and a learning rate of 5e-4, sigma would take 4,000 steps from 1 to 0.14.
     """
 
     def __init__(self, log_sigma: float, speed: float) -> None:
@@ -87,7 +87,7 @@ class SigmaVAE(Likelihood):
         self.slow_log_sigma = nn.Parameter(torch.tensor(log_sigma / speed))
 
     def extra_repr(self) -> str:
-        """Return where log sigma is now, and how fast it moves."""
+        """Return the current log sigma and its speed, for the repr."""
         return f"log_sigma={round(self.log_sigma.item(), 4)}, speed={self.speed}"
 
     @property
@@ -102,7 +102,7 @@ class SigmaVAE(Likelihood):
 
 
 class Bernoulli(Likelihood):
-    """Independent pixels that are 0 or 1, with the decoder's output as logits; grey pixels are refused."""
+    """Independent pixels that are 0 or 1, with the decoder's output as logits; other values raise ValueError."""
 
     nlevels = 2
 
@@ -112,10 +112,10 @@ class Bernoulli(Likelihood):
 
 
 class Logistic(Likelihood):
-    """One rounded logistic for each of the 256-level pixels: location 1/2 + first output / 2, log scale the second.
+    """One rounded logistic per pixel of 256 levels, with location 1/2 + output_1 / 2 and log scale output_2.
 
-    The location is free to leave [0, 1], as in Salimans et al. 2017, where -1 and 1 are black and white: only from
-    beyond black can a logistic that is wide enough to allow for white give black nearly all of the probability.
+    The location may lie outside [0, 1], as in Salimans et al. 2017 (whose pixels are in [-1, 1]). A wide logistic can
+    give black nearly all of the probability only if its location is far below 0.
     """
 
     params_per_channel = 2
@@ -128,10 +128,9 @@ class Logistic(Likelihood):
 
 
 class LogisticMixture(Likelihood):
-    """A mixture of `ncomponents` rounded logistics for each of the 256-level pixels and channels.
+    """A mixture of `ncomponents` rounded logistics per pixel and channel, with 256 levels.
 
-    Unlike Salimans et al. 2017 each channel has weights of its own and none is conditioned on another: what ties the
-    channels together is z.
+    Unlike in Salimans et al. 2017, each channel has its own mixture weights, and channels are independent given z.
     """
 
     nlevels = TOP + 1
@@ -142,7 +141,7 @@ class LogisticMixture(Likelihood):
         require_count("likelihood.ncomponents", ncomponents)
         self.ncomponents = ncomponents
         self.params_per_channel = 3 * ncomponents
-        # equal components would receive equal gradients for ever: spread the locations over [0, 1]
+        # spread the locations over [0, 1]: identical components would always receive identical gradients
         spread = torch.linspace(0, 1, ncomponents + 2)[1:-1]
         self.register_buffer("spread", spread[:, None, None, None], persistent=False)
 

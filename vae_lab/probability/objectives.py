@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class Terms(NamedTuple):
-    """The parts of a bound for each image, in nats; `distortion + rate` is the negative ELBO whatever was trained.
+    """The terms of an objective for each image, in nats; `distortion + rate` is the negative ELBO for every objective.
 
     Attributes:
-        loss: what is minimised.
+        loss: the minimised value.
         distortion: -log p(x | z) for z drawn from the posterior.
         rate: KL(q(z | x) || p(z)).
     """
@@ -34,7 +34,7 @@ class Terms(NamedTuple):
 
 
 class Objective(PrintsCall, ABC):
-    """A bound or loss: a plain object called with the model, the batch and the number of batches seen.
+    """Base class of objectives, called with the model, the batch and the number of batches seen.
 
     Attributes:
         is_bound: whether it is a bound on -log p(x), weighted or not; else the posterior's sigma is not trained.
@@ -59,15 +59,15 @@ class Objective(PrintsCall, ABC):
         """Return the terms of each image of the batch."""
 
     def plan(self, total_steps: int | float) -> None:
-        """Take the length of training into schedules that depend on it, before the first batch.
+        """Tell the objective's schedules the length of training, before the first batch.
 
         Raises:
-            ValueError: if one depends on it, and it is infinite.
+            ValueError: if a schedule depends on the length and the length is infinite.
         """
 
 
 def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels height width"], beta: float = 1.0) -> Terms:
-    """Return the terms of the evidence lower bound at one posterior sample, the rate weighted by `beta` in the loss.
+    """Return the terms of the negative ELBO at one posterior sample, with loss = distortion + beta * rate.
 
     Kingma and Welling 2014, equation 3, https://arxiv.org/abs/1312.6114; beta as in Higgins et al. 2017.
     """
@@ -77,10 +77,10 @@ def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels heig
 
 
 class ELBO(Objective):
-    """Distortion plus `beta` times rate; at beta 1 the negative evidence lower bound.
+    """distortion + beta * rate, which is the negative ELBO at beta 1.
 
     Args:
-        beta: a number, or a schedule of it.
+        beta: a number, or a schedule.
     """
 
     def __init__(self, beta: float | Schedule) -> None:
@@ -89,7 +89,7 @@ class ELBO(Objective):
         self.beta = beta
 
     def plan(self, total_steps: int | float) -> None:
-        """Turn a schedule given as a share of training into batches."""
+        """Tell a schedule of beta the length of training."""
         if isinstance(self.beta, Schedule):
             self.beta.plan(total_steps)
 
@@ -99,10 +99,9 @@ class ELBO(Objective):
 
 
 class FreeBits(Objective):
-    """The negative ELBO in which a latent costs nothing more to leave unused below `free_nats`.
+    """The negative ELBO with free bits: each latent contributes max(free_nats, mean KL over the batch) to the loss.
 
-    The loss counts max(free_nats, mean KL of the batch) for each latent: Kingma et al. 2016, "free bits",
-    https://arxiv.org/abs/1606.04934, with groups of one latent. At 0 it is the negative ELBO.
+    Kingma et al. 2016, https://arxiv.org/abs/1606.04934, with groups of one latent. At 0 it is the negative ELBO.
     """
 
     def __init__(self, free_nats: float) -> None:
@@ -120,7 +119,7 @@ class FreeBits(Objective):
             raise ValueError("objective=free_bits needs independent latents; choose prior=standard_normal.")
         distortion = -generative.log_prob(batch.image)
         rates = kl(q.each_latent(), p.each_latent(), z[..., None])
-        # the mean over images of what is counted is the paper's maximum, and each image keeps a loss of its own
+        # the mean over the batch is the paper's maximum, while each image keeps its own loss
         counted = torch.where(rates.mean(0) > self.free_nats, rates, torch.full_like(rates, self.free_nats))
         return Terms(distortion + counted.sum(1), distortion, rates.sum(1))
 
@@ -129,7 +128,7 @@ class IWAE(Objective):
     """The negative importance-weighted bound, -log 1/k sum w_i, with k = `nsamples` latents for each image.
 
     Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519; see `importance`. Distortion and rate are
-    those of the ELBO at the first latent, so that they compare with other objectives'.
+    those of the ELBO at the first latent, so that they are comparable across objectives.
     """
 
     def __init__(self, nsamples: int) -> None:
@@ -157,29 +156,29 @@ class IWAE(Objective):
 
 
 class DReG(IWAE):
-    """IWAE's value, with a gradient for the encoder whose noise doesn't drown it as k grows.
+    """The value of IWAE with the doubly reparametrized gradient, whose signal-to-noise ratio does not fall with k.
 
-    With normalised weights v_i = w_i / sum w_j, IWAE's gradient is sum v_i d log w_i. What it gives the encoder is in
-    expectation sum v_i^2 (d log w_i / d z_i) (d z_i / d phi), without the derivative of log q by its own parameters:
-    Tucker, Lawson, Gu and Maddison 2019, https://arxiv.org/abs/1810.04152. So log q is taken with its parameters held,
-    and the gradient that comes back to z_i with the factor v_i gets it once more. The generative side keeps v_i.
+    With normalised weights v_i = w_i / sum w_j, IWAE's gradient is sum v_i d log w_i. The encoder's part of it equals
+    in expectation sum v_i^2 (d log w_i / d z_i) (d z_i / d phi), without the derivative of log q with respect to its
+    parameters: Tucker, Lawson, Gu and Maddison 2019, https://arxiv.org/abs/1810.04152. The code detaches the parameters
+    of log q and multiplies the gradient at z_i, which holds v_i already, by v_i. The decoder's gradient keeps v_i.
     """
 
     def log_posterior(self, posterior: DiagonalNormal, z: Float[Tensor, "k batch nlatent"]) -> Float[Tensor, "k batch"]:
-        """Return log q(z | x) of each draw, which passes no gradient but through z.
+        """Return log q(z | x) of each draw, with gradients through z only.
 
         Raises:
-            ValueError: if the posterior has a draw's dimension: then some latents depend on others that were drawn, and
-                holding its parameters would cut that path too.
+            ValueError: if the posterior has the dimension of the draws, as a ladder's has: its parameters depend on
+                latents drawn before, and detaching them would cut that gradient too.
         """
         if posterior.batch_shape == z.shape[:-1]:
             raise ValueError("objective=dreg needs a model with one vector of latents; choose objective=iwae.")
-        return posterior.detached().log_prob(z)
+        return DiagonalNormal(posterior.loc.detach(), posterior.log_sigma.detach()).log_prob(z)
 
     def minimised(
         self, z: Float[Tensor, "k batch nlatent"], log_weights: Float[Tensor, "k batch"]
     ) -> Float[Tensor, " batch"]:
-        """Return the negative bound of each image, and square the weights of what z passes on."""
+        """Return the negative bound of each image, with squared weights in the gradient through z."""
         if z.requires_grad:
             share = log_weights.detach().softmax(0)[..., None]
             z.register_hook(lambda gradient: share * gradient)
@@ -187,12 +186,11 @@ class DReG(IWAE):
 
 
 class RAEL2(Objective):
-    """A plain autoencoder's distortion at the posterior mean z, with squared norms added; all weights 0 is plain.
+    """A regularized autoencoder: loss = distortion + latent_weight / 2 |z|^2 + decoder_weight |theta|^2.
 
-    loss = distortion + latent_weight / 2 |z|^2 + decoder_weight |theta|^2: Ghosh et al. 2020 (the L2
-    variant), https://arxiv.org/abs/1903.12436. No bound on log p(x): the posterior's sigma is never trained, so the
-    rate reported beside it, and whatever samples the posterior, mean little. Sample from a density fitted to the
-    latents, as `evaluation.samplers` does.
+    z is the posterior mean: Ghosh et al. 2020 (the L2 variant), https://arxiv.org/abs/1903.12436. The loss is not a
+    bound on log p(x). The posterior's sigma is not trained, so the reported rate and posterior samples mean little.
+    Generate from a density fitted to the latents: sampler=gmm.
     """
 
     is_bound = False
@@ -204,7 +202,7 @@ class RAEL2(Objective):
         self.decoder_weight = decoder_weight
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
-        """Return the terms of each image of the batch; the rate is reported, not minimised."""
+        """Return the terms of each image of the batch; the loss does not include the rate."""
         posterior = model.posterior(batch.image)
         z = posterior.mean
         distortion = -model.generative(z).log_prob(batch.image)
@@ -218,7 +216,7 @@ class RAEL2(Objective):
 
 
 class Autoencoder(RAEL2):
-    """The distortion at the posterior mean and nothing else: the baseline that a regularizer has to beat."""
+    """A plain autoencoder, a baseline for regularized ones: the loss is the distortion at the posterior mean."""
 
     def __init__(self) -> None:
         super().__init__(latent_weight=0.0, decoder_weight=0.0)

@@ -14,7 +14,7 @@ from vae_lab.system.printing import PrintsArguments
 
 
 class Prior(PrintsArguments, nn.Module, ABC):
-    """A density over latent vectors of length `nlatent`.
+    """Base class of priors: a density over latent vectors of length `nlatent`.
 
     Example:
         >>> from vae_lab.probability.priors import StandardNormal
@@ -32,15 +32,15 @@ class Prior(PrintsArguments, nn.Module, ABC):
         self.nlatent = nlatent
 
     def connect(self, encode: Callable[[Tensor], distributions.DiagonalNormal]) -> None:
-        """Take note of the model's q(z | x); called once, by the model, for priors that are made of it."""
+        """Receive the model's q(z | x), for priors that use it; the model calls this once, at construction."""
 
     @abstractmethod
     def forward(self, posterior: Distribution | None = None) -> Distribution:
         """Return p(z), event [nlatent].
 
         Args:
-            posterior: what the prior will be compared with, whose batch shape it takes; None gives a single p(z) to
-                sample from, with batch shape [].
+            posterior: the posterior that the prior will be compared with; the prior takes its batch shape. None gives
+                batch shape [], for sampling.
         """
 
 
@@ -54,23 +54,23 @@ class StandardNormal(Prior):
         self.register_buffer("zeros", torch.zeros(nlatent), persistent=False)
 
     def forward(self, posterior: Distribution | None = None) -> distributions.StandardNormal:
-        """Return N(0, I), which needs no batch shape of its own: it broadcasts."""
+        """Return N(0, I) with batch shape [], which broadcasts."""
         return distributions.StandardNormal(self.zeros)
 
 
 class VampPrior(Prior):
-    """The mean of the posteriors of `ncomponents` images that are learned with the rest.
+    """A mixture of the posteriors of K = `ncomponents` learned pseudo-inputs: p(z) = 1/K sum q(z | u_k).
 
-    p(z) = 1/K sum q(z | u_k): Tomczak and Welling 2018, https://arxiv.org/abs/1705.07120. They keep the
-    pseudo-inputs u_k in [0, 1] by clamping; ours are sigmoids, whose gradient doesn't stop at the ends.
+    Tomczak and Welling 2018, https://arxiv.org/abs/1705.07120. They clamp the pseudo-inputs u_k to [0, 1]; here they
+    are sigmoids, whose gradient does not vanish at 0 and 1.
 
     Args:
         nlatent: length of the latent vector.
         channels: image channels.
         image_size: image height and width in pixels.
-        ncomponents: pseudo-inputs, K.
-        logit_mean: mean of the pseudo-inputs' logits at the start; the logit of the mean pixel is a good one.
-        logit_std: their standard deviation, which tells them apart.
+        ncomponents: number of pseudo-inputs, K.
+        logit_mean: initial mean of the pseudo-inputs' logits; the logit of the mean pixel is a good value.
+        logit_std: initial standard deviation of the logits.
     """
 
     def __init__(
@@ -84,16 +84,16 @@ class VampPrior(Prior):
         self.logits = nn.Parameter(logit_mean + logit_std * noise)
 
     def connect(self, encode: Callable[[Tensor], distributions.DiagonalNormal]) -> None:
-        """Take note of the model's q(z | x), of which the mixture is made."""
+        """Receive the model's q(z | x)."""
         self.encode = encode
 
     def forward(self, posterior: Distribution | None = None) -> distributions.MixtureOfDiagonalNormals:
-        """Return the mixture, which broadcasts; its KL from a posterior is estimated at a draw."""
+        """Return the mixture with batch shape [], which broadcasts; KL(q || p) is estimated at a draw."""
         return distributions.MixtureOfDiagonalNormals(self.encode(torch.sigmoid(self.logits)))
 
 
 def gaussian_mixture(
     weights: Float[Tensor, " k"], means: Float[Tensor, "k nlatent"], covariances: Float[Tensor, "k nlatent nlatent"]
 ) -> MixtureSameFamily:
-    """Return the mixture of normals with full covariances: a sampler to put in a trained prior's place."""
+    """Return a mixture of normals with full covariances, to sample latents from in place of the prior."""
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))

@@ -1,4 +1,4 @@
-"""Schedules of weights such as beta, as functions of the step."""
+"""Schedules of loss weights such as beta, as functions of the step."""
 
 from abc import ABC, abstractmethod
 
@@ -7,35 +7,35 @@ from vae_lab.system.printing import PrintsCall
 
 
 class Schedule(PrintsCall, ABC):
-    """A function of the step.
+    """Base class of schedules: a function of the step.
 
     Args:
-        nsteps: its length: a whole number of batches, or a number with a point, up to 1.0, as a share of training.
+        nsteps: length of the schedule: an int is a number of batches, a float in (0, 1] is a share of training.
     """
 
     def __init__(self, nsteps: int | float) -> None:
         if isinstance(nsteps, float) and not 0 < nsteps <= 1:
             raise ValueError(
-                f"schedule.nsteps={nsteps} must be a whole number of batches, or a share of training up to 1.0."
+                f"schedule.nsteps={nsteps} must be a whole number of batches, or a share of training in (0, 1]."
             )
         if not isinstance(nsteps, float):
             require_count("schedule.nsteps", nsteps)
         self.nsteps = nsteps
 
     def plan(self, total_steps: int | float) -> None:
-        """Turn a share of training into batches.
+        """Convert a share of training to batches.
 
         Args:
-            total_steps: batches of the whole training.
+            total_steps: number of batches of the whole training.
 
         Raises:
-            ValueError: if training has no known end.
+            ValueError: if `nsteps` is a share of training and `total_steps` is infinite.
         """
         if isinstance(self.nsteps, float):
             if total_steps == float("inf"):
                 raise ValueError(
-                    f"objective.beta.nsteps={self.nsteps} is a share of training, which has no known end; name a number"
-                    " of batches, or trainer.max_steps or trainer.max_epochs."
+                    f"objective.beta.nsteps={self.nsteps} is a share of training, but the length of training is"
+                    " unknown; set it to a number of batches, or set trainer.max_steps or trainer.max_epochs."
                 )
             self.nsteps = max(1, round(self.nsteps * total_steps))
 
@@ -45,9 +45,9 @@ class Schedule(PrintsCall, ABC):
 
 
 class Linear(Schedule):
-    """Linear from `start` to `end` over `nsteps`, then constant: the warm-up of Sønderby et al. 2016.
+    """Linear from `start` to `end` over `nsteps`, then constant.
 
-    Ladder variational autoencoders, https://arxiv.org/abs/1602.02282.
+    The warm-up of Sønderby et al. 2016, Ladder variational autoencoders, https://arxiv.org/abs/1602.02282.
     """
 
     def __init__(self, start: float, end: float, nsteps: int | float) -> None:
@@ -62,9 +62,9 @@ class Linear(Schedule):
 
 
 class Cyclical(Schedule):
-    """Cycles of `nsteps`: linear from `start` to `end` for a share `rise` of each, then constant.
+    """Cycles of `nsteps`, each linear from `start` to `end` for its first share `rise`, then constant.
 
-    Fu et al. 2019, https://arxiv.org/abs/1903.10145, who rise over half of each of 4 cycles.
+    Fu et al. 2019, https://arxiv.org/abs/1903.10145; they use 4 cycles with rise 0.5.
     """
 
     def __init__(self, start: float, end: float, nsteps: int | float, rise: float) -> None:
@@ -81,5 +81,5 @@ class Cyclical(Schedule):
 
 
 def value_at(number: float | Schedule, step: int) -> float:
-    """Return a plain number, or what a schedule says after `step` batches."""
+    """Return `number`, or a schedule's value after `step` batches."""
     return number(step) if isinstance(number, Schedule) else number

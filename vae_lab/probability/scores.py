@@ -21,12 +21,12 @@ class Estimate(NamedTuple):
     """An importance-sampling estimate for each image.
 
     Attributes:
-        nll: estimate of -log p(x), too high by what the weights' spread costs, never too low in expectation; nats.
-        effective: effective sample size, (sum w)^2 / sum w^2, from 1 to the number of draws. Close to 1, one draw holds
-            all the weight and `nll` says more about the posterior than about the model.
+        nll: estimate of -log p(x) in nats; in expectation an upper bound, which is tighter for more even weights.
+        effective: effective sample size, (sum w)^2 / sum w^2, from 1 to the number of draws. Near 1, one draw has
+            nearly all the weight, and `nll` is an unreliable estimate.
     """
 
-    nll: Float[Tensor, " batch"]
+    nll: Nats
     effective: Float[Tensor, " batch"]
 
 
@@ -38,11 +38,11 @@ def importance_estimate(
     chunk: int,
     noise: Float[Tensor, "nsamples 1 nlatent"] | None = None,
 ) -> Estimate:
-    """Return -log 1/k sum w_i of each image at k = `nsamples` draws, and how many of them count.
+    """Return -log 1/k sum w_i of each image with k = `nsamples` draws, and the effective sample size.
 
-    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, who report k = 5,000. Each image is encoded
-    once, and at most `chunk` latents are decoded at a time; the sums of weights run on from one chunk to the next.
-    Every image gets the latents of the same `noise`, if it is given, so that its estimate depends on no other image.
+    Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, report k = 5,000. Each image is encoded
+    once, and at most `chunk` latents are decoded at a time. If `noise` is given, all images share it, so that an
+    image's estimate does not depend on other images.
     """
     require_count("nsamples", nsamples)
     require_count("chunk", chunk)
@@ -67,5 +67,5 @@ def _estimate(
 
 
 def bits_per_dimension(nats: Float[Tensor, "*shape"], ndimensions: int) -> Float[Tensor, "*shape"]:
-    """Return nats per image as bits per pixel and channel; only probabilities have them, `likelihood.nlevels > 0`."""
+    """Return nats per image as bits per dimension, which are defined for likelihoods with `nlevels` > 0 only."""
     return nats / (ndimensions * math.log(2))

@@ -1,1 +1,1 @@
-"""The cost of training and generation at each image size."""
+"""The cost of training and generation at several image sizes."""

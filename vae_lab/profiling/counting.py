@@ -1,12 +1,10 @@
-"""Operations, parameters and memory of a training step, counted without running it.
+"""Multiplications, parameters and memory of a training step, counted on fake tensors.
 
-On fake tensors, which have a shape and no memory, every operation of a step is called, its multiplications are counted,
-and the bytes of all tensors that are alive are added up.
+Fake tensors have a shape but no memory, so a step calls every operation without computing anything.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,24 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from vae_lab.profiling.workload import Setting, Workload, phases
 
 
-def parameters(model: nn.Module) -> int:
-    """Return the number of weights."""
-    return sum(weight.numel() for weight in model.parameters())
-
-
-def linear_share(model: nn.Module) -> float:
-    """Return the share of the weights that lie in linear maps."""
-    linear = sum(parameters(module) for module in model.modules() if isinstance(module, nn.Linear))
-    return linear / max(parameters(model), 1)
-
-
 def multiplications(setting: Setting) -> dict[str, int]:
-    """Return the multiply-accumulates of an image's inference, generation and training, of matrices and convolutions.
+    """Return the multiply-accumulates per image of inference, generation and training.
 
-    Inference is a forward pass through encoder and decoder, generation through the decoder alone, and training is
-    forward and backward; element-wise operations and the optimizer are left out.
+    Inference is a forward pass through encoder and decoder, generation a forward pass through the decoder, and training
+    a forward and a backward pass. Only matrix products and convolutions are counted.
     """
-    with fake():
+    with FakeTensorMode():
         workload = Workload(setting._replace(batch_size=1))
         image = workload.batch.image
         tasks: dict[str, Callable[[], object]] = {
@@ -44,35 +31,37 @@ def multiplications(setting: Setting) -> dict[str, int]:
             "generation": workload.generate,
             "training": workload.train,
         }
-        return {name: _multiplications(task) for name, task in tasks.items()}
+        counts: dict[str, int] = {}
+        for name, task in tasks.items():
+            with FlopCounterMode(display=False) as counter:
+                task()
+            counts[name] = counter.get_total_flops() // 2
+        return counts
 
 
-def _multiplications(task: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        task()
-    return counter.get_total_flops() // 2
-
-
-class Weight(NamedTuple):
-    """How much there is of a model."""
+class ModelSize(NamedTuple):
+    """The number of a model's parameters, and the share of them in linear layers."""
 
     parameters: int
     linear_share: float
 
 
-def weigh(setting: Setting) -> Weight:
-    """Return the number of a model's parameters and the share of linear maps in it; nothing is computed."""
-    with fake():
+def count_parameters(setting: Setting) -> ModelSize:
+    """Return the size of a setting's model."""
+    with FakeTensorMode():
         model = Workload(setting._replace(batch_size=1)).model
-        return Weight(parameters(model), linear_share(model))
+    total = sum(weight.numel() for weight in model.parameters())
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    linear = sum(weight.numel() for layer in layers for weight in layer.parameters())
+    return ModelSize(total, linear / max(total, 1))
 
 
 class LiveBytes(TorchDispatchMode):
-    """Adds up the storages that come into being while it is on, and takes off those that go.
+    """Counts the bytes of all tensor storages that are created while the mode is active and not yet freed.
 
     Attributes:
-        live: bytes alive now.
-        peak: the most there were.
+        live: bytes of living storages.
+        peak: largest value of `live` so far.
     """
 
     def __init__(self) -> None:
@@ -88,7 +77,7 @@ class LiveBytes(TorchDispatchMode):
         args: Sequence[object] = (),
         kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Call the operation and enter what it returns."""
+        """Call the operation and count the storages of its results."""
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
@@ -97,7 +86,7 @@ class LiveBytes(TorchDispatchMode):
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()  # noqa: SLF001
-        if key in self._known:  # a view, or a result written in place
+        if key in self._known:  # a view, or the result of an in-place operation
             return
         self._known.add(key)
         self.live += size
@@ -110,20 +99,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 def predicted_peaks(setting: Setting) -> dict[str, int]:
-    """Return the bytes of all tensors at the worst moment of generation and of training.
+    """Return the peak memory in bytes of all tensors in generation and in training.
 
-    These are weights, gradients, moments, activations and what passes between operations; what an operation needs
-    inside is left out.
+    These are weights, gradients, optimizer moments and activations; buffers inside an operation are not counted.
     """
     peaks: dict[str, int] = {}
-    with fake(), LiveBytes() as tensors:
+    with FakeTensorMode(), LiveBytes() as tensors:
         for name in phases(Workload(setting)):
             peaks[name] = tensors.peak
     return peaks
-
-
-@contextmanager
-def fake() -> Iterator[None]:
-    """Give every tensor made inside a shape and no memory."""
-    with FakeTensorMode():
-        yield

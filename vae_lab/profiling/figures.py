@@ -1,4 +1,4 @@
-"""Cost against image size, on logarithmic axes."""
+"""A figure of cost against image size, on logarithmic axes."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -13,27 +13,27 @@ COLOURS = {"training": "#c2452d", "generation": "#2d6fc2", "inference": "#5a8a3a
 
 
 def cost_figure(result: dict[str, Any]) -> "Figure":
-    """Return four panels of the result of `vae_lab.profiling.run.profile_sizes`: weights, arithmetic, memory and time.
+    """Return a figure of the result of `vae_lab.profiling.run.profile_sizes`: weights, arithmetic, memory and time.
 
-    Dots are sizes, lines the fitted power laws, and the legends give their exponents.
+    Dots are measurements, lines are fitted power laws, and legends show the exponents.
     """
-    from matplotlib.figure import Figure  # takes half a second
+    from matplotlib.figure import Figure  # importing it takes half a second
 
     rows, laws = {int(size): row for size, row in result["sizes"].items()}, result["exponents"]
     figure = Figure(figsize=(11, 8), layout="constrained")
     weights, arithmetic, memory, time = figure.subplots(2, 2).flat
     draw(weights, {size: row["parameters"] for size, row in rows.items()}, laws["parameters"], "weights", "black")
     linear = {size: row["parameters"] * row["linear_share"] for size, row in rows.items()}
-    weights.plot(list(linear), list(linear.values()), ":", color="grey", label="in linear maps")
+    weights.plot(list(linear), list(linear.values()), ":", color="grey", label="in linear layers")
     for name, colour in COLOURS.items():
         counts = {size: row["multiplications"][name] for size, row in rows.items()}
         draw(arithmetic, counts, laws[f"multiplications {name}"], name, colour)
     for name in ("training", "generation"):
-        kept = {size: row["memory_per_image"][name] for size, row in rows.items()}
-        draw(memory, kept, laws[f"memory_per_image {name}"], name, COLOURS[name])
+        bytes_per_image = {size: row["memory_per_image"][name] for size, row in rows.items()}
+        draw(memory, bytes_per_image, laws[f"memory_per_image {name}"], name, COLOURS[name])
         seconds = {size: row["seconds"][name] for size, row in rows.items()}
         draw(time, seconds, laws[f"seconds {name}"], name, COLOURS[name])
-    titles = ("weights", "multiply-accumulates of an image", "bytes that one more image takes", "seconds per image")
+    titles = ("weights", "multiply-accumulates per image", "bytes per additional image", "seconds per image")
     for axes, title in zip((weights, arithmetic, memory, time), titles, strict=True):
         finish(axes, list(rows), title)
     figure.suptitle(result["device"], fontsize=10)
@@ -41,7 +41,7 @@ def cost_figure(result: dict[str, Any]) -> "Figure":
 
 
 def draw(axes: "Axes", costs: dict[int, int | float], law: PowerLaw, name: str, colour: str) -> None:
-    """Draw dots, and the fitted line with its exponent and interval in the legend."""
+    """Draw the measurements and the fitted line, with exponent and interval in the legend."""
     label = f"{name}: {law.exponent:.2f}" + (f" ({law.low:.2f} to {law.high:.2f})" if not math.isnan(law.low) else "")
     axes.plot(list(costs), list(costs.values()), "o", color=colour, markersize=5)
     axes.plot(list(costs), [law.at(float(size)) for size in costs], "--", color=colour, linewidth=1, label=label)

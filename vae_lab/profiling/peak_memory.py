@@ -1,8 +1,8 @@
 """Peak memory of generation and training, measured in a separate process.
 
-On the CPU that is the resident memory above what the process held after a first small batch, by then with its code
-loaded. The process gives freed blocks back at once (MALLOC_MMAP_THRESHOLD_): otherwise glibc keeps some, 5 to 25 % more
-in our measurements, and which depends on the order of sizes. On a GPU it is what torch's allocator handed out.
+On a GPU this is the peak of torch's allocator. On the CPU it is the peak resident memory minus the resident memory
+after a warm-up with a small batch. MALLOC_MMAP_THRESHOLD_ makes glibc return freed blocks at once; otherwise it keeps 5
+to 25 % more, depending on the order of sizes.
 """
 
 import gc
@@ -19,11 +19,11 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
-    """Return the measured peak bytes of `generation` and `training`, and of the `process` without them.
+    """Return the peak memory in bytes of `generation` and `training`, and that of the `process` without them.
 
     Raises:
-        MemoryError: if the process was ended, or found no memory.
-        RuntimeError: if it failed.
+        MemoryError: if the process was killed or ran out of memory.
+        RuntimeError: if the process failed.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -39,20 +39,20 @@ def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
     )
     if done.returncode < 0 or "OutOfMemoryError" in done.stderr or "can't allocate memory" in done.stderr:
         size = setting.config["model"]["image_size"]
-        raise MemoryError(f"{setting.batch_size} images of {size} pixels found no memory; choose a smaller batch_size.")
+        raise MemoryError(f"out of memory with {setting.batch_size} images of {size} pixels; reduce batch_size.")
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
-    """Read two settings from standard input, measure, and write bytes to standard output."""
+    """Read two settings as JSON from standard input, and write the measured peaks as JSON to standard output."""
     asked: dict[str, Any] = json.load(sys.stdin)
     sys.stdout.write(json.dumps(measure(Setting(**asked["setting"]), Setting(**asked["warm_up"]))) + "\n")
 
 
 def measure(setting: Setting, warm_up: Setting) -> dict[str, int]:
-    """Return the peaks of this process, above what it holds after the warm-up."""
+    """Return the peaks of this process minus its memory after the warm-up."""
     for _ in phases(Workload(warm_up)):
         pass
     gc.collect()
@@ -62,7 +62,7 @@ def measure(setting: Setting, warm_up: Setting) -> dict[str, int]:
 
 
 def restart(device: str) -> int:
-    """Return the bytes held now, and take the peak from here on where the system lets us."""
+    """Return the current memory in bytes, and reset the peak if the system supports it."""
     if device != "cpu":
         import torch
 
@@ -75,14 +75,14 @@ def restart(device: str) -> int:
 
 
 def peak(device: str) -> int:
-    """Return the most bytes held."""
+    """Return the peak memory in bytes."""
     if device != "cpu":
         import torch
 
         return torch.cuda.max_memory_allocated()
     if STATUS.exists():
         return _line("VmHWM")
-    import resource  # not on Windows
+    import resource  # missing on Windows
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024

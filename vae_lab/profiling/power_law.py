@@ -12,14 +12,14 @@ from vae_lab.intervals import t_factor
 
 
 class PowerLaw(NamedTuple):
-    """A line through the logarithms of sizes and costs.
+    """A power law: a straight line through the logarithms of sizes and costs.
 
     Attributes:
-        exponent: its slope.
-        low: lower end of the slope's confidence interval; NaN if the measurements leave no freedom to estimate it.
-        high: upper end.
-        constant: the cost at side 1.
-        misfit: largest distance of a size's cost from the line, as a share of the line's.
+        exponent: slope of the line.
+        low: lower end of the slope's confidence interval; NaN if there are too few measurements.
+        high: upper end of the interval.
+        constant: cost at size 1.
+        misfit: largest relative distance of a size's cost from the line.
         last: slope between the two largest sizes.
     """
 
@@ -31,23 +31,23 @@ class PowerLaw(NamedTuple):
     last: float
 
     def at(self, size: float) -> float:
-        """Return the fitted cost of a size."""
+        """Return the fitted cost at a size."""
         return self.constant * size**self.exponent
 
 
 def fit_power_law(sizes: Sequence[int], costs: Float64[Tensor, "repetitions sizes"], level: float = 0.95) -> PowerLaw:
     """Return the least-squares power law of costs.
 
-    With several repetitions each has a slope of its own, and Student's interval is that of their mean: a slow phase
-    of the machine that lasts for a repetition moves the line and not its slope. It tells how well the slope is
-    known, not how straight the line is; `misfit` does. With one repetition, as for what is counted, the interval is
-    the usual one of a regression, from the distances to the line, and so is wide where the growth is no power law.
+    With several repetitions, the interval is Student's t interval for the mean of the repetitions' slopes, so that a
+    machine that is slow during one repetition shifts the line but not its slope. It measures the precision of the
+    slope; `misfit` measures the deviation from a power law. With one repetition, as for counted costs, the interval is
+    that of a regression, which is wide if the growth is not a power law.
 
     Raises:
         ValueError: if there are fewer than two sizes, or a cost is not positive.
     """
     if len(set(sizes)) < 2 or len(set(sizes)) != len(sizes) or costs.shape[1] != len(sizes):
-        raise ValueError(f"an exponent needs a cost at each of two or more different sizes, not {list(sizes)}.")
+        raise ValueError(f"a power law needs a cost at each of two or more different sizes, not {list(sizes)}.")
     if not bool(((costs > 0) & costs.isfinite()).all()):
         raise ValueError("a power law needs costs above 0.")
     x, y = torch.tensor(sizes, dtype=torch.float64).log(), costs.log()

@@ -1,4 +1,4 @@
-"""Cost of a model at several image sizes, with fitted exponents."""
+"""The cost of a model at several image sizes, with fitted exponents."""
 
 import json
 import math
@@ -12,7 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
-from vae_lab.profiling.counting import multiplications, predicted_peaks, weigh
+from vae_lab.profiling.counting import count_parameters, multiplications, predicted_peaks
 from vae_lab.profiling.figures import cost_figure
 from vae_lab.profiling.peak_memory import footprint
 from vae_lab.profiling.power_law import PowerLaw, fit_power_law
@@ -25,22 +25,22 @@ from vae_lab.system.devices import choose_device
 from vae_lab.system.folders import expanded, require_writable
 from vae_lab.system.progress import track
 
-MANY = (64, 128)
-"""Batches between which one more image is reckoned: in small ones the weights decide when the peak comes."""
+LARGE_BATCHES = (64, 128)
+"""Batch sizes whose difference gives the memory per image; in small batches the weights determine the peak."""
 FAR = 64
-"""How many times the largest size the growth of what is counted is looked at too, where constants no longer show."""
+"""Factor of the largest size at which `limits` takes the asymptotic exponents."""
 NOCTAVES = 12
-"""How often 32 pixels are doubled in search of a size that no longer fits."""
+"""Number of times that 32 pixels are doubled to find a size that does not fit into memory."""
 
 
 def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
-    """Return what the network of `cfg` costs at each size, with exponents; it also lies in `cfg.out`, with a plot.
+    """Return the cost of a network at each size and the fitted exponents, and write them with a plot into `cfg.out`.
 
-    `cfg` is conf/profile.yaml, composed. Everything is in bytes, seconds and multiply-accumulates, of an image unless
-    it says batch.
+    `cfg` is the composed conf/profile.yaml. Costs are in bytes, seconds and multiply-accumulates, per image unless
+    stated otherwise.
 
     Raises:
-        ValueError: if a setting is wrong, or the network is not for one of the sizes.
+        ValueError: if a setting is invalid, or the network does not support one of the sizes.
         MemoryError: if a size does not fit into memory.
         StorageError: if the folder cannot be written.
     """
@@ -49,7 +49,7 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     require_folder_name(out)
     require_writable(out)
     memory = read_memory(cfg.memory, choose_device(cfg.device).type)
-    rows = {size: counted(setting, memory) for size, setting in track(list(sizes.settings.items()), "counting")}
+    rows = {size: count_costs(setting, memory) for size, setting in track(list(sizes.settings.items()), "counting")}
     (smallest, *_), process = sizes.settings, 0
     for size, setting in track(list(sizes.settings.items()), "measuring memory"):
         found = footprint(setting, sizes.make(smallest, 2))
@@ -73,47 +73,40 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
     return result
 
 
-def counted(setting: Setting, memory: int) -> dict[str, Any]:
-    """Return what can be said of a size without computing anything.
+def count_costs(setting: Setting, memory: int) -> dict[str, Any]:
+    """Return the costs of a size that are counted, not measured.
 
     Raises:
-        ValueError: if the network is not for it.
-        MemoryError: if the batch does not fit into that much memory.
+        ValueError: if the network does not support the size.
+        MemoryError: if the batch does not fit into `memory` bytes.
     """
     peaks = predicted_peaks(setting)
     if peaks["training"] > memory:
         size = setting.config["model"]["image_size"]
         raise MemoryError(
-            f"{setting.batch_size} images of {size} pixels take {peaks['training'] / 2**20:.0f} MiB, which do not fit;"
-            " choose a smaller batch_size or pixels."
+            f"{setting.batch_size} images of {size} pixels need {peaks['training'] / 2**20:.0f} MiB, which does not fit"
+            " into memory; reduce batch_size or pixels."
         )
-    weight = weigh(setting)
-    many, more = (predicted_peaks(setting._replace(batch_size=size)) for size in MANY)
+    small, large = LARGE_BATCHES
+    peaks_small, peaks_large = (predicted_peaks(setting._replace(batch_size=size)) for size in LARGE_BATCHES)
     return {
         "batch": setting.batch_size,
-        "parameters": weight.parameters,
-        "linear_share": weight.linear_share,
+        **count_parameters(setting)._asdict(),
         "multiplications": multiplications(setting),
         "memory": {name: {"predicted": size} for name, size in peaks.items()},
-        "memory_per_image": {name: (more[name] - many[name]) / (MANY[1] - MANY[0]) for name in peaks},
+        "memory_per_image": {name: (peaks_large[name] - peaks_small[name]) / (large - small) for name in peaks},
     }
 
 
 def exponents(
     rows: dict[int, dict[str, Any]], timings: dict[str, dict[int, list[float]]], timed_from: int
 ) -> dict[str, PowerLaw]:
-    """Return the power law of every cost."""
-    costs = {
-        "parameters": lambda row: row["parameters"],
-        **{
-            f"multiplications {name}": lambda row, name=name: row["multiplications"][name]
-            for name in (*TASKS, "inference")
-        },
-        **{f"memory_per_image {name}": lambda row, name=name: row["memory_per_image"][name] for name in TASKS},
-    }
+    """Return the power law of every cost; times are fitted at sizes from `timed_from` on, if there are two or more."""
+    costs = {"parameters": [row["parameters"] for row in rows.values()]}
+    for kind, names in (("multiplications", (*TASKS, "inference")), ("memory_per_image", TASKS)):
+        costs |= {f"{kind} {name}": [row[kind][name] for row in rows.values()] for name in names}
     laws = {
-        name: fit_power_law(list(rows), torch.tensor([[cost(row) for row in rows.values()]], dtype=torch.float64))
-        for name, cost in costs.items()
+        name: fit_power_law(list(rows), torch.tensor([column], dtype=torch.float64)) for name, column in costs.items()
     }
     large = [size for size in rows if size >= timed_from]
     fitted = large if len(large) > 1 else list(rows)
@@ -124,18 +117,18 @@ def exponents(
 
 
 def limits(make: Callable[[int, int], Setting], largest: int) -> dict[str, float]:
-    """Return the exponents of what is counted between `FAR` times the largest size and twice that."""
+    """Return the asymptotic exponents of counted costs, between `FAR` and 2 * `FAR` times the largest size."""
     near, far = make(FAR * largest, 1), make(2 * FAR * largest, 1)
-    pairs = {"parameters": (weigh(near).parameters, weigh(far).parameters)}
+    pairs = {"parameters": (count_parameters(near).parameters, count_parameters(far).parameters)}
     before, after = multiplications(near), multiplications(far)
     pairs |= {f"multiplications {name}": (before[name], after[name]) for name in before}
     return {name: math.log2(second / first) for name, (first, second) in pairs.items()}
 
 
 def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room: float) -> dict[str, int | None]:
-    """Return the largest size whose predicted peak stays within `room` bytes, for training and for generation.
+    """Return the largest size whose predicted peak is at most `room` bytes, for training and for generation.
 
-    Sizes are 4, 5, 6 and 7 times powers of two, from 32 on: those that halve to a few pixels.
+    Sizes are 4, 5, 6 and 7 times powers of two, from 32 on, because these can be halved down to a few pixels.
     """
 
     @cache
@@ -143,7 +136,7 @@ def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room
         try:
             return predicted_peaks(make(size, batch_size))
         except InstantiationException:
-            return None  # a size that the network is not for
+            return None  # the network does not support the size
 
     def largest(task: str) -> int | None:
         sizes = (32 * 2**octave for octave in range(NOCTAVES))
@@ -155,7 +148,7 @@ def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room
 
 
 def environment(cfg: DictConfig) -> dict[str, Any]:
-    """Return what the figures depend on beside the network."""
+    """Return the settings, hardware and versions that the costs depend on."""
     return {
         "config": OmegaConf.to_container(OmegaConf.merge(cfg, {"data": {"image_size": 0}}), resolve=True),
         "device": device_name(choose_device(cfg.device)),

@@ -1,4 +1,4 @@
-"""The settings of conf/profile.yaml, read and checked."""
+"""Reading and checking of the settings of conf/profile.yaml."""
 
 import os
 from collections.abc import Callable
@@ -16,23 +16,23 @@ UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class Sizes(NamedTuple):
-    """The setting of each size, smallest first."""
+    """The setting of each size, smallest first, and a function that makes one from a size and a batch size."""
 
     settings: dict[int, Setting]
     make: Callable[[int, int], Setting]
 
 
 def read_sizes(cfg: DictConfig) -> Sizes:
-    """Return the settings at each size.
+    """Return the setting of each size.
 
     Raises:
-        ValueError: if there are fewer than two different sizes, or a number is out of range.
+        ValueError: if there are fewer than two different sizes, or a setting is out of range.
     """
     given = cfg.data.image_size
     sizes = sorted(given) if OmegaConf.is_list(given) and all(type(size) is int for size in given) else []
     if len(set(sizes)) < 2 or len(set(sizes)) != len(sizes):
         raise ValueError(
-            f"data.image_size={given}: an exponent needs two or more different whole numbers, as in 32,64,128,256."
+            f"data.image_size={given}: an exponent needs two or more different whole numbers, such as 32,64,128,256."
         )
     require_count("data.image_size", sizes[0])
     require_count("data.channels", cfg.data.channels)
@@ -55,10 +55,10 @@ def read_sizes(cfg: DictConfig) -> Sizes:
 
 
 def read_memory(text: str | int | float | None, where: str) -> int:
-    """Return a number of bytes, as in 8GiB, 500MiB or 1000000; None is what the device has.
+    """Return the number of bytes in a text such as 8GiB, 500MiB or 1000000; None returns the memory of the device.
 
     Raises:
-        ValueError: if it is no such number, or not above 0.
+        ValueError: if the text is not a number of bytes above 0.
     """
     if text is None:
         return torch.cuda.mem_get_info()[1] if where == "cuda" else machine_memory()
@@ -69,12 +69,12 @@ def read_memory(text: str | int | float | None, where: str) -> int:
     except (KeyError, ValueError, OverflowError):
         size = 0
     if size < 1:
-        raise ValueError(f"memory={text} must be a number of bytes above 0, or as in 500MiB or 8GiB.")
+        raise ValueError(f"memory={text} must be a number of bytes above 0, such as 500MiB or 8GiB.")
     return size
 
 
 def machine_memory() -> int:
-    """Return the bytes of this machine, or those that a container is allowed."""
+    """Return the memory of this machine in bytes, or the memory limit of its container."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     allowed = limit.read_text(encoding="utf-8").strip() if limit.exists() else ""

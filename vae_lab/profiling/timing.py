@@ -1,4 +1,4 @@
-"""Seconds per image at several sizes, timed round-robin."""
+"""Seconds per image at several sizes, measured round-robin."""
 
 import math
 import time
@@ -12,15 +12,15 @@ from vae_lab.system.randomness import seeded
 
 TASKS = ("training", "generation")
 SHORTEST = 0.1
-"""Seconds that one timing takes at least: short steps are repeated so often."""
+"""Minimum duration of a measurement in seconds; short steps are repeated."""
 FEWEST = 3
-"""Turns that are timed in any case."""
+"""Minimum number of rounds."""
 
 
 def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> dict[str, dict[int, list[float]]]:
-    """Return the seconds per image of training and of generation at each size, one for each turn.
+    """Return the seconds per image of training and of generation at each size, one for each round.
 
-    Sizes are timed round-robin, so machine noise affects all equally.
+    Each round measures every size once, so that machine noise affects all sizes equally.
     """
     with seeded("profile"):
         workloads = {size: Workload(setting) for size, setting in settings.items()}
@@ -29,7 +29,10 @@ def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> di
         for name, verb in zip(TASKS, ("train", "generate"), strict=True)
         for size, load in workloads.items()
     }
-    calls = {key: calls_needed(task) for key, task in tasks.items()}
+    calls: dict[tuple[str, int], int] = {}
+    for key, task in tasks.items():
+        stopwatch(task, 1)  # warm-up
+        calls[key] = max(1, min(50, math.ceil(SHORTEST / stopwatch(task, 1))))
     seconds: dict[str, dict[int, list[float]]] = {name: {size: [] for size in settings} for name in TASKS}
     started = time.monotonic()
     for turn, (name, size) in track([(turn, key) for turn in range(nrepeats) for key in tasks], "timing"):
@@ -40,14 +43,8 @@ def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> di
     return seconds
 
 
-def calls_needed(task: Callable[[], object]) -> int:
-    """Return how many calls take the shortest time that is worth measuring, after a first one that is not."""
-    stopwatch(task, 1)
-    return max(1, min(50, math.ceil(SHORTEST / stopwatch(task, 1))))
-
-
 def stopwatch(task: Callable[[], object], calls: int) -> float:
-    """Return the seconds of one call, averaged over some."""
+    """Return the mean seconds per call."""
     start = time.perf_counter()
     for _ in range(calls):
         task()

@@ -1,4 +1,4 @@
-"""A model with random weights, with one training step and one generation to measure."""
+"""A model with random weights, whose training step and generation are measured."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,18 +14,11 @@ from vae_lab.runs.configs import build
 from vae_lab.system.devices import arithmetic
 
 STEPS = 2
-"""Training steps that show the peak: from the second one on the gradients of the last are alive in the forward pass."""
+"""Training steps until peak memory: the second forward pass holds the gradients of the first step."""
 
 
 class Setting(NamedTuple):
-    """What a workload is made of.
-
-    Attributes:
-        config: of `model`, `objective` and `optimizer`, for images of one size, without interpolations.
-        batch_size: images of a step.
-        device: where it runs.
-        precision: 32-true or bf16-mixed.
-    """
+    """The settings of a workload; `config` has the resolved configs of model, objective and optimizer."""
 
     config: dict[str, Any]
     batch_size: int
@@ -34,7 +27,7 @@ class Setting(NamedTuple):
 
 
 class Workload:
-    """A model, its optimizer and a batch of black and white noise, which every likelihood takes."""
+    """A model, its optimizer and a batch of binary noise, which every likelihood supports."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
@@ -51,11 +44,11 @@ class Workload:
 
     @property
     def given(self) -> LatentModel:
-        """The model of the batch's classes; itself if it knows none."""
+        """The model conditioned on the batch's labels, or the model if it is unconditional."""
         return self.model.given(self.batch.label)
 
     def train(self) -> None:
-        """Take one step of the optimizer, in the order of a training step of `VAETask`."""
+        """Run one training step, with the operations in the order of `VAETask`."""
         with self.autocast():
             loss = self.objective(self.given, self.batch, self.steps).loss.mean()
         self.optimizer.zero_grad()
@@ -65,17 +58,17 @@ class Workload:
 
     @torch.no_grad()
     def generate(self) -> Tensor:
-        """Return the mean images of as many latents as a batch has images."""
+        """Return the mean images of one batch of latents from the prior."""
         with self.autocast():
             return self.given.generative(self.model.prior().sample((self.setting.batch_size,))).mean
 
     def autocast(self) -> torch.autocast:
-        """Return the context that the precision asks for."""
+        """Return the autocast context for the precision."""
         return arithmetic(self.setting.precision, torch.device(self.setting.device).type)
 
 
 def channels_last(model: nn.Module) -> None:
-    """Lay convolutions' weights out by pixels; `model.to` does the same, but for fake tensors."""
+    """Convert convolution weights to channels-last; `model.to(memory_format=...)` does not support fake tensors."""
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.dim() == 4:
@@ -84,7 +77,7 @@ def channels_last(model: nn.Module) -> None:
 
 
 def phases(workload: Workload) -> Iterator[str]:
-    """Generate, then train; yield the name of each when it is done."""
+    """Run generation and training, and yield the name of each after it has run."""
     workload.generate()
     yield "generation"
     for _ in range(STEPS):

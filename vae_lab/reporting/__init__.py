@@ -1,1 +1,1 @@
-"""Comparison of many runs. No torch."""
+"""Comparison of runs in a report, without importing torch."""

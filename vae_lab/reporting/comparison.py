@@ -1,4 +1,4 @@
-"""A comparison of two runs."""
+"""Differences between two runs."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from vae_lab.reporting.run_records import RunRecord
 
 
 class Difference(NamedTuple):
-    """A setting that two runs do not share."""
+    """A setting that differs between two runs."""
 
     key: str
     first: str
@@ -15,7 +15,7 @@ class Difference(NamedTuple):
 
 
 class MetricPair(NamedTuple):
-    """A number that two runs have both."""
+    """A metric of two runs."""
 
     key: str
     first: float
@@ -28,23 +28,19 @@ class MetricPair(NamedTuple):
 
 
 def setting_differences(first: RunRecord, second: RunRecord) -> list[Difference]:
-    """Return which settings, and what else of their making, two runs do not share; their folders do not count."""
+    """Return the settings and the provenance that differ between two runs, except the run folder."""
     keys = varied_keys([first.settings, second.settings], ["folder"])
-    pairs = [Difference(key, *(shown(trial.chosen([key])[key]) for trial in (first, second))) for key in keys]
-    made = dict.fromkeys([*first.provenance, *second.provenance])
-    made_of = [Difference(key, first.provenance.get(key, ABSENT), second.provenance.get(key, ABSENT)) for key in made]
-    return pairs + [difference for difference in made_of if difference.first != difference.second]
+    settings = [Difference(key, *(shown(trial.chosen([key])[key]) for trial in (first, second))) for key in keys]
+    origins = dict.fromkeys([*first.provenance, *second.provenance])
+    made = [Difference(key, first.provenance.get(key, ABSENT), second.provenance.get(key, ABSENT)) for key in origins]
+    return settings + [difference for difference in made if difference.first != difference.second]
 
 
 def metric_pairs(first: RunRecord, second: RunRecord) -> list[MetricPair]:
-    """Return the numbers that both runs have, those of the test first."""
-    values = [
-        trial.metrics | {key: x for key, x in timing(trial).items() if x is not None} for trial in (first, second)
-    ]
+    """Return the metrics and times that both runs have, test metrics first."""
+    values: list[dict[str, float]] = []
+    for trial in (first, second):
+        times = {"seconds": trial.seconds, "images_per_second": trial.images_per_second}
+        values.append(trial.metrics | {key: x for key, x in times.items() if x is not None})
     shared = sorted(values[0].keys() & values[1].keys(), key=lambda key: (not key.startswith("test/"), key))
     return [MetricPair(key, values[0][key], values[1][key]) for key in shared]
-
-
-def timing(trial: RunRecord) -> dict[str, float | None]:
-    """Return how long a run took, and how fast it was."""
-    return {"seconds": trial.seconds, "images_per_second": trial.images_per_second}

@@ -1,4 +1,4 @@
-"""Plots of metrics over steps, and of settings as parallel coordinates."""
+"""Plots of metrics over batches, and of settings as parallel coordinates."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from vae_lab.reporting.seed_groups import decimal, result
 from vae_lab.reporting.untrusted_files import is_number
 
 MAX_COLUMNS = 9
-"""Columns of metrics.csv to choose from."""
+"""Maximum number of columns of metrics.csv in the menu."""
 
 
 def parallel(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
-    """Return each run as a line across one axis for each setting that varies and one for the metric.
+    """Return parallel coordinates: a line for each run across an axis for each varying setting and one for the metric.
 
-    The page's script lets a box drawn on the axes pick the lines that pass through it.
+    The page's script highlights the lines that pass through a box drawn on an axis.
     """
     if not keys or not trials:
         return None
@@ -55,7 +55,7 @@ def parallel(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, l
 
 
 def _axis(values: Sequence[Value]) -> dict[str, float]:
-    """Return where on its axis, 0 to 1, each value lies: numbers to scale or to its logarithm, texts evenly."""
+    """Return the position in [0, 1] of each value: linear or logarithmic for numbers, evenly spaced for texts."""
     distinct = ordered(values)
     positions = [float(i) for i in range(len(distinct))]
     if all(is_number(value) for value in distinct):
@@ -70,7 +70,7 @@ def _axis(values: Sequence[Value]) -> dict[str, float]:
 
 
 def _line(value: float | None, found: Sequence[float], *, lowest: bool) -> dict[str, object]:
-    """Return a line's looks: dark is good; without a result it is red and dashed."""
+    """Return the style of a run's line: dark for good results, red and dotted without a result."""
     if value is None:
         return {"color": "#c2452d", "dash": "dot", "width": 1.5}
     rank = sum(other < value for other in found) / max(1, len(found) - 1)
@@ -78,7 +78,7 @@ def _line(value: float | None, found: Sequence[float], *, lowest: bool) -> dict[
 
 
 def _add_axis(figure: go.Figure, i: int, axis: dict[str, float]) -> None:
-    """Add a vertical axis with those of its values that have room."""
+    """Add a vertical axis, and label as many of its values as fit."""
     figure.add_shape(type="line", x0=i, x1=i, y0=0, y1=1, line={"color": "#66727e", "width": 1}, layer="below")
     free = -1.0
     for text, height in sorted(axis.items(), key=lambda item: item[1]):
@@ -91,7 +91,7 @@ def _add_axis(figure: go.Figure, i: int, axis: dict[str, float]) -> None:
 
 
 def curves(trials: Sequence[RunRecord], keys: Sequence[str], first: str) -> go.Figure | None:
-    """Return a line for each run over its steps, with a menu of what is drawn; runs of one cell share a colour."""
+    """Return a line for each run over its batches, with a menu of metrics; runs with equal settings share a colour."""
     columns = chosen_columns(trials, first)
     if not columns:
         return None
@@ -119,9 +119,9 @@ def curves(trials: Sequence[RunRecord], keys: Sequence[str], first: str) -> go.F
 
 
 def chosen_columns(trials: Sequence[RunRecord], first: str) -> list[str]:
-    """Return which columns of metrics.csv are drawn: the metric's in validation, then validation, then training.
+    """Return the columns of metrics.csv to draw: the validation version of `first`, other validation, then training.
 
-    Those of which no run has three points come last.
+    Columns with fewer than three points in every run come last.
     """
     names = dict.fromkeys(name for trial in trials for name in trial.curves if name.startswith(("val/", "train/")))
     drawable = {name for name in names if any(len(trial.curves.get(name, ((),))[0]) > 2 for trial in trials)}
@@ -134,7 +134,7 @@ def chosen_columns(trials: Sequence[RunRecord], first: str) -> list[str]:
 
 
 def _button(trials: Sequence[RunRecord], column: str) -> dict[str, Any]:
-    """Return a menu entry that draws a column."""
+    """Return the menu entry of a column."""
     found = [trial.curves.get(column, ([], [])) for trial in trials]
     data = {"x": [steps for steps, _ in found], "y": [[_short(value) for value in values] for _, values in found]}
     axis = {"title": {"text": safe(column)}, "range": _view([values for _, values in found])}
@@ -142,7 +142,7 @@ def _button(trials: Sequence[RunRecord], column: str) -> dict[str, Any]:
 
 
 def _view(lines: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Return the range that is shown first: without the few highest values, with which curves begin."""
+    """Return the initial range of the vertical axis, which omits the highest 3 % of values, the start of training."""
     values = sorted(value for line in lines for value in line)
     if not values:
         return None
@@ -150,5 +150,5 @@ def _view(lines: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 
 
 def _short(value: float) -> float:
-    """Return a value with six digits, to keep pages small."""
+    """Return a value rounded to six digits, to keep the page small."""
     return float(f"{value:.6g}")

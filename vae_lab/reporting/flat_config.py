@@ -1,7 +1,7 @@
 """Configs as flat dictionaries, and the settings in which runs differ.
 
-Configs are compared as text. They are not composed or resolved by OmegaConf: a foreign one could have it read our
-environment. Only `${key}` and `${..key}` are followed, inside the same config.
+OmegaConf does not resolve these configs, because an untrusted config could read environment variables. Only references
+of the forms `${key}` and `${..key}` are followed, within the same config.
 """
 
 import re
@@ -23,14 +23,14 @@ REFERENCE = re.compile(r"\$\{(\.*)(\w+(?:\.\w+)*)\}")
 CLASS = re.compile(r"(?:\w+\.)+(\w+)")
 ABSENT = "–"  # noqa: RUF001 - a dash is meant
 REPEATING = ("task",)
-"""Groups that are handed what other groups say."""
+"""Groups whose settings mostly repeat settings of other groups."""
 
 
 def flat_settings(config: dict[str, Any]) -> Settings:
-    """Return dotted keys and values; the key of a part that is an object has its class as value.
+    """Return a config's values by dotted key; the key of a node with a `_target_` has its class as value.
 
     Raises:
-        ValueError: if there are too many, or they are nested too deeply.
+        ValueError: if the config has more than `MAX_SETTINGS` settings or more than `MAX_DEPTH` levels.
     """
     settings = dict(islice(_leaves(config, config, (), ()), MAX_SETTINGS + 1))
     if len(settings) > MAX_SETTINGS:
@@ -43,9 +43,9 @@ def flat_settings(config: dict[str, Any]) -> Settings:
 
 
 def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 0) -> Iterator[tuple[str, Value]]:  # noqa: ANN401
-    """Yield the settings below a node, references followed: `path` is what they are called, `at` where they stand."""
+    """Yield the settings below a node, with keys below `path`; references are resolved relative to position `at`."""
     if depth > MAX_DEPTH:
-        raise ValueError(f"the config is nested more than {MAX_DEPTH} deep.")
+        raise ValueError(f"the config is nested more than {MAX_DEPTH} levels deep.")
     key = ".".join(path)
     if isinstance(node, str) and (target := _target(node, at)):
         found = _select(root, target)
@@ -60,11 +60,11 @@ def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 
         for i, item in enumerate(node):
             yield from _leaves(item, root, (*path, str(i)), (*at, str(i)), depth + 1)
     else:
-        yield key, _scalar(node)
+        yield key, node if isinstance(node, int | float | bool | None) else str(node)[:200]
 
 
 def _target(text: str, at: Path) -> Path:
-    """Return where a reference that stands at `at` points to; () if the text is none."""
+    """Return the path that a reference at position `at` points to; () if the text is not a reference."""
     reference = REFERENCE.fullmatch(text)
     if not reference:
         return ()
@@ -79,19 +79,11 @@ def _select(root: Any, path: Sequence[str]) -> Any:  # noqa: ANN401
     return root
 
 
-def _scalar(node: object) -> Value:
-    return node if isinstance(node, int | float | bool | None) else str(node)[:200]
-
-
 def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> list[str]:
     """Return the keys whose values differ, in the configs' order.
 
-    Left out are those that only repeat another one (`schedule.max_lr: ${optimizer.lr}`), and those that the choice of a
-    class brings with it: its parts, and settings that other classes have not.
-
-    Args:
-        configs: of the runs.
-        ignored: keys, or beginnings of keys, that do not count.
+    Keys are omitted if they only repeat another key (`schedule.max_lr: ${optimizer.lr}`), if their values, or their
+    presence, follow from the choice of a class above them, or if they or their prefixes are `ignored`.
     """
     keys = dict.fromkeys(key for config in configs for key in config if not below(key, ignored))
     columns = {key: tuple(_comparable(config.get(key, ABSENT)) for config in configs) for key in keys}
@@ -104,17 +96,17 @@ def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> l
 
 
 def _repeats(key: str, other: str, columns: dict[str, Column]) -> bool:
-    """Return whether one key says nothing beyond another: equal values, or classes of one group chosen together."""
+    """Return whether a key adds nothing to another: equal values, or classes of one group that are chosen together."""
     column, reference = columns[key], columns[other]
-    there = [value != _comparable(ABSENT) for value in column]
-    if all(mine == theirs for mine, theirs, is_there in zip(column, reference, there, strict=True) if is_there):
-        return all(there) or any(_determines(columns[parent], there) for parent in _parents(key) if parent in columns)
+    present = [value != _comparable(ABSENT) for value in column]
+    if all(mine == theirs for mine, theirs, is_there in zip(column, reference, present, strict=True) if is_there):
+        return all(present) or any(_determines(columns[above], present) for above in _parents(key) if above in columns)
     same_group = _group(key) == _group(other) and _classes(column) and _classes(reference)
     return same_group and _determines(reference, column) and _determines(column, reference)
 
 
 def _group(key: str) -> str:
-    """Return the config group that a key belongs to, also where it is repeated."""
+    """Return the config group of a key, also if the key is below a repeating group."""
     parts = key.split(".")
     return parts[1] if parts[0] in REPEATING and len(parts) > 1 else parts[0]
 
@@ -124,12 +116,12 @@ def _classes(column: Column) -> bool:
 
 
 def _comparable(value: Value) -> tuple[str, Value]:
-    """Return what equals only its like: True is not 1."""
+    """Return a value with its kind, so that True and 1 compare as different."""
     return ("bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "text", value)
 
 
 def _implied(key: str, columns: dict[str, Column]) -> bool:
-    """Return whether a key is what it is, there or not, because of a class above it."""
+    """Return whether a class above a key determines its value or its presence."""
     column, absent = columns[key], _comparable(ABSENT)
     optional = absent in column and len(set(column)) == 2
     return (optional or _classes(column)) and any(
@@ -138,18 +130,18 @@ def _implied(key: str, columns: dict[str, Column]) -> bool:
 
 
 def _parents(key: str) -> list[str]:
-    """Return the keys above a dotted one."""
+    """Return the prefixes of a dotted key."""
     parts = key.split(".")
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _determines(parent: Sequence[object], column: Sequence[object]) -> bool:
-    """Return whether equal values of one key always come with equal values of the other."""
+    """Return whether `column` is a function of `parent`."""
     return len(set(zip(parent, column, strict=True))) == len(set(parent))
 
 
 def shown(value: Value) -> str:
-    """Return a value as it is shown: classes without their modules, numbers short."""
+    """Return a value as text: classes without modules, numbers with six digits."""
     if isinstance(value, bool) or value is None:
         return str(value).lower() if isinstance(value, bool) else "null"
     if isinstance(value, float):
@@ -159,6 +151,6 @@ def shown(value: Value) -> str:
 
 
 def labelled(settings: Settings) -> str:
-    """Return settings in one line; of many, the first."""
+    """Return the first `MAX_LABEL` settings in one line."""
     texts = [f"{key}={shown(value)}" for key, value in settings.items()]
     return ", ".join(texts[:MAX_LABEL]) + (", …" if len(texts) > MAX_LABEL else "")

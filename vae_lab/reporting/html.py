@@ -1,7 +1,7 @@
 """The report page: one HTML file that works offline.
 
-The page's own policy lets a browser load nothing from elsewhere and run only the two scripts that are written here,
-which it knows by their hashes: what a foreign run folder might smuggle in would not run.
+The page's content security policy blocks all external resources and all scripts except the page's two, which it
+identifies by hash, so that text from an untrusted run folder cannot run as a script.
 """
 
 import base64
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PICTURES = {"samples": "Samples", "reconstructions": "Reconstructions"}
-"""Files of figures/ that are shown of every run."""
+"""Files of figures/ to show for every run, and their titles."""
 
 
 class Report(NamedTuple):
-    """What is told of some runs.
+    """The content of a report.
 
     Attributes:
-        title: what the report is of.
-        trials: the runs, best first, those without a result last.
-        named: the runs in the order in which they were asked for.
+        title: names of the folders.
+        trials: the runs, best first, runs without a result last.
+        named: the runs in the order of the command line.
         keys: the settings that vary.
-        cells: the runs grouped by those, best first.
-        metric: what they are ranked by.
-        lowest: whether less of it is better.
-        sentences: what is found, in words.
+        cells: the runs grouped by those settings, best group first.
+        metric: the metric that ranks the runs.
+        lowest: whether lower values of the metric are better.
+        sentences: the findings in words.
     """
 
     title: str
@@ -52,18 +52,10 @@ class Report(NamedTuple):
 
 
 def summarised(trials: Sequence[RunRecord], title: str, metric: str, ignored: Sequence[str], *, lowest: bool) -> Report:
-    """Return what is to be told of some runs.
-
-    Args:
-        trials: the runs.
-        title: what they are.
-        metric: what they are ranked by.
-        ignored: settings that tell no cells apart.
-        lowest: whether less of the metric is better.
-    """
+    """Return the report of some runs; `ignored` settings do not distinguish groups of runs."""
     ignored = [*ignored, *WITHOUT_EFFECT]
-    seen = {trial.settings.get("images") for trial in trials if trial.status == COMPLETED or trial.images}
-    ignored += ["images"] if len(seen) < 2 else []  # a run that failed before it had any is no set of its own
+    image_sets = {trial.settings.get("images") for trial in trials if trial.status == COMPLETED or trial.images}
+    ignored += ["images"] if len(image_sets) < 2 else []  # a run that failed early has no images and is not counted
     keys = varied_keys([trial.settings for trial in trials if trial.settings], ignored)
     cells = grouped(trials, keys, metric, lowest=lowest)
 
@@ -78,7 +70,7 @@ def summarised(trials: Sequence[RunRecord], title: str, metric: str, ignored: Se
 
 
 def render(report: Report, picture_side: int) -> str:
-    """Return the page's HTML; pictures are at most `picture_side` pixels wide and high."""
+    """Return the page's HTML, with pictures of at most `picture_side` pixels in width and height."""
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
@@ -86,7 +78,8 @@ def render(report: Report, picture_side: int) -> str:
     )
     environment.filters |= {"decimal": decimal, "shown": shown, "spanned": spanned}
     plots = dict.fromkeys(("rate_distortion", "curves", "parallel", "heat_map"))
-    scripts = [get_plotlyjs(), template_source(environment, "report.js")]
+    assert environment.loader is not None
+    scripts = [get_plotlyjs(), environment.loader.get_source(environment, "report.js")[0]]
     return environment.get_template("report.html").render(
         report=report,
         completed=COMPLETED,
@@ -101,19 +94,13 @@ def render(report: Report, picture_side: int) -> str:
     )
 
 
-def template_source(environment: Environment, name: str) -> str:
-    """Return a template's text as it is."""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
 def digest(script: str) -> str:
-    """Return a script's hash as a content security policy has it."""
+    """Return a script's hash in the format of a content security policy."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def figures(report: Report) -> dict[str, Markup | None]:
-    """Return the plots as JSON that can stand in a page; None where there is nothing to draw."""
+    """Return the plots as JSON to embed in the page; None for a plot without data."""
     from vae_lab.reporting import curves, scatter
 
     known = [trial for trial in report.trials if trial.settings]
@@ -121,7 +108,7 @@ def figures(report: Report) -> dict[str, Markup | None]:
         "rate_distortion": scatter.rate_distortion(report.cells, report.keys),
         "curves": curves.curves(report.trials, report.keys, report.metric),
     }
-    if len(ranked_sets(report.trials, report.metric)) < 2:  # both colour runs by how good they are
+    if len(ranked_sets(report.trials, report.metric)) < 2:  # both colour runs by rank, which needs comparable results
         drawn |= {
             "parallel": curves.parallel(known, report.keys, report.metric, lowest=report.lowest),
             "heat_map": scatter.heat_map(report.cells, report.keys, report.metric, lowest=report.lowest),
@@ -130,12 +117,12 @@ def figures(report: Report) -> dict[str, Markup | None]:
 
 
 def embedded(figure: "go.Figure") -> Markup:
-    """Return a figure as JSON without a character that could end the script it stands in; plotly escapes those."""
+    """Return a figure as JSON that is safe inside a script element; plotly escapes <, > and /."""
     return Markup(figure.to_json())  # noqa: S704
 
 
 def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunRecord, str, Markup]]:
-    """Return one picture of each run that has it, with its caption."""
+    """Return each run that has the picture, with a caption and the picture."""
     found: list[tuple[RunRecord, str, Markup]] = []
     for trial in report.trials:
         caption = labelled(trial.chosen(report.keys)) if report.keys else ""
@@ -146,13 +133,9 @@ def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunR
 
 
 def compared(trials: Sequence[RunRecord]) -> dict[str, object] | None:
-    """Return what sets two runs apart; None for any other number of runs."""
+    """Return the comparison of two runs; None for any other number of runs."""
     if len(trials) != 2:
         return None
     first, second = trials
-    return {
-        "first": first,
-        "second": second,
-        "settings": setting_differences(first, second),
-        "metrics": metric_pairs(first, second),
-    }
+    settings, metrics = setting_differences(first, second), metric_pairs(first, second)
+    return {"first": first, "second": second, "settings": settings, "metrics": metrics}

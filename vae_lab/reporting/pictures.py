@@ -1,4 +1,4 @@
-"""Thumbnails of a run's pictures, small enough for a page of a hundred runs."""
+"""Thumbnails of a run's pictures for the report page."""
 
 import base64
 import io
@@ -15,13 +15,7 @@ MAX_PIXELS = 50_000_000
 
 
 def thumbnail(path: Path, side: int, alt: str) -> Markup | None:
-    """Return a PNG file as an HTML element that holds it as a JPEG, newly written; None if it cannot be shown.
-
-    Args:
-        path: the file.
-        side: pixels that neither width nor height exceeds.
-        alt: the text for whoever does not see it.
-    """
+    """Return an HTML element with a PNG file as a JPEG of at most `side` pixels; None if it cannot be decoded."""
     content = encoded(path, side)
     if content is None:
         return None
@@ -35,13 +29,13 @@ def encoded(path: Path, side: int) -> bytes | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about files that are damaged in ways that do no harm
+            warnings.simplefilter("ignore")  # Pillow warns about harmless damage
             with Image.open(path, formats=["PNG"]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     return None
                 image.thumbnail((side, side))
                 buffer = io.BytesIO()
                 image.convert("L" if image.mode in ("1", "L") else "RGB").save(buffer, "JPEG", quality=80)
-    except Exception:  # what a damaged or hostile file can raise has no common type; a picture less is no fault
+    except Exception:  # errors of damaged or malicious files have no common type; the report omits the picture
         return None
     return buffer.getvalue()

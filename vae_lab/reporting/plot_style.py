@@ -12,23 +12,23 @@ from vae_lab.reporting.untrusted_files import is_number
 
 COLOURS = ["#2f6db3", "#d1602f", "#2e8b57", "#8d55b4", "#b8860b", "#c23b6b", "#1f8a8a", "#6b7280", *qualitative.Dark24]
 MAX_LEGEND = 14
-"""Entries; more are told by hovering."""
+"""Maximum number of legend entries; hovering shows the others."""
 LONG_NAME = 45
-"""Letters of a legend's entry."""
+"""Number of characters above which the legend is placed below the plot."""
 
 
 def safe(text: str) -> str:
-    """Return a text as plotly shows it letter by letter; it would read some HTML in it."""
+    """Return a text with HTML escaped, because plotly interprets some HTML."""
     return html.escape(text, quote=False)
 
 
 def traces(figure: go.Figure) -> list[Any]:
-    """Return what a figure is made of."""
+    """Return the traces of a figure as a list."""
     return list(figure.data)
 
 
 def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """Return the figure in the page's looks; a legend of long names stands below."""
+    """Return the figure in the style of the page; a legend with long names is placed below the plot."""
     if max((len(trace.name or "") for trace in traces(figure)), default=0) > LONG_NAME:
         figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
         height += 140
@@ -43,13 +43,13 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
 
 
 def ordered(values: Sequence[Value]) -> list[Value]:
-    """Return the distinct values, numbers by size and before texts."""
+    """Return the distinct values: sorted numbers, then sorted texts."""
     distinct = {shown(value): value for value in values}.values()
     return sorted(distinct, key=lambda v: (not is_number(v), v if is_number(v) else 0, shown(v)))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def name_once(figure: go.Figure) -> None:
-    """Leave one legend entry for each name."""
+    """Show each name once in the legend."""
     seen: set[str] = set()
     for trace in traces(figure):
         trace.legendgroup, trace.showlegend = trace.name, trace.name not in seen and len(seen) < MAX_LEGEND
@@ -57,11 +57,11 @@ def name_once(figure: go.Figure) -> None:
 
 
 def padded(values: Sequence[float]) -> tuple[float, float]:
-    """Return a range with room at both ends."""
+    """Return the range of the values, extended by 8 % at both ends."""
     room = (max(values) - min(values)) * 0.08 or 1.0
     return min(values) - room, max(values) + room
 
 
 def first_of(keys: Sequence[str], wanted: str) -> str | None:
-    """Return the wanted key, or else the first, or None."""
+    """Return `wanted` if it is in `keys`, else the first key, or None."""
     return wanted if wanted in keys else next(iter(keys), None)

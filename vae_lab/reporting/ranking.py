@@ -1,53 +1,53 @@
-"""The metric that ranks runs, its direction, and which runs it can compare."""
+"""The metric that ranks runs: its direction, and which runs it can compare."""
 
 from collections.abc import Sequence
 
 from vae_lab.reporting.run_records import COMPLETED, PARTS, RunRecord
-from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, differences, stated
+from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, describe_changes, differences
 
 VALIDATION, TEST = "val/", "test/"
 
 
 def direction(*, lowest: bool) -> str:
-    """Return in words which way is better."""
+    """Return "lower is better" or "higher is better"."""
     return "lower is better" if lowest else "higher is better"
 
 
 def beside(metric: str) -> str:
-    """Return the test metric to show beside a validation metric that ranks; "" for other metrics."""
+    """Return the test metric that corresponds to a validation metric; "" for other metrics."""
     return f"{TEST}{metric.removeprefix(VALIDATION)}" if metric.startswith(VALIDATION) else ""
 
 
 def caution(metric: str) -> str:
-    """Return a sentence of warning if the test set would choose what it then judges; "" if it would not."""
+    """Return a warning if runs are ranked by a test metric; "" otherwise."""
     if part_of(metric) != "test":
         return ""
     remedy = metric.replace("test", "val", 1)
     return (
-        f"{metric} is of the test set, and runs that are chosen by it look better than they are: choose by {remedy},"
-        " and report the test number of what was chosen."
+        f"{metric} is measured on the test set, and selecting runs by it biases their test results; select by {remedy},"
+        " and report the test result of the selected run."
     )
 
 
 def part_of(metric: str) -> str:
-    """Return the part of the images that a metric is measured on: train, val or test; "" if its name does not say."""
+    """Return the split that a metric is measured on: train, val or test; "" if its name has none of them."""
     part = metric.partition("/")[0].removeprefix("evaluation-")
     return part if part in PARTS else ""
 
 
 def measured_on(trial: RunRecord, metric: str) -> str:
-    """Return the digest of the images that a run's metric is measured on; "" if it is not known."""
+    """Return the digest of the images that a run's metric is measured on; "" if it is unknown."""
     return trial.images.get(part_of(metric), "")
 
 
 def ranked_sets(trials: Sequence[RunRecord], metric: str) -> list[str]:
-    """Return the digests of the images that the metric of completed runs is measured on; each set ranks by itself."""
+    """Return the distinct digests of the images that the metric of completed runs is measured on."""
     found = [measured_on(trial, metric) for trial in trials if trial.status == COMPLETED and metric in trial.metrics]
     return list(dict.fromkeys(found))
 
 
 def check_protocols(trials: Sequence[RunRecord], metric: str) -> None:
-    """Raise ValueError if a metric of evaluations was measured by different protocols on the same images."""
+    """Raise ValueError if runs evaluated a metric on the same images with different settings."""
     name = metric.partition("/")[0]
     first: dict[str, RunRecord] = {}
     for trial in trials:
@@ -58,6 +58,6 @@ def check_protocols(trials: Sequence[RunRecord], metric: str) -> None:
         changes = differences(other.protocols[name], trial.protocols[name], own)
         if changes:
             raise ValueError(
-                f"metric={metric} was measured in other ways in {other.name} and (here) {trial.name}:"
-                f" {stated(changes)}; evaluate both alike, or rank by another metric."
+                f"metric={metric} was measured with different settings in {other.name} and (here) {trial.name}:"
+                f" {describe_changes(changes)}; evaluate both with the same settings, or rank by another metric."
             )

@@ -1,4 +1,4 @@
-"""The runs below a folder, complete or not, as records."""
+"""Records of all runs below a folder, completed or not."""
 
 import logging
 import os
@@ -28,33 +28,33 @@ log = logging.getLogger(__name__)
 
 COMPLETED = "completed"
 MARKS = (".hydra", "checkpoints", "metrics.csv", "summary.json")
-"""What makes a folder a run; the first three alone keep us from looking for runs inside it."""
+"""Files that identify a run folder; a folder with one of the first three is not searched for more runs."""
 PARTS = ("train", "val", "test")
 EVALUATIONS = tuple(f"evaluation-{part}" for part in PARTS)
-"""Names of the files of evaluations, of which a run has one for each split."""
+"""Names of the evaluation files, one for each split."""
 MAX_DEPTH = 8
 NPOINTS = 20_000
-"""Points of one curve, over all trials; with few trials at most 400 each."""
+"""Maximum number of points of a metric's curves over all runs; a run has at most 400 of them."""
 
 
 class RunRecord(NamedTuple):
-    """One run, as far as it can be read.
+    """The readable content of a run folder.
 
     Attributes:
-        name: its folder; of a sweep's trial the swept settings, and the folder in brackets.
-        folder: where it lies.
-        status: completed, or what its summary says; "unreadable" or "unfinished" without a usable summary.
-        reason: why it has no result, or what could not be read of it.
-        settings: its config, flat; empty if there is none.
-        seed: as text; "" if unknown.
-        metrics: test/…, val/…, and the numbers of evaluation-test.json as evaluation-test/…, and so for each split.
-        curves: metrics.csv.
-        command: the command line that repeats it; "" if unknown.
-        seconds: from start to end.
-        images_per_second: while training.
-        provenance: commit, device and the like.
-        images: the digest of each part of the images, by the part's name.
-        protocols: how each evaluation was made, by the name of its file.
+        name: relative path of the folder; for a trial of a sweep the swept settings, and the folder in brackets.
+        folder: path of the folder.
+        status: status in the summary, such as completed; "unreadable" or "unfinished" without a usable summary.
+        reason: why the run has no result, or which files could not be read.
+        settings: flattened config; empty if it is unknown.
+        seed: seed as text; "" if it is unknown.
+        metrics: test/… and val/… of the summary, and the values of evaluation-test.json as evaluation-test/….
+        curves: columns of metrics.csv.
+        command: command line that repeats the run; "" if it is unknown.
+        seconds: duration of the run.
+        images_per_second: throughput of training.
+        provenance: commit, device, versions and similar facts.
+        images: digest of the images of each split.
+        protocols: settings of each evaluation, by its file's name.
     """
 
     name: str
@@ -73,26 +73,26 @@ class RunRecord(NamedTuple):
     protocols: dict[str, dict[str, Any]] = {}  # noqa: RUF012
 
     def chosen(self, keys: Sequence[str]) -> Settings:
-        """Return some of the settings; those that it has not are a dash."""
+        """Return the settings with the given keys; missing ones are a dash."""
         return {key: self.settings.get(key, ABSENT) for key in keys}
 
 
 def read_runs(roots: Sequence[Path]) -> list[RunRecord]:
-    """Return the runs below the folders, those in `roots` themselves included, in the order of `roots`.
+    """Return the runs at and below the folders, in the order of `roots`.
 
     Raises:
-        DataError: if a folder is missing or holds no run.
-        ValueError: if there is no folder.
+        DataError: if a folder is missing or contains no run.
+        ValueError: if `roots` is empty.
     """
     if not roots:
-        raise ValueError("runs= names no folder; it takes a run folder, a folder of runs, or a list of such.")
+        raise ValueError("runs= is empty; set it to a run folder, a folder of runs, or a list of these.")
     folders: dict[Path, None] = {}
     for root in roots:
         if not root.is_dir():
-            raise DataError(f"there is no folder {root.absolute()}; runs= takes a run folder or a folder of runs.")
+            raise DataError(f"{root.absolute()} is not a folder; set runs= to a run folder or a folder of runs.")
         found = list(find_runs(root))
         if not found:
-            raise DataError(f"{root.absolute()} holds no run; runs= takes a run folder or a folder of runs.")
+            raise DataError(f"{root.absolute()} contains no run; set runs= to a run folder or a folder of runs.")
         folders |= dict.fromkeys(folder.resolve() for folder in found)
     top = os.path.commonpath(folders) if len(folders) > 1 else str(next(iter(folders)).parent)
     npoints = max(40, min(400, NPOINTS // len(folders)))
@@ -100,14 +100,14 @@ def read_runs(roots: Sequence[Path]) -> list[RunRecord]:
 
 
 def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
-    """Yield the run folders at and below a folder; a summary alone, with runs below it, is a sweep's."""
+    """Yield the run folders at and below a folder; a folder with only a summary and runs below it is a sweep."""
     try:
         is_run = any((root / mark).exists() for mark in MARKS[:3])
         has_summary = (root / "summary.json").exists()
         inside = [] if is_run or depth == MAX_DEPTH else root.iterdir()
         children = sorted(path for path in inside if path.is_dir() and not path.is_symlink())
     except OSError as error:
-        log.warning("%s: %s; the report is without it", root, error.strerror)
+        log.warning("%s: %s; the report skips it", root, error.strerror)
         return
     below = [run for child in children for run in find_runs(child, depth + 1)]
     if is_run or (not below and has_summary):
@@ -116,14 +116,14 @@ def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
-    """Return a run; what cannot be read of it is told in its reason."""
+    """Return the record of a run; its `reason` names files that cannot be read."""
     reasons: list[str] = []
     summary: dict[str, Any] = masked(_tried(reasons, lambda: read_json(folder / "summary.json"), {}))
     status = str(summary.get("status", "unreadable"))[:40]
     if not is_there(folder / "summary.json"):
         status, reasons = "unfinished", [masked(last_error(folder / "train.log")) or "killed before it wrote a summary"]
     elif status == "running":
-        reasons.append("no end is written: it still runs, or was killed")
+        reasons.append("it is still running, or was killed")
     elif summary.get("reason"):
         reasons.append(str(summary["reason"])[:500])
     settings: Settings = _tried(reasons, lambda: read_settings(folder), {})
@@ -154,21 +154,25 @@ def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Return a run's config: Hydra's, or else the one in its checkpoint; empty if it has neither."""
+    """Return a run's flattened config: Hydra's, or else the one in its checkpoint.
+
+    Raises:
+        Unreadable: if the run has neither, or it cannot be read.
+    """
     try:
         if is_there(folder / ".hydra" / "config.yaml"):
             return flat_settings(masked(read_yaml(folder / ".hydra" / "config.yaml")))
         if is_there(folder / "checkpoints" / "best.ckpt"):
-            from vae_lab.runs.load import load_checkpoint  # torch takes seconds
+            from vae_lab.runs.load import load_checkpoint  # importing torch takes seconds
 
             return flat_settings(masked(load_checkpoint(folder)["hyper_parameters"]))
     except (ValueError, RecursionError, DataError) as error:
         raise Unreadable("its settings cannot be read") from error
-    raise Unreadable("its settings are not known: there is no .hydra/config.yaml")
+    raise Unreadable("its settings are unknown: .hydra/config.yaml is missing")
 
 
 def read_metrics(summary: dict[str, Any], evaluations: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return the numbers of a summary whose names have a slash, and those of the evaluations."""
+    """Return the metrics of a summary, whose names contain a slash, and of the evaluations."""
     metrics = {str(key): float(value) for key, value in summary.items() if "/" in str(key) and is_number(value)}
     for name, found in evaluations.items():
         metrics |= {f"{name}/{key}": value for key, value in found["numbers"].items()}
@@ -176,9 +180,9 @@ def read_metrics(summary: dict[str, Any], evaluations: dict[str, dict[str, Any]]
 
 
 def read_evaluations(folder: Path, reasons: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the protocol and the numbers of each split's evaluation, by its file's name.
+    """Return the protocol and the values of each evaluation, by its file's name.
 
-    An evaluation of other weights than those that lie there now is left out, and the reason noted.
+    Evaluations of weights that differ from the current checkpoint are skipped, and a reason is added.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in EVALUATIONS:
@@ -191,24 +195,24 @@ def read_evaluations(folder: Path, reasons: list[str]) -> dict[str, dict[str, An
         protocol = protocol if isinstance(protocol, dict) else {}
         now = file_digest(folder / "checkpoints" / f"{protocol.get('checkpoint') or 'best'}.ckpt")
         if now and protocol.get("weights") != now:
-            reasons.append(f"{name}.json is of other weights than the run has now, and is left out")
+            reasons.append(f"{name}.json is for weights that differ from the checkpoint's and is ignored")
             continue
         found[name] = {"protocol": protocol, "numbers": values}
     return found
 
 
 def digests(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the digest of each part of the images that a run names."""
+    """Return the digest of the images of each split, as far as the summary has them."""
     data = summary.get("data")
     found = {part: data.get(f"{part}_digest") for part in PARTS} if isinstance(data, dict) else {}
     return {part: str(value)[:100] for part, value in found.items() if value is not None}
 
 
 def command(folder: Path, summary: dict[str, Any]) -> str:
-    """Return the command line that trains a run again, quoted for a shell; "" if its overrides are not known."""
-    told = summary.get("command")
-    if isinstance(told, str):
-        return masked_line(told) if told.isprintable() else ""
+    """Return the shell command that repeats a run; "" if it is unknown."""
+    line = summary.get("command")
+    if isinstance(line, str):
+        return masked_line(line) if line.isprintable() else ""
     try:
         return command_line(read_overrides(folder / ".hydra" / "overrides.yaml"))
     except Unreadable:
@@ -216,7 +220,7 @@ def command(folder: Path, summary: dict[str, Any]) -> str:
 
 
 def masked_line(line: str) -> str:
-    """Return a command line without secrets, those with blanks in them included."""
+    """Return a command line with secrets masked, also secrets that contain spaces."""
     try:
         words = shlex.split(line)
     except ValueError:
@@ -225,7 +229,7 @@ def masked_line(line: str) -> str:
 
 
 def provenance(summary: dict[str, Any]) -> dict[str, str]:
-    """Return what a run was made of."""
+    """Return commit, device, precision, parameters, steps and versions of a run."""
     versions = summary.get("versions")
     named = {f"versions.{key}": value for key, value in versions.items()} if isinstance(versions, dict) else {}
     found = {key: summary.get(key) for key in ("commit", "device", "precision", "parameters", "steps")} | named
@@ -233,7 +237,7 @@ def provenance(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _tried(reasons: list[str], read: Any, otherwise: Any) -> Any:  # noqa: ANN401
-    """Return what `read` returns, or else note why not."""
+    """Return `read()`; if it raises Unreadable, add its message to `reasons` and return `otherwise`."""
     try:
         return read()
     except Unreadable as error:

@@ -1,12 +1,11 @@
-"""Scatter plots of runs: rate against distortion, and two settings."""
+"""Plots of runs: rate against distortion, and a heat map over two settings."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from vae_lab.reporting.flat_config import Value, labelled, shown
 from vae_lab.reporting.plot_style import COLOURS, first_of, name_once, ordered, padded, safe, styled, traces
-from vae_lab.reporting.run_records import RunRecord
 from vae_lab.reporting.seed_groups import SeedGroup, decimal, result
 
 LATENTS = "model.nlatent"
@@ -16,16 +15,18 @@ SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "trian
 
 
 def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figure | None:
-    """Return every run in the plane of rate and distortion, coloured by latent size, its symbol by beta.
+    """Return a scatter plot of rate and distortion, with latent size as colour and beta as symbol.
 
-    Where those do not vary, whatever varies first takes their place. Dotted lines are of equal -ELBO.
+    If one of these does not vary, the first varying setting replaces it. The negative ELBO is constant on dotted lines.
     """
     colour = first_of(keys, LATENTS)
     symbol = first_of([key for key in keys if key != colour], BETA)
     colours, symbols = ([*ordered([c.settings[k] for c in cells])] if k else [None] for k in (colour, symbol))
     figure = go.Figure()
     for cell in cells:
-        points = list(_tested(cell))
+        points = [
+            trial for trial in cell.trials if None not in (result(trial, "test/rate"), result(trial, "test/distortion"))
+        ]
         if not points:
             continue
         values = [cell.settings.get(key) if key else None for key in (colour, symbol)]
@@ -50,19 +51,12 @@ def rate_distortion(cells: Sequence[SeedGroup], keys: Sequence[str]) -> go.Figur
     return styled(figure, 480, xaxis_title="rate, nats", yaxis_title="distortion, nats")
 
 
-def _tested(cell: SeedGroup) -> Iterator[RunRecord]:
-    """Yield the completed runs that have a rate and a distortion."""
-    for trial in cell.trials:
-        if result(trial, "test/rate") is not None and result(trial, "test/distortion") is not None:
-            yield trial
-
-
 def _place(values: Sequence[Value], value: Value) -> int:
     return [shown(v) for v in values].index(shown(value))
 
 
 def _add_isolines(figure: go.Figure) -> None:
-    """Add lines on which rate and distortion have the same sum, below and through what is drawn."""
+    """Add lines of constant rate + distortion across the plot."""
     rates = [x for trace in traces(figure) for x in trace.x]
     distortions = [y for trace in traces(figure) for y in trace.y]
     xs, ys = (padded(values) for values in (rates, distortions))
@@ -82,7 +76,7 @@ def _add_isolines(figure: go.Figure) -> None:
 
 
 def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
-    """Return the best cell's mean for each learning rate and latent size, or for the first two settings that vary."""
+    """Return the best group's mean for each learning rate and latent size, or for the first two varying settings."""
     y = first_of(keys, LATENTS)
     x = first_of([key for key in keys if key != y], LEARNING_RATE)
     if x is None or y is None:
@@ -117,7 +111,7 @@ def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lo
 
 
 def _square(cell: SeedGroup | None) -> str:
-    """Return what stands in a square."""
+    """Return the text of a square of the heat map."""
     if cell is None or cell.mean is None:
         return ""
     return f"{decimal(cell.mean)}<br>{len(cell.values)} seed{'s' if len(cell.values) > 1 else ''}"

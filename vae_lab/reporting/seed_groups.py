@@ -12,16 +12,16 @@ from vae_lab.reporting.run_records import COMPLETED, RunRecord
 
 
 class SeedGroup(NamedTuple):
-    """Runs with the same settings.
+    """Runs with the same settings except for the seed.
 
     Attributes:
-        settings: those that vary between cells.
-        trials: all of them, also those without a result.
+        settings: the settings that vary between groups.
+        trials: all runs of the group, also those without a result.
         by_seed: the metric of each seed.
-        mean: over seeds; None without a result.
-        interval: of the mean; None with fewer than two seeds.
-        images: the digest of the images that the metric is measured on; only cells of the same are compared.
-        tested: the mean of the test metric that stands beside a validation metric, or None.
+        mean: mean over seeds; None without a result.
+        interval: confidence interval of the mean; None with fewer than two seeds.
+        images: digest of the images that the metric is measured on; groups are comparable only if it is equal.
+        tested: mean of the test metric that corresponds to a validation metric, or None.
     """
 
     settings: Settings
@@ -44,10 +44,10 @@ class SeedGroup(NamedTuple):
 
 
 def difference(first: SeedGroup, second: SeedGroup) -> tuple[Interval, int]:
-    """Return by how much the second group's mean is above the first's, and how many seeds the two have in common.
+    """Return the second group's mean minus the first's with its interval, and the number of common seeds.
 
-    Two seeds or more that both have are compared in pairs, by Student's t of their differences; otherwise the groups
-    are independent: Welch 1947, The generalization of Student's problem, https://doi.org/10.1093/biomet/34.1-2.28
+    With two or more common seeds, this is Student's paired t interval over them. Otherwise it is Welch's interval for
+    independent groups: Welch 1947, The generalization of Student's problem, https://doi.org/10.1093/biomet/34.1-2.28
     """
     common = [seed for seed in first.by_seed if seed in second.by_seed]
     if len(common) > 1:
@@ -62,15 +62,9 @@ def difference(first: SeedGroup, second: SeedGroup) -> tuple[Interval, int]:
 
 
 def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> list[SeedGroup]:
-    """Return the cells, best first, those without a result last; runs whose settings are unknown are in none.
+    """Return the runs grouped by the settings `keys`, best group first, groups without a result last.
 
-    Cells that are measured on the same images stand together.
-
-    Args:
-        trials: all runs.
-        keys: the settings that vary.
-        metric: what is averaged.
-        lowest: whether less is better.
+    Runs with unknown settings are omitted. Groups that are measured on the same images are adjacent.
     """
     groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for trial in trials:
@@ -78,16 +72,16 @@ def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lo
             groups.setdefault(tuple(trial.chosen(keys).values()), []).append(trial)
     cells = [
         SeedGroup(
-            some[0].chosen(keys),
-            some,
+            group[0].chosen(keys),
+            group,
             by_seed,
             mean_of(by_seed),
             t_interval([*by_seed.values()]) if len(by_seed) > 1 else None,
-            images=measured_on(some[0], metric),
-            tested=mean_of(per_seed(some, beside(metric))),
+            images=measured_on(group[0], metric),
+            tested=mean_of(per_seed(group, beside(metric))),
         )
-        for some in groups.values()
-        for by_seed in [per_seed(some, metric)]
+        for group in groups.values()
+        for by_seed in [per_seed(group, metric)]
     ]
     sets = list(dict.fromkeys(cell.images for cell in cells))
     sign = 1 if lowest else -1
@@ -100,7 +94,7 @@ def mean_of(by_seed: dict[str, float]) -> float | None:
 
 
 def per_seed(trials: Sequence[RunRecord], metric: str) -> dict[str, float]:
-    """Return the metric of each seed; a seed that was run twice counts once, as training repeats itself bit for bit."""
+    """Return the metric of each seed; repeated seeds count once, because training is reproducible bit for bit."""
     seeds: dict[str, list[float]] = {}
     for trial in trials:
         value = result(trial, metric)
@@ -110,78 +104,78 @@ def per_seed(trials: Sequence[RunRecord], metric: str) -> dict[str, float]:
 
 
 def result(trial: RunRecord, metric: str) -> float | None:
-    """Return a completed run's metric."""
+    """Return a run's metric, or None if the run is not completed or does not have it."""
     return trial.metrics.get(metric) if trial.status == COMPLETED else None
 
 
 def verdicts(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> list[str]:
-    """Return the verdict on the cells of each set of images that the metric is measured on."""
+    """Return the verdict for each set of images that the metric is measured on."""
     sets = list(dict.fromkeys(cell.images for cell in cells if cell.mean is not None))
     if len(sets) < 2:
         return [verdict(cells, metric, lowest=lowest)]
     groups = [[cell for cell in cells if cell.images == one] for one in sets]
     return [
-        f"On the {part_of(metric)} images {one[:8] or 'that are not known'}: {verdict(some, metric, lowest=lowest)}"
-        for one, some in zip(sets, groups, strict=True)
+        f"On the {part_of(metric)} images {digest[:8] or '(unknown)'}: {verdict(group, metric, lowest=lowest)}"
+        for digest, group in zip(sets, groups, strict=True)
     ]
 
 
 def verdict(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> str:
-    """Return in words which cell is best, which way is better, and whether the seeds tell it from the next."""
+    """Return a sentence on the best group and on whether its difference to the second is significant."""
     ranked = [cell for cell in cells if cell.mean is not None]
     if not ranked:
-        return f"No run has finished with {metric}."
+        return f"No completed run has {metric}."
     best = ranked[0]
     if len(ranked) == 1:
         return f"{best.label}: {metric} {spoken(best)}{tested(best, metric)}."
     second = ranked[1]
     text = f"Best of {len(ranked)}: {best.label} with {metric} {spoken(best)}{tested(best, metric)}; "
-    text += f"{direction(lowest=lowest)}. Next: {second.label} with {spoken(second)}{tested(second, metric)}. "
+    text += f"{direction(lowest=lowest)}. Second: {second.label} with {spoken(second)}{tested(second, metric)}. "
     found, ncommon = difference(best, second)
     mean, low, high = found
     if isnan(low):
-        return text + "A single seed has no interval: more seeds would tell whether the difference is one."
-    how = f"in pairs over {ncommon} seeds that both have" if ncommon > 1 else "of seeds that they do not share"
-    text += f"The next minus the best is {decimal(mean)} (95 % interval {spanned(found)}, {how}): "
-    side = low if (second.mean or 0.0) > (best.mean or 0.0) else -high  # the end that is nearer to no difference
-    return text + ("the seeds tell the two apart." if side > 0 else "these seeds do not tell which is better.")
+        return text + "One seed gives no interval; train more seeds to test the difference."
+    how = f"paired over {ncommon} common seeds" if ncommon > 1 else "unpaired"
+    text += f"Second minus best is {decimal(mean)} (95 % interval {spanned(found)}, {how}): "
+    side = low if (second.mean or 0.0) > (best.mean or 0.0) else -high  # the end of the interval nearer to 0
+    return text + ("the difference is significant." if side > 0 else "the difference is not significant.")
 
 
 def tested(cell: SeedGroup, metric: str) -> str:
-    """Return in words the test metric of a cell that is ranked by its validation metric; "" if there is none."""
+    """Return the group's test metric as text, if the group is ranked by the validation metric; "" otherwise."""
     return "" if cell.tested is None else f", {beside(metric)} {decimal(cell.tested)}"
 
 
 def spoken(cell: SeedGroup) -> str:
-    """Return a cell's result in words."""
+    """Return a group's mean with its interval and number of seeds as text."""
     if cell.interval is None:
         return f"{decimal(cell.mean)} (one seed)"
     return f"{decimal(cell.mean)} (95 % interval {spanned(cell.interval)}, {len(cell.values)} seeds)"
 
 
 def spanned(interval: Interval | None) -> str:
-    """Return the ends of an interval in words."""
+    """Return the ends of an interval as text."""
     return ABSENT if interval is None else f"{decimal(interval.low)} to {decimal(interval.high)}"
 
 
 def decimal(value: float | None) -> str:
-    """Return a number with as many places as tell something: 5 digits, but never fewer than the whole ones."""
+    """Return a number as text: with two decimals from 10 to 1e7, otherwise with four significant digits."""
     if value is None:
         return ABSENT
     return f"{value:.2f}" if 10 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def cautions(trials: Sequence[RunRecord], keys: Sequence[str], metric: str) -> list[str]:
-    """Return sentences on what keeps the runs' results from being compared."""
+    """Return warnings about results that are not comparable."""
     found = [caution(metric)] if caution(metric) else []
     nsets = len(ranked_sets(trials, metric))
     if nsets > 1:
-        found.append(f"{metric} was measured on {nsets} sets of images, which do not compare: each ranks by itself.")
+        found.append(f"{metric} was measured on {nsets} sets of images, which are ranked separately.")
     elif len({trial.settings.get("images") for trial in trials if trial.status == COMPLETED and trial.settings}) > 1:
-        found.append("The runs were trained on different images, and no mean is taken over those.")
+        found.append("The runs were trained on different images; no mean is taken over different images.")
     if "likelihood" in keys:
-        found.append("The likelihoods differ: nats of a density over real numbers compare with none but its own.")
+        found.append("The likelihoods differ; nats of different likelihoods are not comparable if one is a density.")
     unknown = sum(not trial.settings for trial in trials)
     if unknown:
-        found.append(f"{unknown} of {len(trials)} runs are in no cell, because their settings are not known.")
+        found.append(f"{unknown} of {len(trials)} runs are in no group, because their settings are unknown.")
     return found

@@ -14,7 +14,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
-    """Return one row for each run: its settings, its results, why it has none, and its command."""
+    """Return a CSV table with a row for each run: settings, metrics, the reason of a failure, and the command."""
     metrics = sorted({name for trial in trials for name in trial.metrics})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -32,21 +32,24 @@ def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text that a spreadsheet takes for a text and not for a formula; numbers stay as they are."""
+    """Return a text with a leading quote if a spreadsheet would read it as a formula; numbers are unchanged."""
     if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d[\d.]*(e[+-]?\d+)?", text):
         return text
     return f"'{text}"
 
 
 def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: str, sentences: Sequence[str]) -> str:
-    """Return what was found, a table of cells, and the runs without a result."""
+    """Return the report as Markdown: the findings, a table of groups, and the runs without a result."""
     keys = list(cells[0].settings) if cells else []
     lines = [*(escaped(sentence) for sentence in sentences), ""]
     if cells:
         test = [beside(metric)] if any(cell.tested is not None for cell in cells) else []
         titles = [*keys, metric, "95 % interval", *test, "seeds", "runs"]
         lines += [_row(titles), _row(["---"] * len(titles))]
-        lines += [_row(_cell_row(cell, keys, tested=bool(test))) for cell in cells]
+        for cell in cells:
+            settings = [shown(cell.settings[key]) for key in keys]
+            results = [decimal(cell.mean), spanned(cell.interval), *([decimal(cell.tested)] if test else [])]
+            lines.append(_row([*settings, *results, str(len(cell.values)), str(len(cell.trials))]))
     failed = [trial for trial in trials if trial.status != COMPLETED]
     if failed:
         lines += ["", f"{len(failed)} of {len(trials)} runs have no result:", ""]
@@ -54,17 +57,11 @@ def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: st
     return "\n".join(lines) + "\n"
 
 
-def _cell_row(cell: SeedGroup, keys: Sequence[str], *, tested: bool) -> list[str]:
-    values = [shown(cell.settings[key]) for key in keys]
-    test = [decimal(cell.tested)] if tested else []
-    return [*values, decimal(cell.mean), spanned(cell.interval), *test, str(len(cell.values)), str(len(cell.trials))]
-
-
 def _row(entries: Sequence[str]) -> str:
     return "| " + " | ".join(escaped(entry) if entry != "---" else entry for entry in entries) + " |"
 
 
 def escaped(text: str) -> str:
-    """Return a text in one line that Markdown and HTML take letter by letter."""
+    """Return a text in one line with Markdown and HTML escaped."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", plain)

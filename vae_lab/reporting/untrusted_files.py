@@ -1,7 +1,7 @@
-"""Readers for files of untrusted or half-written run folders.
+"""Readers for files of untrusted or incomplete run folders.
 
-Every reader returns what it found, or raises Unreadable with a reason in a few words. Links are not followed, so that a
-foreign folder cannot have our own files shown.
+Every reader returns the content or raises Unreadable with a short reason. Links are not followed, so that a report on
+an untrusted folder cannot show other files.
 """
 
 import csv
@@ -16,49 +16,49 @@ from vae_lab.system.reading import Unreadable, read_text
 
 MAX_NESTING = 50
 MAX_TABLE_BYTES = 100_000_000
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with it
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # CSafeLoader is ten times as fast, but optional in PyYAML
 
 Curve = tuple[list[int], list[float]]
 """Steps and values."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds."""
-    try:
-        content = _plain(read_text(path))
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise Unreadable(f"{path.name} is damaged or cut short") from error
+    """Return the mapping in a YAML file."""
+    content = _load(path)
     if not isinstance(content, dict):
-        raise Unreadable(f"{path.name} holds no settings or results")
+        raise Unreadable(f"{path.name} contains no settings or results")
     return {str(key): value for key, value in content.items()}
 
 
 def read_overrides(path: Path) -> list[str]:
     """Return Hydra's list of overrides."""
-    try:
-        overrides = _plain(read_text(path))
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise Unreadable(f"{path.name} is damaged") from error
+    overrides = _load(path)
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
-        raise Unreadable(f"{path.name} is no list of overrides")
+        raise Unreadable(f"{path.name} is not a list of overrides")
     if not all(override.isprintable() for override in overrides):
-        raise Unreadable(f"{path.name} holds control characters")
+        raise Unreadable(f"{path.name} contains control characters")
     return overrides
 
 
-def _plain(text: str) -> Any:  # noqa: ANN401
-    """Return what YAML holds; before it is built, as deep nesting ends the process and aliases can fill the memory."""
+def _load(path: Path) -> Any:  # noqa: ANN401
+    """Return the content of a YAML file, whose nesting and aliases are checked before objects are built.
+
+    Deep nesting crashes the process, and aliases can exhaust memory; Hydra writes neither.
+    """
     depth = 0
-    for event in yaml.parse(text, Loader=LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MAX_NESTING or isinstance(event, yaml.AliasEvent):
-            raise ValueError("nested too deeply, or with aliases, which Hydra does not write.")
-    loader = LOADER(text)
-    return loader.get_single_data()
+    try:
+        text = read_text(path)
+        for event in yaml.parse(text, Loader=LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING or isinstance(event, yaml.AliasEvent):
+                raise ValueError("nested too deeply, or with aliases.")
+        return LOADER(text).get_single_data()
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise Unreadable(f"{path.name} is damaged or cut short") from error
 
 
 def numbers(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield the finite numbers of a nested mapping with their dotted keys."""
+    """Yield the dotted key and value of each finite number in a nested mapping."""
     for key, value in node.items():
         if isinstance(value, dict):
             yield from numbers(value, f"{prefix}{key}.")
@@ -70,12 +70,12 @@ def is_number(value: object) -> bool:
     """Return whether a value is a finite number."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond the floats
+    except OverflowError:  # the integer is larger than any float
         return False
 
 
 def read_curves(path: Path, npoints: int) -> dict[str, Curve]:
-    """Return the columns of metrics.csv, each thinned to at most `npoints` points; what is no number is left out."""
+    """Return the columns of metrics.csv, each thinned to at most `npoints` points; other values are skipped."""
     rows = csv.reader(read_text(path, MAX_TABLE_BYTES).splitlines())
     try:
         return {name: thinned(curve, npoints) for name, curve in _columns(rows).items() if curve[0]}
@@ -106,7 +106,7 @@ def _float(text: str) -> float | None:
 
 
 def thinned(curve: Curve, npoints: int) -> Curve:
-    """Return evenly chosen points of a curve, its first and last among them."""
+    """Return at most `npoints` evenly spaced points of a curve, including the first and the last."""
     steps, values = curve
     if len(steps) <= npoints:
         return curve
@@ -115,7 +115,7 @@ def thinned(curve: Curve, npoints: int) -> Curve:
 
 
 def last_error(path: Path) -> str:
-    """Return the last message that a log has at level ERROR; "" if there is none."""
+    """Return the last message at level ERROR in a log file; "" if there is none."""
     try:
         lines = read_text(path, MAX_TABLE_BYTES).splitlines()
     except Unreadable:

@@ -1,4 +1,4 @@
-"""Writing of a report."""
+"""Writing of a report as HTML, CSV and Markdown."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,19 +22,19 @@ def write_report(
     ignored: Sequence[str],
     picture_side: int,
 ) -> Report:
-    """Return what was found of runs, and write it as a page, a CSV and a Markdown file.
+    """Write a report on runs as an HTML page, a CSV file and a Markdown file, and return it.
 
     Args:
-        runs: run folders, and folders of such.
-        out: the page, if it ends in .html; else the folder of report.html. The other two files lie beside it.
-        metric: what runs are ranked by: a number of summary.json, or of evaluation-val.json as evaluation-val/….
-        mode: min or max, whichever of the metric is better.
-        ignored: settings, or groups of them, that tell no cells apart, beside those that change no result.
-        picture_side: pixels of a picture's longer side.
+        runs: run folders, or folders of run folders.
+        out: path of the page if it ends in .html, else a folder for report.html. The other files are written beside it.
+        metric: metric to rank runs by: a key of summary.json, or evaluation-val/… for one of evaluation-val.json.
+        mode: "min" if lower values of the metric are better, else "max".
+        ignored: settings or groups that do not distinguish groups of runs, beside those without effect on results.
+        picture_side: length of a picture's longer side in pixels.
 
     Raises:
         DataError: if there is no run.
-        ValueError: if a setting is wrong, no run has the metric, or runs have measured it in different ways.
+        ValueError: if a setting is invalid, no run has the metric, or runs measured it with different settings.
     """
     require_count("picture_side", picture_side)
     require_folder_name(out, ".html")
@@ -57,12 +57,12 @@ def write_report(
 
 
 def encodable(text: str) -> str:
-    """Return a text with what UTF-8 has no bytes for written out, as in names of files that are not UTF-8."""
+    """Return a text with characters that UTF-8 cannot encode escaped; undecodable file names contain them."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def check_metric(trials: Sequence[RunRecord], metric: str) -> None:
-    """Raise ValueError if runs have finished, but none with the metric."""
+    """Raise ValueError if no completed run has the metric, unless no run is completed."""
     names = sorted({name for trial in trials if trial.status == COMPLETED for name in trial.metrics})
     if names and metric not in names:
-        raise ValueError(f"no finished run has metric={metric}; there are {nearest(metric, names, 3)} and others.")
+        raise ValueError(f"no completed run has metric={metric}; choose another, such as {nearest(metric, names, 3)}.")

@@ -1,7 +1,6 @@
-"""Run folders: where their files are, how they are read, and what they were made of.
+"""Run folders: layout, safe loading, and the settings and images of a run.
 
-`load_model`, `load_data`, `load_checkpoint` and `encode_images` are imported from here; torch is imported by their
-first call.
+`load_model`, `load_data`, `load_checkpoint` and `encode_images` are imported from here; their first call imports torch.
 """
 
 from vae_lab.runs.load import encode_images, load_checkpoint, load_data, load_model

@@ -1,8 +1,8 @@
-"""Validation of stored configs: plain values, and known classes in their roles.
+"""Validation of stored configs: plain values only, and only classes that vae_lab ships for a role.
 
-The roles are read off the packaged conf/: a file of conf/model names the classes that may be `model`, and the parts in
-it those that may be `model.encoder`; `likelihood: ${likelihood}` in it admits those of conf/likelihood there.
-Classes of other packages are admitted in any place if the package is trusted; see `vae_lab.runs.packages`.
+The roles come from the packaged conf/. The files of conf/model name the classes that are allowed as `model`, and their
+parts name those that are allowed as `model.encoder` and so on; `likelihood: ${likelihood}` allows the classes of
+conf/likelihood. A class of a trusted package is allowed in every role; see `vae_lab.runs.packages`.
 """
 
 import re
@@ -19,19 +19,19 @@ MAX_VALUES = 20_000
 MAX_NESTING = 30
 GROUP = re.compile(r"\$\{(\w+)\}")
 INSTRUCTION = re.compile(r"_\w+_")
-"""A key that tells Hydra how to call a class, and is no argument of it."""
+"""A key that tells Hydra how to call a class, and is not an argument of the class."""
 KNOWN_INSTRUCTIONS = {"_target_", "_partial_"}
 
 
 class Role(NamedTuple):
-    """The classes that are packaged for a part of a config, and whether they come as functions that make them."""
+    """The classes that vae_lab ships for a part of a config, and whether they are partial (`_partial_: true`)."""
 
     classes: frozenset[str] = frozenset()
     partial: bool = False
 
 
-def build(config: Any) -> Any:  # noqa: ANN401 (what the config says)
-    """Return the object that a config's `_target_` makes; its arguments are plain lists and dictionaries."""
+def build(config: Any) -> Any:  # noqa: ANN401 (the config names the type)
+    """Return an instance of a config's `_target_`; containers among its arguments are plain lists and dictionaries."""
     from hydra.utils import instantiate
 
     return instantiate(config, _convert_="all")
@@ -39,7 +39,7 @@ def build(config: Any) -> Any:  # noqa: ANN401 (what the config says)
 
 @cache
 def packaged_roles(group: str) -> dict[str, Role]:
-    """Return the roles in the configs of a group by their dotted names, as `model` and `model.encoder`."""
+    """Return the roles in the packaged configs of a group by dotted names, such as `model` and `model.encoder`."""
     import yaml
 
     found: dict[str, Role] = {}
@@ -51,7 +51,7 @@ def packaged_roles(group: str) -> dict[str, Role]:
 
 
 def _roles(node: object, name: str) -> Iterator[tuple[str, Role]]:
-    """Yield the roles of a packaged config, those of the groups that it refers to included."""
+    """Yield the roles of a packaged config, including those of the groups that it refers to."""
     reference = GROUP.fullmatch(node) if isinstance(node, str) else None
     if reference and (CONF / reference[1]).is_dir():
         for part, role in packaged_roles(reference[1]).items():
@@ -64,13 +64,13 @@ def _roles(node: object, name: str) -> Iterator[tuple[str, Role]]:
 
 
 def check_config(config: object, role: str, trust: Trust = None) -> None:
-    """Raise ValueError if a stored config names a class that is not for its role, or holds an interpolation.
+    """Raise ValueError if a stored config names a class that is not allowed in its role, or holds an interpolation.
 
     Args:
-        config: of the model or the data.
-        role: `model` or `data`.
-        trust: packages whose classes may stand anywhere, and whose arguments may be whatever vae_lab ships for any
-            place of the role, or layers of torch.
+        config: of the model, the data or the task.
+        role: `model`, `data` or `task`.
+        trust: packages whose classes are allowed everywhere; their arguments may be classes that vae_lab ships for any
+            part of `role`, and torch's layers.
     """
     packages = read_trust(trust)
     if not isinstance(config, dict) or "_target_" not in config:
@@ -80,18 +80,11 @@ def check_config(config: object, role: str, trust: Trust = None) -> None:
         is_below = any(is_in(one, packages) for one in above)
         check_class(name, node, [*roles.values(), *layers()] if is_below else [roles.get(name, Role())], packages)
     if "${" in repr(config):
-        raise ValueError("the stored config holds an interpolation, which a stored config never does; it was edited.")
+        raise ValueError("the stored config holds an interpolation, which vae_lab never stores; it was edited.")
 
 
 def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packages: Collection[str]) -> None:
-    """Raise ValueError unless a mapping names no class, one of a trusted package, or one that is shipped for a role.
-
-    Args:
-        name: where the mapping stands.
-        node: the mapping.
-        roles: those that it may have there.
-        packages: those that are trusted.
-    """
+    """Raise ValueError if a mapping names a class that is neither in a trusted package nor shipped for the roles."""
     target: Any = node.get("_target_")
     defined = defined_name(target) if is_in(target, packages) else target
     if is_in(defined, packages):
@@ -101,12 +94,12 @@ def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packag
         raise ValueError(refusal(name, target, defined, packages))
     odd = {key for key in node if INSTRUCTION.fullmatch(str(key))} - KNOWN_INSTRUCTIONS
     if odd or not any(node.get("_partial_", False) is role.partial for role in known or [Role()]):
-        raise ValueError(f"the stored config calls the class of {name} as vae_lab never does; it was edited.")
+        raise ValueError(f"the stored config instantiates {name} in a way that vae_lab never does; it was edited.")
 
 
 @cache
 def layers() -> tuple[Role, Role]:
-    """Return the layers of torch, made at once or later: arguments of somebody's network, harmless to make."""
+    """Return torch's layers as a role and as a partial role; they are harmless arguments of a trusted network."""
     from torch import nn
 
     names = {key for key, value in vars(nn).items() if isinstance(value, type) and issubclass(value, nn.Module)}
@@ -115,21 +108,21 @@ def layers() -> tuple[Role, Role]:
 
 
 def refusal(name: str, target: object, defined: object, packages: Collection[str]) -> str:
-    """Return the sentence on a class that is not admitted at a place, with the remedy if there is one."""
+    """Return the message for a class that is not allowed in its role, with the remedy if there is one."""
     top = str(target).partition(".")[0]
-    what = f"the stored config names {target!r:.200} as {name}, where vae_lab does not ship it"
+    what = f"the stored config names {target!r:.200} as {name}, which is not a class of vae_lab for this role"
     if defined != target:
-        return f"{what}; it is {defined!r:.200}, which is no part of {top}."
+        return f"{what}; it is defined as {defined!r:.200}, outside the package {top}."
     if not is_name(top) or top in NEVER:
-        return f"{what}, and no trust= admits it; only a class of a package of your own may use it."
+        return f"{what}, and trust= cannot allow it; a class in a package of your own may use it."
     return (
-        f"{what}; if you trust the package {top} with whatever this run folder asks of it, type"
+        f"{what}; if you trust the package {top} with any arguments from this run folder, type"
         f" trust=[{','.join([*packages, top])}]."
     )
 
 
 def foreign_packages(config: object) -> set[str]:
-    """Return the packages beside vae_lab whose classes a config names."""
+    """Return the packages other than vae_lab whose classes a config names."""
     targets = {str(node["_target_"]) for _, node, _ in _mappings(config, "") if "_target_" in node}
     return {target.partition(".")[0] for target in targets}.difference(OWN)
 
@@ -137,7 +130,7 @@ def foreign_packages(config: object) -> set[str]:
 def _mappings(
     node: object, name: str, above: tuple[object, ...] = ()
 ) -> Iterator[tuple[str, dict[Any, Any], tuple[object, ...]]]:
-    """Yield every mapping at any depth with its dotted name, and the classes that it is an argument of."""
+    """Yield every mapping at any depth with its dotted name and the classes of the mappings around it."""
     if isinstance(node, dict):
         yield name, node, above
         for key, value in node.items():
@@ -148,7 +141,7 @@ def _mappings(
 
 
 def require_plain(config: object) -> None:
-    """Raise DataError if a stored config holds anything but JSON's types, is huge, or is nested deeply."""
+    """Raise DataError if a stored config holds a value that JSON has no type for, is too large or nested too deeply."""
     nvalues = 0
     due = [(config, 0)]
     while due:
@@ -163,4 +156,6 @@ def require_plain(config: object) -> None:
         elif isinstance(node, int) and abs(node) >= 2**64:
             raise DataError("the stored config holds a whole number of more than 64 bits; it was edited.")
         elif node is not None and not isinstance(node, str | int | float | bool):
-            raise DataError(f"the stored config holds a {type(node).__name__}, which no config does; it was edited.")
+            raise DataError(
+                f"the stored config holds a {type(node).__name__}, which vae_lab never stores; it was edited."
+            )

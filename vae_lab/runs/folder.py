@@ -12,28 +12,22 @@ from vae_lab.system.quoting import command_line, key
 from vae_lab.system.reading import Unreadable, read_json
 
 MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
-
-
 OUTDATED = "outdated"
-"""What lies in the folder was made of other settings or images."""
-
-
-HOLES = (MISSING, KILLED, INTERRUPTED, OUTDATED)
-"""States that the same command fills; every other one is an outcome, or somebody's work in hand."""
-
-
+"""The state of a folder whose run has other settings or images."""
+TO_RUN = (MISSING, KILLED, INTERRUPTED, OUTDATED)
+"""States in which a sweep runs a trial; in every other state the trial has an outcome or is running."""
 FAILURES = ("failed", "diverged")
 
 
 class State(NamedTuple):
-    """How far a trial is, and why it went no further."""
+    """The status of a run, and the reason why it ended early."""
 
     status: str
     reason: str = ""
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return a run's summary; empty if there is none, or none that can be read."""
+    """Return a run's summary; empty if it is missing or unreadable."""
     try:
         return read_json(folder / "summary.json", links=True)
     except Unreadable:
@@ -42,13 +36,13 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def record(folder: Path, **facts: object) -> None:
     """Add facts to a run's summary."""
-    from vae_lab.system.atomic import write_whole  # which takes torch along
+    from vae_lab.system.atomic import write_whole  # imports torch
 
     write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
 
 
-def left(folder: Path) -> State:
-    """Return the state of a run that nobody works on."""
+def state_at_rest(folder: Path) -> State:
+    """Return the state of a run that no process works on; such a run with status "running" was killed."""
     summary = read_summary(folder)
     if summary.get("status") == RUNNING:
         return State(KILLED, "its process ended without recording why, as after kill -9, a crash or too little memory")
@@ -56,35 +50,31 @@ def left(folder: Path) -> State:
 
 
 def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
-    """Return the command line that runs a trial alone: the files of `sweep=` would have it start a sweep again.
-
-    Args:
-        overrides: of the trial.
-        flags: where its configs come from.
-    """
+    """Return the command line that runs a trial alone; `flags` are others than overrides, such as --config-dir."""
+    # a trial with sweep= among its overrides would run the whole sweep
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
     return command_line("train", [*masked(overrides), *alone], flags)
 
 
 def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
-    """Return where a run folder has its checkpoint; a path that is no folder is taken for the checkpoint itself."""
+    """Return the path of a checkpoint in a run folder; a path that is not a folder is returned as the checkpoint."""
     path = expanded(run)
     return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
 
 
 class Located(NamedTuple):
-    """A run folder, and which of its checkpoints is meant."""
+    """A run folder and the name of one of its checkpoints."""
 
     folder: Path
     checkpoint: str
 
     def names(self) -> dict[str, str]:
-        """Return both as they are called in what is written."""
+        """Return the names of both for a result file."""
         return {"run": self.folder.name, "checkpoint": self.checkpoint}
 
 
 def locate(run: str | Path, checkpoint: str) -> Located:
-    """Return the folder and the checkpoint of a run given as a folder, or as a checkpoint file in one."""
+    """Return the folder and the checkpoint of a run that is given as a folder or as a checkpoint file."""
     path = expanded(run).absolute()
     if not path.is_file():
         return Located(path, checkpoint)
@@ -95,7 +85,7 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     """Return a run's summary.json.
 
     Raises:
-        DataError: if there is none, or it is none of vae_lab.
+        DataError: if it is missing or unreadable, or if its `classes` are not a list.
     """
     path = expanded(run) / "summary.json"
     try:
@@ -103,5 +93,5 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     except Unreadable as error:
         raise DataError(f"there is no readable summary at {path.absolute()} ({error}).") from error
     if not isinstance(summary.get("classes", []), list):
-        raise DataError(f"{path.absolute()} has {summary['classes']!r:.40} for classes, which is no list of names.")
+        raise DataError(f"{path.absolute()} has classes={summary['classes']!r:.40}, which is not a list of names.")
     return summary

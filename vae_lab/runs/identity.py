@@ -1,7 +1,7 @@
-"""The identity of a result: a hash of resolved config, images and protocol.
+"""The identity of a result: a hash of the resolved config, the images and the protocol.
 
-Sweeps, `tune`, `report`, `evaluate`, `generate` and `resume` ask here. Every setting counts, unless one of the lists
-below names it.
+Sweeps, `tune`, `report`, `evaluate`, `generate` and `resume` use it. Every setting is part of the identity unless it is
+in one of the lists below.
 """
 
 import hashlib
@@ -14,42 +14,29 @@ from vae_lab.system.folders import expanded
 from vae_lab.system.masking import masked
 
 WITHOUT_EFFECT = (
-    "folder",
-    "resume",
-    "group",
-    "launcher",
-    "logger",
-    "threads",
-    "compile",
-    "callbacks.gallery",
-    "callbacks.latents",
-    "callbacks.progress",
-    "data.root",
-    "data.cache",
-    "data.memory_limit",
-    "data.archive",
-    "data.download",
-)
-"""Settings, or groups of them, that do not change what a run computes.
+    "folder", "resume", "group", "launcher", "logger", "threads", "compile",
+    "callbacks.gallery", "callbacks.latents", "callbacks.progress",
+    "data.root", "data.cache", "data.memory_limit", "data.archive", "data.download",
+)  # fmt: skip
+"""Settings, or groups of settings, that do not change the result of a run.
 
-They say where it lies and is logged, how many threads share the work and whether it is compiled (sums differ in their
-last bits), what only looks on, and where the images lie, how they are fetched and how they are held: the images
-themselves are compared.
-`data.eval_batch_size` counts, as the noise of a validation is drawn batch by batch.
+They are the run's folder and loggers, threads and compilation (which change sums in their last bits), callbacks that
+only observe, and the place, download and storage of the images; the images themselves are compared.
+`data.eval_batch_size` is part of the identity, because the noise of a validation is drawn batch by batch.
 """
 
 WHEN_RESUMED = ("data.eval_batch_size",)
-"""Settings that may differ from those of the run that a run goes on from: they change no training step."""
+"""Settings that may differ when a run is resumed, because they change no training step."""
 
 PROTOCOL_WITHOUT_EFFECT = ("device", "versions", "chunk")
-"""Entries of an evaluation's protocol that say where and how it was computed, not what."""
+"""Entries of an evaluation's protocol that do not change its result."""
 
 SHOWN = 6
-"""Differences that a message names."""
+"""Maximum number of differences in a message."""
 
 
 class Change(NamedTuple):
-    """A setting that differs, by its dotted key; a value that is not there is None."""
+    """A difference between two configs: the dotted key and both values; a missing value is None."""
 
     key: str
     before: object
@@ -60,12 +47,12 @@ class Change(NamedTuple):
 
 
 def identity(config: object, images: object = None, protocol: object = None) -> str:
-    """Return a hash, 16 hexadecimal digits, of what decides a result; equal hashes mean the same thing.
+    """Return a hash, 16 hexadecimal digits, of everything that a result depends on.
 
     Args:
-        config: the resolved config; what `WITHOUT_EFFECT` names is left out.
-        images: the fingerprint of the images, or None where they do not count or are not known.
-        protocol: how a trained model was measured, or what was drawn from it; None for the training itself.
+        config: the resolved config; the settings of `WITHOUT_EFFECT` are left out.
+        images: the fingerprint of the images, or None if they are irrelevant or unknown.
+        protocol: the protocol of an evaluation or of generated images; None for a training run.
     """
     parts = [flat(_public(config), WITHOUT_EFFECT), flat(images), flat(protocol, PROTOCOL_WITHOUT_EFFECT)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -74,39 +61,39 @@ def identity(config: object, images: object = None, protocol: object = None) -> 
 def differences(before: object, now: object, ignored: Collection[str] = WITHOUT_EFFECT) -> list[Change]:
     """Return the settings that differ, in the order of their keys.
 
-    Of two classes that differ, only the classes are named, not the settings that each brings with it.
+    If a `_target_` differs, the arguments of the two classes are not listed.
 
     Args:
         before: a config, fingerprint or protocol.
-        now: the other one.
-        ignored: keys, or beginnings of keys, that do not count.
+        now: the one to compare it with.
+        ignored: dotted keys, or parents of keys, to ignore.
     """
     before, now = _public(before), _public(now)
     first, second = flat(before, ignored), flat(now, ignored)
     keys = [key for key in sorted(first.keys() | second.keys()) if first.get(key) != second.get(key)]
     classes = [key.removesuffix("_target_") for key in keys if key.endswith("_target_")]
-    told = [dict(_leaves(node, "")) for node in (before, now)]
+    old, new = (dict(_leaves(node, "")) for node in (before, now))
     return [
-        Change(key, told[0].get(key), told[1].get(key))
+        Change(key, old.get(key), new.get(key))
         for key in keys
         if not any(key.startswith(parent) and key != f"{parent}_target_" for parent in classes)
     ]
 
 
 def _public(config: object) -> object:
-    """Return a config without its secrets: one that is stored has none, and none decides a result."""
+    """Return a config with its secrets masked, because stored configs are masked and secrets change no result."""
     return masked(dict(config), remembered=False) if isinstance(config, Mapping) else config
 
 
 def flat(node: object, ignored: Collection[str] = ()) -> dict[str, object]:
     """Return the values of a nested mapping or list by their dotted keys.
 
-    Left out is what is null, false, 0 or empty: what is off, and what a run from before the setting does not know. The
-    run's `folder` is left open where another setting repeats it, so that a moved run stays the same.
+    Values that are null, false, 0 or empty are left out, so that a setting that is off equals a setting that an older
+    run lacks. The run's `folder` is replaced in other settings, so that a run keeps its identity when it is moved.
 
     Args:
         node: any plain value.
-        ignored: keys, or beginnings of keys, to leave out.
+        ignored: dotted keys, or parents of keys, to leave out.
     """
     folder = node.get("folder") if isinstance(node, Mapping) else None
     leaves = ((key, value) for key, value in _leaves(node, "") if value and not below(key, ignored))
@@ -114,14 +101,14 @@ def flat(node: object, ignored: Collection[str] = ()) -> dict[str, object]:
 
 
 def _without_folder(value: object, folder: object) -> object:
-    """Return a text with the run's folder left open."""
+    """Return a text in which the run's folder is replaced by ${folder}; other values are unchanged."""
     if not isinstance(value, str) or not isinstance(folder, str) or len(folder) < 2:
         return value
     return value.replace(folder, "${folder}")
 
 
 def below(key: str, parents: Collection[str]) -> bool:
-    """Return whether a dotted key is one of some keys, or lies below one of them."""
+    """Return whether a dotted key is one of `parents` or below one of them."""
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
@@ -134,12 +121,12 @@ def _leaves(node: object, key: str) -> Iterator[tuple[str, object]]:
         yield from _leaves(value, f"{key}.{name}" if key else str(name))
 
 
-def stated(changes: Collection[Change]) -> str:
-    """Return some changes in words, those that repeat another one's values left out."""
-    told: dict[tuple[str, str], str] = {}
+def describe_changes(changes: Collection[Change]) -> str:
+    """Return changes as text; of several changes with the same values only the one with the shortest key is named."""
+    first: dict[tuple[str, str], str] = {}
     for change in sorted(changes, key=lambda change: (change.key.startswith("task."), change.key.count("."))):
-        told.setdefault((_shown(change.before), _shown(change.now)), str(change))
-    texts = list(told.values())
+        first.setdefault((_shown(change.before), _shown(change.now)), str(change))
+    texts = list(first.values())
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
     return ", ".join(texts[:SHOWN]) + more
 
@@ -149,12 +136,12 @@ def _shown(value: object) -> str:
 
 
 def images_digest(fingerprint: object) -> str | None:
-    """Return 8 hexadecimal digits that name a set of images in its three parts; None if nothing is known of it."""
+    """Return a hash, 8 hexadecimal digits, of the images and their split; None without a fingerprint."""
     return identity({}, fingerprint)[:8] if isinstance(fingerprint, Mapping) and fingerprint else None
 
 
 def file_digest(path: Path) -> str:
-    """Return a hash, 16 hexadecimal digits, of a file's content, such as a checkpoint's; "" if there is no file."""
+    """Return a hash, 16 hexadecimal digits, of a file's content; "" if the file does not exist."""
     if not path.is_file():
         return ""
     with path.open("rb") as file:

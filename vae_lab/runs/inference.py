@@ -1,4 +1,4 @@
-"""Batched passes of a data set through a model, on its device; results on the CPU."""
+"""Batched inference over a data set on the device of the model; results are on the CPU."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
 
 NUMBERS = 1_000_000
-"""Pixels and channels decoded at once: some hundreds of megabytes of activations."""
+"""Maximum number of pixels in a batch, over all channels; activations then take some hundred megabytes."""
 
 Pixels = Float[Tensor, "n channels height width"]
 Labels = Int64[Tensor, " m"]
@@ -23,14 +23,14 @@ Labels = Int64[Tensor, " m"]
 def decode_samples(
     model: LatentModel, sampler: Distribution | ImageSet, n: int, *, labels: Labels, name: str, seed: int
 ) -> Pixels:
-    """Return the mean images of `n` latents.
+    """Return the mean images that a model decodes from `n` latents.
 
     Args:
-        model: decodes.
-        sampler: a density over latents; or images, for a latent of the posterior of each of the first `n`.
-        n: number of images, no more than there are in `sampler`.
-        labels: those that a conditional model draws from, for latents that come without an image.
-        name: of the sampler, which decides the draws together with the seed.
+        model: the model.
+        sampler: a distribution of latents; or images, whose first `n` posteriors are sampled.
+        n: number of latents, at most the number of images in `sampler`.
+        labels: labels from which a conditional model draws if `sampler` is a distribution.
+        name: of the sampler, which seeds the draws together with `seed`.
         seed: of the draws.
     """
     parts = []
@@ -49,24 +49,24 @@ def decode_samples(
 
 
 def batches(images: ImageSet, model: LatentModel) -> Iterator[tuple[LatentModel, Pixels]]:
-    """Yield the images of a set as floats, in order, on the model's device, each batch beside the model given it."""
+    """Yield batches of a set in order, each as (model conditioned on the labels, images on the model's device)."""
     for rows in torch.arange(len(images)).split(batch_size(model)):
         yield placed(model, images, rows)
 
 
 def batch_size(model: LatentModel) -> int:
-    """Return how many images a pass takes at once: fewer of larger ones, at most 500."""
+    """Return the number of images per batch, at most 500 and fewer for large images."""
     return max(1, min(500, NUMBERS // (model.channels * model.image_size**2)))
 
 
 def every_pixel(images: ImageSet, n: int | None = None) -> Pixels:
-    """Return the first `n` images of a set, or all, as floats on the CPU."""
+    """Return the first `n` images of a set, or all with None, as floats on the CPU."""
     return images.__getitems__(slice(n)).image
 
 
 def placed(
     model: LatentModel, images: ImageSet, rows: Int64[Tensor, " some"] | slice
 ) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
-    """Return the model of the classes of some images, and those images on its device, in its precision."""
+    """Return the model conditioned on the labels of the rows, and the images in the model's device and precision."""
     batch = images.__getitems__(rows)
     return model.given(batch.label), batch.image.to(next(model.parameters()))

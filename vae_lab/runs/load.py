@@ -28,11 +28,11 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
-        trust: packages beside vae_lab that the run's model may be made of; see docs/extending.md.
+        trust: packages other than vae_lab whose classes the model may use; see docs/extending.md.
 
     Raises:
-        DataError: if there is no readable checkpoint, or its config describes another model than its weights are of.
-        ValueError: if the stored config names a class that is neither packaged for its role nor in a trusted package.
+        DataError: if there is no readable checkpoint, or its weights do not fit the model of its config.
+        ValueError: if the stored config names a class that is neither shipped for its role nor in a trusted package.
 
     Example:
         >>> from vae_lab import load_model
@@ -47,8 +47,8 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     check_config(config, "model", trust)
     prefix = "model."
     weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
-    with refused(f"the weights in {run} do not fit the model that its config describes"):
-        model = build_within(config, weights)
+    with as_data_error(f"the weights in {run} do not fit the model of its config"):
+        model = build_model_within(config, weights)
         model.load_state_dict(weights)
     return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
@@ -59,59 +59,61 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
     Args:
         path: the file.
         kind: the class of the task.
-        parts: its arguments, where the checkpoint is of somebody's own trainer and holds no config.
-        trust: packages beside vae_lab that the task may be made of.
+        parts: its arguments, if the checkpoint comes from your own Trainer and holds no config.
+        trust: packages other than vae_lab whose classes the task may use.
 
     Raises:
-        DataError: if it is no readable checkpoint, or its weights do not fit.
-        ValueError: if it holds no config and no parts are given, or the task of another class.
+        DataError: if the file is not a readable checkpoint, or its weights do not fit.
+        ValueError: if the checkpoint holds no config and `parts` is empty, or if it holds a task of another class.
     """
     from vae_lab.runs.tensor_file import read_tensors
 
     file = expanded(path)
     if not file.is_file():
         raise DataError(f"there is no checkpoint at {file.absolute()}.")
-    with refused(f"{file.absolute()} is no checkpoint that is safe to read"):
+    with as_data_error(f"{file.absolute()} is not a checkpoint that is safe to read"):
         stored = read_tensors(file)
     if parts:
         task = kind(**parts)
     else:
         config = stored.get("hyper_parameters")
         if not isinstance(config, dict) or not isinstance(config.get("task"), dict):
-            raise ValueError(f"{file.absolute()} holds no config of a run; pass model= and objective= as they were.")
+            raise ValueError(
+                f"{file.absolute()} holds no config of a run; pass the model= and objective= of the training."
+            )
         require_plain(config)
         check_config(config["task"], "task", trust)
-        with refused(f"the config in {file.absolute()} describes no task", passing=(ValueError,)):
+        with as_data_error(f"the config in {file.absolute()} describes no task", passing=(ValueError,)):
             task = build(config["task"])
     if not isinstance(task, kind):
         name = type(task).__name__
         raise ValueError(f"{file.absolute()} holds a {name}; call {name}.load_from_checkpoint.")
-    with refused(f"the weights in {file.absolute()} do not fit the task"):
+    with as_data_error(f"the weights in {file.absolute()} do not fit the task"):
         task.load_state_dict(stored["state_dict"])
     return task.eval()
 
 
-def build_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "LatentModel":
-    """Return the model that a config describes, which takes no more memory than the weights that are meant for it.
+def build_model_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "LatentModel":
+    """Return the model of a config if its size fits its weights.
 
     Raises:
-        ValueError: if it is larger than they are; nothing was allocated for it.
+        ValueError: if the model is larger than the weights; it is raised before memory is allocated.
     """
     import torch
 
     from vae_lab.system.randomness import seeded
 
-    with torch.device("meta"), bounded(weights):
+    with torch.device("meta"), limit_size(weights):
         build(config)
-    with seeded("load"):  # fresh weights are drawn and thrown away; whoever calls keeps their random numbers
+    with seeded("load"):  # building draws initial weights; the caller's generators are restored
         return build(config)
 
 
 @contextmanager
-def bounded(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
-    """Raise ValueError in the midst of a construction that makes many more tensors, or larger ones, than the weights.
+def limit_size(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
+    """Raise ValueError when modules built in the block register many more tensors or numbers than `weights` has.
 
-    Buffers that are not stored and weights that are put in another form count too, so twice as much may be made.
+    Twice as many are allowed, because buffers may not be stored and weights may be registered in two forms.
     """
     from torch import Tensor
     from torch.nn.modules import module
@@ -123,7 +125,7 @@ def bounded(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
             left["tensors"] -= 1
             left["numbers"] -= value.numel()
         if min(left.values()) < 0:
-            raise ValueError(f"it is larger than its weights, at {name}.")
+            raise ValueError(f"the model is larger than its weights, at {name}.")
 
     with ExitStack() as hooks:
         hooks.enter_context(module.register_module_parameter_registration_hook(count))
@@ -132,13 +134,13 @@ def bounded(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
 
 
 @contextmanager
-def refused(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn what a stored config makes go wrong into a DataError; `passing` errors and those of the system stay."""
+def as_data_error(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Raise errors in the block as a DataError that begins with `what`; OSError, MemoryError and `passing` are kept."""
     from hydra.errors import InstantiationException
 
     try:
         yield
-    except Exception as error:  # what a class makes of arguments that are not for it has no common type
+    except Exception as error:  # classes raise errors of any type for wrong arguments
         cause: BaseException = error
         while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
             cause = cause.__cause__
@@ -151,18 +153,18 @@ def refused(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator
 def load_data(
     run: str | Path, checkpoint: str = "best", *, root: str | None = None, trust: Trust = None
 ) -> "ImageData":
-    """Return the images that a run was trained on, as its config says.
+    """Return the data of a run with the images that it was trained on.
 
     Args:
         run: the run folder, or a checkpoint file.
         checkpoint: "best" or "last".
-        root: the folder that they lie in now; None looks where they were.
-        trust: packages beside vae_lab that the run's data may be made of.
+        root: the folder of the images if they have been moved; None uses the folder in the run's config.
+        trust: packages other than vae_lab whose classes the data may use.
 
     Raises:
-        DataError: if they are not there, or are not the same images in the same parts.
-        ValueError: if the stored config names a class that is not for its role, or `root` is given and the data have
-            none.
+        DataError: if the images are missing, or differ from those of the training, or are split differently.
+        ValueError: if the stored config names a class that is not allowed in its role, or if `root` is given for data
+            without a root.
 
     Example:
         >>> from vae_lab import load_data
@@ -178,37 +180,37 @@ def load_data(
     check_sizes(config, stored["hyper_parameters"]["model"])
     if root is not None:
         if "root" not in config:
-            raise ValueError(f"data.root={root}: the images of this run come with a package; leave data.root out.")
+            raise ValueError(f"data.root={root}: the data of this run have no folder; leave data.root out.")
         config["root"] = root
-    config = harmless(config)
-    with refused(f"the stored config of {run} describes no images that can be read", passing=(DataError, ValueError)):
+    config = without_side_effects(config)
+    with as_data_error(f"the stored config of {run} describes no readable images", passing=(DataError, ValueError)):
         data: ImageData = build(config)
         fingerprint = data.fingerprint
     if fingerprint != stored["data"]:
         found, expected = (" + ".join(str(f.get(f"n{part}")) for part in PARTS) for f in (fingerprint, stored["data"]))
         raise DataError(
-            f"the images ({found}) are not those that {run} was trained on ({expected}), or not in the same parts; name"
-            " the folder that holds those with data.root=."
+            f"the images ({found}) are not those that {run} was trained on ({expected}), or are split differently; name"
+            " the folder of the original images with data.root=."
         )
     return data
 
 
-def harmless(node: Any) -> Any:  # noqa: ANN401
-    """Return a stored config of images by which nothing is fetched, and nothing written where it says, at any depth.
+def without_side_effects(node: Any) -> Any:  # noqa: ANN401
+    """Return a stored data config without downloads and without a cache folder, at any depth.
 
-    A run folder may come from anybody.
+    A run folder may come from anybody, so it must not decide what is downloaded or where files are written.
     """
     if isinstance(node, dict):
         off = {"download": False, "archive": None, "cache": None}
-        return {key: off[key] if key in off else harmless(value) for key, value in node.items()}
-    return [harmless(value) for value in node] if isinstance(node, list) else node
+        return {key: off[key] if key in off else without_side_effects(value) for key, value in node.items()}
+    return [without_side_effects(value) for value in node] if isinstance(node, list) else node
 
 
 def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
-    """Return the fingerprint of the images that a resolved `data` config names; they are decoded for it.
+    """Return the fingerprint of the images of a resolved `data` config; the images are decoded.
 
     Raises:
-        DataError: if they are not there, not readable or too few.
+        DataError: if the images are missing, unreadable or too few.
     """
     return build(config).fingerprint
 
@@ -217,41 +219,43 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
     """Return the content of a run's checkpoint, read with `weights_only=True`.
 
     Raises:
-        DataError: if it is not there, or holds anything but tensors and plain values.
+        DataError: if the checkpoint is missing, or holds anything but tensors and plain values.
     """
     from vae_lab.runs.tensor_file import read_tensors
 
     require_choice("checkpoint", checkpoint, ("best", "last"))
     path = checkpoint_path(run, checkpoint)
     if not path.is_file():
-        raise DataError(f"there is no checkpoint at {path.absolute()}; {instead(run)}.")
+        raise DataError(f"there is no checkpoint at {path.absolute()}; {remedy_for_missing(run)}.")
     try:
         stored = read_tensors(path)
         check_layout(stored, path.stat().st_size)
-    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
+    except Exception as error:  # damaged and hostile files raise errors of many types
         reason = str(error).rstrip(".") if type(error) is ValueError else type(error).__name__
-        raise DataError(f"{path.absolute()} is no checkpoint of vae_lab that is safe to read ({reason}).") from error
+        raise DataError(f"{path.absolute()} is not a vae_lab checkpoint that is safe to read ({reason}).") from error
     require_plain(stored["hyper_parameters"])
     return stored
 
 
-def instead(run: str | Path) -> str:
-    """Return in words why a run lacks a checkpoint, and what there is in its place."""
+def remedy_for_missing(run: str | Path) -> str:
+    """Return why a run has no checkpoint, and the remedy."""
     if checkpoint_path(run, "last").is_file():
-        return "checkpoint=last is there"
+        return "choose checkpoint=last, which exists"
     try:
         status = load_summary(locate(run, "last").folder).get("status")
     except DataError:
         status = None
     if status == "fast_dev_run":
-        return "that run was trainer.fast_dev_run, of which nothing is kept; train without it"
+        return "the run used trainer.fast_dev_run, which keeps no checkpoint; train without it"
     if status == "completed":
-        return "that run kept none, as trainer.enable_checkpointing or its callbacks say; train with callbacks=default"
-    return "run= takes the folder of a finished run"
+        return (
+            "the run kept none because of trainer.enable_checkpointing or its callbacks; train with callbacks=default"
+        )
+    return "name the folder of a finished run with run="
 
 
 def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401
-    """Raise ValueError unless a checkpoint has weights, no more of them than the file has bytes, and a config."""
+    """Raise ValueError unless a checkpoint holds a config, and weights with no more bytes than the file."""
     config, fingerprint, weights = (stored[key] for key in ("hyper_parameters", "data", "state_dict"))
     sections = (config[key] for key in ("model", "data", "objective", "task"))
     if not all(isinstance(node, dict) for node in (fingerprint, weights, *sections)):
@@ -261,14 +265,14 @@ def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401
 
 
 def check_sizes(data: dict[str, Any], model: dict[str, Any]) -> None:
-    """Raise DataError if stored images have another size than the model, whose own is checked against its weights."""
+    """Raise DataError if the image size or the channels of the stored data differ from those of the stored model."""
     for key in ("image_size", "channels"):
         if key in data and data[key] != model.get(key, data[key]):
             raise DataError(f"the stored config has {key}={data[key]} for the data, and {model[key]} for the model.")
 
 
 def weights_digest(run: str | Path, checkpoint: str) -> str:
-    """Return a hash of a run's checkpoint; nothing if there is none."""
+    """Return a hash of a run's checkpoint; "" if it does not exist."""
     return file_digest(checkpoint_path(run, checkpoint))
 
 
@@ -276,11 +280,11 @@ def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n n
     """Return the posterior means of images, on the CPU.
 
     Args:
-        model: encodes in evaluation mode, on its device and in its precision; it is left as it was.
+        model: the encoder, used in evaluation mode on its device and in its precision; its mode is restored.
         images: [n, channels, height, width], floats in [0, 1] or uint8, of the model's size.
 
     Raises:
-        ValueError: if the images are not such.
+        ValueError: if the images have another shape, type or range.
 
     Example:
         >>> from vae_lab import encode_images, load_data, load_model

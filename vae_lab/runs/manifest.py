@@ -1,7 +1,7 @@
-"""The manifest beside generated pictures, which says what they were made from.
+"""The manifest beside generated pictures, which records the settings and the run that they were generated from.
 
-A folder holds the pictures of one call: those of an earlier one are replaced, and a folder with pictures that
-`generate` did not write is refused, so that whoever scores it knows what they score.
+A folder holds the pictures of a single call. Those of an earlier call are replaced, and a folder with other pictures is
+refused, so that all pictures in it come from the run and settings of the manifest.
 """
 
 import json
@@ -12,28 +12,28 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vae_lab.runs.identity import differences, stated
+from vae_lab.data.files.own_output import MANIFEST
+from vae_lab.runs.identity import describe_changes, differences
 from vae_lab.system.atomic import write_whole
 
 log = logging.getLogger(__name__)
 
-FILE = "manifest.json"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-"""Of files that count as pictures."""
+"""Endings of files that are pictures."""
 
 
 def manifest_path(out: Path) -> Path:
-    """Return where the manifest of a .png or of a folder of pictures lies."""
-    return out.with_name(f"{out.name}.json") if is_picture(out) else out / FILE
+    """Return the path of the manifest of a .png or of a folder of pictures."""
+    return out.with_name(f"{out.name}.json") if is_picture(out) else out / MANIFEST
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a path is called as a picture is."""
+    """Return whether a path has the ending of a picture."""
     return path.suffix.lower() in SUFFIXES
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """Return what a manifest says, with the pictures that it lists; empty if there is none that can be read."""
+    """Return `made_of` and the names of the pictures in a manifest; empty if it is missing or unreadable."""
     try:
         found = json.loads(manifest_path(out).read_text(encoding="utf-8"))
         return {"made_of": dict(found["made_of"]), "images": [str(one["file"]) for one in found["images"]]}
@@ -42,7 +42,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 
 def pictures_in(out: Path) -> set[str]:
-    """Return the pictures at `out`, or in it and its folders, by their paths from there; hidden ones do not count."""
+    """Return the relative paths of the pictures at `out`, or in it and its subfolders; hidden ones are left out."""
     if is_picture(out):
         return {out.name} if out.exists() else set()
     names = (path.relative_to(out) for path in out.rglob("*") if is_picture(path))
@@ -54,8 +54,8 @@ def require_room(out: Path, made_of: Mapping[str, object], *, replace: bool) -> 
 
     Args:
         out: a .png, or a folder.
-        made_of: what the new pictures are made of.
-        replace: whether those of another call may be replaced; the jobs of one command keep those of each other.
+        made_of: settings and run of the new pictures.
+        replace: whether pictures of another call may be replaced; False for the jobs of a sweep.
     """
     found, manifest = pictures_in(out), read_manifest(out)
     foreign = sorted(found - set(manifest.get("images", ())))
@@ -67,24 +67,24 @@ def require_room(out: Path, made_of: Mapping[str, object], *, replace: bool) -> 
     changes = differences(manifest["made_of"], made_of, ()) if found else []
     if changes and not replace:
         raise ValueError(
-            f"out={out} holds the pictures of another call, with {stated(changes)}; give each job a place of its own,"
-            " as in out='pictures/${seed}'."
+            f"out={out} holds the pictures of another call, with {describe_changes(changes)}; give each job a folder of"
+            " its own, as in out='pictures/${seed}'."
         )
 
 
 def put_pictures(
     out: Path, made_of: Mapping[str, object], save: Callable[[Path], Sequence[str]], classes: Sequence[object]
 ) -> None:
-    """Write pictures and their manifest, in the place of those of an earlier call.
+    """Write pictures and their manifest, and remove those of an earlier call.
 
-    Pictures are written aside and moved into place. A kill in between leaves a manifest that lists the old ones and the
-    new ones, so that the next call replaces them all.
+    Pictures are written to a temporary folder and then moved. If the process is killed meanwhile, the manifest lists
+    the old and the new pictures, so that the next call replaces all of them.
 
     Args:
         out: a .png, or a folder.
-        made_of: what they are made of.
-        save: writes them to a path that stands for `out`, and returns the names of those that show one image each.
-        classes: the class of each image, in the order of those names; empty if they have none.
+        made_of: settings and run of the pictures.
+        save: writes the pictures to a path in place of `out`, and returns the names of those that show a single image.
+        classes: the class of each image, in the order of these names; empty without classes.
     """
     folder = out.parent if is_picture(out) else out
     folder.mkdir(parents=True, exist_ok=True)
@@ -95,8 +95,8 @@ def put_pictures(
         names = [*single, *sorted(pictures_in(aside) - set(single))]
         write_manifest(out, made_of, [*names, *(name for name in before if name not in names)], [])
         if before:
-            changes = stated(differences(manifest.get("made_of"), made_of, ())) or "made of the same"
-            log.info("%d pictures of an earlier call in %s are replaced: %s", len(before), out, changes)
+            changes = describe_changes(differences(manifest.get("made_of"), made_of, ())) or "same settings"
+            log.info("replacing %d pictures of an earlier call in %s: %s", len(before), out, changes)
         for name in set(before) - set(names):
             remove(folder, name)
         for name in names:
@@ -106,7 +106,7 @@ def put_pictures(
 
 
 def remove(folder: Path, name: str) -> None:
-    """Remove a picture, and the folder of its class if that is then empty."""
+    """Remove a picture, and the folder of its class if it becomes empty."""
     (folder / name).unlink()
     parent = (folder / name).parent
     if parent != folder and not any(parent.iterdir()):
@@ -114,7 +114,7 @@ def remove(folder: Path, name: str) -> None:
 
 
 def write_manifest(out: Path, made_of: Mapping[str, object], names: Sequence[str], classes: Sequence[object]) -> None:
-    """Write what pictures were made of, and which there are; the first ones, or those in the one grid, have classes."""
+    """Write `made_of`, the names of the pictures, and the classes of the first pictures or of the images in a grid."""
     images: list[dict[str, object]] = [{"file": name} for name in names]
     content: dict[str, object] = {"made_of": dict(made_of), "images": images}
     if is_picture(out):

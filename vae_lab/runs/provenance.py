@@ -10,16 +10,8 @@ from typing import Any
 import torch
 
 PACKAGES = (
-    "vae_lab",
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "omegaconf",
-    "wandb",
-    "pillow",
-)
+    "vae_lab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "wandb", "pillow",
+)  # fmt: skip
 
 
 @cache
@@ -35,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the source that runs, with "-dirty" where it was changed, or None outside a checkout."""
+    """Return the commit of the running source, with "-dirty" if it was changed, or None outside a checkout."""
     source = Path(__file__).parent
     options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "timeout": 5}
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -46,14 +38,14 @@ def git_commit() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what computes, in words: the GPU's name, or the processor's with its threads."""
+    """Return the name of the GPU, or the name of the CPU with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor_name()}, {torch.get_num_threads()} threads"
 
 
 def processor_name() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the name of the CPU."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

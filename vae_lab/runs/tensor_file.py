@@ -1,4 +1,4 @@
-"""Safe reading of files written by torch.save: no code runs, sizes are bounded."""
+"""Safe reading of files written by torch.save: no code is executed, and sizes are bounded."""
 
 import zipfile
 from collections import Counter, OrderedDict
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 
 def read_tensors(path: Path) -> Any:  # noqa: ANN401
-    """Return what a file holds, on the CPU.
+    """Return the content of a file, on the CPU.
 
     Raises:
-        Exception: of many kinds, if it holds anything but tensors and plain values, or would unpack to more than it is.
+        Exception: of various types, if the file holds anything but tensors and plain values, or would need more memory
+            than its size.
     """
     import torch
 
@@ -26,22 +27,18 @@ def read_tensors(path: Path) -> Any:  # noqa: ANN401
 
 
 def require_storable(states: Mapping[str, object]) -> None:
-    """Raise ValueError if a callback's state could be written to a checkpoint, and not be read back as data.
-
-    Args:
-        states: of the callbacks, by name.
-    """
+    """Raise ValueError if the state of a callback could not be read back from a checkpoint; the keys are names."""
     for name, state in states.items():
         kind = unreadable_type(state)
         if kind is not None:
             raise ValueError(
-                f"callbacks: {name.partition('{')[0]} keeps a {kind.__module__}.{kind.__qualname__} in its state, and a"
-                " checkpoint holds tensors and plain values alone; let its state_dict return such."
+                f"callbacks: {name.partition('{')[0]} keeps a {kind.__module__}.{kind.__qualname__} in its state, but a"
+                " checkpoint holds only tensors and plain values; return these from its state_dict."
             )
 
 
 def unreadable_type(stored: object) -> type | None:
-    """Return the type of something in a state that `read_tensors` would refuse; None if there is no such thing."""
+    """Return the type of a value in a state that `read_tensors` would refuse; None if it would refuse nothing."""
     from torch import Size, Tensor, device, dtype, nn
 
     kind = type(stored)
@@ -51,32 +48,32 @@ def unreadable_type(stored: object) -> type | None:
         parts = stored  # pyright: ignore[reportAssignmentType]
     else:
         plain = (str, bytes, int, float, bool, complex, type(None), Tensor, nn.Parameter, device, dtype)
-        return None if kind in plain else kind  # subclasses, as NumPy's float64 of float, are read by their own names
+        return None if kind in plain else kind  # subclasses such as numpy.float64 are stored under their own names
     return next(filter(None, map(unreadable_type, parts)), None)
 
 
 def check_archive(path: Path) -> None:
-    """Raise ValueError unless a file is an archive as torch.save writes it, which unpacks to no more than it is."""
+    """Raise ValueError unless a file is an archive of torch.save that does not unpack to more bytes than it has."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("it unpacks to more than it is.")
+            raise ValueError("it unpacks to more bytes than it has.")
         for entry in entries:
-            # the one thing that torch's reader makes of a mere number: bytearray(10**12)
+            # the only type that torch's reader allocates by a number alone, as in bytearray(10**12)
             if entry.filename.endswith("data.pkl") and b"bytearray" in archive.read(entry):
                 raise ValueError("it holds a bytearray.")
 
 
 def require_real(stored: object) -> None:
-    """Raise ValueError if tensors have more numbers than their memory holds, which they repeat."""
+    """Raise ValueError if a tensor has more values than its memory holds, as an expanded tensor does."""
     for tensor in tensors(stored):
         if tensor.is_meta or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-            raise ValueError("it holds a tensor that repeats its memory, or has none.")
+            raise ValueError("it holds a tensor that is larger than its memory.")
 
 
 def tensors(stored: object) -> Iterator["Tensor"]:
-    """Yield the tensors at any depth, each object once, also where containers hold one another."""
+    """Yield the tensors at any depth; each object is visited once, so that cycles end."""
     from torch import Tensor
 
     due, seen = [stored], set[int]()

@@ -1,11 +1,11 @@
-"""Generation of images from a prior or a fitted sampler, and their PNG files."""
+"""Generation of images from the prior or a fitted mixture, and their PNG files."""
 
 import copy
 import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vae_lab.errors import require_count
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVERY = "all"
-"""The choice of every class; * is another word for it, where a class is called all."""
+"""Value of `class` that selects every class; * does the same, also if a class is named all."""
 
 
 def generate_images(
@@ -33,25 +33,24 @@ def generate_images(
     counts: Sequence[int] = (),
     drawn: list[int] | None = None,
 ) -> "Float[Tensor, 'images channels height width']":
-    """Return the mean images of `n` latents; image i depends on the seed and on i alone.
+    """Return the mean images of `n` latents; image i depends on the seed and on i only.
 
-    The decoder runs in double precision: in single precision an image's last bits depend on how many are decoded beside
-    it, which shows in about ten pixels of a million after rounding to 8 bits.
+    The decoder runs in double precision. In single precision, rounding errors depend on the batch size, which changes
+    about ten pixels of a million after rounding to 8 bits.
 
     Args:
-        model: a copy of it decodes, so that it keeps its precision and its mode.
+        model: the model, which is copied and not changed.
         n: number of images.
-        seed: of the latents.
+        seed: seed of the latents.
         batch_size: images decoded at once.
-        sampler: what the latents are drawn from; None is the model's prior.
-        which: a conditional model's class; None draws one for each image, and "all" returns the same `n` latents in
-            each class, class after class.
-        counts: how many training images each class had, in proportion to which classes are drawn; nothing draws all
-            of them equally often.
-        drawn: a list to which the class of each image is added.
+        sampler: density to draw latents from; None means the model's prior.
+        which: class of a conditional model. None draws a class for each image; "all" decodes the same `n` latents in
+            each class, one class after the other.
+        counts: number of training images of each class; classes are drawn in proportion, or uniformly if it is empty.
+        drawn: list to which the class of each image is appended.
 
     Raises:
-        ValueError: if `n` or `batch_size` is below 1, or there is no such class.
+        ValueError: if `n` or `batch_size` is below 1, or the model does not have the class.
 
     Example:
         >>> from vae_lab import generate_images, load_model
@@ -87,87 +86,79 @@ def generate_images(
         return torch.cat([model.given(some).generative(part).mean for part, some in batches])
 
 
-def class_names(run: Path, checkpoint: str) -> list[str]:
-    """Return what the classes of a run's images are called; nothing if its summary is gone or does not say."""
-    return [str(name) for name in summary_or_nothing(run, checkpoint).get("classes", [])]
-
-
-def class_counts(run: Path, checkpoint: str) -> list[int]:
-    """Return how many training images each class of a run had; nothing if its summary is gone or does not say."""
-    return [int(count) for count in summary_or_nothing(run, checkpoint).get("class_counts", [])]
-
-
-def summary_or_nothing(run: Path, checkpoint: str) -> dict[str, Any]:
-    """Return a run's summary; nothing if it is gone."""
+def read_classes(run: Path, checkpoint: str) -> tuple[list[str], list[int]]:
+    """Return the name and the number of training images of each class of a run; empty if there is no summary."""
     from vae_lab.errors import DataError
     from vae_lab.runs.folder import load_summary, locate
 
     try:
-        return load_summary(locate(run, checkpoint).folder)
+        summary = load_summary(locate(run, checkpoint).folder)
     except DataError:
-        return {}
+        return [], []
+    return [str(name) for name in summary.get("classes", [])], [int(n) for n in summary.get("class_counts", [])]
 
 
 def class_number(model: "LatentModel", which: object, names: Sequence[str]) -> int | str | None:
-    """Return a class given by its name as a number; numbers, "all" and None as they are.
+    """Return the number of a class given by name or number; return "all" and None unchanged.
 
-    A name that there is comes first, also where it looks like a number or is "all"; the log says what was understood
-    if a class has a name other than its number.
+    Names take precedence over numbers and "all". If the name of a class differs from its number, the log shows both.
 
     Raises:
-        ValueError: if there is no such class.
+        ValueError: if the model does not have the class.
     """
-    plain = str(which).lower() if isinstance(which, bool) else which  # true is a word of YAML
-    name = next((name for name in names if name == str(plain)), None)
-    if model.nclasses and which is not None and name is not None:
+    plain = str(which).lower() if isinstance(which, bool) else which  # YAML reads the name true as a bool
+    if model.nclasses and which is not None and str(plain) in names:
+        name = str(plain)
         number = names.index(name)
         if which == EVERY or (not isinstance(which, str) and name != str(number)):
-            other = "; class=* is every class" if which == EVERY else ""
-            log.info('class=%s is the class called "%s", number %d%s', plain, name, number, other)
+            other = "; class=* selects every class" if which == EVERY else ""
+            log.info('class=%s selects the class named "%s", number %d%s', plain, name, number, other)
         return number
     which = EVERY if which == "*" else which
     check_class(model, which, names)
     if isinstance(which, int) and which < len(names):
-        log.info('class=%d is the class called "%s"', which, names[which])
+        log.info('class=%d selects the class named "%s"', which, names[which])
     return which  # pyright: ignore[reportReturnType]
 
 
 def check_class(model: "LatentModel", which: object, names: Sequence[str] = ()) -> None:
-    """Raise ValueError if the model has no class of that number, nor is it all of them."""
+    """Raise ValueError unless `which` is None, "all" or the number of a class."""
     if which is None:
         return
     if not model.nclasses:
-        raise ValueError(f"class={which}: this run's model knows no classes; leave class out.")
+        raise ValueError(f"class={which}: the run's model is unconditional; leave class out.")
     number = isinstance(which, int) and not isinstance(which, bool) and 0 <= which < model.nclasses
     if which != EVERY and not number:
-        class_label = ", ".join(f'"{name}"' for name in names)
-        others = f", or one of {class_label}" if names else ""
+        quoted = ", ".join(f'"{name}"' for name in names)
+        others = f", or one of {quoted}" if names else ""
         raise ValueError(f"class={which}: choose a number from 0 to {model.nclasses - 1}, or all{others}.")
 
 
-def warn_of_idle(model: "LatentModel", which: int | str | None, names: Sequence[str], counts: Sequence[int]) -> None:
-    """Log a warning if a class is asked for that no training image had, or nothing is known of how many had it."""
+def warn_of_untrained_classes(
+    model: "LatentModel", which: int | str | None, names: Sequence[str], counts: Sequence[int]
+) -> None:
+    """Log a warning for each selected class without training images, and a line if the numbers are unknown."""
     if model.nclasses and not any(counts):
         if which is None:
-            log.info("the run does not say how many images each class had: all are drawn equally often")
+            log.info("the run does not record the number of images of each class; classes are drawn equally often")
         return
-    asked = range(model.nclasses) if which == EVERY else [which] if isinstance(which, int) else []
-    idle = [class_label(names, k) for k in asked if k >= len(counts) or not counts[k]]
-    if idle:
-        line = "beware: no training image was of class %s: what is generated of it means nothing"
-        log.warning(line, ", ".join(idle))
+    selected = range(model.nclasses) if which == EVERY else [which] if isinstance(which, int) else []
+    untrained = [class_label(names, k) for k in selected if k >= len(counts) or not counts[k]]
+    if untrained:
+        line = "warning: no training image has class %s; generated images of this class are meaningless"
+        log.warning(line, ", ".join(untrained))
 
 
 def class_label(names: Sequence[str], number: int) -> str:
-    """Return what a class is called: its number where it has no name."""
+    """Return the name of a class, or its number if it has no name."""
     return names[number] if number < len(names) else str(number)
 
 
 def class_folders(names: Sequence[str], nclasses: int) -> list[str]:
-    """Return a folder's name for each class: what it is called, without signs; their numbers if two are the same."""
+    """Return a folder name for each class: its name without special characters, or its number if two names collide."""
     plain = [re.sub(r"[^\w .()+=,@-]", "_", class_label(names, k))[:100].strip(" .") or "_" for k in range(nclasses)]
-    alike = len({name.casefold() for name in plain}) < nclasses
-    return [str(k) for k in range(nclasses)] if alike else plain
+    collide = len({name.casefold() for name in plain}) < nclasses
+    return [str(k) for k in range(nclasses)] if collide else plain
 
 
 def save_images(
@@ -176,13 +167,13 @@ def save_images(
     nrow: int | None = None,
     folders: Sequence[str] = (),
 ) -> list[str]:
-    """Write a grid to `out` if it is a .png, else a grid and single PNGs into it; return the names of these in turn.
+    """Write a grid and, if `out` is a folder, a PNG for each image; return the file names of the latter in order.
 
     Args:
-        images: in [0, 1].
-        out: a .png, or a folder.
-        nrow: images of each class, which get a row and a folder of their own; None if there are no such rows.
-        folders: names of the folders; their numbers if there are none.
+        images: pixels in [0, 1].
+        out: path of a .png file for the grid, or a folder.
+        nrow: number of images per class, if each class gets a row of the grid and a folder of its own.
+        folders: folder name for each class; classes without one use their number.
     """
     from vae_lab.data.grids import grid, to_uint8
     from vae_lab.system.atomic import write_png

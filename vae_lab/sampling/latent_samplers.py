@@ -12,17 +12,16 @@ from vae_lab.sampling.subspace import SubspaceMixture
 from vae_lab.system.randomness import seeded
 
 LARGEST = 256
-"""Latents from which on full covariances take too long to fit."""
+"""Largest number of latents for which full covariances are fitted; more would take too long."""
 
 DIRECTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
-"""How many principal directions a mixture may have."""
+"""Candidate numbers of principal directions."""
 
 
 def fitted_density(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> Distribution:
-    """Return a mixture fitted to latents: with full covariances if they can be known, else in a subspace.
+    """Return a Gaussian mixture fitted to latents, with full covariances or, for few latents, in a subspace.
 
-    A full covariance has as many numbers as half its side squared, so each component is to have twice as many latents
-    as they are long.
+    A covariance has about nlatent^2 / 2 parameters, so full covariances need 2 * nlatent latents for each component.
     """
     n, nlatent = latents.shape
     if (nlatent <= LARGEST and n >= 2 * ncomponents * nlatent) or nlatent == 1 or n < 5:
@@ -31,29 +30,29 @@ def fitted_density(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: 
 
 
 def fitted_mixture(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> Distribution:
-    """Return a mixture of normals with full covariances fitted to latents, as a rule the training posteriors' means.
+    """Return a Gaussian mixture with full covariances fitted to latents, usually posterior means of training images.
 
-    Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, call it ex-post density estimation and use 10.
-
-    It stays in double precision on the CPU: in single precision a covariance that is nearly singular has no root.
+    Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, call it ex-post density estimation and use 10 components. The
+    mixture is in double precision, because the Cholesky factorization of a nearly singular covariance fails in single
+    precision, and on the CPU.
 
     Raises:
         ValueError: if there are fewer latents than components.
     """
-    from sklearn.mixture import GaussianMixture  # takes half a second
+    from sklearn.mixture import GaussianMixture  # importing it takes half a second
 
     if not 1 <= ncomponents <= len(latents):
-        raise ValueError(f"ncomponents must be from 1 to the {len(latents)} latents to be fitted, not {ncomponents}.")
+        raise ValueError(f"ncomponents={ncomponents} must be from 1 to {len(latents)}, the number of latents.")
     fit = GaussianMixture(ncomponents, random_state=seed).fit(latents.double().cpu().numpy())
     parts = (torch.from_numpy(array) for array in (fit.weights_, fit.means_, fit.covariances_))
     return gaussian_mixture(*parts)
 
 
 def fitted_subspace(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> SubspaceMixture:
-    """Return a mixture in the latents' principal directions, with one variance along all others.
+    """Return a Gaussian mixture in the latents' principal directions, with one variance along all other directions.
 
-    How many directions, and whether one normal or `ncomponents`, is what gives every fifth latent the highest density
-    when the others are fitted; then all are.
+    The number of directions, and whether to use 1 or `ncomponents` components, maximize the log-density of a holdout of
+    every fifth latent. The returned mixture is fitted to all latents.
     """
     latents = latents.double().cpu()
     held = torch.arange(len(latents)) % 5 == 4
@@ -65,7 +64,7 @@ def fitted_subspace(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed:
 def subspaces(
     latents: Float64[Tensor, "n nlatent"], ncomponents: int, seed: int
 ) -> Iterator[tuple[tuple[int, int], SubspaceMixture]]:
-    """Yield a fit for each number of directions and of components that there are enough latents for, beside both."""
+    """Yield (directions, components) and a fit, for each combination with enough latents."""
     n, nlatent = latents.shape
     most = min(n // 2, nlatent - 1)
     directions = principal_directions(latents, min(DIRECTIONS[-1], most), seed)
@@ -76,7 +75,7 @@ def subspaces(
 
 
 def principal_directions(latents: Float64[Tensor, "n nlatent"], k: int, seed: int) -> Float64[Tensor, "nlatent k"]:
-    """Return orthonormal directions in which the latents vary most, the first most of all."""
+    """Return the first `k` principal directions of the latents, as orthonormal columns."""
     with seeded("subspace", seed):
         found = torch.svd_lowrank(latents - latents.mean(0), q=min(k + 10, *latents.shape), niter=4)
     return found[2][:, :k]
@@ -85,11 +84,11 @@ def principal_directions(latents: Float64[Tensor, "n nlatent"], k: int, seed: in
 def in_subspace(
     latents: Float64[Tensor, "n nlatent"], directions: Float64[Tensor, "nlatent k"], ncomponents: int, seed: int
 ) -> SubspaceMixture:
-    """Return the mixture along these directions, and the most likely variance along the others: their mean one."""
+    """Return the mixture along `directions`, with the maximum-likelihood variance along all other directions."""
     location = latents.mean(0)
     centred = latents - location
     inside = centred @ directions
     nothers = directions.shape[0] - directions.shape[1]
     variance = (centred.square().sum() - inside.square().sum()) / (len(latents) * nothers)
-    least = 1e-12 + 1e-6 * centred.square().mean()  # latents that lie in the subspace still have a density
+    least = 1e-12 + 1e-6 * centred.square().mean()  # avoids variance 0 if all latents are in the subspace
     return SubspaceMixture(location, directions, fitted_mixture(inside, ncomponents, seed), variance.clamp(min=least))

@@ -1,9 +1,8 @@
-"""The samplers of a run: its prior, or a Gaussian mixture fitted once and stored.
+"""The samplers of a run: its prior, or a Gaussian mixture that is fitted once and stored.
 
-The mixture lies in the run folder as samplers/gmm-<checkpoint>-<digest>.pt, or in the cache if that folder cannot be
-written, so that generating needs the images once only. The digest is of the weights and of how it was fitted: a run
-that was trained further gets another mixture. Where there are too many latents for so few images, as in a 256-pixel
-autoencoder, it is one in their principal directions.
+The mixture's file is samplers/gmm-<checkpoint>-<digest>.pt in the run folder, or in the cache if the run folder is
+read-only. The digest covers the weights and the settings of the fit, so that further training leads to a new mixture.
+With too many latents for the number of images, as in a 256-pixel autoencoder, the mixture is in a principal subspace.
 """
 
 import logging
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.images import ImageSet
-from vae_lab.errors import DataError
+from vae_lab.errors import DataError, require_choice
 from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.priors import gaussian_mixture
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 NAMES = ("prior", "gmm")
 NCOMPONENTS = 10
 NFITTED = 20_000
-"""Training images, the first ones, that the mixture is fitted to: their order is a permutation already."""
+"""Number of training images that the mixture is fitted to: the first ones, whose order is random already."""
 
 
 def load_sampler(
@@ -47,41 +46,35 @@ def load_sampler(
     root: str | None = None,
     trust: Trust = None,
 ) -> Distribution:
-    """Return the density over latents called `name`; a mixture is fitted, and kept, if the run has none yet.
+    """Return a density over latents: the prior, or the run's mixture, which is fitted and stored if it is missing.
 
     Raises:
-        DataError: if the images are needed and not there.
-        ValueError: if there is no such sampler, or none for this model.
+        DataError: if the training images are needed and missing.
+        ValueError: if `name` is unknown, or the mixture does not support the model.
     """
-    if name not in NAMES:
-        raise ValueError(f"sampler={name}: there are {' and '.join(NAMES)}.")
+    require_choice("sampler", name, NAMES)
     if name == "prior":
         return model.prior()
-    check_mixture(model)
+    if not isinstance(model, VAE):
+        raise ValueError(
+            "sampler=gmm requires a model with one vector of latents, and a ladder learns the density of its lower"
+            " groups; choose sampler=prior."
+        )
     path = mixture_path(run, checkpoint)
     if path.is_file():
         return read_mixture(path)
-    log.info("fitting a mixture of %d normals to the training images' latents, kept in %s", NCOMPONENTS, path)
+    log.info("fitting a mixture of %d normals to the latents of the training images, stored in %s", NCOMPONENTS, path)
     data = load_data(run, checkpoint, root=root, trust=trust)
     return fit_mixture(run, model, data.eval_splits.train, checkpoint=checkpoint)
 
 
-def check_mixture(model: LatentModel) -> None:
-    """Raise ValueError if a mixture cannot be fitted to the model's latents."""
-    if not isinstance(model, VAE):
-        raise ValueError(
-            "sampler=gmm is for models with one vector of latents; a ladder has learned the density of its lower"
-            " groups: choose sampler=prior."
-        )
-
-
 def mixture_path(run: Path, checkpoint: str) -> Path:
-    """Return where the mixture of the weights that a run has now is kept."""
+    """Return the path of the mixture for a run's current weights."""
     return kept_path(*mixture_place(run, checkpoint))
 
 
 def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
-    """Return the run folder, the name of its mixture in it, and a hash of the weights that it is fitted for."""
+    """Return the run folder, the mixture's file name relative to it, and a digest of the weights."""
     folder, name = locate(run, checkpoint)
     weights = weights_digest(run, checkpoint)
     rule = {"weights": weights, "ncomponents": NCOMPONENTS, "nfitted": NFITTED}
@@ -89,35 +82,30 @@ def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
 
 
 def fit_mixture(run: Path, model: LatentModel, training: ImageSet, *, checkpoint: str) -> Distribution:
-    """Return the mixture fitted to the posterior means of training images, and store it.
+    """Fit a mixture to the posterior means of training images, store it and return it.
 
-    It is one for all classes of a conditional model, whose prior knows none either.
-
-    Args:
-        run: a run folder, or a checkpoint file.
-        model: encodes.
-        training: the training images, as the model sees them.
-        checkpoint: whose mixture it is.
+    A conditional model has one mixture for all classes, as it has one prior. `model` is loaded from `checkpoint` of
+    `run`, a run folder or a checkpoint file.
     """
     rows = torch.arange(min(len(training), NFITTED)).split(2 * batch_size(model))
     latents = torch.cat([encode_images(*placed(model, training, some)) for some in rows])
     if len(latents) < 2 * NCOMPONENTS:
-        log.warning("beware: a mixture fitted to %d images says little of any others", len(latents))
+        log.warning("warning: a mixture fitted to only %d images does not generalize well", len(latents))
     mixture = fitted_density(latents, NCOMPONENTS, seed=0)
     if isinstance(mixture, SubspaceMixture):
-        line = "%d latents are too many for full covariances of %d images: it is a mixture in %d principal directions"
+        line = "%d latents are too many for full covariances of %d images; the mixture has %d principal directions"
         log.info(line, model.nlatent, len(latents), mixture.directions.shape[1])
     path = place_to_keep(*mixture_place(run, checkpoint))
     try:
         with whole(path) as temporary:
             torch.save(parts_of(mixture), temporary)
     except OSError as error:
-        log.warning("the mixture cannot be kept in %s: %s", path.parent, error.strerror)
+        log.warning("cannot store the mixture in %s: %s", path.parent, error.strerror)
     return mixture
 
 
-def parts_of(mixture: Any) -> dict[str, Tensor]:  # noqa: ANN401 (torch's mixtures don't say what they are made of)
-    """Return the tensors that a mixture is made of."""
+def parts_of(mixture: Any) -> dict[str, Tensor]:  # noqa: ANN401 (torch's mixtures are not typed)
+    """Return a mixture's parameters."""
     if isinstance(mixture, SubspaceMixture):
         own = {"location": mixture.location, "directions": mixture.directions.clone(), "variance": mixture.rest}
         return parts_of(mixture.inner) | own
@@ -132,7 +120,7 @@ def read_mixture(path: Path) -> Distribution:
     """Return a stored mixture.
 
     Raises:
-        DataError: if the file is not one.
+        DataError: if the file is not a stored mixture.
     """
     try:
         stored = read_tensors(path)
@@ -140,5 +128,5 @@ def read_mixture(path: Path) -> Distribution:
         if "directions" not in stored:
             return mixture
         return SubspaceMixture(stored["location"], stored["directions"], mixture, stored["variance"])
-    except Exception as error:  # torch names no common type for what a damaged or hostile file can raise
-        raise DataError(f"{path.absolute()} is no mixture of vae_lab; delete it to fit a new one.") from error
+    except Exception as error:  # errors of damaged or malicious files have no common type in torch
+        raise DataError(f"{path.absolute()} is not a stored mixture; delete it to fit a new one.") from error

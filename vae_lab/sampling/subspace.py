@@ -1,4 +1,4 @@
-"""A Gaussian mixture in the principal subspace, for more dimensions than vectors."""
+"""A Gaussian mixture in a principal subspace, for fewer vectors than a full covariance needs."""
 
 import math
 
@@ -11,18 +11,18 @@ from vae_lab.probability.distributions import UncheckedDistribution
 
 
 class SubspaceMixture(UncheckedDistribution):
-    """A density of k coordinates along orthonormal directions, and one variance along all others: batch [], event [n].
+    """A density along k orthonormal directions, with one variance along all others: batch [], event [n].
 
-    z = location + directions t + noise, with t from `inner` and noise in the n - k dimensions at right angles to the
-    directions. Turning changes no volume, so log p(z) = log inner(t) + log N(rest; 0, variance I). With a normal for
-    `inner` that is probabilistic principal components (Tipping and Bishop 1999, https://doi.org/10.1111/1467-9868.00196);
-    with a mixture, one whose components share the directions and the noise.
+    z = location + directions t + noise, with t drawn from `inner` and noise in the n - k dimensions orthogonal to the
+    directions. Rotations preserve volume, so log p(z) = log inner(t) + log N(rest; 0, variance I). If `inner` is a
+    normal, this is probabilistic PCA (Tipping and Bishop 1999, https://doi.org/10.1111/1467-9868.00196); if it is a
+    mixture, the components share the directions and the noise.
 
     Args:
         location: [n].
         directions: orthonormal columns, [n, k].
-        inner: over vectors of length k.
-        variance: along every other direction.
+        inner: density over vectors of length k.
+        variance: variance along every other direction.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from typing import Any
 from vae_lab.errors import Interrupted
 from vae_lab.reporting.untrusted_files import read_yaml
 from vae_lab.runs.folder import KILLED, MISSING, OUTDATED, read_summary
-from vae_lab.runs.identity import differences, images_digest, stated
+from vae_lab.runs.identity import describe_changes, differences, images_digest
 from vae_lab.sweeps.results import conclude
 from vae_lab.sweeps.trial import Trial, move_aside, settle, wait
 from vae_lab.system.error_text import reason
@@ -25,7 +25,7 @@ from vae_lab.system.locks import POLL, hold, holder
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import key
 from vae_lab.system.reading import Unreadable
-from vae_lab.system.signals import EndAtOnce, heard
+from vae_lab.system.signals import EndAtOnce, handled_signals
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def free_outdated(trials: Sequence[Trial], configs: Mapping[Path, object]) -> No
                 continue
             with suppress(Unreadable, KeyError):
                 changes = differences(read_yaml(trial.folder / ".hydra" / "config.yaml"), configs[trial.folder])
-                other = f"settings: {stated(changes)}" if other == "settings" and changes else other
+                other = f"settings: {describe_changes(changes)}" if other == "settings" and changes else other
             line = "trial %s was made with other %s; that is kept in %s, and the trial is trained anew"
             log.warning(line, trial.name, other, move_aside(trial.folder))
 
@@ -204,7 +204,7 @@ class PassOn(EndAtOnce):
 def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
     """Send signals to the trials' processes while the block runs; see `PassOn`."""
     end = PassOn(trials)
-    previous = {number: signal.signal(number, end) for number in heard()}
+    previous = {number: signal.signal(number, end) for number in handled_signals()}
     try:
         yield
     finally:

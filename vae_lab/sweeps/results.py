@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from vae_lab.errors import SweepFailed
-from vae_lab.runs.folder import FAILURES, HOLES, State
+from vae_lab.runs.folder import FAILURES, TO_RUN, State
 from vae_lab.sweeps.trial import Trial
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.quoting import command_line, quote_override
@@ -48,7 +48,7 @@ def conclude(states: Mapping[Trial, State], retry: str, lowest: Mapping[str, boo
         if state.status not in WELL
     ]
     remedies = {
-        "the same command again runs those that were killed, interrupted or not started": HOLES,
+        "the same command again runs those that were killed, interrupted or not started": TO_RUN,
         f"{retry} runs failed ones again": FAILURES,
         "a longer trainer.max_time lets stopped ones end": ("stopped",),
     }

@@ -15,12 +15,12 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from vae_lab.cli.entry import explain
+from vae_lab.cli.entry import print_error
 from vae_lab.errors import StorageError
 from vae_lab.reporting.ranking import caution
 from vae_lab.reporting.untrusted_files import is_number
-from vae_lab.runs.folder import State, left, read_summary
-from vae_lab.runs.identity import differences, identity, stated
+from vae_lab.runs.folder import State, read_summary, state_at_rest
+from vae_lab.runs.identity import describe_changes, differences, identity
 from vae_lab.sweeps.trial import Trial, digest, run_held, typed_threads, wait, with_threads
 from vae_lab.system.error_text import nearest
 from vae_lab.system.locks import hold, holder
@@ -176,7 +176,9 @@ def require_same(study: optuna.Study, search: Search) -> None:
         raise ValueError(f"search.study={search.study} is there and does not say what it was made of; {REMEDY}.")
     changes = [] if before is None else differences(before, search.made_of, ())
     if changes:
-        raise ValueError(f"search.study={search.study} is there and was made with {stated(changes)}; {REMEDY}.")
+        raise ValueError(
+            f"search.study={search.study} is there and was made with {describe_changes(changes)}; {REMEDY}."
+        )
     study.set_user_attr(MADE_OF, dict(search.made_of))
 
 
@@ -232,8 +234,8 @@ def run_asked(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Se
     except optuna.TrialPruned as error:
         log.info("trial %s pruned: %s", trial.name, error)
     except (Exception, SystemExit) as error:  # it is recorded; the search goes on
-        explain(error, config_name="tune")
-    state, summary = left(trial.folder), read_summary(trial.folder)
+        print_error(error, config_name="tune")
+    state, summary = state_at_rest(trial.folder), read_summary(trial.folder)
     lacking = [metric for metric in metrics if not is_number(summary.get(metric))]
     if state.status == "completed" and lacking:
         numbers = {name: value for name, value in summary.items() if "/" in name}

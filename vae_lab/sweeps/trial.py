@@ -16,7 +16,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vae_lab import errors
 from vae_lab.reporting.untrusted_files import read_yaml
-from vae_lab.runs.folder import FAILURES, HOLES, KILLED, OUTDATED, RUNNING, State, command, left, read_summary, record
+from vae_lab.runs.folder import (
+    FAILURES,
+    KILLED,
+    OUTDATED,
+    RUNNING,
+    TO_RUN,
+    State,
+    command,
+    read_summary,
+    record,
+    state_at_rest,
+)
 from vae_lab.runs.identity import images_digest
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.error_text import reason
@@ -64,7 +75,7 @@ class Trial(NamedTuple):
         if holder(self.folder) is not None:
             return State(RUNNING)
         other = self.made_of_other()
-        return State(OUTDATED, f"the run in its folder had other {other}") if other else left(self.folder)
+        return State(OUTDATED, f"the run in its folder had other {other}") if other else state_at_rest(self.folder)
 
     def made_of_other(self) -> str:
         """Return "settings" or "images" if those of the run in the folder differ from the trial's; else ""."""
@@ -78,7 +89,7 @@ class Trial(NamedTuple):
 
     def is_hole(self, *, retry_failed: bool = False) -> bool:
         """Return whether the trial needs to run: it has no outcome, or failed and `retry_failed` is set."""
-        return self.state().status in (HOLES + FAILURES if retry_failed else HOLES)
+        return self.state().status in (TO_RUN + FAILURES if retry_failed else TO_RUN)
 
 
 def short_names(overrides: Sequence[str]) -> str:
@@ -146,10 +157,10 @@ def run_trial(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
 
 def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
     """Do the same as `run_trial` in a folder that this process holds."""
-    state = left(trial.folder)
-    if state.status not in HOLES + (FAILURES if retry_failed else ()):
+    state = state_at_rest(trial.folder)
+    if state.status not in TO_RUN + (FAILURES if retry_failed else ()):
         return state
-    wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in HOLES else None
+    wandb_id = read_summary(trial.folder).get("wandb_id") if state.status in TO_RUN else None
     resume = make_ready(trial.folder, state)
     log.info("trial %s %s", trial.name, "starts" if resume is None else "goes on from its last checkpoint")
     try:
@@ -159,7 +170,7 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
         error.add_note(f"trial {trial.name}")
         raise
     record(trial.folder, **recorded(trial))
-    return left(trial.folder)
+    return state_at_rest(trial.folder)
 
 
 def recorded(trial: Trial) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def recorded(trial: Trial) -> dict[str, Any]:
 def settle(trial: Trial) -> State:
     """Return the state of a trial, and record it if the trial was killed."""
     with hold(trial.folder) as mine:
-        state = left(trial.folder) if mine else State(RUNNING)
+        state = state_at_rest(trial.folder) if mine else State(RUNNING)
         if state.status == KILLED:
             record(trial.folder, **state._asdict(), **recorded(trial))
     return state

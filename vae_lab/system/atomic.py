@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; once the block has ended well, it is put in place at once.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
-    Whoever looks sees the old file or the new one, also after a crash: the content is on disk before the name changes.
+    Readers see the old file or the new one, even after a crash: the content is on disk before the rename.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -35,22 +35,22 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` at once."""
+    """Write `content` to `path` atomically."""
     with whole(path) as temporary:
         temporary.write_bytes(content)
 
 
 def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
-    """Return the paths, with wildcards expanded: a shell does not expand those of setting=a*.png.
+    """Return the paths with wildcards expanded; a shell does not expand the one in setting=a*.png.
 
     Raises:
-        DataError: if it matches nothing.
+        DataError: if a wildcard matches nothing.
     """
     found: list[Path] = []
     for path in paths:
         matches = [path]
-        if has_magic(str(path)) and not os.path.lexists(path):  # brackets may be a name's own
-            matches = [Path(name) for name in sorted(glob(str(path)))]  # noqa: PTH207 (of any depth, from any place)
+        if has_magic(str(path)) and not os.path.lexists(path):  # a file name may contain brackets
+            matches = [Path(name) for name in sorted(glob(str(path)))]  # noqa: PTH207 (Path.glob takes no absolute one)
             if not matches:
                 raise DataError(f"{setting}={path} matches no file and no folder.")
             log.info("%s=%s matches %d paths", setting, path, len(matches))
@@ -59,21 +59,16 @@ def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
 
 
 def require_folder_name(out: Path, *accepted: str) -> None:
-    """Raise ValueError if `out=` is named like a file, as in x.jpg, and is neither a folder nor of an accepted kind.
-
-    Args:
-        out: what a setting names.
-        accepted: endings of names that are no folder's, as ".png".
-    """
+    """Raise ValueError if `out=` names a file, as x.jpg, unless it is a folder or has an accepted ending, as ".png"."""
     kind, _ = mimetypes.MimeTypes().guess_type(out.name.lower(), strict=False)
     if kind is None or out.suffix.lower() in accepted or out.is_dir():
         return
     expected = " or ".join(["a folder", *(f"a {ending}" for ending in accepted)][::-1])
-    raise ValueError(f"out={out} is the name of a file, and {expected} is written; name such.")
+    raise ValueError(f"out={out} is the name of a file; name {expected}.")
 
 
 def write_png(path: Path, image: UInt8[Tensor, "channels height width"]) -> None:
-    """Write a grey or colour image to `path` at once."""
+    """Write a grey or colour image to `path` atomically."""
     pixels = image.permute(1, 2, 0).numpy()
     with whole(path) as temporary:
         Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary, format="PNG")
@@ -81,7 +76,7 @@ def write_png(path: Path, image: UInt8[Tensor, "channels height width"]) -> None
 
 def _flush(path: Path) -> None:
     windows = os.name == "nt"
-    if windows and path.is_dir():  # it opens no folders, and flushes no file that is open for reading alone
+    if windows and path.is_dir():  # Windows opens no folders, and flushes only files that are open for writing
         return
     descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:

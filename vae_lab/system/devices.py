@@ -1,4 +1,4 @@
-"""Choice of a device, and of a precision: bfloat16 where the hardware computes in it, else float32."""
+"""Choice of a device and a precision: bfloat16 if the hardware supports it, else float32."""
 
 import torch
 
@@ -6,10 +6,10 @@ PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the device asked for; "auto" is the GPU where there is one.
+    """Return the requested device; "auto" is the GPU if one is available, else the CPU.
 
     Raises:
-        ValueError: if it cannot be used.
+        ValueError: if the device cannot be used.
     """
     try:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -21,7 +21,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def fastest_precision(accelerator: str) -> str:
-    """Return "bf16-mixed" where the device that a network will run on has bfloat16 arithmetic, else "32-true"."""
+    """Return "bf16-mixed" if the accelerator has bfloat16 arithmetic, else "32-true"."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -30,6 +30,6 @@ def fastest_precision(accelerator: str) -> str:
 
 
 def arithmetic(precision: str, device: str) -> torch.autocast:
-    """Return the context in which networks run in a precision: one of `PRECISIONS`; `device` is "cpu" or "cuda"."""
+    """Return the autocast context for a precision of `PRECISIONS`; `device` is "cpu" or "cuda"."""
     chosen = fastest_precision(device) if precision == "auto" else precision
     return torch.autocast(device, torch.bfloat16, enabled=chosen == "bf16-mixed")

@@ -1,20 +1,20 @@
-"""Errors described in one line."""
+"""One-line descriptions of errors."""
 
 import difflib
 import re
 from collections.abc import Collection, Iterable
 
 LOCATING = re.compile(r"Error locating target '(?P<target>[^']*)'[^\n]*(\nfull_key: (?P<key>\S+))?")
-"""What Hydra says of a class that cannot be imported."""
+"""Hydra's message for a class that cannot be imported."""
 
 
 def is_in(target: object, packages: Collection[str]) -> bool:
-    """Return whether a dotted name begins with one of some packages, exactly."""
+    """Return whether the top-level package of a dotted name is one of `packages`."""
     return isinstance(target, str) and target.partition(".")[0] in packages
 
 
 def import_problem(error: BaseException) -> str | None:
-    """Return the sentence on a class that a setting names and that cannot be imported; None of any other error."""
+    """Return the message for a class in a config that cannot be imported; None for any other error."""
     found = LOCATING.match(str(error)) if type(error).__name__ == "InstantiationException" else None
     if found is None:
         return None
@@ -22,11 +22,11 @@ def import_problem(error: BaseException) -> str | None:
 
 
 def unimportable(target: str, error: BaseException) -> str:
-    """Return the sentence on a class that cannot be imported, from the error that came of trying."""
+    """Return the message for a class that cannot be imported, given the error that the import raised."""
     while type(error).__name__ in ("InstantiationException", "ImportError") and error.__cause__ is not None:
         error = error.__cause__
     problem = " ".join(str(error).split()).rstrip(".")
-    remedy = "name a class that is there"
+    remedy = "name a class that exists"
     if isinstance(error, ModuleNotFoundError) and error.name is not None:
         parent, _, last = error.name.rpartition(".")
         if "is not a package" in problem:
@@ -34,21 +34,21 @@ def unimportable(target: str, error: BaseException) -> str:
         elif not is_in(parent, [target.partition(".")[0]]):
             remedy = f"install {error.name}, or add its folder to PYTHONPATH"
     elif not isinstance(error, ImportError | AttributeError):
-        problem, remedy = f"{type(error).__name__}: {problem}", "HYDRA_FULL_ERROR=1 shows where"
+        problem, remedy = f"{type(error).__name__}: {problem}", "HYDRA_FULL_ERROR=1 shows the traceback"
     return f"{target} cannot be imported ({problem}); {remedy}."
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
-    """Return the names most like a name, for a message; a single one only if it is near, else ""."""
+    """Return the `n` known names that are most similar to `name`, as text; with n = 1 a close match, else ""."""
     return ", ".join(difflib.get_close_matches(name, list(known), n, cutoff=0.6 if n == 1 else 0.0))
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line what went wrong, below what Hydra wraps around it."""
+    """Return an error's message in one line, without the error that Hydra wraps around it."""
     unimportable = import_problem(error)
     if unimportable:
         return unimportable
     while type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         error = error.__cause__
-    text = f"left with exit code {error.code}" if isinstance(error, SystemExit) else str(error).strip()
+    text = f"exited with code {error.code}" if isinstance(error, SystemExit) else str(error).strip()
     return " ".join(text.split())[:500] or type(error).__name__

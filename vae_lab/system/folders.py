@@ -1,7 +1,7 @@
 """Home and cache folders, and checks that a path can be written.
 
-A process in a container often has a user id without a name, no HOME, or a home that it cannot write to. Everything that
-vae_lab keeps between runs goes through `cache_folder`.
+A process in a container often has a user id without a name, no HOME, or a home that it cannot write to. `cache_folder`
+holds everything that vae_lab reuses between runs.
 """
 
 import logging
@@ -22,18 +22,16 @@ LIBRARY_FOLDERS = {
     "WANDB_CONFIG_DIR": (("XDG_CONFIG_HOME", ".config", "wandb"),),
     "WANDB_DATA_DIR": (("XDG_DATA_HOME", ".local/share", "wandb"),),
 }
-"""Variables of other libraries, and the folders that each uses by default: an XDG variable, else a part of the home."""
+"""Other libraries' variables, and the default folders of each: XDG variable, its default below the home, name."""
 
 
 def expanded(path: object) -> Path:
-    """Return a path with a leading ~ replaced by the home.
-
-    A ~name of nobody is left as it is, for it may name a file.
+    """Return a path with a leading ~ replaced by the home; a ~name without such a user is kept as a file name.
 
     Raises:
-        ValueError: if there is no home.
+        ValueError: if the user has no home.
     """
-    text = os.path.expanduser(str(path))  # noqa: PTH111 (Path.expanduser raises for a ~name that it does not know)
+    text = os.path.expanduser(str(path))  # noqa: PTH111 (Path.expanduser raises for an unknown ~name)
     if text == "~" or text.startswith("~/"):
         raise ValueError(f"{path}: this user has no home folder; write the path out, or set HOME.")
     return Path(text)
@@ -46,18 +44,18 @@ def seen_from_here(path: Path) -> Path:
 
 
 def home_folder() -> Path | None:
-    """Return the user's home, or None if it is not known or not there."""
+    """Return the user's home, or None if it is unknown or missing."""
     if not os.environ.get("HOME"):
-        os.environ.pop("HOME", None)  # an empty one would make the home the working folder
+        os.environ.pop("HOME", None)  # an empty HOME would stand for the working folder
     try:
         home = Path.home()
     except RuntimeError:
         return None
-    return home if os.path.isdir(home) else None  # noqa: PTH112 (Path.is_dir raises where it may not look)
+    return home if os.path.isdir(home) else None  # noqa: PTH112 (Path.is_dir raises without permission)
 
 
 def obstacle(folder: Path) -> OSError | None:
-    """Return why no file can be made in `folder`, or None; the folder need not be there, and nothing is left in it."""
+    """Return the error that prevents writing into `folder`, or None; the folder need not exist and is not made."""
     place = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent
@@ -69,21 +67,16 @@ def obstacle(folder: Path) -> OSError | None:
 
 
 def require_writable(folder: Path, remedy: str = "name another folder with out=") -> None:
-    """Raise StorageError unless a file can be written to `folder`, which need not be there; nothing is left in it.
-
-    Args:
-        folder: where files will be written: better told now than after the work.
-        remedy: what else can be done, for the message.
-    """
+    """Raise StorageError unless a file can be written into `folder`, which need not exist and is not made."""
     error = obstacle(folder)
     if error is not None:
         raise StorageError(f"{folder.absolute()} cannot be written ({error.strerror}); {remedy}.") from error
 
 
 def cache_folder() -> Path:
-    """Return where vae_lab keeps what it can compute again.
+    """Return the folder for results that can be computed again.
 
-    That is VAE_LAB_CACHE where it is set, else vae_lab in the user's cache folder, else in a temporary folder.
+    It is VAE_LAB_CACHE if set, else vae_lab in the user's cache folder, else vae_lab in a temporary folder.
     """
     named = os.environ.get("VAE_LAB_CACHE")
     if named:
@@ -93,7 +86,7 @@ def cache_folder() -> Path:
 
 
 def torch_folder() -> Path:
-    """Return where torch keeps downloaded weights."""
+    """Return the folder in which torch stores downloaded weights."""
     named = os.environ.get("TORCH_HOME")
     if named:
         return expanded(named)
@@ -101,12 +94,9 @@ def torch_folder() -> Path:
 
 
 def kept_path(run: Path, name: str, weights: str) -> Path:
-    """Return where a file lies that was computed of a run before; if there is none, where to put it.
+    """Return the path of a file that was computed from a run; if it does not exist, the path to write it to.
 
-    Args:
-        run: the run folder.
-        name: of the file, below the run folder.
-        weights: a hash of the checkpoint that the file is computed of.
+    `name` is the file's path in the run folder, and `weights` a hash of the checkpoint that it is computed from.
     """
     inside = run / name
     if inside.is_file():
@@ -116,19 +106,19 @@ def kept_path(run: Path, name: str, weights: str) -> Path:
 
 
 def place_to_keep(run: Path, name: str, weights: str) -> Path:
-    """Return where to put a file that is computed of a run: in its folder, or in the cache if that is read-only."""
+    """Return the path to write a file to: in the run folder, or in the cache if the run folder is read-only."""
     error = obstacle((run / name).parent)
     if error is None:
         return run / name
     outside = _path_in_cache(name, weights)
-    _say_once(
-        f"{run} cannot be written ({error.strerror}): what is computed of this run is kept in {outside.parents[1]}"
+    _warn_once(
+        f"{run} cannot be written ({error.strerror}): results computed from this run are kept in {outside.parents[1]}"
     )
     return outside
 
 
 @cache
-def _say_once(line: str) -> None:
+def _warn_once(line: str) -> None:
     log.warning("%s", line)
 
 
@@ -137,15 +127,15 @@ def _path_in_cache(name: str, weights: str) -> Path:
 
 
 def provide_home() -> str | None:
-    """Give this process, and those that it starts, folders that can be written where the home has none.
+    """Set HOME and cache variables to temporary folders, here and in child processes, if the home cannot be written.
 
     Returns:
-        What was done, in a sentence, or None if the home is as usual.
+        A sentence for the log, or None if nothing was changed.
     """
     home, reasons = home_folder(), []
     if home is None:
         named = os.environ.get("HOME")
-        reasons.append(f"HOME={named} is not there" if named else "this user has no home folder")
+        reasons.append(f"HOME={named} does not exist" if named else "this user has no home folder")
         os.environ["HOME"] = str(temporary_home())
     blocked = [variable for variable in LIBRARY_FOLDERS if variable not in os.environ and _is_blocked(variable)]
     for variable in blocked:
@@ -159,23 +149,24 @@ def provide_home() -> str | None:
 
 
 def _is_blocked(variable: str) -> bool:
-    """Return whether a library could not write where it does by default; settings that are there are left to it."""
+    """Return whether a library cannot write its default folders; existing W&B settings may be read-only."""
     folders = [_user_folder(*place) for place in LIBRARY_FOLDERS[variable]]
     readable = variable == "WANDB_CONFIG_DIR" and folders[0] is not None and folders[0].is_dir()
     return not readable and any(folder is None or obstacle(folder) is not None for folder in folders)
 
 
 def _user_folder(variable: str, default: str, name: str) -> Path | None:
-    """Return a folder of the user's by the XDG base directory specification, or None without a home."""
+    """Return one of the user's folders by the XDG base directory specification, or None without a home."""
     named, home = os.environ.get(variable), home_folder()
-    if named and Path(named).is_absolute():  # others are to be ignored, says the specification
+    if named and Path(named).is_absolute():  # the specification ignores relative paths
         return Path(named) / name
     return None if home is None else home / default / name
 
 
 def temporary_home() -> Path:
-    """Return a folder for temporary files that belongs to this user alone, the same for all processes."""
-    return _private_folder(Path(tempfile.gettempdir()) / f"vae_lab-{_user()}")
+    """Return a private folder for temporary files, the same one for all processes of this user."""
+    user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return _private_folder(Path(tempfile.gettempdir()) / f"vae_lab-{user}")
 
 
 @cache
@@ -185,9 +176,5 @@ def _private_folder(path: Path) -> Path:
     found = path.lstat()
     ours = stat.S_ISDIR(found.st_mode) and (not hasattr(os, "getuid") or found.st_uid == os.getuid())
     if not ours or stat.S_IMODE(found.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
-        return Path(tempfile.mkdtemp(prefix="vae_lab-"))  # anybody may have put something there
+        return Path(tempfile.mkdtemp(prefix="vae_lab-"))  # other users can write to `path`
     return path
-
-
-def _user() -> str:
-    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")

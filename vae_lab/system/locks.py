@@ -1,4 +1,4 @@
-"""A file lock on a folder, with the process that holds it."""
+"""A file lock on a folder, which names the process that holds it."""
 
 import json
 import os
@@ -12,18 +12,18 @@ from typing import NamedTuple, TextIO
 
 try:
     import fcntl
-except ImportError:  # Windows, where nobody is kept from a folder that another process works in
+except ImportError:  # on Windows folders are not locked
     fcntl = None
 
 LOCK = ".lock"
-"""The file in a run folder that the process at work in it holds locked."""
+"""The file in a run folder that is locked by the process that works in it."""
 POLL = 0.2
-"""Seconds between two looks at a folder that another process holds."""
-PATIENCE = 5.0  # seconds in which those who merely look at a lock should have gone
+"""Seconds between two looks at a folder that another process has locked."""
+PATIENCE = 5.0  # seconds to wait for processes that only look at the lock
 
 
 class Holder(NamedTuple):
-    """The process that works in a folder, and the command that it belongs to."""
+    """The process that works in a folder, and the id of its command."""
 
     host: str
     pid: int
@@ -32,11 +32,11 @@ class Holder(NamedTuple):
 
 @contextmanager
 def hold(folder: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Lock a folder while the block runs, and give whether that succeeded; the system unlocks it if the process dies.
+    """Lock a folder while the block runs, and yield whether that succeeded; the system unlocks it if the process ends.
 
     Args:
         folder: is created if it does not exist.
-        waits: whether to wait for another process that holds it.
+        waits: whether to wait for another process that has locked it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
@@ -52,10 +52,10 @@ def hold(folder: Path, *, waits: bool = False) -> Iterator[bool]:
 
 
 def _locked(file: TextIO) -> bool:
-    """Return whether the lock is ours now.
+    """Return whether this process has acquired the lock.
 
-    Who merely looks at it, as `holder` does, shares it for a moment. So a lock that can be shared with us is held by
-    nobody at work, and we ask again, at moments of chance, as others may do the same.
+    `holder` shares the lock for a moment in order to look at it. A lock that can be shared is therefore not held by a
+    process that works in the folder, and is tried again, after a random pause because other processes try again too.
     """
     if fcntl is None:
         return True
@@ -69,7 +69,7 @@ def _locked(file: TextIO) -> bool:
             except BlockingIOError:
                 return False
             fcntl.flock(file, fcntl.LOCK_UN)
-            if time.monotonic() > deadline:  # a process that was stopped while it looked
+            if time.monotonic() > deadline:  # a process was suspended while it looked at the lock
                 return False
             time.sleep(random.uniform(0, 1e-3))  # noqa: S311
         else:
@@ -94,5 +94,5 @@ def holder(folder: Path) -> Holder | None:
 def _parsed(text: str) -> Holder:
     try:
         return Holder(*json.loads(text))
-    except (ValueError, TypeError):  # it has the lock, and has not yet said who it is
+    except (ValueError, TypeError):  # the holder has not written its name yet
         return Holder("", 0, "")

@@ -1,7 +1,7 @@
 """Masking of secrets: values of keys such as `password`, and `user:password@` in URLs.
 
-A value under such a key is hidden wherever else it occurs, too: an interpolation carries it to other settings, and an
-error may quote it. That takes at least six characters, as shorter ones are ordinary words and numbers.
+A secret is also masked wherever else its value occurs: an interpolation copies it to other settings, and an error may
+quote it. This applies to values of at least six characters; shorter ones are often ordinary words and numbers.
 """
 
 import logging
@@ -25,19 +25,19 @@ _known: set[str] = set()
 
 
 def remember(config: object) -> None:
-    """Have the secrets of a config hidden in all that this process writes from now on."""
+    """Mask the secrets of a config in everything that this process writes from now on."""
     _known.update(_secrets(config))
 
 
 def masked(config: Any, *, remembered: bool = True) -> Any:  # noqa: ANN401
-    """Return a copy of a config, a summary, a list of overrides or a text, in which `***` stands for each secret.
+    """Return a copy of a config, summary, list of overrides or text with `***` in place of each secret.
 
-    Classes stay, and so do references such as `${oc.env:TOKEN}`, which name a secret and are none.
+    Class names are kept, and so are references such as `${oc.env:TOKEN}`, which name a secret without its value.
 
     Args:
-        config: what is to be written.
-        remembered: whether values that `remember` was given are hidden, or those alone that `config` tells of: what
-            must be the same in every process, as a hash, may not depend on what one of them has seen.
+        config: the content to mask.
+        remembered: whether to mask the secrets given to `remember` too. A hash must not depend on them, because it must
+            be the same in every process.
     """
     known = _known if remembered else set[str]()
     values = {value for value in known | set(_secrets(config)) if len(value) >= MIN_LENGTH}
@@ -59,7 +59,7 @@ def _masked(node: Any, values: list[str], key: str = "") -> Any:  # noqa: ANN401
 
 
 def _masked_text(text: str, values: list[str]) -> str:
-    """Return a text without secrets; one that is an override alone ends with its value."""
+    """Return a text with its secrets masked; in an override such as password=…, the whole value is masked."""
     override = OVERRIDE.fullmatch(text)
     if override and _is_secret(override[1], override[2]):
         return override[1] + HIDDEN
@@ -72,7 +72,7 @@ def _masked_text(text: str, values: list[str]) -> str:
 
 
 def _values(text: str) -> Iterator[re.Match[str]]:
-    """Yield the secrets that stand behind their keys in a text, as `key=value` or `key: value`."""
+    """Yield the secret values in a text that are written as `key=value` or `key: value`."""
     end = 0
     for key in KEY.finditer(text):
         if key.start() < end or not any(_named(key[0])):
@@ -84,9 +84,9 @@ def _values(text: str) -> Iterator[re.Match[str]]:
 
 
 def _is_secret(key: str, value: object) -> bool:
-    """Return whether a key and what stands under it are a secret.
+    """Return whether the value of a key is a secret.
 
-    A number is one only if the key ends so: `token: 123456` is, `token_size: 64` is not.
+    A number is a secret only if the last word of the key says so: `token: 123456` is one, `token_size: 64` is not.
     """
     if value is None or isinstance(value, bool | dict | list) or str(value) in ("", "null", "true", "false", HIDDEN):
         return False
@@ -105,7 +105,7 @@ def _named(key: str) -> list[bool]:
 
 
 def _secrets(node: object, key: str = "") -> Iterator[str]:
-    """Yield the values that are secrets by their keys, or in an address, at any depth."""
+    """Yield the secret values at any depth, which have a secret key or are the password in a URL."""
     if isinstance(node, dict):
         inner = "" if "_target_" in node else key
         for name, value in node.items():
@@ -128,7 +128,7 @@ class MaskingFilter(logging.Filter):
     """Hides secrets in log lines."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the line, and let it pass."""
+        """Mask the secrets of a record and return True."""
         text = record.getMessage()
         hidden = masked(text)
         if hidden != text:

@@ -1,4 +1,4 @@
-"""What objects print in one line: the call that constructs them, or the shapes of a distribution."""
+"""One-line representations: the call that constructs an object, or the shapes of a distribution."""
 
 import inspect
 from types import MethodType
@@ -8,24 +8,24 @@ from torch.distributions import Distribution
 
 
 class PrintsArguments:
-    """A module that torch prints with its constructor's arguments."""
+    """A mixin for modules that print with the arguments of their constructor."""
 
     def extra_repr(self) -> str:
-        """Return those arguments that are kept under their names, as `beta=1.0`.
+        """Return the arguments that are attributes of the same name, as `beta=1.0`.
 
-        Tensors and methods are left out, and modules, which torch prints below the module that has them.
+        Tensors, methods and modules are left out; torch prints modules on lines of their own.
         """
         kept = [(name, getattr(self, name)) for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
         return ", ".join(f"{name}={v!r}" for name, v in kept if not isinstance(v, Tensor | nn.Module | MethodType))
 
 
 class PrintsCall(PrintsArguments):
-    """An object that prints as its class with these arguments, as `ELBO(beta=1.0)`."""
+    """A mixin for objects that print as a call of their constructor, as `ELBO(beta=1.0)`."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
 def shapes(self: Distribution) -> str:
-    """Return the class of a distribution with its shapes."""
+    """Return the class name and the shapes of a distribution."""
     return f"{type(self).__name__}(batch_shape={[*self.batch_shape]}, event_shape={[*self.event_shape]})"

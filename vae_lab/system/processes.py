@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 
 class Ranks(NamedTuple):
-    """A process among those of one run.
+    """The rank of this process and the number of processes of its run.
 
     Attributes:
-        rank: its number; number 0 alone logs and writes.
-        size: how many there are.
-        local_size: how many of them are on this machine.
+        rank: number of this process; only rank 0 logs and writes.
+        size: number of processes.
+        local_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -24,18 +24,18 @@ class Ranks(NamedTuple):
 
 TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 READ_BY_LIGHTNING = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
-"""Variables that Lightning takes for numbers when it is imported, whoever has set them."""
+"""Variables that Lightning parses as integers when it is imported."""
 SIZES = {"SLURM_NTASKS": "srun", "OMPI_COMM_WORLD_SIZE": "torchrun", "PMI_SIZE": "torchrun", "WORLD_SIZE": "torchrun"}
-"""Variables with a number of processes that are not followed by themselves, and what starts processes that are."""
+"""Variables that give a number of processes but do not start a distributed run, and the program that starts one."""
 
 
 def ranks() -> Ranks:
-    """Return what torchrun has put into the environment, or `srun`; a run of one process if neither has.
+    """Return the ranks that torchrun or `srun` has set in the environment; a single process without them.
 
-    Slurm's batch scripts see the job's number of tasks as well; only a step's, which `srun` makes, are processes.
+    Slurm's batch scripts also see the number of tasks; only the tasks of a step, started by `srun`, are processes.
 
     Raises:
-        ValueError: if a variable is no number.
+        ValueError: if a variable is not a whole number.
     """
     for name in READ_BY_LIGHTNING:
         if name in os.environ:
@@ -49,14 +49,14 @@ def ranks() -> Ranks:
 
 
 def by_torchrun() -> bool:
-    """Return whether torchrun started this process; one variable alone is left over from something else."""
+    """Return whether torchrun started this process, which sets all of its variables; a single one is a leftover."""
     return set(TORCHRUN) <= set(os.environ)
 
 
-def unheeded() -> str | None:
-    """Return a sentence on a variable that asks for several processes and is not followed, or None.
+def size_warning() -> str | None:
+    """Return a warning about a variable that asks for several processes and is ignored, or None.
 
-    A process that is started alone in a shell with leftovers of such variables would wait for the others for ever.
+    A process that followed a leftover variable would wait forever for processes that were never started.
     """
     if ranks().size > 1:
         return None
@@ -64,17 +64,13 @@ def unheeded() -> str | None:
         value = os.environ.get(name, "1")
         if value not in ("", "1"):
             return (
-                f"{name}={value} is ignored, this process trains alone: {starter} starts several that train together."
+                f"{name}={value} is ignored and this process trains alone; start it with {starter} to train on several."
             )
     return None
 
 
 def _number(name: str) -> int:
-    """Return a variable's number.
-
-    Raises:
-        ValueError: if it is none.
-    """
+    """Return the whole number in a variable, or raise ValueError."""
     value = os.environ.get(name, "")
     try:
         return int(value)
@@ -85,7 +81,7 @@ def _number(name: str) -> int:
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have this process signalled when its parent ends, however: joblib's workers would wait for it for ever."""
+    """Have the system signal this process when its parent ends: joblib's workers would wait for it forever."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, number)

@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 LINE_EVERY = 10.0
-"""Seconds between two lines."""
+"""Seconds between progress lines."""
 
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield the items and show how many are done."""
+    """Yield the items and show the progress."""
     if sys.stdout.isatty():
         yield from rich_track(items, what, transient=True)
         return
@@ -31,6 +31,6 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 
 def bar() -> Progress:
-    """Return a progress bar that a terminal shows until the work is done, and nothing else ever sees."""
+    """Return a progress bar on standard error that is shown on terminals only and removed at the end."""
     console = Console(stderr=True)
     return Progress(console=console, transient=True, disable=not console.is_terminal)

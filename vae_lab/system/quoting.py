@@ -10,67 +10,56 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 OVERRIDE = re.compile(r"([+~]{0,2}[A-Za-z_][\w.@:/-]*)=(.*)", re.DOTALL)
-"""A setting or group, and what is typed for it."""
+"""An override: the setting or group, and its value."""
 COMPOSED = re.compile(r"""\s*(["'\[{]|(choice|range|interval|glob|shuffle|sort|tag|extend_list)\()""")
-"""How a value begins that means more than its letters."""
+"""The start of a value with structure: a quoted text, list, mapping or function."""
 
 
 def quote_override(key: str, value: object) -> str:
-    """Return the override that gives a setting this text, letter by letter, in quotes where Hydra wants them."""
+    """Return the override that sets a setting to exactly this text, quoted where Hydra needs quotes."""
     text = str(value)
     plain = f"{key}={text}"
     parsed = parse(plain)
     if parsed is not None and not parsed.is_sweep_override() and parsed.value() == text and "${" not in text:
         return plain
-    return _quoted(key, text.replace("${", r"\${"))  # else it would be the value of another setting
+    escaped = text.replace("${", r"\${")  # an unescaped ${ would start an interpolation
+    return f"{key}={quote_text(escaped)}"
 
 
 def quote_typed(text: str, *, sweeps: bool = False) -> str:
-    """Return an override as it was typed, with its value in quotes if Hydra cannot read it as it is.
+    """Return an override with its value in quotes if Hydra cannot parse it without them.
 
     A value that begins like a list, a mapping, a quoted text or a function is returned unchanged.
 
     Args:
         text: an argument of a command line.
-        sweeps: whether a comma separates the values of a sweep; what holds one is then returned unchanged.
+        sweeps: whether a comma separates the values of a sweep; a value with a comma is then returned unchanged.
     """
     found = OVERRIDE.fullmatch(text)
     if found is None or parse(text) is not None or COMPOSED.match(found[2]) or (sweeps and "," in found[2]):
         return text
-    return _quoted(found[1], found[2])
-
-
-def _quoted(key: str, text: str) -> str:
-    return f"{key}={quote_text(text)}"
+    return f"{found[1]}={quote_text(found[2])}"
 
 
 def quote_text(text: str) -> str:
-    """Return a text in the quotes in which Hydra takes it letter by letter, as in a list."""
+    """Return a text in quotes, so that Hydra takes it literally, for example as an element of a list."""
     return QuotedString(text, Quote.double).with_quotes()
 
 
 def command_line(command: str, overrides: Sequence[str] = (), flags: Sequence[str] = ()) -> str:
-    """Return the line to type into a shell.
-
-    Args:
-        command: "train", "report" and so on.
-        overrides: as Hydra reads them.
-        flags: other arguments, such as --config-dir.
-    """
+    """Return the line that runs a command in a shell; `flags` are others than overrides, such as --config-dir."""
     return shlex.join(["python", "-m", f"vae_lab.{command}", *flags, *overrides])
 
 
+_parser = cache(OverridesParser.create)
+
+
 def parse(text: str) -> Override | None:
-    """Return an override as Hydra understands it, or None if it does not."""
+    """Return an override as parsed by Hydra, or None if its syntax is invalid."""
     try:
         return _parser().parse_override(text)
     except HydraException:
         return None
-
-
-@cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
 
 
 def key(override: str) -> str:

@@ -1,7 +1,7 @@
 """Random generators seeded from counters.
 
-The state of a generator is never stored: before each batch it is set from (phase, seed, batch, rank), so that a resumed
-run, a run inside a sweep and a run alone draw the same noise.
+The state of a generator is never stored. Generators are seeded from (phase, seed, batch, rank) before each batch, so
+that a resumed run, a trial of a sweep and a single run draw the same noise.
 """
 
 import hashlib
@@ -12,23 +12,23 @@ import torch
 
 
 def counter_seed(*counters: int | str) -> int:
-    """Return 63 well-mixed bits that depend on the counters and their order alone."""
+    """Return a 63-bit hash of the counters and their order."""
     digest = hashlib.blake2b(repr(counters).encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
 
 @contextmanager
 def seeded(*counters: int | str) -> Iterator[None]:
-    """Draw what is drawn inside from the counters, and leave the generators outside as they were."""
+    """Seed torch's generators from the counters for the block, and restore their states afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(counter_seed(*counters))
         yield
 
 
 def reseed(device: torch.device, *counters: int | str) -> None:
-    """Set the generators that draw for `device` from the counters.
+    """Seed the generators of `device` and of the CPU from the counters.
 
-    `torch.manual_seed` does this for every kind of device and takes 0.1 ms, which is felt in every step.
+    `torch.manual_seed` seeds every kind of device and takes 0.1 ms, which is too slow for every step.
     """
     seed = counter_seed(*counters)
     torch.default_generator.manual_seed(seed)

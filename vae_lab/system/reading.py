@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 MAX_BYTES = 4_000_000
-"""Of a summary or config; ours have a few thousand."""
+"""Maximum size of a summary or config; those of vae_lab have a few thousand bytes."""
 
 
 class Unreadable(Exception):  # noqa: N818
-    """A file that cannot be used; the message is a short reason."""
+    """A file cannot be used; the message is a short reason."""
 
 
 def is_there(path: Path, *, links: bool = False) -> bool:
-    """Return whether a path is a regular file; a link counts with `links` alone."""
+    """Return whether a path is a regular file or, with `links`, a link to one."""
     try:
         return path.is_file() and (links or not path.is_symlink())
-    except OSError:  # its folder cannot be searched
+    except OSError:  # no permission to search its folder
         return False
 
 
@@ -25,11 +25,12 @@ def read_text(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> str
 
     Args:
         path: the file.
-        limit: bytes that it may have.
-        links: whether a link is followed; in a report, which shows what is read, it could lead to our own files.
+        limit: maximum size in bytes.
+        links: whether to follow a link. A report follows none: it shows what it reads, and a link in somebody's run
+            folder could lead to a private file.
 
     Raises:
-        Unreadable: if it is no regular file, larger than `limit`, or cannot be read.
+        Unreadable: if the file is not regular, is larger than `limit`, or cannot be read.
     """
     if not is_there(path, links=links):
         raise Unreadable(f"no {path.name}")
@@ -42,10 +43,10 @@ def read_text(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> str
 
 
 def read_json(path: Path, *, links: bool = False) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
+    """Return the JSON object in a file.
 
     Raises:
-        Unreadable: if there is no such file, or it holds anything else.
+        Unreadable: if the file cannot be read or does not hold a JSON object.
     """
     text = read_text(path, links=links)
     try:

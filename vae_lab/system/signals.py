@@ -9,59 +9,50 @@ from vae_lab.errors import Interrupted
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 SIGNALS: tuple[signal.Signals, ...] = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
-"""Ctrl-C, the end of a job, of a terminal, the warnings that clusters send before a limit, and that of the kernel."""
+"""Ctrl-C, end of a job, end of a terminal, a cluster's two warnings before a time limit, the kernel's CPU limit."""
 CLEAN_UP = 10.0
-"""Seconds in which a command that ends ignores further signals; after that one ends its cleaning up as well."""
+"""Seconds for which a command that is ending ignores signals; a later signal ends its clean-up too."""
 
 
 class EndAtOnce:
-    """A handler that raises Interrupted, and ignores what comes while `finally` blocks clean up.
-
-    Args:
-        how: what the message says of the end.
-    """
+    """A signal handler that raises Interrupted, and ignores further signals while `finally` blocks clean up."""
 
     def __init__(self, how: str) -> None:
         self.how = how
         self.since: float | None = None
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        """End the work, unless that is under way.
-
-        Raises:
-            Interrupted: with the signal's number.
-        """
+        """Raise Interrupted with the signal's number, unless the command is ending already."""
         if not self.is_ending():
             self.begin()
             raise Interrupted(number, self.how)
 
     def begin(self) -> None:
-        """Ignore the signals of the next seconds: the end has come, whatever brought it."""
+        """Ignore signals for the next `CLEAN_UP` seconds, because the command is ending."""
         self.since = time.monotonic()
 
     def is_ending(self) -> bool:
-        """Return whether the end began so short a time ago that it is to be waited for."""
+        """Return whether `begin` was called in the last `CLEAN_UP` seconds."""
         return self.since is not None and time.monotonic() < self.since + CLEAN_UP
 
 
-def heard() -> list[signal.Signals]:
-    """Return the signals to listen to: none outside the main thread, and none that somebody else is to have.
+def handled_signals() -> list[signal.Signals]:
+    """Return the signals that a command handles; none outside the main thread, where Python allows no handlers.
 
-    What was ignored stays ignored, as `nohup` has it, and in a job of submitit the signal at which it sends the job
-    back to the queue stays with submitit.
+    A signal that is ignored stays ignored, as `nohup` needs it, and submitit keeps the signal at which it requeues.
     """
-    if threading.current_thread() is not threading.main_thread():  # Python lets no other one listen
+    if threading.current_thread() is not threading.main_thread():
         return []
-    return [number for number in SIGNALS if not belongs_to_others(signal.getsignal(number))]
+    return [number for number in SIGNALS if not must_stay(signal.getsignal(number))]
 
 
-def belongs_to_others(handler: object) -> bool:
-    """Return whether a handler is to stay: that of a signal that is ignored, or one with which submitit requeues."""
+def must_stay(handler: object) -> bool:
+    """Return whether a handler must not be replaced: SIG_IGN, or the one with which submitit requeues a job."""
     from_submitit = str(getattr(handler, "__module__", "")).partition(".")[0] == "submitit"
     return handler is signal.SIG_IGN or (from_submitit and getattr(handler, "__name__", "") != "bypass")
 
 
-def ignore() -> None:
-    """Ignore the signals from now on, in a process that is about to end with its code."""
-    for number in heard():
+def ignore_signals() -> None:
+    """Ignore all signals of `handled_signals`, because the process is about to exit."""
+    for number in handled_signals():
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """The number of threads of a process, measured once at the start of a run.
 
-Threads that wait for each other are faster than one only while each of them has a core. One other busy process on two
-cores makes a training step many times slower with two threads than with one (docs/threads.md), so `auto` measures.
+Several threads are faster than one only if each has a core to itself. If another process uses one of two cores, a
+training step is many times slower with two threads than with one (docs/threads.md), so `auto` measures.
 """
 
 import json
@@ -18,21 +18,21 @@ log = logging.getLogger(__name__)
 
 AUTO, OMP, TYPED = "auto", "OMP_NUM_THREADS", "as set"
 EXPORTED = (OMP, "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Variables that tell the processes that this one starts."""
+"""Variables that set the number of threads of child processes."""
 KEPT = "threads.json"
-"""The file of a sweep or a study that holds the number of its first driver."""
+"""The file in the folder of a sweep or study that stores the number of threads of its first driver."""
 
 TURNS = ((False, 0.008), (True, 0.020), (False, 0.008), (True, 0.020))
-"""Whether all threads are timed, or one, and for how many seconds."""
+"""The timed turns: whether all threads or one is timed, and for how many seconds."""
 OWN_CORES = 0.85
-"""Share of their cores' time that threads must get to be worth it.
+"""Minimum share of their cores' CPU time that threads must get.
 
-On two cores, two threads got 0.94 to 0.99 of it when nothing else ran, and 0.1 to 0.5 beside other processes.
+On two cores, two threads got a share of 0.94 to 0.99 on an idle machine, and 0.1 to 0.5 beside other processes.
 """
 
 
 class Threads(NamedTuple):
-    """A number of threads, and in words why it is that."""
+    """A number of threads and the reason for it."""
 
     number: int
     reason: str
@@ -42,12 +42,12 @@ class Threads(NamedTuple):
 
     @property
     def is_news(self) -> bool:
-        """Whether the user has not said the number."""
+        """Whether the number differs from what the user typed or exported."""
         return self.reason not in (TYPED, OMP)
 
 
 class Measured(NamedTuple):
-    """What was seen of a convolution: seconds with one thread, seconds with all, and the share of cores these got."""
+    """Timing of a convolution: seconds with one thread, seconds with all, and the share of CPU time that all got."""
 
     one: float
     many: float
@@ -65,70 +65,76 @@ def _is_count(value: object) -> bool:
 
 
 def allowed_cores() -> int:
-    """Return how many cores this process may use, by its affinity and by its container's quota."""
-    import joblib  # takes numpy along
+    """Return the number of cores that this process may use by its affinity and its container's quota."""
+    import joblib  # imports numpy
 
     return joblib.cpu_count()
 
 
 def decide_threads(setting: int | str, auto: Callable[[], Threads], kept: int | None = None) -> Threads:
-    """Return how many threads a process computes with.
+    """Return the number of threads of this process.
 
-    A number that was typed comes first, then that of the run, sweep or study that goes on, then OMP_NUM_THREADS, which
-    torchrun sets too.
+    It is the first of these that is known: the setting, the number of the run, sweep or study that is resumed,
+    OMP_NUM_THREADS (which torchrun sets too), the result of `auto`.
 
     Args:
         setting: "auto" or a number.
-        auto: decides where nobody has.
-        kept: the number of what goes on; None for a new start.
+        auto: returns the number if nothing else sets it.
+        kept: the number of the run, sweep or study that is resumed; None for a new one.
 
     Raises:
-        ValueError: if the setting is neither.
+        ValueError: if the setting is invalid.
     """
     check_threads(setting)
-    told = environment_threads()
+    exported = environment_threads()
     if setting != AUTO:
         if kept not in (None, setting):
-            log.warning("threads=%s, and it was %s before: results may differ in their last bits", setting, kept)
+            log.warning("threads=%s instead of %s as before: results may differ in their last bits", setting, kept)
         return Threads(int(setting), TYPED)
     if kept is None:
-        return auto() if told is None else Threads(told, OMP)
-    if told not in (None, kept):
-        log.warning("%s=%s is not followed: it was %s before; type threads=%s to change it", OMP, told, kept, told)
+        return auto() if exported is None else Threads(exported, OMP)
+    if exported not in (None, kept):
+        log.warning(
+            "%s=%s is ignored: the run began with threads=%s; type threads=%s to change it",
+            OMP,
+            exported,
+            kept,
+            exported,
+        )
     return Threads(kept, "as before")
 
 
 def environment_threads() -> int | None:
-    """Return the number in OMP_NUM_THREADS; None if there is none."""
+    """Return the number in OMP_NUM_THREADS; None if it is unset or invalid."""
     text = os.environ.get(OMP, "").partition(",")[0].strip()  # further numbers are for nested regions
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
 def use_threads(number: int, nprocesses: int = 1) -> None:
-    """Compute with so many threads, here and in the processes that this one starts.
+    """Set the number of threads of this process and of its child processes.
 
     Args:
         number: of threads.
-        nprocesses: processes on this machine that each have as many.
+        nprocesses: processes on this machine that use this number each, for a warning.
     """
     import threadpoolctl
     import torch
 
     if number > 1 and number * nprocesses > (ncores := allowed_cores()):
         each = f" in each of {nprocesses} processes" if nprocesses > 1 else ""
-        log.warning("threads=%d%s, and there are %d cores: threads wait for each other", number, each, ncores)
+        log.warning("threads=%d%s is more than the %d cores: threads wait for each other", number, each, ncores)
     os.environ |= dict.fromkeys(EXPORTED, str(number))
     torch.set_num_threads(number)
-    threadpoolctl.threadpool_limits(number, user_api="blas")  # NumPy's read the environment when it was loaded
+    threadpoolctl.threadpool_limits(number, user_api="blas")  # NumPy read the environment at its import
 
 
 def threads_in_use(setting: int | str) -> int:
-    """Return the number of threads of this process: the setting's, which it has from now on, or with "auto" its own.
+    """Apply the setting `threads` and return the number of threads of this process; "auto" changes nothing.
 
-    Commands decide before they train; this decides for calls of `vae_lab.train_run` from Python.
+    Commands set the number before they train; this function sets it for calls of `vae_lab.train_run` from Python.
 
     Raises:
-        ValueError: if the setting is neither.
+        ValueError: if the setting is invalid.
     """
     import torch
 
@@ -139,13 +145,10 @@ def threads_in_use(setting: int | str) -> int:
 
 
 def measured_threads(most: int) -> Threads:
-    """Return `most` or 1, whichever is faster now; all threads only if each has a core to itself.
+    """Return `most` or 1, whichever is faster now; `most` only if each thread has a core to itself.
 
-    Processes that torchrun or Slurm has started side by side do not measure, as each would find another number: one
-    thread each, or what Slurm has set aside.
-
-    Args:
-        most: threads to compare with one.
+    Processes that torchrun or Slurm has started together do not measure, because each could find another number. They
+    use one thread each, or SLURM_CPUS_PER_TASK.
     """
     if ranks().size > 1:
         return Threads(int(os.environ.get("SLURM_CPUS_PER_TASK", "1")), "auto: one of several processes")
@@ -155,7 +158,7 @@ def measured_threads(most: int) -> Threads:
 
 
 def choose_threads(measured: Measured, most: int) -> Threads:
-    """Return `most` or 1, whichever is better by what was measured."""
+    """Return `most` or 1, whichever is better by the measurement."""
     one, many, share = measured
     if share < OWN_CORES:
         return Threads(1, f"auto: {most} threads got {most * share:.1f} of {most} cores")
@@ -164,11 +167,11 @@ def choose_threads(measured: Measured, most: int) -> Threads:
 
 
 def measure_convolution(most: int) -> Measured:
-    """Return what one thread and what `most` make of a convolution of the 2018 network, taking turns.
+    """Return the timing of a convolution of the 2018 network with one thread and with `most` threads, in turns.
 
-    It has 8 images, so that turns of few milliseconds hold many. Seconds are means, which count the waiting that
-    medians leave out. On a busy machine they still depend on whose turn it just was; the share of the processors' time
-    that all threads got does not, as threads that wait for each other keep their cores busy.
+    The batch has only 8 images, so that a turn of a few milliseconds holds many calls. Seconds are means, because
+    medians leave out the waiting. On a busy machine they still depend on what others do in each turn. The share of CPU
+    time that all threads got is more reliable, because threads that wait for each other keep their cores busy.
     """
     import torch
 
@@ -192,7 +195,7 @@ def measure_convolution(most: int) -> Measured:
 
 
 def kept_threads(folder: Path) -> int | None:
-    """Return the number that the first driver of a sweep or a study has left in its folder; None if there is none."""
+    """Return the number that the first driver of a sweep or study stored in its folder; None without one."""
     try:
         number = json.loads((folder / KEPT).read_text(encoding="utf-8"))["threads"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -201,7 +204,7 @@ def kept_threads(folder: Path) -> int | None:
 
 
 def keep_threads(folder: Path, decided: Threads) -> Threads:
-    """Leave the number in the folder of a sweep or a study; return it, or that of another driver which came first."""
+    """Store the number in the folder of a sweep or study; return it, or the number that another driver stored first."""
     try:
         with (folder / KEPT).open("x", encoding="utf-8") as file:
             json.dump({"threads": decided.number, "reason": decided.reason}, file)

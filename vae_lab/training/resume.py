@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
 from vae_lab.runs.folder import Located, checkpoint_path, load_summary, locate, read_summary
-from vae_lab.runs.identity import WHEN_RESUMED, WITHOUT_EFFECT, differences, stated
+from vae_lab.runs.identity import WHEN_RESUMED, WITHOUT_EFFECT, describe_changes, differences
 from vae_lab.runs.load import PARTS, load_checkpoint
 from vae_lab.system.folders import expanded
 from vae_lab.system.masking import HIDDEN
@@ -110,7 +110,7 @@ def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
         {name: one["trainer"].get(name) for name in KEPT_OF_TRAINER} for one in (stored["hyper_parameters"], config)
     ]
     changed += differences({"trainer": trainers[0]}, {"trainer": trainers[1]}, ())
-    reasons = [stated(changed)] if changed else []
+    reasons = [describe_changes(changed)] if changed else []
     if stored.get("data") != data:
         reasons.append(describe_data_change(stored, config, data))
     if reasons:

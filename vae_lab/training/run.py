@@ -213,7 +213,7 @@ def build_parts(
     check_pruning(chosen, task)
     _ = data.splits  # decoding may take minutes, so it follows all checks of the trainer's settings
     if ranks().rank == 0:
-        data.survey.tell()
+        data.survey.log_lines()
     check_classes(task.model, data)
     watching: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
     first = next((i for i, one in enumerate(watching) if isinstance(one, Checkpoint)), len(watching))

@@ -30,21 +30,21 @@ from vae_lab.system.threads import allowed_cores
 log = logging.getLogger(__name__)
 
 BLOCK = 1024
-"""How many files wait for a thread at a time, so that a million files take no million futures."""
+"""Number of files that are submitted to the threads at a time, to bound the number of futures."""
 
 HEADROOM_BYTES = 64 * 2**20
-"""What a file may hold beside 16 bytes for each pixel of the limit: previews, metadata, later frames."""
+"""Bytes that a file may have in addition to 16 per pixel of the limit, for previews, metadata and later frames."""
 
 PIXELS, INDEX = "pixels.u8", "index.json"
 
 Pixels = UInt8[Tensor, "n channels height width"]
 OnBad = Callable[[Bad], None]
-"""Called with each bad file in listing order, as soon as it is known; may raise to end the decoding."""
+"""A function that is called with each bad file, in listing order; it may raise an error to end the decoding."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Everything beside the files that decides what their pixels are; see `decode`."""
+    """The settings that the decoded pixels depend on; see `decode`."""
 
     channels: int
     image_size: int
@@ -58,13 +58,13 @@ class Rules:
 
 
 class Decoded(NamedTuple):
-    """The images of a folder, and the files that are no images, in listing order.
+    """The decoded images of a folder and its bad files, in listing order.
 
     Attributes:
         pixels: of the images.
         digests: a hash of each image's pixels.
-        sources: what each image was in its file.
-        bad: the other files.
+        sources: properties of each image in its file.
+        bad: the files that could not be decoded.
     """
 
     pixels: Pixels
@@ -74,23 +74,23 @@ class Decoded(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is known of an image beside its pixels."""
+    """The hash of an image's pixels and its properties in its file."""
 
     digest: str
     source: Source
 
 
 def decode_files(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
-    """Return the images among the files, held in memory."""
+    """Return the images among the files, in memory."""
     shape = (len(files), rules.channels, rules.image_size, rules.image_size)
     return _fill(torch.empty(shape, dtype=torch.uint8), root, files, rules, on_bad)
 
 
 def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad, cache: Path) -> Decoded:
-    """Return the images among the files, mapped from a file in `cache`; only the first time is anything decoded.
+    """Return the images among the files, memory-mapped from a file in `cache`; files are decoded only the first time.
 
     Raises:
-        StorageError: if there is no room for it, or the cache belongs to somebody else.
+        StorageError: if the disk is full, or the cache belongs to another user.
     """
     entry = cache / _key(root, files, rules)
     try:
@@ -103,8 +103,8 @@ def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad
     except OSError as error:
         raise StorageError(
             f"{len(files) * rules.nbytes:,} bytes of decoded images cannot be kept in {cache}"
-            f" ({error.strerror or error}); name another folder with data.cache=, or raise data.memory_limit if the"
-            " memory suffices."
+            f" ({error.strerror or error}); name another folder with data.cache=, or raise data.memory_limit= if they"
+            " fit into memory."
         ) from error
     return decoded
 
@@ -118,7 +118,7 @@ def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_b
         return _decode_into(pixels[row], root / files[row].path, files[row].nbytes, rules)
 
     with warnings.catch_warnings(), ThreadPoolExecutor(allowed_cores()) as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # here and not in the threads, which share one list of filters
+        warnings.filterwarnings("ignore", module="PIL")  # not in the threads, which share one list of filters
         blocks = torch.arange(len(files)).split(BLOCK)
         outcomes = (outcome for block in blocks for outcome in pool.map(decode_row, block.tolist()))
         for row, outcome in zip(track(range(len(files)), "decoding"), outcomes, strict=True):
@@ -126,29 +126,29 @@ def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_b
                 bad.append(Bad(files[row].path, str(outcome)))
                 on_bad(bad[-1])
                 continue
-            if len(good) < row:  # close the gaps that bad files left; all rows up to this one are done
+            if len(good) < row:  # bad files leave gaps; all rows up to this one are decoded
                 pixels[len(good)] = pixels[row]
             good.append(outcome)
     return Decoded(pixels[: len(good)], [row.digest for row in good], [row.source for row in good], bad)
 
 
 def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes: int, rules: Rules) -> Row | BadImage:
-    """Return what is known of the file's pixels, having put them into `row`, or why there are none."""
+    """Decode a file into `row` and return the hash and source of the image, or the reason why it is bad."""
     try:
         content = _read(path, nbytes, HEADROOM_BYTES + 16 * rules.max_pixels)
         picture = decode(
             content, rules.channels, rules.image_size, max_pixels=rules.max_pixels, background=rules.background
         )
     except BadImage as bad:
-        return BadImage(*bad.args)  # without the traceback, which would hold the bytes
+        return BadImage(*bad.args)  # without the traceback, which would keep the bytes in memory
     row.copy_(picture.pixels)
     return Row(hashlib.blake2b(picture.pixels.numpy().data, digest_size=16).hexdigest(), picture.source)
 
 
 def _read(path: Path, nbytes: int, limit: int) -> bytes:
-    """Return the bytes of a file; of one that is no image, only the first few."""
+    """Return the bytes of a file; if it is not an image, only the first few."""
     if nbytes > limit:
-        raise BadImage(f"{nbytes:,} bytes are more than an image within data.max_pixels takes")
+        raise BadImage(f"{nbytes:,} bytes are too many for an image of data.max_pixels")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -158,9 +158,9 @@ def _read(path: Path, nbytes: int, limit: int) -> bytes:
 
 
 def _write_entry(entry: Path, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> None:
-    """Decode the files into a cache entry, which appears whole."""
+    """Decode the files into a cache entry, which appears when it is complete."""
     with whole_folder(entry) as folder, (folder / PIXELS).open("wb+") as file:
-        # Reserve the room: writing into the map of a sparse file ends the process by SIGBUS once the disk is full.
+        # Reserve the space: writing to the map of a sparse file raises SIGBUS when the disk is full.
         os.posix_fallocate(file.fileno(), 0, len(files) * rules.nbytes)
         decoded = _fill(_map(folder / PIXELS, len(files), rules, "r+"), root, files, rules, on_bad)
         file.truncate(len(decoded.digests) * rules.nbytes)
@@ -171,7 +171,7 @@ def _write_entry(entry: Path, root: Path, files: Sequence[Found], rules: Rules, 
 
 
 def _read_entry(entry: Path, rules: Rules) -> Decoded | None:
-    """Return a cache entry, or None if there is none; a damaged one is removed."""
+    """Return a cache entry, or None if it does not exist; a damaged entry is removed."""
     if not entry.exists():
         return None
     if entry.stat().st_uid != os.getuid():
@@ -190,15 +190,15 @@ def _read_entry(entry: Path, rules: Rules) -> Decoded | None:
 
 
 def _map(path: Path, n: int, rules: Rules, mode: str) -> Pixels:
-    """Return the file as images: "r+" writes through, "c" never changes it."""
+    """Return the file mapped as images; mode "r+" writes changes to the file, "c" never does."""
     shape = (n, rules.channels, rules.image_size, rules.image_size)
-    if n == 0:  # nothing to map
+    if n == 0:  # an empty file cannot be mapped
         return torch.empty(shape, dtype=torch.uint8)
     return torch.from_numpy(np.memmap(path, np.uint8, mode, shape=shape))  # pyright: ignore[reportArgumentType, reportCallIssue]
 
 
 def _key(root: Path, files: Sequence[Found], rules: Rules) -> str:
-    """Return a name that changes with anything that could change the pixels."""
+    """Return the name of the cache entry, a hash of everything that the pixels depend on."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (os.path.realpath(root), PIL.__version__, RULES, rules, *files):
         digest.update(ascii(part).encode("ascii") + b"\n")

@@ -1,12 +1,12 @@
 """Decoding of any image file to a square of uint8 pixels.
 
-1. The content decides what a file is, not its name: JPEG (also MPO), PNG, WebP, BMP, TIFF and GIF; of several frames or
-   pages the first.
-2. Only a whole file counts: what is cut short is refused, and so, by its header alone, is what has too many pixels.
-3. EXIF rotation is applied, an embedded colour profile converted to sRGB, what is transparent laid over a background.
-4. 16-bit grey is scaled by 1/257. Numbers whose black and white are unknown (32-bit integers, floats outside [0, 1])
-   are refused.
-5. The central square is cut out and resized by Lanczos with antialiasing; an image of the right size keeps its pixels.
+1. The content of a file decides its format, not its name: JPEG (also MPO), PNG, WebP, BMP, TIFF or GIF. The first frame
+   or page is used.
+2. Truncated files are refused. Images with too many pixels are refused by their header, before they are decoded.
+3. EXIF rotation is applied, an embedded colour profile is converted to sRGB, transparency is laid over a background.
+4. 16-bit grey is scaled by 1/257. Values whose black and white are unknown (32-bit integers, floats outside [0, 1]) are
+   refused.
+5. The central square is cropped and resized by Lanczos with antialiasing; an image of the right size keeps its pixels.
 """
 
 import io
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import (  # importing the plugins registers them, keeps the 40 others out, and threads from racing for that
+from PIL import (  # importing these plugins keeps out 40 others, and threads do not race to register them
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
@@ -25,26 +25,25 @@ from PIL import (  # importing the plugins registers them, keeps the 40 others o
     JpegImagePlugin,  # noqa: F401
     MpoImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 from torch import Tensor
 
 from vae_lab.data.files.source import Source, bits_per_sample, count_pages, difference_hash, is_deep, value_range
 
-RULES = 2
-"""Raised with every change to what `decode` returns, so that nothing decoded by older rules is used again."""
+RULES = 3
+"""Version of the decoding; increase it with every change to the pixels, so that older cache entries are not used."""
 
 HEAD_BYTES = 16
-"""How much of a file `is_image` needs to see."""
+"""Number of bytes that `is_image` reads."""
 
 PIXEL_CEILING = 2 * (Image.MAX_IMAGE_PIXELS or 89_478_485)
-"""Pillow refuses larger images whatever limit is asked for."""
+"""Pillow refuses images with more pixels."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# What Pillow raises on hostile bytes, seen in fuzzing or read in its source. Left out are ImportError, NameError and
-# their like, which would be our fault and not the file's.
+# Errors that Pillow raises on hostile bytes, found by fuzzing or in its source. ImportError, NameError and the like are
+# left out, because they would be faults of vae_lab.
 HOSTILE = (
     OSError,  # UnidentifiedImageError, truncated data, decoder errors
     ValueError,  # text and profile bombs, broken chunks
@@ -72,37 +71,37 @@ TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What sets an image upright, by its EXIF orientation."""
+"""The transposition that makes an image upright, by its EXIF orientation."""
 
 
 class BadImage(Exception):  # noqa: N818
-    """The bytes are no picture that we take; the message is a short reason."""
+    """The bytes are not a usable picture; the message is a short reason."""
 
 
 class Picture(NamedTuple):
-    """The central square of a picture, and what the picture was."""
+    """The central square of a picture, and the picture's properties in its file."""
 
     pixels: UInt8[Tensor, "channels height width"]
     source: Source
 
 
 def is_image(head: bytes) -> bool:
-    """Return whether a file that begins so claims to be in a format that `decode` takes."""
+    """Return whether the first bytes of a file are those of a format that `decode` accepts."""
     return any(Image.OPEN[name][1](head[:HEAD_BYTES]) for name in FORMATS)  # pyright: ignore[reportOptionalCall]
 
 
 def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, background: int = 255) -> Picture:
-    """Return the central square of a picture as uint8, and what it was taken from.
+    """Return the central square of a picture as uint8, and the picture's properties in its file.
 
     Args:
         content: the bytes of the file.
         channels: 1 for grey, 3 for colour.
-        image_size: height and width of what is returned.
+        image_size: height and width of the returned square.
         max_pixels: images with more pixels are refused before they are decoded.
-        background: grey level, 0 to 255, that shows where the picture is transparent.
+        background: grey level, 0 to 255, of the background of a transparent picture.
 
     Raises:
-        BadImage: if it is no picture, is damaged or too large, or its range of values is unknown.
+        BadImage: if the file is not a picture, is damaged or too large, or its range of values is unknown.
     """
     if not content:
         raise BadImage("empty file")
@@ -113,7 +112,7 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
             _check_size(image, max_pixels)
             image.load()
             _check_size(image, max_pixels)
-            upright = _flatten(_to_srgb(_to_8_bit(_upright(image))), background)
+            upright = _flatten(_to_srgb(_to_8_bit(_upright(image), bits_per_sample(image, content))), background)
             flat = upright.convert("L" if channels == 1 else "RGB")
             square = _square(flat, image_size)
             source = _source(image, content, flat, square)
@@ -124,17 +123,10 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
 
 
 def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image.Image) -> Source:
-    """Return what a picture was.
-
-    Args:
-        image: as it was opened.
-        content: the bytes of the file.
-        flat: the whole picture upright and in 8 bits.
-        square: what is taken of it.
-    """
+    """Return the properties of a picture; `flat` is the whole picture in 8 bits, `square` the decoded square."""
     try:
         npages = count_pages(image, content)
-    except HOSTILE:  # a damaged later page costs nothing of the first
+    except HOSTILE:  # a later page is damaged; only the first one is used
         npages = 1
     nbits = bits_per_sample(image, content)
     numbers = value_range(image, flat, nbits)
@@ -142,7 +134,7 @@ def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image
 
 
 def _reason(error: BaseException) -> str:
-    """Return why, in a few words."""
+    """Return the reason of an error in a few words."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "damaged or cut short"
     if isinstance(error, Image.DecompressionBombError):
@@ -151,7 +143,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    """Refuse what is larger than asked for, or has no pixel."""
+    """Raise BadImage if an image has more than `max_pixels` pixels or none."""
     npixels = image.width * image.height
     if npixels > max_pixels:
         raise BadImage(f"{image.width}x{image.height} are {npixels:,} pixels, more than data.max_pixels={max_pixels:,}")
@@ -172,26 +164,25 @@ def _upright(image: Image.Image) -> Image.Image:
     return turned
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Return the image as L, RGB, RGBA or CMYK."""
+def _to_8_bit(image: Image.Image, nbits: int) -> Image.Image:
+    """Return an image of `nbits` bits per sample as L, RGB, RGBA or CMYK."""
     if "transparency" not in image.info and image.mode in ("L", "RGB", "CMYK", "1"):
         return image.convert("L") if image.mode == "1" else image
     if is_deep(image):
-        return _scaled(image)
+        return _scaled(image, nbits)
     if isinstance(image.info.get("transparency"), tuple) and max(image.info["transparency"]) > 255:
         # Pillow keeps the high byte of each pixel of a 16-bit PNG but both bytes of its transparent colour.
         image.info["transparency"] = tuple(value >> 8 for value in image.info["transparency"])
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _scaled(image: Image.Image) -> Image.Image:
-    """Return an image of more than 8 bits as L, its whole range scaled to 0..255."""
+def _scaled(image: Image.Image, nbits: int) -> Image.Image:
+    """Return an image of more than 8 bits as L, with its whole range scaled to 0..255."""
     values = np.asarray(image)
     if image.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):
             raise BadImage("floating-point pixels outside [0, 1]: their black and white are unknown")
         return _grey(values * 255, image)
-    nbits = _bits_per_sample(image)
     if nbits > 16 or values.min() < 0:
         raise BadImage(f"{nbits}-bit integer pixels: their black and white are unknown")
     grey = _grey(values * (255 / (2**nbits - 1)), image)
@@ -208,21 +199,15 @@ def _grey(values: Float[np.ndarray, "height width"], source: Image.Image) -> Ima
     return grey
 
 
-def _bits_per_sample(image: Image.Image) -> int:
-    """Return how many bits the file spends on each sample of an integer mode."""
-    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
-    return int(tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0])
-
-
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """Return the image in sRGB, or as it is if it carries no profile or none that is usable."""
+    """Return the image in sRGB; an image without a usable colour profile is unchanged."""
     icc = image.info.get("icc_profile")
     if not icc:
         return image
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         if "sRGB" in ImageCms.getProfileDescription(profile):
-            return image  # a transform would only cost time and round
+            return image  # a transform would only round the values
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode=mode) or image
     except HOSTILE:
@@ -230,7 +215,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:
-    """Return the image without transparency, laid over a grey level."""
+    """Return the image without transparency, laid over a grey background."""
     if image.mode != "RGBA":
         return image
     canvas = Image.new("RGBA", image.size, (background, background, background, 255))

@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 TIMEOUT_SECONDS = 30
 CHUNK_BYTES = 2**20
 MAX_BYTES = 16 * 2**30
-"""Neither an archive nor what is taken out of it may be larger."""
+"""Maximum size of an archive and of the extracted files."""
 
-# What a network, a server, a disk and a broken or hostile zip file may raise.
+# Errors of a network, a server, a disk and a broken or hostile zip file.
 FAILURES = (
-    OSError,  # also URLError, HTTPError, TimeoutError, no room on the disk
+    OSError,  # also URLError, HTTPError, TimeoutError, a full disk
     http.client.HTTPException,
     zipfile.BadZipFile,
     zlib.error,
@@ -40,17 +40,17 @@ FAILURES = (
 
 
 class _UnwantedError(ValueError):
-    """What was downloaded is not what was asked for; the message says what is wrong with it."""
+    """The download is not the expected archive; the message says how it differs."""
 
 
 class ZipArchive:
     """The files in one folder of a zip archive on the web.
 
     Args:
-        url: of the archive; http will do as well as https, because the content is checked.
-        members: path of the folder inside the archive, with a slash at its end.
+        url: of the archive; http is as safe as https, because the content is verified.
+        members: path of the folder inside the archive, ending with a slash.
         digest: `files_digest` of the files.
-        nfiles: how many files there are.
+        nfiles: number of files.
     """
 
     def __init__(self, *, url: str, members: str, digest: str, nfiles: int) -> None:
@@ -67,24 +67,26 @@ class ZipArchive:
         self.nfiles = nfiles
 
     def download(self, folder: Path) -> None:
-        """Put the files into `folder`, which appears once they are complete and verified, or not at all.
+        """Download the files into `folder`, which appears when they are complete and verified.
 
         Raises:
-            DataError: if that fails, for whatever reason.
+            DataError: if the download fails for any reason.
         """
         log.info("downloading %s", self.url)
         try:
-            # A file without a name: nothing is left of it when the process is killed.
+            # A temporary file without a name disappears when the process is killed.
             with (
                 made_folder(folder.parent),
                 tempfile.TemporaryFile(dir=folder.parent) as archive,
                 whole_folder(folder) as unfinished,
             ):
                 self._fetch(archive)
-                self._verify(self._extract(archive, unfinished))
+                digest = files_digest(self._extract(archive, unfinished))
+                if digest != self.digest:
+                    raise _UnwantedError(f"the files under {self.members} differ from those expected: digest {digest}")
         except FAILURES as error:
             if isinstance(error, HTTPError):
-                error.close()  # it holds the connection
+                error.close()  # closes the connection
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(
                 f"{self.url} could not be downloaded to {folder} ({reason}); try again later, or put the {self.nfiles}"
@@ -93,7 +95,7 @@ class ZipArchive:
         log.info("%d files downloaded to %s", self.nfiles, folder)
 
     def _fetch(self, archive: IO[bytes]) -> None:
-        """Write the bytes behind the address to `archive`."""
+        """Write the bytes at the URL to `archive`."""
         request = Request(self.url, headers={"User-Agent": "vae_lab"})  # noqa: S310 (scheme checked at construction)
         with urlopen(request, timeout=TIMEOUT_SECONDS) as response, bar() as progress:  # noqa: S310
             announced = int(response.headers.get("Content-Length") or 0)
@@ -107,7 +109,7 @@ class ZipArchive:
             raise _UnwantedError(f"the connection ended after {archive.tell():,} of {announced:,} bytes")
 
     def _extract(self, archive: IO[bytes], folder: Path) -> dict[str, str]:
-        """Return the names and SHA-256 of the wanted files, written into `folder`."""
+        """Write the wanted files into `folder`, and return their names and SHA-256."""
         with zipfile.ZipFile(archive) as opened:
             wanted = [info for info in opened.infolist() if self._is_wanted(info)]
             if len(wanted) != self.nfiles:
@@ -117,7 +119,7 @@ class ZipArchive:
             return {name: _copy(opened, info, folder / name) for info in wanted for name in [self._base(info)]}
 
     def _is_wanted(self, info: zipfile.ZipInfo) -> bool:
-        """Return whether this is a plain file that lies directly under `members`, with a harmless name."""
+        """Return whether an entry is a regular file directly under `members` with a harmless name."""
         base = self._base(info)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if not info.filename.startswith(self.members) or kind not in (0, stat.S_IFREG):
@@ -127,14 +129,9 @@ class ZipArchive:
     def _base(self, info: zipfile.ZipInfo) -> str:
         return info.filename.removeprefix(self.members)
 
-    def _verify(self, digests: Mapping[str, str]) -> None:
-        found = files_digest(digests)
-        if found != self.digest:
-            raise _UnwantedError(f"the files under {self.members} are others than expected: digest {found}")
-
 
 def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:
-    """Return the SHA-256 of a member, written to `target`, which must not exist."""
+    """Write a member of the archive to `target`, which must not exist, and return its SHA-256."""
     digest = hashlib.sha256()
     with archive.open(info) as source, target.open("xb") as file:
         while chunk := source.read(CHUNK_BYTES):

@@ -1,4 +1,4 @@
-"""Near-duplicate images in different parts of a data set."""
+"""Near-duplicate images in different splits of a data set."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,19 @@ from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 from torch import Tensor
 
 MAX_BITS = 6
-"""Of 64 by which the difference hashes of near duplicates differ, at most: another compression turns a few."""
+"""Maximum number of differing bits, of 64, in the hashes of near duplicates; another compression changes a few."""
 
 CORRELATION = 0.98
-"""Of the pixels of near duplicates, at least."""
+"""Minimum correlation between the pixels of near duplicates."""
 
 SIDE = 64
-"""Pixels along a side that are compared, at most."""
+"""Maximum side in pixels of the images that are correlated; larger images are subsampled."""
 
 NPARTNERS = 2
-"""Pictures of other parts, those with the nearest hashes, that one picture's pixels are compared with."""
+"""Number of pictures, those with the nearest hashes, whose pixels are correlated with a picture's pixels."""
 
 MAX_COMPARISONS = 10**8
-"""Of hashes, about a second's: of more than 20,000 pictures, fewer of those to validate and test on are looked at."""
+"""Maximum number of compared pairs of hashes, about a second; with more pictures, some held-out ones are unchecked."""
 
 ATONCE = 256
 
@@ -29,12 +29,12 @@ Rows = Int64[Tensor, " m"]
 
 
 class NearDuplicates(NamedTuple):
-    """What is nearly the same in two parts.
+    """The near duplicates between two parts.
 
     Attributes:
-        nlooked: validation and test pictures that were looked at.
-        count: those of them with a near duplicate in another part.
-        pair: the rows of two such pictures; None if there are none.
+        nlooked: number of validation and test pictures that were checked.
+        count: number of these with a near duplicate in another part.
+        pair: the rows of two near duplicates; None without any.
     """
 
     nlooked: int
@@ -43,16 +43,16 @@ class NearDuplicates(NamedTuple):
 
 
 def near_duplicates(pixels: Pixels, hashes: UInt64[np.ndarray, " n"], part: Int64[Tensor, " n"]) -> NearDuplicates:
-    """Return which pictures to validate or test on have near duplicates in another part.
+    """Return the number of validation and test pictures with near duplicates in another part.
 
-    Near duplicates have difference hashes that hardly differ, and pixels that correlate. The hash alone is not enough:
-    it is 0 for every picture of one colour, and hardly differs among digits, whose black margins have no gradient.
-    Pictures of one colour have no near duplicates, since nothing in them correlates.
+    Near duplicates have similar difference hashes and correlated pixels. The hash alone is not enough: it is 0 for
+    every picture of one colour, and similar for all digits, whose black margins have no gradient. A picture of one
+    colour has no near duplicates, because its pixels correlate with nothing.
 
     Args:
         pixels: of all pictures.
         hashes: of all pictures; see `Source.dhash`.
-        part: of each picture: 0 to train on, 1 to validate on, 2 to test on.
+        part: of each picture: 0 for training, 1 for validation, 2 for test.
     """
     held_out = part.nonzero().flatten()
     step = max(1, -(-len(held_out) * len(part) // MAX_COMPARISONS))
@@ -80,7 +80,7 @@ def _signs(hashes: UInt64[np.ndarray, " n"]) -> Float[Tensor, "n 64"]:
 
 
 def _correlate(pixels: Pixels, first: Rows, second: Rows) -> Bool[Tensor, " m"]:
-    """Return whether the pixels of each pair of pictures correlate as those of near duplicates do."""
+    """Return for each pair of pictures whether the correlation of their pixels is at least `CORRELATION`."""
     found = [torch.empty(0, dtype=torch.bool)]
     for one, other in zip(first.split(ATONCE), second.split(ATONCE), strict=True):
         a, b = _centred(pixels, one), _centred(pixels, other)
@@ -89,7 +89,7 @@ def _correlate(pixels: Pixels, first: Rows, second: Rows) -> Bool[Tensor, " m"]:
 
 
 def _centred(pixels: Pixels, rows: Rows) -> Float[Tensor, "m values"]:
-    """Return the pixels of some pictures, every so many-th of large ones, less their mean."""
+    """Return the pixels of the pictures minus their mean; large pictures are subsampled."""
     step = max(1, pixels.shape[-1] // SIDE)
     values = pixels[rows][:, :, ::step, ::step].flatten(1).float()
     return values - values.mean(1, keepdim=True)

@@ -23,7 +23,7 @@ from vae_lab.errors import DataError
 
 log = logging.getLogger(__name__)
 
-DEAD = "links that lead nowhere"
+DEAD = "broken links"
 TWICE = "files and folders reached twice"
 HIDDEN = "hidden names"
 CLUTTER = "leftovers of other programs"
@@ -33,14 +33,14 @@ CLUTTER_FOLDERS = frozenset({
     "#recycle", "$recycle.bin", "@eadir", "__macosx", "__pycache__", "lost+found", "system volume information",
 })  # fmt: skip
 CLUTTER_FILES = frozenset({"desktop.ini", "ehthumbs.db", "icon\r", "thumbs.db"})
-"""What systems and archives leave in folders of pictures, in lower case; it holds copies of them, or none."""
+"""Names, in lower case, of entries that systems and archivers leave in folders; they hold no further pictures."""
 
 NO_LOSS = frozenset({TWICE, HIDDEN, CLUTTER, ODD, TABLES, RUN_PARTS, GRIDS})
-"""Kinds that nobody misses."""
+"""Kinds of entries that are passed over without a warning."""
 
 
 class Found(NamedTuple):
-    """A regular file: its path relative to the root, its size in bytes and its time of change in nanoseconds."""
+    """A regular file: path relative to the root, size in bytes, modification time in nanoseconds."""
 
     path: str
     nbytes: int
@@ -48,14 +48,14 @@ class Found(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """A file or folder that is of no use, by its path relative to the root, and why."""
+    """The path of an unusable file or folder, relative to the root, and the reason."""
 
     path: str
     reason: str
 
 
 class PassedOver(NamedTuple):
-    """Entries of one kind that were not taken: how many, and the first one, as text that can be shown."""
+    """Entries of one kind that were not listed: their number, and the first one as printable text."""
 
     kind: str
     count: int
@@ -66,13 +66,13 @@ class PassedOver(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a folder holds, sorted by the bytes of the paths, an order that is the same on every filesystem.
+    """The content of a folder, sorted by the bytes of the paths, which is the same order on every filesystem.
 
     Attributes:
-        files: that may be images.
-        unreadable: what could not be looked at.
-        nfolders: folders below the root that were looked through.
-        passed: what was not taken, by kind.
+        files: files that may be images.
+        unreadable: folders that could not be read.
+        nfolders: number of folders below the root that were searched.
+        passed: entries that were not listed, by kind.
     """
 
     files: list[Found]
@@ -86,11 +86,10 @@ class Listing(NamedTuple):
 
 
 def list_files(root: Path) -> Listing:
-    """Return every regular file under a folder that may be somebody's image.
+    """Return the regular files in a folder and its subfolders that may be images.
 
-    Passed over, and counted, are hidden names, what other programs are known to leave, what vae_lab itself wrote, and
-    pipes, sockets, devices and dead links, none of which is ever opened. Links are followed, but every real folder and
-    every real file counts once, so loops end.
+    Hidden names, leftovers of other programs, vae_lab's own output, pipes, sockets, devices and broken links are
+    counted but never opened. Links are followed, and each real folder and file is listed once, so loops end.
 
     Raises:
         OSError: if the folder itself cannot be read.
@@ -106,17 +105,17 @@ def list_files(root: Path) -> Listing:
 
 
 def report_passed(root: Path, listing: Listing) -> None:
-    """Log what was passed over, and warn of it where somebody may miss it.
+    """Log the entries that were passed over, as a warning if they may hold wanted images.
 
     Raises:
-        DataError: if more entries are dead links than files.
+        DataError: if there are more broken links than files.
     """
     dead = listing.count(DEAD)
     if dead > len(listing.files):
         (links,) = (passed for passed in listing.passed if passed.kind == DEAD)
         raise DataError(
-            f"{printable(str(root))} holds {dead:,} links that lead nowhere (first {links.first}) and"
-            f" {len(listing.files) or 'no'} files; mount or fetch what they lead to, or remove them."
+            f"{printable(str(root))} holds {dead:,} broken links (first {links.first}) and"
+            f" {len(listing.files) or 'no'} files; mount or download the targets of the links, or remove the links."
         )
     if listing.passed:
         missed = any(passed.kind not in NO_LOSS for passed in listing.passed)
@@ -125,7 +124,7 @@ def report_passed(root: Path, listing: Listing) -> None:
 
 
 class _Walk:
-    """A walk through a folder, and what it has met so far."""
+    """A walk through a folder, with the entries found so far."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -165,14 +164,14 @@ class _Walk:
         return [folder / entry.name for entry in shown if entry.is_dir()]
 
     def is_passed(self, folder: Path, entry: os.DirEntry[str], own: dict[str, str]) -> bool:
-        """Return whether an entry is none to look at, and take note of it."""
+        """Return whether an entry is passed over, and record it if so."""
         kind = own.get(entry.name) or _kind(entry)
         if kind:
             self.pass_over(kind, folder / entry.name)
         return kind is not None
 
     def regular_files(self, folder: Path, real: str, entries: list[os.DirEntry[str]]) -> Iterator[Found]:
-        """Yield the regular files among the entries of a folder, but for those that were met before."""
+        """Yield the regular files among the entries of a folder that were not listed before."""
         for entry in entries:
             if entry.is_file():
                 target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
@@ -184,12 +183,12 @@ class _Walk:
                 yield Found(str(folder / entry.name), stat.st_size, stat.st_mtime_ns)
 
     def pass_over(self, kind: str, path: Path) -> None:
-        """Take note of an entry that is not taken."""
+        """Record an entry that is passed over."""
         self.passed.setdefault(kind, []).append(path)
 
 
 def _own_entries(kind: str | None) -> dict[str, str]:
-    """Return the entries of the root that are vae_lab's own, with their kinds, if the root is such a folder itself."""
+    """Return the names of vae_lab's own entries in a root of this kind, with the kinds of the entries."""
     if kind == RUNS:
         return dict.fromkeys(RUN_ENTRIES, RUN_PARTS)
     if kind == SWEEPS:
@@ -198,28 +197,20 @@ def _own_entries(kind: str | None) -> dict[str, str]:
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """Return why an entry is none to look at, or None if it is a file or a folder like any other."""
+    """Return the kind under which an entry is passed over, or None for an ordinary file or folder."""
     if entry.name.startswith("."):
         return HIDDEN
     if entry.name.lower() in CLUTTER_FOLDERS | CLUTTER_FILES:
         is_folder = entry.is_dir()
         if entry.name.lower() in (CLUTTER_FOLDERS if is_folder else CLUTTER_FILES):
             return CLUTTER
-    if not _leads_somewhere(entry):
+    if not os.path.exists(entry.path):  # noqa: PTH110 (Path.exists raises for some links)
         return DEAD
     return None if entry.is_file() or entry.is_dir() else ODD
 
 
-def _leads_somewhere(entry: os.DirEntry[str]) -> bool:
-    try:
-        entry.stat()
-    except OSError:  # a dead link, a link to itself, or a file removed meanwhile
-        return False
-    return True
-
-
 def _shown(root: Path, kind: str, path: Path) -> str:
-    """Return a path as text, with what a dead link names."""
+    """Return a path as printable text, followed by the target of a broken link."""
     if kind != DEAD:
         return printable(str(path))
     try:
@@ -229,6 +220,6 @@ def _shown(root: Path, kind: str, path: Path) -> str:
 
 
 def printable(path: str) -> str:
-    """Return a path as text that any terminal or file takes: what is no UTF-8 or cannot be shown is escaped."""
+    """Return a path as printable text, with invalid UTF-8 and unprintable characters escaped."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -7,7 +7,7 @@ from typing import Any
 
 RUNS = "run folders of vae_lab"
 SWEEPS = "folders of sweeps of vae_lab"
-RUN_PARTS = "files and folders of the run that lies there"
+RUN_PARTS = "files and folders of a run of vae_lab"
 SAMPLES = "folders of generated pictures"
 GRIDS = "grids of generated pictures"
 TABLES = "tables of detect and their pictures"
@@ -24,30 +24,25 @@ RUN_ENTRIES = frozenset({
 """Names of the files and folders that a run writes into its folder."""
 
 MANIFEST = "manifest.json"
-"""What lies beside generated pictures and tells what they were made of; beside a single .png, <its name>.json does."""
+"""The file beside generated pictures that says how they were made; beside a single x.png it is x.png.json."""
 
 MULTIRUN = "multirun.yaml"
-"""What Hydra writes of a sweep."""
+"""Hydra's file in the folder of a sweep."""
 
 TABLE_COLUMNS = ("path", "score", "p_value", "flagged")
-"""How a table of detect begins."""
+"""The first columns of a table of detect."""
 
 MAX_BYTES = 2**20
-"""Of a file that is read whole to see whose it is."""
+"""Maximum number of bytes that are read to recognise a file."""
 
 
 def own_folder(folder: Path, names: Collection[str]) -> str | None:
-    """Return what kind of vae_lab's output a folder is, or None.
-
-    Args:
-        folder: where it lies.
-        names: of what it holds.
-    """
+    """Return the kind of vae_lab's output that a folder with entries `names` is, or None."""
     if "summary.json" in names and _is_summary(folder / "summary.json"):
         return RUNS
     if MULTIRUN in names and _is_config(folder / MULTIRUN):
         return SWEEPS
-    if ".hydra" in names and _is_config(folder / ".hydra" / "config.yaml"):  # also of a run that has just begun
+    if ".hydra" in names and _is_config(folder / ".hydra" / "config.yaml"):  # a run that has just begun
         return RUNS
     if MANIFEST in names and _is_manifest(folder / MANIFEST):
         return SAMPLES
@@ -57,7 +52,7 @@ def own_folder(folder: Path, names: Collection[str]) -> str | None:
 
 
 def own_files(folder: Path, names: Collection[str]) -> dict[str, str]:
-    """Return the entries of a folder that vae_lab wrote beside somebody's files, with their kinds."""
+    """Return the entries of a folder that vae_lab wrote beside the user's files, with their kinds."""
     own: dict[str, str] = {}
     for name in names:
         if name.lower().endswith(".csv") and begins_as_table(folder / name):
@@ -75,16 +70,16 @@ def begins_as_table(path: Path) -> bool:
 
 
 def table_names(table: Path) -> list[str]:
-    """Return the names of all files that detect writes beside a table and for it, its own name first."""
+    """Return the names of a table of detect and of all files that detect writes beside it."""
     stems = (table.stem, f"{table.stem}-truth")
     names = [f"{stem}{end}" for stem in stems for end in (table.suffix, "-strangest.png", "-heat.png")]
     return [*names, f"{table.stem}-truth.json", f"{table.stem}-roc.png"]
 
 
 def first_bytes(path: Path, n: int) -> bytes:
-    """Return how a regular file begins; nothing if it cannot be read."""
+    """Return the first `n` bytes of a regular file; empty if it cannot be read."""
     try:
-        if not path.is_file():  # reading a pipe would wait for ever
+        if not path.is_file():  # reading a pipe would wait forever
             return b""
         with path.open("rb") as file:
             return file.read(n)
@@ -106,7 +101,7 @@ def _is_config(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON object; an empty one if the file holds none, or cannot be read."""
+    """Return the JSON object in a file; empty if the file cannot be read or holds something else."""
     try:
         content = json.loads(first_bytes(path, MAX_BYTES))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Folders that are written completely or not at all."""
+"""Atomic writing of folders."""
 
 import errno
 import glob
@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 STALE_SECONDS = 24 * 3600
-"""Leftovers of killed processes are removed at this age; younger ones may belong to a process that lives."""
+"""Age at which leftovers of killed processes are removed; younger ones may belong to a running process."""
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a fresh folder beside `path`; once the block has ended well, it takes that place at once.
+    """Yield a temporary folder beside `path`, and rename it to `path` when the block succeeds.
 
-    If another process has put a folder there meanwhile, that one stays and ours is dropped.
+    If another process has created a folder at `path` meanwhile, that folder stays and the temporary one is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(path)
@@ -35,7 +35,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def made_folder(path: Path) -> Iterator[None]:
-    """Make a folder and those around it; if the block fails, those that were made are removed, as far as empty."""
+    """Make a folder and its missing parents; if the block fails, remove those of them that are empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +48,7 @@ def made_folder(path: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove what killed processes left beside `path` on their way to it."""
+    """Remove temporary folders for `path` that killed processes have left."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:

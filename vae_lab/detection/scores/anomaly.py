@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vae_lab.errors import require_count
 from vae_lab.models.ladder import Ladder
-from vae_lab.models.topdown import Path, reparametrized
+from vae_lab.models.topdown import Path, choose_from_noise
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.importance import draw
 from vae_lab.probability.latent_model import Inference, LatentModel
@@ -295,7 +295,7 @@ class LadderLLR(Score):
         posterior = model.posterior(images)
         for noise in common_noise(model, images, self.nsamples, self.seed):
             for k, sign in ((0, 1), (self.k, -1)):
-                choose = reparametrized(noise.expand(len(images), -1), model.decoder.sizes, k)
+                choose = choose_from_noise(noise.expand(len(images), -1), model.decoder.sizes, k)
                 total = total + sign * upper_bound_terms(model, posterior.path(choose, ()), images, k)
         return total / self.nsamples
 

@@ -1,5 +1,5 @@
 "use strict";
-// Draws the plots from the JSON beside them, sorts tables, and lets a box on parallel coordinates pick lines.
+// Draws the plots from embedded JSON, sorts tables, and highlights lines selected by boxes on parallel coordinates.
 const settings = { responsive: true, displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["lasso2d"] };
 
 for (const source of document.querySelectorAll("script.figure")) {
@@ -7,13 +7,13 @@ for (const source of document.querySelectorAll("script.figure")) {
   const place = source.previousElementSibling;
   Plotly.newPlot(place, figure.data, figure.layout, settings);
   if (place.id === "parallel") {
-    place.on("plotly_selected", (event) => pick(place, event));
-    place.on("plotly_deselect", () => pick(place, null));
+    place.on("plotly_selected", (event) => highlight(place, event));
+    place.on("plotly_deselect", () => highlight(place, null));
   }
 }
 
-// A line stays if it passes through the boxes on every axis that has one.
-function pick(place, event) {
+// Dim each line that does not pass through the box of every axis with a box.
+function highlight(place, event) {
   const axes = new Map();
   for (const point of event ? event.points : []) {
     if (!axes.has(point.x)) axes.set(point.x, new Set());
@@ -38,7 +38,7 @@ function sort(header) {
   const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
   const order = (a, b) => {
     const [x, y] = [value(a), value(b)];
-    if (isBlank(x) || isBlank(y)) return isBlank(x) - isBlank(y); // what has no value stays below
+    if (isBlank(x) || isBlank(y)) return isBlank(x) - isBlank(y); // rows without a value stay at the bottom
     const sign = rising ? 1 : -1;
     return sign * (isNaN(x) || isNaN(y) ? x.localeCompare(y, "en", { numeric: true }) : x - y);
   };

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from vae_lab.system.signals import EndAtOnce, heard
+from vae_lab.system.signals import EndAtOnce, handled_signals
 from vae_lab.training.distributed.collectives import is_distributed, max_over_processes
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class GracefulStop(Callback):
 
     def __enter__(self) -> "GracefulStop":
         """Install the signal handlers."""
-        self._previous = {number: signal.getsignal(number) for number in heard()}
+        self._previous = {number: signal.getsignal(number) for number in handled_signals()}
         self._listen()
         return self
 

@@ -28,12 +28,12 @@ class FailureReport(NamedTuple):
 
 def write_report(folder: Path, rank: int, error: BaseException) -> int:
     """Write the failure report of a process, unless it exists, and return the exit code."""
-    from vae_lab.cli.entry import account
+    from vae_lab.cli.entry import describe_error
     from vae_lab.errors import RanksLost, status
     from vae_lab.system.atomic import write_whole
     from vae_lab.system.error_text import reason
 
-    code, text = account(error)
+    code, text = describe_error(error)
     report = FailureReport(time.time(), code, status(error), reason(error), text, isinstance(error, RanksLost))
     path = folder / f"rank-{rank}.json"
     if not path.exists():

@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from vae_lab.errors import Interrupted, RanksLost
 from vae_lab.runs.folder import read_summary, record
-from vae_lab.system.signals import EndAtOnce, heard
+from vae_lab.system.signals import EndAtOnce, handled_signals
 from vae_lab.training.distributed.failures import FailureReport, read_reports
 
 POLL = 0.1  # seconds between two checks of the processes
@@ -34,7 +34,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
         RanksLost: if a process failed.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # torch would print the error a second time
-    handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in heard()}
+    handlers: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in handled_signals()}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
