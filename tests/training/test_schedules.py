@@ -106,7 +106,7 @@ def test_a_schedule_that_takes_no_length_is_made_as_it_is() -> None:
 @pytest.mark.parametrize("name", ["OneCycleLR", "warm_up_and_cosine"])
 def test_a_length_without_end_is_refused(name: str, total_steps: float) -> None:
     make = {"OneCycleLR": one_cycle, "warm_up_and_cosine": partial(warm_up_and_cosine, warmup=1, floor=0.0)}[name]
-    with pytest.raises(ValueError, match=rf"^schedule: {name} follows the length .*; give trainer\.max_steps"):
+    with pytest.raises(ValueError, match=rf"^schedule: {name} needs the length .*; set trainer\.max_steps"):
         make_schedule(make, optimizer(momentum=0.9), total_steps)
 
 

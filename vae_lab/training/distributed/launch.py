@@ -96,7 +96,7 @@ def find_root_cause(codes: Mapping[int, int], reports: Mapping[int, FailureRepor
         if codes[rank] < 0:
             name = signal.Signals(-codes[rank]).name
             return RanksLost(f"process {rank} of this run was killed by {name}; the others were stopped.")
-        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and no error report.")
+        return RanksLost(f"process {rank} of this run ended with exit code {codes[rank]} and did not report why.")
     if not reports:
         return RanksLost("the processes of this run were ended by SIGTERM.")
     first = min(reports.values(), key=lambda one: (one.echo, one.when))

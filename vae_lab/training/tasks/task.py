@@ -54,7 +54,7 @@ class Task(LightningModule, ABC):
         is_monitored: whether a callback monitors a metric of training batches.
         is_searching: whether Lightning searches for a learning rate, where losses may be infinite.
         must_improve: whether a run counts as diverged if `measure` is higher at its end than at its beginning.
-        minimises_bound: whether the loss is a bound on -log p(x) and nothing else.
+        minimises_bound: whether the only loss is a bound on -log p(x).
     """
 
     must_improve = True
@@ -110,11 +110,11 @@ class Task(LightningModule, ABC):
         """
 
     def judged_by(self) -> tuple[str, str]:
-        """Return which of `METRICS` judges the model, and what it is; lower is better for all of them.
+        """Return the metric in `METRICS` that judges the model, and its description; lower is better.
 
-        A normal density with variance 1/2 is the squared error but for D/2 ln(pi), 449 of 467 nats for the bundled
-        digits, so its bound is told without that constant. Where more than a bound is minimised, or none, it says
-        little of the model; the squared error is what a test can measure of any.
+        The metric is the bound, or the mean squared error if a bound is not the only loss. Under a normal density with
+        variance 1/2, the bound is reported without its constant D/2 ln(pi), which is 449 of 467 nats for the bundled
+        digits.
         """
         likelihood = self.model.likelihood
         if not self.minimises_bound:
