@@ -47,7 +47,7 @@ def test_a_trial_is_named_by_what_is_asked_for() -> None:
 
 
 def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad").touch()
     common = ("-m", *TINY, *NO_PICTURES, "logger=none", "group=mine", *sabotaged("raise", "4", 3))
@@ -59,6 +59,7 @@ def test_a_sweep_records_failures_goes_on_and_runs_only_what_is_missing(
         "model.nlatent=4": "failed",
     }
     assert "must be a whole number" in str(found["model.nlatent=0"]["reason"])
+    assert re.search(r"^trial nlatent=0 \(\w{10}\): model.nlatent must be", capfd.readouterr().out, re.MULTILINE)
     assert str(found["model.nlatent=4"]["reason"]).startswith("sabotaged")
     assert str(found["model.nlatent=2"]["command"]).startswith("python -m vae_lab.train data=synthetic")
     (tmp_path / "bad").unlink()
