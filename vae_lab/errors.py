@@ -82,7 +82,7 @@ def require_number(name: str, value: object, interval: str = "[0, inf)", hint: s
         low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
     )
     if not within:
-        words = "be 0 or a positive number" if interval[0] == "[" and low == 0 else "be a positive number"
+        words = "be a finite number of at least 0" if interval[0] == "[" else "be a finite number above 0"
         raise ValueError(f"{name} must {words if high == float('inf') else f'lie in {interval}'}, not {value}{hint}.")
 
 

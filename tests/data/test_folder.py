@@ -543,7 +543,7 @@ def test_leftovers_of_killed_runs_are_removed_after_a_day(mapped, root):
         ({"max_pixels": 0}, "data.max_pixels must lie in [1, 178956970], not 0"),
         ({"max_pixels": 10**9}, "data.max_pixels must"),
         ({"background": 256}, "data.background must lie in [0, 255], not 256"),
-        ({"memory_limit": -1}, "data.memory_limit must be 0 or a positive number, not -1"),
+        ({"memory_limit": -1}, "data.memory_limit must be a finite number of at least 0, not -1"),
         ({"cache": ""}, "data.cache is empty; name a folder"),
         ({"download": True}, "data.download=true needs data.archive"),
         ({"channels": 4}, "data.channels must be"),

@@ -36,7 +36,7 @@ from vae_lab.system.threads import (
     measured_threads,
     use_threads,
 )
-from vae_lab.training.distributed.launch import told
+from vae_lab.training.distributed.launch import worker_settings
 from vae_lab.training.run import train_run
 
 PACKAGE = Path(__file__).parents[2] / "vae_lab"
@@ -275,7 +275,7 @@ def test_python_trains_with_the_number_of_the_config_or_its_own(config: Callable
 def test_the_processes_of_a_run_are_told_its_number(config: Callable[..., DictConfig]) -> None:
     cfg = config("trainer.devices=2")
     training.settle_threads(cfg, nprocesses=2)
-    assert told(cfg)["config"]["threads"] == 1
+    assert worker_settings(cfg)["config"]["threads"] == 1
 
 
 SUBMITIT = "hydra_plugins.hydra_submitit_launcher.submitit_launcher"
