@@ -1,1 +1,1 @@
-"""The command line: Hydra's configs, errors in one sentence, documented exit codes."""
+"""Running commands under Hydra: command-line checks, error messages of one sentence, documented exit codes."""

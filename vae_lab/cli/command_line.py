@@ -15,7 +15,7 @@ NO_CHOICE = ("null", "None", "")
 
 
 def overrides_first(arguments: Sequence[str], config_name: str) -> list[str]:
-    """Return a command line with its overrides before its flags, because Hydra takes no override behind a flag.
+    """Return a command line with all overrides (key=value) moved before the flags, as Hydra requires.
 
     Raises:
         ValueError: if vae_lab does not accept a flag or an override.
@@ -39,7 +39,7 @@ def overrides_first(arguments: Sequence[str], config_name: str) -> list[str]:
 
 
 def refuse_flags(found: Namespace, config_name: str) -> None:
-    """Raise ValueError if a flag of Hydra is not supported by the command."""
+    """Raise ValueError if the command does not support one of the given flags of Hydra."""
     if found.experimental_rerun is not None:
         raise ValueError(
             f"--experimental-rerun {found.experimental_rerun}: vae_lab does not read this file, because it can run any"
@@ -56,7 +56,7 @@ def refuse_flags(found: Namespace, config_name: str) -> None:
 
 
 def plain_choice(text: str, config_name: str) -> str:
-    """Return an override without its + if it chooses from a group in the command's defaults, where Hydra takes no +.
+    """Return `group=choice` for `+group=choice` if the command's defaults list the group as null, else the override.
 
     Raises:
         ValueError: if the override of a group is null or empty.
@@ -73,7 +73,7 @@ def plain_choice(text: str, config_name: str) -> str:
 
 
 def default_choices(config_name: str) -> dict[str, str | None]:
-    """Return a command's default choice in each of its config groups; None in a group without one."""
+    """Return the default choice of each of a command's config groups, by group; None for a group without a default."""
     config = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))
     found: dict[str, str | None] = {}
     for entry in config.get("defaults", ()):
@@ -85,7 +85,7 @@ def default_choices(config_name: str) -> dict[str, str | None]:
 
 
 def needed_keys(config_name: str) -> list[str]:
-    """Return the top-level settings of a command and its groups with a default choice."""
+    """Return the names of a command's top-level settings and of its config groups that have a default choice."""
     config = yaml.safe_load((CONF / f"{config_name}.yaml").read_text(encoding="utf-8"))
     parents = [entry for entry in config.get("defaults", ()) if isinstance(entry, str) and entry != "_self_"]
     groups = [group for group, choice in default_choices(config_name).items() if choice is not None]

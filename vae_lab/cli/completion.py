@@ -21,7 +21,7 @@ UNINSTALL = "complete -r python python3\nunset -f _vae_lab_complete\n"
 
 
 def completion(arguments: Sequence[str]) -> str | None:
-    """Return the output of a command line with --shell-completion, or None if Hydra handles it.
+    """Return the shell script that a command line with --shell-completion prints, or None if Hydra handles it.
 
     Raises:
         ValueError: if the shell is not bash.
@@ -41,5 +41,5 @@ def completion(arguments: Sequence[str]) -> str | None:
 
 
 def line_to_complete(line: str) -> str:
-    """Return a shell line without `python -m vae_lab.`, which Hydra does not understand."""
+    """Return a shell line with `python -m vae_lab.` removed, because Hydra completes only what follows it."""
     return MODULE.sub("", line)

@@ -28,6 +28,6 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
         return (self.prefix + super().format(record)).encode(encoding, "backslashreplace").decode(encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Ignore a closed pipe, as in `train | head`."""
+        """Ignore a BrokenPipeError, as in `train | head`; report any other error as usual."""
         if not isinstance(sys.exc_info()[1], BrokenPipeError):
             super().handleError(record)

@@ -1,4 +1,4 @@
-"""The entry point of the commands, which runs a function under Hydra and returns the exit code."""
+"""The entry point of all commands: it runs a command's function under Hydra and exits with a documented code."""
 
 import functools
 import io
@@ -49,7 +49,7 @@ Rewrite = Callable[[list[str]], list[str]]
 def command(
     config_name: str, rewrite: Rewrite | None = None
 ) -> Callable[[Callable[[DictConfig], object]], Callable[[], None]]:
-    """Return a decorator that makes a command of a function of the composed config.
+    """Return a decorator that turns a function of the composed config into a command.
 
     The command ends with an exit code of `vae_lab.errors`. Faults in vae_lab itself are printed with their traceback,
     other errors only with HYDRA_FULL_ERROR=1.
@@ -73,7 +73,7 @@ def command(
 
 
 def run_until_signal(end: EndAtOnce, task: Callable[[DictConfig], object], config_name: str) -> int:
-    """Run a task and return the exit code; a signal ends it after `finally` blocks have removed temporary files.
+    """Run a task and return its exit code; a signal ends it after `finally` blocks have removed temporary files.
 
     The process must exit afterwards, because the signal handlers are not restored.
     """
@@ -141,7 +141,7 @@ def run(task: Callable[[DictConfig], object], config_name: str) -> int:
 
 
 def prepare(config_name: str) -> list[str]:
-    """Adapt the process to its environment, and return warnings to log when logging is set up.
+    """Set up this process (encoding, quoting, rank), and return warnings to log once logging is set up.
 
     Raises:
         ValueError: if a variable of torchrun or srun is not a whole number.
@@ -163,7 +163,7 @@ def prepare(config_name: str) -> list[str]:
 
 
 def quote_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command line in which values with blanks, brackets or umlauts are quoted for Hydra."""
+    """Return a command line with quotes around each value that Hydra cannot parse without them, as with blanks."""
     several = {"-m", "--multirun", "hydra.mode=MULTIRUN"} & set(arguments)
     sweeps = bool(several) or any(argument.startswith("sweep=") for argument in arguments)
     return [quote_typed(argument, sweeps=sweeps) for argument in arguments]
@@ -202,7 +202,7 @@ def keep_paths(cfg: DictConfig) -> None:
 
 
 def require_given(cfg: DictConfig, config_name: str) -> None:
-    """Raise ValueError if a required setting has no value; the message quotes the setting's comment in the yaml."""
+    """Raise ValueError if a required setting has no value; the message includes the setting's comment in the YAML."""
     names = sorted(OmegaConf.missing_keys(cfg), reverse=True)  # run= before images=
     if not names:
         return
@@ -213,7 +213,7 @@ def require_given(cfg: DictConfig, config_name: str) -> None:
 
 
 def settle_threads(cfg: DictConfig, *, nprocesses: int = 1, kept: int | None = None) -> None:
-    """Decide the number of threads, apply it to this process, and write it into the config.
+    """Choose the number of CPU threads, apply it to this process, and write it into the config.
 
     Args:
         cfg: a config with the setting `threads`.
@@ -244,21 +244,24 @@ def folder_to_run_dir(arguments: list[str]) -> list[str]:
 
 
 def as_run_dir(folder: str) -> str:
-    """Return the override of Hydra's run folder; a name that Hydra would parse as a number is quoted."""
+    """Return the override hydra.run.dir=<folder>, with the folder quoted if Hydra would parse it as a number."""
     parsed = parse(f"hydra.run.dir={folder}")
     is_number = parsed is not None and isinstance(parsed.value(), int | float)
     return quote_override("hydra.run.dir", folder) if is_number else f"hydra.run.dir={folder}"
 
 
 def as_storage_error(error: OSError) -> Exception:
-    """Return an error that Hydra raised while making the run folder as a StorageError, if it names a file."""
+    """Return a StorageError for an OSError about a file that cannot be written; return any other error unchanged."""
     if error.filename is None or isinstance(error, FileNotFoundError):
         return error
     return StorageError(f"{error.filename} cannot be written: {error.strerror}.")
 
 
 def introduction(config_name: str) -> str:
-    """Return the text that --help prints before the config; Hydra's own takes a second to find the groups."""
+    """Return the text that --help prints before the config: usage, config groups and their choices.
+
+    Hydra's own text is not used, because Hydra takes a second to find the groups.
+    """
     choices: dict[str, set[str]] = {}
     for folder in (CONF, *config_dirs(sys.argv[1:])):
         for path in folder.glob("*/*.yaml"):
@@ -273,7 +276,7 @@ def introduction(config_name: str) -> str:
 
 
 def print_error(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> int:
-    """Log an error, or print it if logging is not set up, and return the exit code."""
+    """Log an error, or write it to stderr if logging is not set up, and return the exit code."""
     code, message = describe_error(error, verbose=verbose, config_name=config_name)
     message = masked(message)
     if logging.getLogger().handlers:
@@ -284,7 +287,7 @@ def print_error(error: BaseException, *, verbose: bool = False, config_name: str
 
 
 def describe_error(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
-    """Return the exit code and the message of an error, with a traceback for a fault in vae_lab or with `verbose`."""
+    """Return the exit code and message of an error, with a traceback for a bug in vae_lab or if `verbose` is set."""
     cause = error
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None and not import_problem(cause):
         cause = cause.__cause__
@@ -299,7 +302,7 @@ def describe_error(error: BaseException, *, verbose: bool = False, config_name: 
 
 
 def sentence(error: BaseException, config_name: str) -> str:
-    """Return an error's message; messages of Hydra become one sentence with a remedy."""
+    """Return an error's message; a message of Hydra or OmegaConf is rewritten as one sentence with a remedy."""
     text = str(error).strip() or type(error).__name__
     if not isinstance(error, HydraException | OmegaConfBaseException):
         return text
@@ -323,7 +326,7 @@ def sentence(error: BaseException, config_name: str) -> str:
 
 
 def invalid_value(error: BaseException, line: str) -> str:
-    """Return the first line of Hydra's message, with the quoted override if Hydra cannot parse the value."""
+    """Return Hydra's message `line`, with a remedy if Hydra cannot parse a value or takes it for a sweep."""
     if isinstance(error, OverrideParseException):
         return f"{line}; to use the value as plain text, type {quote_literally(error.override)}."
     ambiguous = re.match("Ambiguous value for argument '(.*)'$", line)
@@ -334,13 +337,13 @@ def invalid_value(error: BaseException, line: str) -> str:
 
 
 def quote_literally(override: str) -> str:
-    """Return an override quoted for Hydra and the shell, so that its value is plain text."""
+    """Return an override quoted for Hydra and the shell, so that Hydra reads its value as plain text."""
     key, _, value = override.partition("=")
     return shlex.quote(quote_override(key, value))
 
 
 def missing_setting(name: str, inside: str, config_name: str) -> str:
-    """Return the message for a setting or group that does not exist, or of which the key `inside` does not exist."""
+    """Return the message that the setting or group `name`, or the key `inside` below it, does not exist."""
     if name.startswith("hydra."):
         return f"There is no setting {name}; --cfg hydra lists Hydra's settings, and +{name}=… adds one to a mapping."
     if inside.startswith(f"{name}."):

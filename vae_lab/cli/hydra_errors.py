@@ -24,7 +24,7 @@ SENTENCES = {
 
 
 def translate_message(message: str) -> str | None:
-    """Return the sentence that replaces a message of Hydra, or None."""
+    """Return the sentence that replaces a message of Hydra, or None if no pattern matches the message."""
     for pattern, sentence in SENTENCES.items():
         found = re.search(pattern, message)
         if found:

@@ -12,7 +12,7 @@ from vae_lab.system.masking import masked, remember
 
 
 def hide_secrets(cfg: DictConfig) -> None:
-    """Mask the secrets in the `.hydra/` files of a job, and remember them for everything that is written later."""
+    """Mask the secrets in the `.hydra/` files of a job, and remember them to mask them in all later output."""
     hydra = HydraConfig.get()
     remember(OmegaConf.to_container(hydra, resolve=False))
     with suppress(OmegaConfBaseException):  # a missing value is reported when it is read
@@ -23,7 +23,7 @@ def hide_secrets(cfg: DictConfig) -> None:
 
 
 def mask_file(path: Path) -> None:
-    """Rewrite a YAML file if it holds a secret."""
+    """Rewrite a YAML file with its secrets masked if it holds any."""
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     hidden = masked(content)
     if hidden != content:
@@ -33,7 +33,7 @@ def mask_file(path: Path) -> None:
 
 
 def save_config(config: DictConfig | ListConfig, path: Path) -> None:
-    """Write a config with its secrets masked and its references unresolved."""
+    """Write a config as YAML with its secrets masked and its interpolations unresolved."""
     plain = OmegaConf.to_container(config, resolve=False)
     remember(plain)
     OmegaConf.save(OmegaConf.create(masked(plain)), path)

@@ -1,4 +1,4 @@
-"""A Hydra callback that removes the files of a command that failed before it did anything."""
+"""A Hydra callback that removes Hydra's files from the run folder if the command failed before it wrote any file."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +23,7 @@ class NoTraces(Callback):
         self.others: dict[Path, tuple[int, int]] = {}
 
     def on_run_start(self, config: DictConfig, **_: object) -> None:
-        """Record the content of the run folder."""
+        """Record the files in the run folder, and the content of those that Hydra overwrites."""
         self.folder = Path(str(config.hydra.run.dir))
         if self.folder == Path():  # only rank 0 has a run folder
             return
@@ -37,13 +37,13 @@ class NoTraces(Callback):
         self.others = self.other_files()
 
     def other_files(self) -> dict[Path, tuple[int, int]]:
-        """Return the modification time and size of each file in the folder, except the lock and Hydra's files."""
+        """Return (modification time in ns, bytes) of each file in the run folder, except Hydra's files and the lock."""
         passed = {*self.own, self.folder / LOCK}
         files = {path: path.stat() for path in self.folder.rglob("*") if path not in passed and path.is_file()}
         return {path: (found.st_mtime_ns, found.st_size) for path, found in files.items()}
 
     def on_run_end(self, config: DictConfig, **_: object) -> None:
-        """Restore the content of the run folder if no other file has changed."""
+        """Restore the recorded run folder if the run has changed no files other than Hydra's."""
         if self.folder == Path() or self.other_files() != self.others:
             return
         with suppress(OSError):  # another process may work in the folder

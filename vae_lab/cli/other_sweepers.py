@@ -17,19 +17,19 @@ NO_SWEEP = (
 
 
 def is_own(hydra: Any) -> bool:  # noqa: ANN401
-    """Return whether the sweeper is vae_lab's own, which names trials by their settings and records their outcome."""
+    """Return whether Hydra's sweeper is vae_lab's `TrialSweeper`; `hydra` is the `hydra` part of a config."""
     return str(hydra.sweeper.get("_target_", "")).endswith(".TrialSweeper")
 
 
 class SweepFolder(Callback):
-    """A callback that names the folder of another sweeper's sweep by time, and its jobs by the swept settings.
+    """A callback that names the sweep folder of any other sweeper by time, and its job folders by the swept settings.
 
     Settings that are typed are kept. The defaults are added to the overrides of Hydra's own settings, from which the
     config of each job is composed.
     """
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        """Add the settings that are not typed."""
+        """Add overrides that name the folders, unless the command line has its own."""
         hydra = config.hydra
         if is_own(hydra):
             return
@@ -49,7 +49,7 @@ class SweepFolder(Callback):
 
 
 def fixed_keys(overrides: Any) -> list[str]:  # noqa: ANN401
-    """Return the settings that are typed with a single value, which all jobs of a sweep share."""
+    """Return the keys of the overrides with a single value, which all jobs of a sweep share."""
     texts: list[str] = OmegaConf.to_container(overrides, resolve=False)  # pyright: ignore[reportAssignmentType]
     parsed = OverridesParser.create().parse_overrides(texts)
     return sorted({one.get_key_element().lstrip("+~") for one in parsed if not one.is_sweep_override()})

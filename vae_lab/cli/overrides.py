@@ -23,7 +23,7 @@ SETTING = re.compile(r"([A-Za-z_][\w.]*)=([^\[\](){}'\"]+)")
 
 
 def normalise_overrides(arguments: Sequence[str], config_name: str) -> list[str]:
-    """Return a command line in which 4.0 is 4 for integer settings, and None is null.
+    """Return a command line with 4.0 replaced by 4 for integer settings, and None replaced by null.
 
     A setting is an integer if its default is one. 1.0 is kept if the default is a float, because to Lightning 1.0 is a
     share and 1 a count. It is also kept if the default is null, and in a setting that is added with a +. A number such
@@ -41,18 +41,18 @@ def normalise_overrides(arguments: Sequence[str], config_name: str) -> list[str]
 
 
 def values_of(text: str) -> list[str]:
-    """Return the values of an override, several for a sweep; [] if a value is quoted or nested."""
+    """Return the values of an override: one, or several for a sweep; [] if a value is quoted or nested."""
     found = SETTING.fullmatch(text)
     return found[2].split(",") if found else []
 
 
 def is_ambiguous(value: str) -> bool:
-    """Return whether a value is None or an integer written as a float."""
+    """Return whether a value is None or a whole number written as a float, such as 4.0."""
     return value == "None" or (NUMBER.fullmatch(value) is not None and float(value).is_integer())
 
 
 def normalise_override(text: str, default: DictConfig) -> str:
-    """Return an override with integers and null in Hydra's form; `default` is the config without overrides."""
+    """Return an override with None as null and, if the setting's value in `default` is an int, 4.0 as 4."""
     name, values = text.partition("=")[0], values_of(text)
     try:
         before = OmegaConf.select(default, name, default="")  # "" for a setting that the override adds
@@ -67,7 +67,7 @@ def normalise_override(text: str, default: DictConfig) -> str:
 
 
 def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
-    """Return the config with the chosen groups and without overrides of settings; empty if it cannot be composed.
+    """Return a command's config with the chosen groups but no other overrides; empty if it cannot be composed.
 
     Groups are searched in vae_lab's configs, --config-dir and hydra.searchpath.
     """
@@ -82,7 +82,7 @@ def defaults(arguments: Sequence[str], config_name: str) -> DictConfig:
 
 
 def with_choices(arguments: Sequence[str], config_name: str, places: list[str]) -> DictConfig:
-    """Return the config with the chosen groups, composed by the initialised Hydra."""
+    """Return the config that the initialised Hydra composes from the chosen groups, without other overrides."""
     loader = GlobalHydra.instance().config_loader()
 
     def is_choice(group: str, choice: str) -> bool:
@@ -93,20 +93,20 @@ def with_choices(arguments: Sequence[str], config_name: str, places: list[str]) 
 
 
 def config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """Return the folder of --config-dir as a list; [] without the flag."""
+    """Return a list of the absolute path of the folder given by --config-dir; [] without the flag."""
     typed, _ = get_args_parser().parse_known_args([*arguments])
     return [] if typed.config_dir is None else [Path(typed.config_dir).absolute()]
 
 
 def search_path(arguments: Sequence[str]) -> list[str]:
-    """Return the override that adds the command line's config folders to Hydra's search path; [] without any."""
+    """Return a list of one override that adds the given config folders to Hydra's search path; [] if none are given."""
     folder = [quote_text(f"file://{path}") for path in config_dirs(arguments)]
     paths = [text.partition("=")[2].strip("[]") for text in arguments if text.startswith("hydra.searchpath=")]
     return [f"hydra.searchpath=[{','.join(filter(None, [*folder, *paths]))}]"] if folder or paths else []
 
 
 def settle_limits(cfg: DictConfig, overrides: Iterable[str]) -> None:
-    """Switch off defaults of the trainer that contradict the typed settings.
+    """Disable the trainer's default limits that contradict the limits given on the command line.
 
     `trainer.max_steps` is switched off if only `max_epochs` or `max_time` is typed. With `check_val_every_n_epoch`,
     validation is at the end of an epoch, unless `val_check_interval` is typed too.
