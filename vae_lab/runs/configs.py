@@ -1,4 +1,4 @@
-"""Validation of stored configs: plain values only, and only classes that vae_lab ships for a role.
+"""Validation of stored configs: plain values only, and for each part only the classes that vae_lab ships for it.
 
 The roles come from the packaged conf/. The files of conf/model name the classes that are allowed as `model`, and their
 parts name those that are allowed as `model.encoder` and so on; `likelihood: ${likelihood}` allows the classes of
@@ -24,14 +24,14 @@ KNOWN_INSTRUCTIONS = {"_target_", "_partial_"}
 
 
 class Role(NamedTuple):
-    """The classes that vae_lab ships for a part of a config, and whether they are partial (`_partial_: true`)."""
+    """The classes allowed for one part of a config, such as `model.encoder`, and whether they are partial."""
 
     classes: frozenset[str] = frozenset()
     partial: bool = False
 
 
 def build(config: Any) -> Any:  # noqa: ANN401 (the config names the type)
-    """Return an instance of a config's `_target_`; containers among its arguments are plain lists and dictionaries."""
+    """Return the object that Hydra instantiates from a config; container arguments are plain lists and dictionaries."""
     from hydra.utils import instantiate
 
     return instantiate(config, _convert_="all")
@@ -39,7 +39,7 @@ def build(config: Any) -> Any:  # noqa: ANN401 (the config names the type)
 
 @cache
 def packaged_roles(group: str) -> dict[str, Role]:
-    """Return the roles in the packaged configs of a group by dotted names, such as `model` and `model.encoder`."""
+    """Return the role of each part of vae_lab's own configs of a group, by dotted names such as `model.encoder`."""
     import yaml
 
     found: dict[str, Role] = {}
@@ -51,7 +51,7 @@ def packaged_roles(group: str) -> dict[str, Role]:
 
 
 def _roles(node: object, name: str) -> Iterator[tuple[str, Role]]:
-    """Yield the roles of a packaged config, including those of the groups that it refers to."""
+    """Yield (dotted name, role) for each part of one of vae_lab's own configs and of the groups that it refers to."""
     reference = GROUP.fullmatch(node) if isinstance(node, str) else None
     if reference and (CONF / reference[1]).is_dir():
         for part, role in packaged_roles(reference[1]).items():
@@ -64,7 +64,7 @@ def _roles(node: object, name: str) -> Iterator[tuple[str, Role]]:
 
 
 def check_config(config: object, role: str, trust: Trust = None) -> None:
-    """Raise ValueError if a stored config names a class that is not allowed in its role, or holds an interpolation.
+    """Raise ValueError if a stored config names a class that is not allowed for its part, or holds an interpolation.
 
     Args:
         config: of the model, the data or the task.
@@ -84,7 +84,7 @@ def check_config(config: object, role: str, trust: Trust = None) -> None:
 
 
 def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packages: Collection[str]) -> None:
-    """Raise ValueError if a mapping names a class that is neither in a trusted package nor shipped for the roles."""
+    """Raise ValueError unless the class that a mapping names belongs to a trusted package or to one of the roles."""
     target: Any = node.get("_target_")
     defined = defined_name(target) if is_in(target, packages) else target
     if is_in(defined, packages):
@@ -99,7 +99,7 @@ def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packag
 
 @cache
 def layers() -> tuple[Role, Role]:
-    """Return torch's layers as a role and as a partial role; they are harmless arguments of a trusted network."""
+    """Return two roles that allow all layers of torch.nn, complete and partial, as arguments of trusted networks."""
     from torch import nn
 
     names = {key for key, value in vars(nn).items() if isinstance(value, type) and issubclass(value, nn.Module)}
@@ -108,7 +108,7 @@ def layers() -> tuple[Role, Role]:
 
 
 def refusal(name: str, target: object, defined: object, packages: Collection[str]) -> str:
-    """Return the message for a class that is not allowed in its role, with the remedy if there is one."""
+    """Return the message that a class is not allowed for its part of a config, with the remedy if there is one."""
     top = str(target).partition(".")[0]
     what = f"the stored config names {target!r:.200} as {name}, which is not a class of vae_lab for this role"
     if defined != target:
@@ -122,7 +122,7 @@ def refusal(name: str, target: object, defined: object, packages: Collection[str
 
 
 def foreign_packages(config: object) -> set[str]:
-    """Return the packages other than vae_lab whose classes a config names."""
+    """Return the names of all packages other than vae_lab whose classes a config names."""
     targets = {str(node["_target_"]) for _, node, _ in _mappings(config, "") if "_target_" in node}
     return {target.partition(".")[0] for target in targets}.difference(OWN)
 
@@ -130,7 +130,7 @@ def foreign_packages(config: object) -> set[str]:
 def _mappings(
     node: object, name: str, above: tuple[object, ...] = ()
 ) -> Iterator[tuple[str, dict[Any, Any], tuple[object, ...]]]:
-    """Yield every mapping at any depth with its dotted name and the classes of the mappings around it."""
+    """Yield (dotted name, mapping, classes of the enclosing mappings) for each mapping in a nested config."""
     if isinstance(node, dict):
         yield name, node, above
         for key, value in node.items():
@@ -141,7 +141,7 @@ def _mappings(
 
 
 def require_plain(config: object) -> None:
-    """Raise DataError if a stored config holds a value that JSON has no type for, is too large or nested too deeply."""
+    """Raise DataError if a stored config has non-JSON types, integers above 64 bits, or too many values or levels."""
     nvalues = 0
     due = [(config, 0)]
     while due:

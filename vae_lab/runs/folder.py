@@ -1,4 +1,4 @@
-"""The layout of a run folder: file names, the summary, the state of its run."""
+"""The layout of a run folder: file names, summary.json, and the state of the run."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class State(NamedTuple):
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """Return a run's summary; empty if it is missing or unreadable."""
+    """Return the content of a run's summary.json; {} if it is missing or unreadable."""
     try:
         return read_json(folder / "summary.json", links=True)
     except Unreadable:
@@ -35,14 +35,14 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 
 def record(folder: Path, **facts: object) -> None:
-    """Add facts to a run's summary."""
+    """Add entries to a run's summary.json."""
     from vae_lab.system.atomic import write_whole  # imports torch
 
     write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
 
 
 def state_at_rest(folder: Path) -> State:
-    """Return the state of a run that no process works on; such a run with status "running" was killed."""
+    """Return the state of a run that no process is working on; if its status is still "running", it was killed."""
     summary = read_summary(folder)
     if summary.get("status") == RUNNING:
         return State(KILLED, "its process ended without recording why, as after kill -9, a crash or too little memory")
@@ -50,14 +50,14 @@ def state_at_rest(folder: Path) -> State:
 
 
 def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
-    """Return the command line that runs a trial alone; `flags` are others than overrides, such as --config-dir."""
+    """Return the command line that trains a single trial; `flags` are arguments such as --config-dir."""
     # a trial with sweep= among its overrides would run the whole sweep
     alone = ["hydra.mode=RUN"] if any(key(text) == "sweep" for text in overrides) else []
     return command_line("train", [*masked(overrides), *alone], flags)
 
 
 def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
-    """Return the path of a checkpoint in a run folder; a path that is not a folder is returned as the checkpoint."""
+    """Return `run`/checkpoints/`checkpoint`.ckpt if `run` is a folder, else `run` itself, a checkpoint file."""
     path = expanded(run)
     return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
 
@@ -69,12 +69,12 @@ class Located(NamedTuple):
     checkpoint: str
 
     def names(self) -> dict[str, str]:
-        """Return the names of both for a result file."""
+        """Return the names of the run folder and of the checkpoint, as entries of a result file."""
         return {"run": self.folder.name, "checkpoint": self.checkpoint}
 
 
 def locate(run: str | Path, checkpoint: str) -> Located:
-    """Return the folder and the checkpoint of a run that is given as a folder or as a checkpoint file."""
+    """Return the run folder and the checkpoint name for `run`, which is a run folder or a checkpoint file."""
     path = expanded(run).absolute()
     if not path.is_file():
         return Located(path, checkpoint)
@@ -82,7 +82,7 @@ def locate(run: str | Path, checkpoint: str) -> Located:
 
 
 def load_summary(run: str | Path) -> dict[str, Any]:
-    """Return a run's summary.json.
+    """Return the content of a run's summary.json.
 
     Raises:
         DataError: if it is missing or unreadable, or if its `classes` are not a list.

@@ -36,7 +36,7 @@ SHOWN = 6
 
 
 class Change(NamedTuple):
-    """A difference between two configs: the dotted key and both values; a missing value is None."""
+    """A setting that differs between two configs: its dotted key and both values; a missing value is None."""
 
     key: str
     before: object
@@ -59,7 +59,7 @@ def identity(config: object, images: object = None, protocol: object = None) -> 
 
 
 def differences(before: object, now: object, ignored: Collection[str] = WITHOUT_EFFECT) -> list[Change]:
-    """Return the settings that differ, in the order of their keys.
+    """Return the settings that differ between two configs, fingerprints or protocols, in the order of their keys.
 
     If a `_target_` differs, the arguments of the two classes are not listed.
 
@@ -81,12 +81,12 @@ def differences(before: object, now: object, ignored: Collection[str] = WITHOUT_
 
 
 def _public(config: object) -> object:
-    """Return a config with its secrets masked, because stored configs are masked and secrets change no result."""
+    """Return a mapping with its secrets masked, as in stored configs; return any other value unchanged."""
     return masked(dict(config), remembered=False) if isinstance(config, Mapping) else config
 
 
 def flat(node: object, ignored: Collection[str] = ()) -> dict[str, object]:
-    """Return the values of a nested mapping or list by their dotted keys.
+    """Return the values of a nested mapping or list in a flat dictionary by dotted key.
 
     Values that are null, false, 0 or empty are left out, so that a setting that is off equals a setting that an older
     run lacks. The run's `folder` is replaced in other settings, so that a run keeps its identity when it is moved.
@@ -101,14 +101,14 @@ def flat(node: object, ignored: Collection[str] = ()) -> dict[str, object]:
 
 
 def _without_folder(value: object, folder: object) -> object:
-    """Return a text in which the run's folder is replaced by ${folder}; other values are unchanged."""
+    """Return a string with the run's folder replaced by ${folder}; return any other value unchanged."""
     if not isinstance(value, str) or not isinstance(folder, str) or len(folder) < 2:
         return value
     return value.replace(folder, "${folder}")
 
 
 def below(key: str, parents: Collection[str]) -> bool:
-    """Return whether a dotted key is one of `parents` or below one of them."""
+    """Return whether a dotted key equals one of `parents` or lies below one of them."""
     return any(key == parent or key.startswith(f"{parent}.") for parent in parents)
 
 
@@ -122,7 +122,7 @@ def _leaves(node: object, key: str) -> Iterator[tuple[str, object]]:
 
 
 def describe_changes(changes: Collection[Change]) -> str:
-    """Return changes as text; of several changes with the same values only the one with the shortest key is named."""
+    """Return a text that lists changes; of those with the same two values, it lists only the least nested key."""
     first: dict[tuple[str, str], str] = {}
     for change in sorted(changes, key=lambda change: (change.key.startswith("task."), change.key.count("."))):
         first.setdefault((_shown(change.before), _shown(change.now)), str(change))
@@ -136,7 +136,7 @@ def _shown(value: object) -> str:
 
 
 def images_digest(fingerprint: object) -> str | None:
-    """Return a hash, 8 hexadecimal digits, of the images and their split; None without a fingerprint."""
+    """Return a hash, 8 hexadecimal digits, of a fingerprint of images and their split; None without a fingerprint."""
     return identity({}, fingerprint)[:8] if isinstance(fingerprint, Mapping) and fingerprint else None
 
 
@@ -149,7 +149,7 @@ def file_digest(path: Path) -> str:
 
 
 def with_absolute_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a resolved config whose `data.root` does not depend on the working directory."""
+    """Return a resolved config with `data.root` as an absolute path."""
     data = config.get("data")
     if not isinstance(data, dict) or not isinstance(data.get("root"), str) or not data["root"]:
         return config

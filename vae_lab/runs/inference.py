@@ -1,4 +1,4 @@
-"""Batched inference over a data set on the device of the model; results are on the CPU."""
+"""Batched inference over a data set on the model's device, with results on the CPU."""
 
 from collections.abc import Iterator
 
@@ -23,7 +23,7 @@ Labels = Int64[Tensor, " m"]
 def decode_samples(
     model: LatentModel, sampler: Distribution | ImageSet, n: int, *, labels: Labels, name: str, seed: int
 ) -> Pixels:
-    """Return the mean images that a model decodes from `n` latents.
+    """Return the mean images decoded from `n` latents, drawn from a distribution or from the posteriors of images.
 
     Args:
         model: the model.
@@ -49,7 +49,7 @@ def decode_samples(
 
 
 def batches(images: ImageSet, model: LatentModel) -> Iterator[tuple[LatentModel, Pixels]]:
-    """Yield batches of a set in order, each as (model conditioned on the labels, images on the model's device)."""
+    """Yield (model conditioned on the labels, images on the model's device) for each batch of a set, in order."""
     for rows in torch.arange(len(images)).split(batch_size(model)):
         yield placed(model, images, rows)
 
@@ -60,13 +60,13 @@ def batch_size(model: LatentModel) -> int:
 
 
 def every_pixel(images: ImageSet, n: int | None = None) -> Pixels:
-    """Return the first `n` images of a set, or all with None, as floats on the CPU."""
+    """Return the pixels of the first `n` images of a set, or of all if `n` is None, as floats on the CPU."""
     return images.__getitems__(slice(n)).image
 
 
 def placed(
     model: LatentModel, images: ImageSet, rows: Int64[Tensor, " some"] | slice
 ) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
-    """Return the model conditioned on the labels of the rows, and the images in the model's device and precision."""
+    """Return the model conditioned on the labels of `rows`, and their images in the model's device and precision."""
     batch = images.__getitems__(rows)
     return model.given(batch.label), batch.image.to(next(model.parameters()))

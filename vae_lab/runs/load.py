@@ -54,7 +54,7 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
 
 
 def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: Trust = None) -> Any:  # noqa: ANN401
-    """Return the task of a checkpoint file, on the CPU and in evaluation mode.
+    """Return the task (LightningModule) stored in a checkpoint file, on the CPU and in evaluation mode.
 
     Args:
         path: the file.
@@ -94,7 +94,7 @@ def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: 
 
 
 def build_model_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) -> "LatentModel":
-    """Return the model of a config if its size fits its weights.
+    """Return an untrained model of a config, after a check that its size fits its stored weights.
 
     Raises:
         ValueError: if the model is larger than the weights; it is raised before memory is allocated.
@@ -111,7 +111,7 @@ def build_model_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) 
 
 @contextmanager
 def limit_size(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
-    """Raise ValueError when modules built in the block register many more tensors or numbers than `weights` has.
+    """Raise ValueError if modules built in the block register over about twice the tensors or numbers of `weights`.
 
     Twice as many are allowed, because buffers may not be stored and weights may be registered in two forms.
     """
@@ -135,7 +135,7 @@ def limit_size(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
 
 @contextmanager
 def as_data_error(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Raise errors in the block as a DataError that begins with `what`; OSError, MemoryError and `passing` are kept."""
+    """Turn each error in the block into a DataError that begins with `what`, except OSError, MemoryError, `passing`."""
     from hydra.errors import InstantiationException
 
     try:
@@ -153,7 +153,7 @@ def as_data_error(what: str, *, passing: tuple[type[Exception], ...] = ()) -> It
 def load_data(
     run: str | Path, checkpoint: str = "best", *, root: str | None = None, trust: Trust = None
 ) -> "ImageData":
-    """Return the data of a run with the images that it was trained on.
+    """Return the `ImageData` of a run, after a check that its images are those that the run was trained on.
 
     Args:
         run: the run folder, or a checkpoint file.
@@ -207,7 +207,7 @@ def without_side_effects(node: Any) -> Any:  # noqa: ANN401
 
 
 def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
-    """Return the fingerprint of the images of a resolved `data` config; the images are decoded.
+    """Return the split sizes and hashes of the images that a resolved `data` config describes; the images are decoded.
 
     Raises:
         DataError: if the images are missing, unreadable or too few.
@@ -216,7 +216,7 @@ def fingerprint(config: dict[str, Any]) -> dict[str, int | str]:
 
 
 def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]:
-    """Return the content of a run's checkpoint, read with `weights_only=True`.
+    """Return the content of a run's checkpoint file, read with `weights_only=True`.
 
     Raises:
         DataError: if the checkpoint is missing, or holds anything but tensors and plain values.
@@ -238,7 +238,7 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
 
 
 def remedy_for_missing(run: str | Path) -> str:
-    """Return why a run has no checkpoint, and the remedy."""
+    """Return the end of an error message that says why a run has no checkpoint or how to get one."""
     if checkpoint_path(run, "last").is_file():
         return "choose checkpoint=last, which exists"
     try:
@@ -255,7 +255,7 @@ def remedy_for_missing(run: str | Path) -> str:
 
 
 def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401
-    """Raise ValueError unless a checkpoint holds a config, and weights with no more bytes than the file."""
+    """Raise ValueError unless a checkpoint holds a run's config, and weights of at most `nbytes` bytes."""
     config, fingerprint, weights = (stored[key] for key in ("hyper_parameters", "data", "state_dict"))
     sections = (config[key] for key in ("model", "data", "objective", "task"))
     if not all(isinstance(node, dict) for node in (fingerprint, weights, *sections)):
@@ -265,19 +265,19 @@ def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401
 
 
 def check_sizes(data: dict[str, Any], model: dict[str, Any]) -> None:
-    """Raise DataError if the image size or the channels of the stored data differ from those of the stored model."""
+    """Raise DataError if image_size or channels differ between the stored configs of the data and of the model."""
     for key in ("image_size", "channels"):
         if key in data and data[key] != model.get(key, data[key]):
             raise DataError(f"the stored config has {key}={data[key]} for the data, and {model[key]} for the model.")
 
 
 def weights_digest(run: str | Path, checkpoint: str) -> str:
-    """Return a hash of a run's checkpoint; "" if it does not exist."""
+    """Return a hash, 16 hexadecimal digits, of a run's checkpoint file; "" if the file does not exist."""
     return file_digest(checkpoint_path(run, checkpoint))
 
 
 def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":
-    """Return the posterior means of images, on the CPU.
+    """Return the posterior means of images, [n, nlatent], on the CPU.
 
     Args:
         model: the encoder, used in evaluation mode on its device and in its precision; its mode is restored.

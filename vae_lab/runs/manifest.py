@@ -23,17 +23,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 def manifest_path(out: Path) -> Path:
-    """Return the path of the manifest of a .png or of a folder of pictures."""
+    """Return the path of the manifest of `out`, a .png file or a folder of pictures."""
     return out.with_name(f"{out.name}.json") if is_picture(out) else out / MANIFEST
 
 
 def is_picture(path: Path) -> bool:
-    """Return whether a path has the ending of a picture."""
+    """Return whether a path has the suffix of an image file, such as .png."""
     return path.suffix.lower() in SUFFIXES
 
 
 def read_manifest(out: Path) -> dict[str, Any]:
-    """Return `made_of` and the names of the pictures in a manifest; empty if it is missing or unreadable."""
+    """Return a manifest's settings `made_of` and its picture names `images`; {} if it is missing or unreadable."""
     try:
         found = json.loads(manifest_path(out).read_text(encoding="utf-8"))
         return {"made_of": dict(found["made_of"]), "images": [str(one["file"]) for one in found["images"]]}
@@ -42,7 +42,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 
 def pictures_in(out: Path) -> set[str]:
-    """Return the relative paths of the pictures at `out`, or in it and its subfolders; hidden ones are left out."""
+    """Return the relative paths of all pictures in a folder, hidden ones excluded, or the name of a single picture."""
     if is_picture(out):
         return {out.name} if out.exists() else set()
     names = (path.relative_to(out) for path in out.rglob("*") if is_picture(path))
@@ -75,7 +75,7 @@ def require_room(out: Path, made_of: Mapping[str, object], *, replace: bool) -> 
 def put_pictures(
     out: Path, made_of: Mapping[str, object], save: Callable[[Path], Sequence[str]], classes: Sequence[object]
 ) -> None:
-    """Write pictures and their manifest, and remove those of an earlier call.
+    """Write pictures and their manifest, and remove the pictures of an earlier call.
 
     Pictures are written to a temporary folder and then moved. If the process is killed meanwhile, the manifest lists
     the old and the new pictures, so that the next call replaces all of them.
@@ -114,7 +114,7 @@ def remove(folder: Path, name: str) -> None:
 
 
 def write_manifest(out: Path, made_of: Mapping[str, object], names: Sequence[str], classes: Sequence[object]) -> None:
-    """Write `made_of`, the names of the pictures, and the classes of the first pictures or of the images in a grid."""
+    """Write the settings `made_of`, the picture names, and the classes of single images or of the images in a grid."""
     images: list[dict[str, object]] = [{"file": name} for name in names]
     content: dict[str, object] = {"made_of": dict(made_of), "images": images}
     if is_picture(out):

@@ -26,7 +26,7 @@ Trust = str | Sequence[str] | None
 
 
 def read_trust(trust: object) -> tuple[str, ...]:
-    """Return the packages in a setting `trust`, which is a name, a list of names or None.
+    """Return the package names in the setting `trust`, which is a name, a list of names or None.
 
     Raises:
         ValueError: if a name is not that of an installed package that can be trusted.
@@ -40,7 +40,7 @@ def read_trust(trust: object) -> tuple[str, ...]:
 
 
 def require_package(name: Any) -> None:  # noqa: ANN401
-    """Raise ValueError unless a name is that of an installed package that can be trusted."""
+    """Raise ValueError unless `name` is the name of an installed package that may be trusted."""
     if not isinstance(name, str) or not is_name(name):
         top = str(name).partition(".")[0]
         remedy = f"name the whole package, trust=[{top}]" if is_name(top) else "name packages, as in trust=[mylab]"
@@ -59,7 +59,7 @@ def require_package(name: Any) -> None:  # noqa: ANN401
 
 
 def is_name(name: str) -> bool:
-    """Return whether a text can name a package or an object in a package; names like __main__ are excluded."""
+    """Return whether a text is a valid name of a package or of an object in one, unlike names such as __main__."""
     return name.isidentifier() and not name.startswith("__")
 
 
@@ -72,7 +72,7 @@ def is_installed(name: str) -> bool:
 
 
 def defined_name(target: str) -> str:
-    """Import a class or function and return the name under which it is defined, possibly in another package.
+    """Import a class or function and return its dotted name in the module that defines it.
 
     Raises:
         ValueError: if there is no such class or function.

@@ -16,7 +16,7 @@ PACKAGES = (
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on."""
+    """Return the versions of Python and of the packages that affect results, by name."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -27,7 +27,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of the running source, with "-dirty" if it was changed, or None outside a checkout."""
+    """Return the git commit of the running source, with "-dirty" if files were changed; None outside a checkout."""
     source = Path(__file__).parent
     options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "timeout": 5}
     command = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
@@ -38,7 +38,7 @@ def git_commit() -> str | None:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of the GPU, or the name of the CPU with the number of threads."""
+    """Return the GPU's name for a CUDA device, else the CPU's name and the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{processor_name()}, {torch.get_num_threads()} threads"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def read_tensors(path: Path) -> Any:  # noqa: ANN401
-    """Return the content of a file, on the CPU.
+    """Return the content of a file written by torch.save, on the CPU.
 
     Raises:
         Exception: of various types, if the file holds anything but tensors and plain values, or would need more memory
@@ -27,7 +27,7 @@ def read_tensors(path: Path) -> Any:  # noqa: ANN401
 
 
 def require_storable(states: Mapping[str, object]) -> None:
-    """Raise ValueError if the state of a callback could not be read back from a checkpoint; the keys are names."""
+    """Raise ValueError if a callback's state holds a type that `read_tensors` refuses; keys are callback names."""
     for name, state in states.items():
         kind = unreadable_type(state)
         if kind is not None:
@@ -38,7 +38,7 @@ def require_storable(states: Mapping[str, object]) -> None:
 
 
 def unreadable_type(stored: object) -> type | None:
-    """Return the type of a value in a state that `read_tensors` would refuse; None if it would refuse nothing."""
+    """Return the first type in a nested value that `read_tensors` would refuse; None if it can read the value."""
     from torch import Size, Tensor, device, dtype, nn
 
     kind = type(stored)
@@ -53,7 +53,7 @@ def unreadable_type(stored: object) -> type | None:
 
 
 def check_archive(path: Path) -> None:
-    """Raise ValueError unless a file is an archive of torch.save that does not unpack to more bytes than it has."""
+    """Raise ValueError unless a torch.save archive is uncompressed, no larger than its file, and without bytearrays."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
@@ -66,14 +66,14 @@ def check_archive(path: Path) -> None:
 
 
 def require_real(stored: object) -> None:
-    """Raise ValueError if a tensor has more values than its memory holds, as an expanded tensor does."""
+    """Raise ValueError if a tensor has more values than it stores in memory, as a meta or expanded tensor does."""
     for tensor in tensors(stored):
         if tensor.is_meta or tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
             raise ValueError("it holds a tensor that is larger than its memory.")
 
 
 def tensors(stored: object) -> Iterator["Tensor"]:
-    """Yield the tensors at any depth; each object is visited once, so that cycles end."""
+    """Yield each tensor in nested mappings, lists and tuples once; cycles are allowed."""
     from torch import Tensor
 
     due, seen = [stored], set[int]()
