@@ -1,4 +1,4 @@
-"""The Hydra sweeper of vae_lab, which runs the trials of a grid that have no outcome.
+"""The Hydra sweeper of vae_lab, which runs the trials of a grid that have no outcome yet.
 
 Hydra takes sweepers from the package `hydra_plugins` alone, and imports what lies here with every command: so this file
 is short, and imports what it needs when it sweeps.
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 
 class TrialSweeper(BasicSweeper):
-    """Runs each point of a grid in a folder named by its overrides, unless it has an outcome there.
+    """A sweeper that runs each grid point in a folder named by a hash of its overrides, unless it has an outcome.
 
     Args:
         max_batch_size: trials that the launcher gets at once; None for all.
@@ -43,7 +43,7 @@ class TrialSweeper(BasicSweeper):
         self.zipped = [list(group) for group in zip]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep the arguments; `sweep` makes the launcher once it knows how many trials run at once.
+        """Store the arguments; `sweep` creates the launcher once the number of parallel trials is known.
 
         Raises:
             ValueError: if the command is a search.
@@ -55,7 +55,7 @@ class TrialSweeper(BasicSweeper):
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:  # noqa: ANN401
-        """Run the trials that have no outcome.
+        """Run the trials of the grid that have no outcome yet.
 
         Raises:
             SweepFailed: if a trial has no result in the end.
@@ -114,7 +114,7 @@ class TrialSweeper(BasicSweeper):
         )
 
     def _refuse(self, parsed: Sequence[Override]) -> None:
-        """Raise ValueError if an override has no meaning in a grid."""
+        """Raise ValueError if one of the overrides is not supported in a grid."""
         from vae_lab.system.quoting import key
 
         for override in parsed:
@@ -136,7 +136,7 @@ class TrialSweeper(BasicSweeper):
                 )
 
     def _compose(self, trial: Any) -> tuple[object, object]:  # noqa: ANN401
-        """Return the config that a trial's process will have, as plain values: unresolved and resolved."""
+        """Return a trial's config as plain values, unresolved and resolved."""
         from vae_lab.sweeps.trial import resolved
 
         config = self.hydra_context.config_loader.load_sweep_config(self.config, [*trial.overrides])
@@ -152,7 +152,7 @@ class TrialSweeper(BasicSweeper):
             singleton.cfg = before
 
     def _settle_threads(self, grid: Sequence[Sequence[str]], folder: Path) -> list[int]:
-        """Return the threads of each trial, and make the launcher."""
+        """Return the number of threads of each trial, and create the launcher."""
         from vae_lab.sweeps.launchers import settle_trial_threads
         from vae_lab.sweeps.trial import typed_threads
 
@@ -166,7 +166,7 @@ class TrialSweeper(BasicSweeper):
         return threads
 
     def _job(self, trial: Any) -> list[str]:  # noqa: ANN401
-        """Return a trial's overrides, and those that give Hydra its folder."""
+        """Return the overrides of a trial, and those that set Hydra's output folder to the trial's."""
         from vae_lab.system.quoting import quote_override
 
         folder = quote_override("hydra.sweep.dir", trial.folder.parent)

@@ -1,1 +1,1 @@
-"""Many runs: grids, searches, and the trials that both consist of."""
+"""Sweeps: grids and hyperparameter searches, and the trials (training runs) that they consist of."""

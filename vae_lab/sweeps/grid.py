@@ -1,4 +1,4 @@
-"""Grid sweeps: trials without an outcome are launched until all have one."""
+"""Grid sweeps: launch the trials that have no outcome yet, wait for all trials, and log the results."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ NOT_OF_IMAGES = ("batch_size", "eval_batch_size", "seed")
 
 
 def sweep_name(fixed: Sequence[str], swept: Sequence[str]) -> str:
-    """Return the default name of a sweep's folder: the swept settings, and a hash of these and the fixed overrides."""
+    """Return the default name of a sweep's folder: the swept settings, and a hash of the swept and fixed settings."""
     last = "-".join(name.rpartition(".")[2] for name in map(key, swept))
     said = hashlib.sha256(json.dumps([sorted(masked(fixed, remembered=False)), sorted(swept)]).encode()).hexdigest()[:6]
     return f"{last[:60]}-{said}" if last else said
@@ -52,7 +52,7 @@ def complete(
     retry_failed: bool = False,
     configs: Mapping[Path, object] = MappingProxyType({}),
 ) -> None:
-    """Launch the trials that have no outcome, wait for those of other processes, and log the results.
+    """Launch the trials that have no outcome yet, wait for those that other processes run, and log the results.
 
     Args:
         trials: the whole sweep.
@@ -78,7 +78,7 @@ def complete(
 
 
 def free_outdated(trials: Sequence[Trial], configs: Mapping[Path, object]) -> None:
-    """Move runs that were made with other settings or images out of the trials' folders, and log which."""
+    """Move each run with other settings or images than its trial into a subfolder, and log the differences."""
     for trial in trials:
         if trial.state().status != OUTDATED:
             continue
@@ -94,7 +94,7 @@ def free_outdated(trials: Sequence[Trial], configs: Mapping[Path, object]) -> No
 
 
 def with_images(trials: Sequence[Trial], configs: Mapping[Path, Any]) -> list[Trial]:
-    """Return the trials; those with a run in their folder get the digest of the images that their config now names.
+    """Return the trials; each trial whose folder holds a run gets the digest of the images that its config names.
 
     If these cannot be read, a warning says that they are not compared: the machine that starts a sweep may lack files
     that those of the trials have.
@@ -114,7 +114,7 @@ def with_images(trials: Sequence[Trial], configs: Mapping[Path, Any]) -> list[Tr
 
 
 def readable_digest(config: dict[str, Any]) -> str:
-    """Return the digest of the images of a `data` config; "", with a warning, if they cannot be read here."""
+    """Return the digest of the images of a `data` config; if they cannot be read, log a warning and return ""."""
     from vae_lab.runs.load import fingerprint
 
     try:
@@ -126,7 +126,11 @@ def readable_digest(config: dict[str, Any]) -> str:
 
 
 def run_due(due: Sequence[Trial], launch: Launch, *, shared_fate: bool) -> None:
-    """Launch trials; launch again those that did not start while others did, and one by one those killed together."""
+    """Launch trials, and launch again those that did not start or were killed together.
+
+    Trials that did not start are launched again if any other trial did. With `shared_fate`, several trials that were
+    killed are launched again one by one.
+    """
     while due:
         try:
             launch(due)
@@ -143,7 +147,7 @@ def run_due(due: Sequence[Trial], launch: Launch, *, shared_fate: bool) -> None:
 
 
 def rows_of_grid(overrides: Sequence[Any], zipped: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
-    """Return the overrides of each point of a grid; zipped settings change together.
+    """Return the overrides of each point of a grid, one tuple per trial; zipped settings change together.
 
     Args:
         overrides: parsed by Hydra, in the order in which they were typed.
@@ -175,7 +179,7 @@ def rows_of_grid(overrides: Sequence[Any], zipped: Sequence[Sequence[str]]) -> l
 
 
 class PassOn(EndAtOnce):
-    """A signal handler that sends the signal to the trials' processes, waits for their checkpoints, and raises.
+    """A signal handler that sends SIGTERM to the trials' processes, waits for their checkpoints, raises Interrupted.
 
     Args:
         trials: the whole sweep.
@@ -186,7 +190,7 @@ class PassOn(EndAtOnce):
         self.trials = trials
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        """Send the signal to the trials' processes; the first time, wait for them to end and raise Interrupted."""
+        """Send SIGTERM to the trials' processes; at the first signal, also wait for them and raise Interrupted."""
         for pid in own_processes(self.trials):
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, signal.SIGTERM)
@@ -202,7 +206,7 @@ class PassOn(EndAtOnce):
 
 @contextmanager
 def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
-    """Send signals to the trials' processes while the block runs; see `PassOn`."""
+    """Handle signals by `PassOn` inside the block, and restore the previous handlers on exit."""
     end = PassOn(trials)
     previous = {number: signal.signal(number, end) for number in handled_signals()}
     try:
@@ -215,7 +219,7 @@ def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
 
 
 def own_processes(trials: Sequence[Trial]) -> list[int]:
-    """Return the processes on this machine, other than this one, in which this command runs trials."""
+    """Return the ids of this machine's processes in which this command runs trials, without this process."""
     found = [holder(trial.folder) for trial in trials]
     here, command = socket.gethostname(), os.environ.get("VAE_LAB_RUN", "")
     return [who.pid for who in found if who and who.pid != os.getpid() and (who.host, who.command) == (here, command)]

@@ -1,4 +1,4 @@
-"""Threads per trial and trials at once for each launcher, within the number of cores."""
+"""The threads per trial and the number of parallel trials for each launcher, within the number of CPU cores."""
 
 import logging
 from collections.abc import Sequence
@@ -25,24 +25,24 @@ SUBMITIT = (LOCAL, "SlurmLauncher")
 
 
 def launcher_name(hydra: Any) -> str:  # noqa: ANN401
-    """Return the name of the launcher's class, from the `hydra` part of a config."""
+    """Return the class name of the launcher, from the `hydra` part of a config."""
     return str(hydra.launcher.get("_target_", "")).rpartition(".")[2]
 
 
 def shares_fate(hydra: Any) -> bool:  # noqa: ANN401
-    """Return whether one dead process ends all others of the launcher, as in joblib's pool."""
+    """Return whether the launcher ends all its processes if one of them dies, as joblib's pool does."""
     return launcher_name(hydra) == JOBLIB
 
 
 def warn_of_pickles(grid: Sequence[Sequence[str]], hydra: Any, folder: Path) -> None:  # noqa: ANN401
-    """Warn if a launcher writes secrets of the command line to a file, from which its jobs read them."""
+    """Log a warning if the launcher stores secrets of the command line in pickle files, as submitit does."""
     if launcher_name(hydra) in SUBMITIT and any(masked(list(texts)) != list(texts) for texts in grid):
         line = "the secrets in these settings lie in %s; name them as ${oc.env:…} to keep them in the environment"
         log.warning(line, folder / ".submitit")
 
 
 def settle_trial_threads(hydra: Any, settings: Sequence[int | str], folder: Path, ndevices: int = 1) -> list[int]:  # noqa: ANN401
-    """Return the threads of each trial, and set in the config how many trials run at once.
+    """Return the number of threads of each trial, and set the number of parallel trials in the config.
 
     The first driver of a sweep decides what `auto` is for all trials, and writes it to the sweep's folder.
 
@@ -72,7 +72,11 @@ def settle_trial_threads(hydra: Any, settings: Sequence[int | str], folder: Path
 
 
 def auto_threads(hydra: Any, ndevices: int) -> Threads:  # noqa: ANN401
-    """Return what `auto` is for a trial: the cores that its launcher asks for, or one thread or its share of cores."""
+    """Return the number of threads of a trial with threads=auto, and how it was chosen.
+
+    If the launcher requests cores for each trial, it is their number per process. It is 1 if joblib runs as many trials
+    as there are cores, else the fastest number measured within the trial's share of the cores.
+    """
     given = cores_of_trial(hydra)
     if given is not None:
         return Threads(max(1, given[1] // ndevices), f"auto: {given[0]}={given[1]}")
@@ -83,7 +87,7 @@ def auto_threads(hydra: Any, ndevices: int) -> Threads:  # noqa: ANN401
 
 
 def cores_of_trial(hydra: Any) -> tuple[str, int] | None:  # noqa: ANN401
-    """Return the setting with which a launcher asks for a trial's cores, and their number; None if it has none."""
+    """Return the setting by which a launcher requests CPU cores for a trial, and its value; None if it is not set."""
     name, number = "hydra.launcher.cpus_per_task", hydra.launcher.get("cpus_per_task")
     if "ray" in hydra.launcher:
         name, number = "hydra.launcher.ray.remote.num_cpus", hydra.launcher.ray.remote.get("num_cpus")
@@ -91,7 +95,7 @@ def cores_of_trial(hydra: Any) -> tuple[str, int] | None:  # noqa: ANN401
 
 
 def adapt(hydra: Any, threads: int) -> None:  # noqa: ANN401
-    """Set in a config how many trials run at once, unless another machine decides that or there is one process.
+    """Set the number of parallel trials in the config for joblib's launcher and for submitit's local launcher.
 
     Args:
         hydra: the `hydra` part of the config.

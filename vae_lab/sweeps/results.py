@@ -1,4 +1,4 @@
-"""The end of a grid or a search: a table of the trials, the best one, and why others have no result."""
+"""Results of a grid or a search: a table of the trials, the best one, and the reasons why others have no result."""
 
 import logging
 from collections import Counter
@@ -24,7 +24,7 @@ WELL = ("completed", "fast_dev_run", "pruned")
 
 
 def conclude(states: Mapping[Trial, State], retry: str, lowest: Mapping[str, bool] | None = None) -> None:
-    """Log the results of a sweep.
+    """Log a table of a sweep's completed trials, the best first.
 
     Args:
         states: the trials and how they ended.
@@ -58,7 +58,7 @@ def conclude(states: Mapping[Trial, State], retry: str, lowest: Mapping[str, boo
 
 
 def ranked(folders: Sequence[Path], lowest: Mapping[str, bool], ignored: Sequence[str]) -> list[str]:
-    """Return a table of completed runs, best first, and the report's sentences; of several metrics, the Pareto front.
+    """Return log lines: a table of the completed runs, best first (the Pareto front of several metrics), and a summary.
 
     Args:
         folders: the run folders.

@@ -43,7 +43,7 @@ Train = Callable[[Trial, Sequence[Callback], str | None, str | None], object]
 
 
 class Search(NamedTuple):
-    """A search as conf/search/*.yaml describes it.
+    """The settings of a hyperparameter search, as in conf/search/*.yaml.
 
     Attributes:
         study: name of the study.
@@ -77,7 +77,7 @@ class Search(NamedTuple):
 
 
 class Pruning(Callback):
-    """Reports every validation to Optuna, and ends the run when Optuna says so.
+    """A callback that reports a metric of every validation to Optuna, and ends the run if Optuna prunes it.
 
     Args:
         asked: Optuna's trial.
@@ -89,7 +89,7 @@ class Pruning(Callback):
         self.metric = metric
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Report the metric; raise TrialPruned if Optuna prunes the run, and ValueError if there is no such metric."""
+        """Report the metric; raise TrialPruned if Optuna prunes the run, and ValueError if the metric is missing."""
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()}
         if self.metric not in seen:
             raise ValueError(f"search.metrics: {missing(self.metric, seen)} in a validation.")
@@ -100,13 +100,13 @@ class Pruning(Callback):
 
 
 def missing(metric: str, there: Mapping[str, object]) -> str:
-    """Return the sentence that a metric is missing, with the names most like it."""
+    """Return the part of an error message that names a missing metric and up to five similar ones."""
     near = nearest(metric, [name for name, value in there.items() if is_number(value)], 5)
     return f"there is no finite {metric}, but {near or 'nothing'}"
 
 
 def check(search: Search) -> None:
-    """Raise ValueError unless space and metrics of a search are valid."""
+    """Raise ValueError unless the space and the metrics of a search are valid."""
     if not search.space or not search.metrics:
         raise ValueError("search.space and search.metrics need an entry each, as in conf/search/latents_by_lr.yaml.")
     for key, values in search.space.items():
@@ -121,7 +121,7 @@ def check(search: Search) -> None:
 
 @contextmanager
 def storage_told(search: Search) -> Iterator[None]:
-    """Turn the storage's errors inside the block into ours.
+    """Turn errors of Optuna's storage inside the block into ValueError or StorageError.
 
     Raises:
         ValueError: if the URL is invalid, or needs a driver that is not installed.
@@ -142,7 +142,7 @@ def storage_told(search: Search) -> Iterator[None]:
 
 
 def open_study(search: Search) -> optuna.Study:
-    """Return the study, which is created if it does not exist.
+    """Return the Optuna study of a search, which is created if it does not exist.
 
     Raises:
         ValueError: if the search is invalid, or the study exists with other metrics or settings.
@@ -170,7 +170,7 @@ def open_study(search: Search) -> optuna.Study:
 
 
 def require_same(study: optuna.Study, search: Search) -> None:
-    """Raise ValueError if a study exists with other settings than the search; store these in a new study."""
+    """Raise ValueError if a study was made with other settings than the search; store the settings in a new study."""
     before = study.user_attrs.get(MADE_OF)
     if before is None and study.get_trials(deepcopy=False):
         raise ValueError(f"search.study={search.study} is there and does not say what it was made of; {REMEDY}.")
@@ -183,7 +183,7 @@ def require_same(study: optuna.Study, search: Search) -> None:
 
 
 def run_search(search: Search, train: Train) -> optuna.Study:
-    """Return the study once all its trials have ended, those that other processes run included.
+    """Run trials until the study has `search.ntrials`, wait for those that other processes run, and return the study.
 
     Args:
         search: what is searched.
@@ -215,7 +215,7 @@ def run_search(search: Search, train: Train) -> optuna.Study:
 
 
 def described(params: Mapping[str, Any], search: Search) -> Trial:
-    """Return the trial of some parameters, which alone decide its folder, so that they are never trained twice."""
+    """Return the trial with the given parameters; its folder depends only on these, so it is never trained twice."""
     tried = tuple(quote_typed(f"{key}={'null' if value is None else value}") for key, value in params.items())
     overrides = (*search.fixed, *tried)
     folder = search.folder / digest([*overrides, identity(search.made_of)])
@@ -225,7 +225,7 @@ def described(params: Mapping[str, Any], search: Search) -> Trial:
 
 
 def run_asked(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Search, train: Train) -> bool:
-    """Run a trial, tell the study how it ended, and return whether the sampler has more to propose."""
+    """Run a trial, report its result to the study, and return whether the sampler can propose more trials."""
     metrics = list(search.metrics)
     watchers = [Pruning(asked, metrics[0])] if search.pruner and len(metrics) == 1 else []
     work = partial(train, trial, watchers)
@@ -253,20 +253,20 @@ def run_asked(study: optuna.Study, asked: optuna.Trial, trial: Trial, search: Se
 
 
 def states_of(study: optuna.Study, search: Search) -> dict[Trial, State]:
-    """Return the trials of a study and how they ended, in the order in which they began."""
+    """Return the state of each trial of a study, in the order in which the trials began."""
     attributes = [(described(trial.params, search), trial.user_attrs) for trial in begun(study)]
     return {trial: State(known.get("status", ""), known.get("reason", "")) for trial, known in attributes}
 
 
 def begun(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that have ended or are running, without those that another trial replaces."""
+    """Return Optuna's trials that are running or have ended, without those that a later trial repeats."""
     trials = study.get_trials(deepcopy=False)
     replaced = {trial.user_attrs.get(REPLACES) for trial in trials}
     return [trial for trial in trials if trial.state != TrialState.WAITING and trial.number not in replaced]
 
 
 def requeue(study: optuna.Study, search: Search, *, failed: bool) -> None:
-    """Queue the parameters of trials whose process is gone, which then resume, and if `failed` those to be retried."""
+    """Queue again the parameters of trials whose process is gone and, if `failed` is set, of failed trials to retry."""
 
     def is_due(trial: FrozenTrial) -> bool:
         if trial.state == TrialState.RUNNING:

@@ -1,4 +1,4 @@
-"""One trial of a sweep: its folder, its state, retry and resume."""
+"""One trial of a sweep: its folder, its state, and how it is retried and resumed."""
 
 import hashlib
 import json
@@ -47,7 +47,7 @@ LONG = re.compile(r"\d+\.\d{5,}(e[+-]?\d+)?")
 
 
 class Trial(NamedTuple):
-    """One run of a sweep: its overrides and its folder.
+    """One training run of a sweep: its overrides and its folder.
 
     Attributes:
         overrides: all overrides, those that every trial of the sweep shares included.
@@ -71,14 +71,14 @@ class Trial(NamedTuple):
         return f"{short_names(self.swept)} ({self.folder.name})" if self.swept else self.folder.name
 
     def state(self) -> State:
-        """Return the state that the run folder shows: running, outdated, killed, or the recorded status."""
+        """Return the state of the trial: running, outdated, killed, missing, or the status in summary.json."""
         if holder(self.folder) is not None:
             return State(RUNNING)
         other = self.made_of_other()
         return State(OUTDATED, f"the run in its folder had other {other}") if other else state_at_rest(self.folder)
 
     def made_of_other(self) -> str:
-        """Return "settings" or "images" if those of the run in the folder differ from the trial's; else ""."""
+        """Return "settings" or "images" if these differ between the trial and the run in its folder, else ""."""
         summary = read_summary(self.folder)
         if not summary:
             return ""
@@ -88,12 +88,12 @@ class Trial(NamedTuple):
         return "images" if self.images and images and images != self.images else ""
 
     def is_hole(self, *, retry_failed: bool = False) -> bool:
-        """Return whether the trial needs to run: it has no outcome, or failed and `retry_failed` is set."""
+        """Return whether the trial must be run: it has no outcome, or it failed and `retry_failed` is set."""
         return self.state().status in (TO_RUN + FAILURES if retry_failed else TO_RUN)
 
 
 def short_names(overrides: Sequence[str]) -> str:
-    """Return overrides for people: the last part of each key where that is unique, four digits of long numbers.
+    """Return overrides as a short text: the last part of each key where that is unique, numbers with four digits.
 
     >>> short_names(["model.nlatent=8", "optimizer.lr=0.00031622776601683794"])
     'nlatent=8 lr=0.0003162'
@@ -106,7 +106,7 @@ def short_names(overrides: Sequence[str]) -> str:
 
 
 def swept_keys(folder: Path) -> set[str]:
-    """Return the settings that are swept in a sweep, from Hydra's multirun.yaml in its folder; empty if unknown."""
+    """Return the keys that a sweep varies, read from Hydra's multirun.yaml in its folder; empty if it is unreadable."""
     try:
         hydra = read_yaml(folder / "multirun.yaml")["hydra"]
         params = [f"{name}={value}" for name, value in (hydra["sweeper"].get("params") or {}).items()]
@@ -117,19 +117,19 @@ def swept_keys(folder: Path) -> set[str]:
 
 
 def digest(overrides: Sequence[str]) -> str:
-    """Return a hash of overrides, 10 hexadecimal digits; their order and secrets do not count."""
+    """Return a hash of overrides, 10 hexadecimal digits, that is independent of their order and of secrets."""
     asked = sorted(text for text in masked(overrides, remembered=False) if key(text) not in NOT_HASHED)
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:10]
 
 
 def typed_threads(overrides: Sequence[str], otherwise: Any) -> Any:  # noqa: ANN401
-    """Return the value of `threads` among overrides, as a number if it is one; `otherwise` if it is not there."""
+    """Return the value of `threads` among overrides, as an int if it is a number; `otherwise` if it is missing."""
     typed = [text.partition("=")[2] for text in overrides if key(text) == "threads"] or [otherwise]
     return int(typed[-1]) if str(typed[-1]).isdecimal() else typed[-1]
 
 
 def with_threads(overrides: Sequence[str], number: int) -> tuple[str, ...]:
-    """Return overrides with `threads` set to a number, which the last bits of a result depend on."""
+    """Return overrides with `threads` set to a number."""
     return (*(text for text in overrides if key(text) != "threads"), f"threads={number}")
 
 
@@ -156,7 +156,7 @@ def run_trial(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
 
 
 def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
-    """Do the same as `run_trial` in a folder that this process holds."""
+    """Run a trial whose folder this process has locked, unless it has an outcome, and return its state."""
     state = state_at_rest(trial.folder)
     if state.status not in TO_RUN + (FAILURES if retry_failed else ()):
         return state
@@ -174,14 +174,14 @@ def run_held(trial: Trial, work: Work, *, retry_failed: bool = False) -> State:
 
 
 def recorded(trial: Trial) -> dict[str, Any]:
-    """Return the entries of a trial in its summary."""
+    """Return the entries of summary.json that describe a trial."""
     line = command(trial.overrides, trial.flags)
     facts = {"overrides": list(trial.overrides), "command": line, "trial": short_names(trial.swept)}
     return facts | ({"identity": trial.identity} if trial.identity else {})
 
 
 def settle(trial: Trial) -> State:
-    """Return the state of a trial, and record it if the trial was killed."""
+    """Return the state of a trial; if the trial was killed, record this in its summary.json."""
     with hold(trial.folder) as mine:
         state = state_at_rest(trial.folder) if mine else State(RUNNING)
         if state.status == KILLED:
@@ -190,7 +190,7 @@ def settle(trial: Trial) -> State:
 
 
 def wait(trials: Sequence[Trial]) -> None:
-    """Return once no process runs any of the trials."""
+    """Wait until no process runs any of the trials."""
     for trial in trials:
         who = holder(trial.folder)
         if who is not None:
@@ -200,7 +200,7 @@ def wait(trials: Sequence[Trial]) -> None:
 
 
 def make_ready(folder: Path, state: State) -> str | None:
-    """Return the run to resume, or None once a folder is free for a new start.
+    """Return the run to resume; without a checkpoint to resume from, clear the folder and return None.
 
     A run that was killed or interrupted is resumed in place if it has a checkpoint, and is removed otherwise. The files
     of a failed run are moved to a folder of their own.
@@ -216,7 +216,7 @@ def make_ready(folder: Path, state: State) -> str | None:
 
 
 def move_aside(folder: Path, names: Sequence[str] = ()) -> Path:
-    """Move files of a run, all of them by default, into a new folder inside its own, and return that folder."""
+    """Move files of a run, all of them by default, into a new subfolder attempt-<n>, and return the subfolder."""
     attempts = list(folder.glob("attempt-*"))
     moved = [path for path in folder.iterdir() if path.name in names or not names]
     aside = folder / f"attempt-{len(attempts) + 1}"
@@ -228,7 +228,7 @@ def move_aside(folder: Path, names: Sequence[str] = ()) -> Path:
 
 
 def config_flags(hydra: Any, config_name: str = "") -> tuple[str, ...]:  # noqa: ANN401
-    """Return the arguments of a command line that say where its configs come from, with absolute paths.
+    """Return the command-line arguments that say where a command's configs come from, with absolute paths.
 
     Args:
         hydra: the `hydra` part of a composed config.
@@ -250,7 +250,7 @@ def config_flags(hydra: Any, config_name: str = "") -> tuple[str, ...]:  # noqa:
 
 
 def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | None) -> None:
-    """Set the W&B group, name, tags and id of a trial, in its config.
+    """Set the W&B group, name, tags and id of a trial in its config.
 
     Settings come first, then W&B's variables for group and name, then the sweep's values. Tags are added up.
     """
@@ -267,7 +267,7 @@ def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | Non
 
 
 def resolved(cfg: DictConfig) -> object:
-    """Return a config as plain values; unresolved if a reference leads nowhere, which training then reports."""
+    """Return a config as plain values; interpolations stay unresolved if one fails, which training reports later."""
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:
