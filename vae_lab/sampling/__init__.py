@@ -1,1 +1,1 @@
-"""Samplers of latents, and the images decoded from them."""
+"""Distributions from which latents are drawn, and the images decoded from these latents."""

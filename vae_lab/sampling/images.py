@@ -33,7 +33,7 @@ def generate_images(
     counts: Sequence[int] = (),
     drawn: list[int] | None = None,
 ) -> "Float[Tensor, 'images channels height width']":
-    """Return the mean images of `n` latents; image i depends on the seed and on i only.
+    """Return the decoder's mean images for `n` drawn latents; image i depends only on the seed and on i.
 
     The decoder runs in double precision. In single precision, rounding errors depend on the batch size, which changes
     about ten pixels of a million after rounding to 8 bits.
@@ -87,7 +87,7 @@ def generate_images(
 
 
 def read_classes(run: Path, checkpoint: str) -> tuple[list[str], list[int]]:
-    """Return the name and the number of training images of each class of a run; empty if there is no summary."""
+    """Return the class names of a run, and the number of training images of each; two empty lists if unknown."""
     from vae_lab.errors import DataError
     from vae_lab.runs.folder import load_summary, locate
 
@@ -122,7 +122,7 @@ def class_number(model: "LatentModel", which: object, names: Sequence[str]) -> i
 
 
 def check_class(model: "LatentModel", which: object, names: Sequence[str] = ()) -> None:
-    """Raise ValueError unless `which` is None, "all" or the number of a class."""
+    """Raise ValueError unless `which` is None, or the model is conditional and `which` is "all" or a class number."""
     if which is None:
         return
     if not model.nclasses:
@@ -137,7 +137,7 @@ def check_class(model: "LatentModel", which: object, names: Sequence[str] = ()) 
 def warn_of_untrained_classes(
     model: "LatentModel", which: int | str | None, names: Sequence[str], counts: Sequence[int]
 ) -> None:
-    """Log a warning for each selected class without training images, and a line if the numbers are unknown."""
+    """Log a warning that names the selected classes without training images; log if the numbers are unknown."""
     if model.nclasses and not any(counts):
         if which is None:
             log.info("the run does not record the number of images of each class; classes are drawn equally often")
@@ -155,7 +155,7 @@ def class_label(names: Sequence[str], number: int) -> str:
 
 
 def class_folders(names: Sequence[str], nclasses: int) -> list[str]:
-    """Return a folder name for each class: its name without special characters, or its number if two names collide."""
+    """Return a folder name for each class: its name without special characters, or its number if any names collide."""
     plain = [re.sub(r"[^\w .()+=,@-]", "_", class_label(names, k))[:100].strip(" .") or "_" for k in range(nclasses)]
     collide = len({name.casefold() for name in plain}) < nclasses
     return [str(k) for k in range(nclasses)] if collide else plain
@@ -167,7 +167,7 @@ def save_images(
     nrow: int | None = None,
     folders: Sequence[str] = (),
 ) -> list[str]:
-    """Write a grid and, if `out` is a folder, a PNG for each image; return the file names of the latter in order.
+    """Write a grid of the images; if `out` is a folder, also write each image as a PNG and return these file names.
 
     Args:
         images: pixels in [0, 1].

@@ -19,7 +19,7 @@ DIRECTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def fitted_density(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> Distribution:
-    """Return a Gaussian mixture fitted to latents, with full covariances or, for few latents, in a subspace.
+    """Return a Gaussian mixture fitted to latents: with full covariances if the latents suffice, else in a subspace.
 
     A covariance has about nlatent^2 / 2 parameters, so full covariances need 2 * nlatent latents for each component.
     """
@@ -30,7 +30,7 @@ def fitted_density(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: 
 
 
 def fitted_mixture(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> Distribution:
-    """Return a Gaussian mixture with full covariances fitted to latents, usually posterior means of training images.
+    """Return a Gaussian mixture with full covariances, fitted to latents such as posterior means of images.
 
     Ghosh et al. 2020, https://arxiv.org/abs/1903.12436, call it ex-post density estimation and use 10 components. The
     mixture is in double precision, because the Cholesky factorization of a nearly singular covariance fails in single
@@ -64,7 +64,7 @@ def fitted_subspace(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed:
 def subspaces(
     latents: Float64[Tensor, "n nlatent"], ncomponents: int, seed: int
 ) -> Iterator[tuple[tuple[int, int], SubspaceMixture]]:
-    """Yield (directions, components) and a fit, for each combination with enough latents."""
+    """Yield ((directions, components), fitted mixture) for each pair of counts for which there are enough latents."""
     n, nlatent = latents.shape
     most = min(n // 2, nlatent - 1)
     directions = principal_directions(latents, min(DIRECTIONS[-1], most), seed)
@@ -84,7 +84,7 @@ def principal_directions(latents: Float64[Tensor, "n nlatent"], k: int, seed: in
 def in_subspace(
     latents: Float64[Tensor, "n nlatent"], directions: Float64[Tensor, "nlatent k"], ncomponents: int, seed: int
 ) -> SubspaceMixture:
-    """Return the mixture along `directions`, with the maximum-likelihood variance along all other directions."""
+    """Return a mixture fitted along `directions`, with the maximum-likelihood variance along all other directions."""
     location = latents.mean(0)
     centred = latents - location
     inside = centred @ directions

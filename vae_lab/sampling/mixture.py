@@ -1,4 +1,4 @@
-"""The samplers of a run: its prior, or a Gaussian mixture that is fitted once and stored.
+"""The distributions of a run's latents: its prior, or a Gaussian mixture that is fitted once and stored.
 
 The mixture's file is samplers/gmm-<checkpoint>-<digest>.pt in the run folder, or in the cache if the run folder is
 read-only. The digest covers the weights and the settings of the fit, so that further training leads to a new mixture.
@@ -46,7 +46,7 @@ def load_sampler(
     root: str | None = None,
     trust: Trust = None,
 ) -> Distribution:
-    """Return a density over latents: the prior, or the run's mixture, which is fitted and stored if it is missing.
+    """Return a distribution of latents: the prior, or the run's Gaussian mixture, fitted and stored if it is missing.
 
     Raises:
         DataError: if the training images are needed and missing.
@@ -69,12 +69,12 @@ def load_sampler(
 
 
 def mixture_path(run: Path, checkpoint: str) -> Path:
-    """Return the path of the mixture for a run's current weights."""
+    """Return the path of the stored Gaussian mixture for a run's current weights."""
     return kept_path(*mixture_place(run, checkpoint))
 
 
 def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
-    """Return the run folder, the mixture's file name relative to it, and a digest of the weights."""
+    """Return the run folder, the file name of the Gaussian mixture relative to it, and a hash of the weights."""
     folder, name = locate(run, checkpoint)
     weights = weights_digest(run, checkpoint)
     rule = {"weights": weights, "ncomponents": NCOMPONENTS, "nfitted": NFITTED}
@@ -82,7 +82,7 @@ def mixture_place(run: Path, checkpoint: str) -> tuple[Path, str, str]:
 
 
 def fit_mixture(run: Path, model: LatentModel, training: ImageSet, *, checkpoint: str) -> Distribution:
-    """Fit a mixture to the posterior means of training images, store it and return it.
+    """Fit a Gaussian mixture to the posterior means of training images, store it and return it.
 
     A conditional model has one mixture for all classes, as it has one prior. `model` is loaded from `checkpoint` of
     `run`, a run folder or a checkpoint file.
@@ -105,7 +105,7 @@ def fit_mixture(run: Path, model: LatentModel, training: ImageSet, *, checkpoint
 
 
 def parts_of(mixture: Any) -> dict[str, Tensor]:  # noqa: ANN401 (torch's mixtures are not typed)
-    """Return a mixture's parameters."""
+    """Return the parameters of a Gaussian mixture as tensors by name."""
     if isinstance(mixture, SubspaceMixture):
         own = {"location": mixture.location, "directions": mixture.directions.clone(), "variance": mixture.rest}
         return parts_of(mixture.inner) | own
@@ -117,7 +117,7 @@ def parts_of(mixture: Any) -> dict[str, Tensor]:  # noqa: ANN401 (torch's mixtur
 
 
 def read_mixture(path: Path) -> Distribution:
-    """Return a stored mixture.
+    """Return the Gaussian mixture that is stored in a file.
 
     Raises:
         DataError: if the file is not a stored mixture.

@@ -1,4 +1,4 @@
-"""A Gaussian mixture in a principal subspace, for fewer vectors than a full covariance needs."""
+"""A Gaussian mixture in a principal subspace, for data with too few vectors to fit full covariances."""
 
 import math
 
@@ -11,7 +11,7 @@ from vae_lab.probability.distributions import UncheckedDistribution
 
 
 class SubspaceMixture(UncheckedDistribution):
-    """A density along k orthonormal directions, with one variance along all others: batch [], event [n].
+    """A distribution with any density along k directions and one variance along all others: batch [], event [n].
 
     z = location + directions t + noise, with t drawn from `inner` and noise in the n - k dimensions orthogonal to the
     directions. Rotations preserve volume, so log p(z) = log inner(t) + log N(rest; 0, variance I). If `inner` is a
