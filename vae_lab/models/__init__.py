@@ -1,1 +1,1 @@
-"""Models: VAEs, ladder VAEs, and the networks that they are made of."""
+"""Models: VAEs, ladder VAEs, and their networks (encoders, decoders, discriminators)."""

@@ -30,7 +30,7 @@ def conv_sizes(image_size: int, kernel: int, padding: int, strides: Sequence[int
 
 
 def check_stack(widths: Sequence[int], strides: Sequence[int], kernel: int) -> None:
-    """Raise ValueError unless widths and strides are positive and have the same length."""
+    """Raise ValueError unless widths, strides and kernel are positive, and there are as many widths as strides."""
     if len(widths) != len(strides) or not widths:
         raise ValueError(f"widths {list(widths)} and strides {list(strides)} must have the same length, at least 1.")
     if min(*widths, *strides, kernel) < 1:
@@ -62,7 +62,7 @@ class ConvEncoder(nn.Module):
         self.head = nn.Linear(widths[-1] * size * size, nout)
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout"]:
-        """Return `nout` numbers for each image."""
+        """Return the network's `nout` outputs for each image."""
         features = self.convolutions(image).permute(0, 2, 3, 1)  # channels-last in memory, so flattening copies nothing
         return self.head(features.flatten(1))
 
@@ -114,5 +114,5 @@ class ConvDecoder(nn.Module):
             nn.init.constant_(self.convolutions[-1].bias, output_bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, z: Float[Tensor, "batch nin"]) -> Float[Tensor, "batch nout height width"]:
-        """Return `nout` numbers for each pixel."""
+        """Return the network's `nout` outputs for each pixel."""
         return self.convolutions(self.head(z).unflatten(1, self.shape).permute(0, 3, 1, 2))

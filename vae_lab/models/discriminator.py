@@ -1,4 +1,4 @@
-"""A convolutional discriminator that also returns features and an embedding."""
+"""A convolutional discriminator that returns logits, a hidden feature map, and the output layer's input."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -25,7 +25,7 @@ class Judgement(NamedTuple):
     embedding: Float[Tensor, "batch nembedding"]
 
     def split(self, size: int) -> list["Judgement"]:
-        """Return the outputs in parts of `size` images."""
+        """Return a list of the outputs for `size` images each."""
         return [Judgement(*parts) for parts in zip(*(tensor.split(size) for tensor in self), strict=True)]
 
 
@@ -78,7 +78,7 @@ class ConvDiscriminator(nn.Module):
         self.head = norm(head)
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Judgement:
-        """Return logits, features and embedding of images with pixels in [0, 1]."""
+        """Return the logits, the hidden feature map and the embedding of images with pixels in [0, 1]."""
         x = 2 * image - 1
         features = x
         for number, block in enumerate(self.blocks, start=1):

@@ -35,7 +35,7 @@ from vae_lab.probability.priors import Prior, StandardNormal
 
 
 class TopDown(UncheckedDistribution):
-    """p(z) or q(z | x) of a ladder: batch [] or [B], event [nlatent].
+    """The distribution p(z) or q(z | x) of a ladder VAE: batch [] or [B], event [nlatent].
 
     Args:
         decoder: the top-down network.
@@ -51,14 +51,14 @@ class TopDown(UncheckedDistribution):
         super().__init__(batch, torch.Size([sum(decoder.sizes)]))
 
     def path(self, choose: Choice, shape: tuple[int, ...]) -> Path:
-        """Return one top-down pass for each entry of `shape` and the batch, flattened into one dimension."""
+        """Return one top-down pass for `shape` draws per batch entry, all flattened into one batch dimension."""
         total = torch.Size(shape) + self.batch_shape
         seen = None if self.seen is None else [f.expand(*shape, *f.shape).flatten(0, len(shape)) for f in self.seen]
         return self.decoder(seen, choose, total.numel())
 
     @property
     def mean(self) -> Tensor:
-        """Each group's mean given the means of the groups above; in general not the mean of the distribution."""
+        """The conditional mean of each group given the means above it; in general not the mean of the distribution."""
         return self.path(choose_mean, ()).z.view(self.batch_shape + self.event_shape)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
@@ -68,7 +68,7 @@ class TopDown(UncheckedDistribution):
         )
 
     def log_prob(self, value: Float[Tensor, "*shape nlatent"]) -> Float[Tensor, "*shape"]:
-        """Return the log-density of latents in nats; the batch shape does not broadcast."""
+        """Return the log-density of latents in nats; latents must have the batch shape, which is not broadcast."""
         before = value.shape[: value.dim() - 1 - len(self.batch_shape)]
         latents = value.reshape(-1, value.shape[-1])
         path = self.path(choose_given(latents, self.decoder.sizes), before)
@@ -77,7 +77,7 @@ class TopDown(UncheckedDistribution):
 
 
 class Ladder(LatentModel):
-    """A ladder VAE: the topmost group is N(0, I), and each other group has a learned density given those above.
+    """A ladder VAE: the top group of latents is N(0, I), each other group has a learned density given those above.
 
     Args:
         encoder: called with (nin, image_size), returns a network from images to features, the top group's last.
@@ -132,7 +132,7 @@ class Ladder(LatentModel):
     def infer(
         self, posterior: TopDown, shape: tuple[int, ...] = (), noise: Float[Tensor, "*shape 1 nlatent"] | None = None
     ) -> Inference:
-        """Return the latents and the three distributions of one top-down pass for each draw and image."""
+        """Return the latents, q(z | x), p(x | z) and p(z) of one top-down pass for each draw and image."""
         assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         batch = torch.Size(shape) + posterior.batch_shape
         choose = choose_sample

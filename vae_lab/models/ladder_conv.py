@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class GridEncoder(nn.Module):
-    """The bottom-up encoder: [B, C, k, k] -> features at sizes k/2, k/4, … and a vector."""
+    """The bottom-up encoder: [B, C, k, k] -> feature maps of sizes k/2, k/4, … and a feature vector."""
 
     def __init__(self, nin: int, image_size: int, *, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class GridEncoder(nn.Module):
         self.head = nn.Linear(widths[-1] * smallest**2, widths[-1])
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Features:
-        """Return the features at each size, the largest first, and a vector last."""
+        """Return the feature maps of each size, the largest first, and a feature vector last."""
         features: Features = []
         x = image
         for halve, blocks in zip(self.halve, self.blocks, strict=True):
@@ -61,7 +61,7 @@ class GridEncoder(nn.Module):
 
 
 class Group(nn.Module):
-    """Latent feature maps of one size: their prior and posterior given the decoder's state, and their effect on it."""
+    """The layers of one group of latent feature maps: prior, posterior, and update of the decoder's state."""
 
     def __init__(self, width: int, nchannels: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Group(nn.Module):
     def parameters_of(
         self, state: Float[Tensor, "batch width height width2"], seen: Float[Tensor, "batch width height width2"] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the flattened means and log sigmas of the prior and, given the encoder's features, the posterior."""
+        """Return the flattened means and log sigmas of the prior, and of the posterior (None without features)."""
         prior = full_precision(self.prior(state))
         if seen is None:
             return prior.flatten(1), None
@@ -87,12 +87,12 @@ class Group(nn.Module):
     def forward(
         self, state: Float[Tensor, "batch width height width2"], z: Float[Tensor, "batch n"]
     ) -> Float[Tensor, "batch width height width2"]:
-        """Return the state updated with this group's latents."""
+        """Return the decoder's state updated with this group's latents."""
         return self.block(state + self.add(z.unflatten(1, (self.nchannels, *state.shape[2:])).to(state)))
 
 
 class Vector(nn.Module):
-    """The topmost group: a vector with prior N(0, I) and a posterior from the encoder's vector."""
+    """The layers of the topmost group, a vector with prior N(0, I) and a posterior from the encoder's last features."""
 
     def __init__(self, width: int, size: int, nlatent: int, nblocks: int) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Vector(nn.Module):
         self.nlatent = nlatent
 
     def forward(self, z: Float[Tensor, "batch n"]) -> Float[Tensor, "batch width height width2"]:
-        """Return the decoder's first state."""
+        """Return the decoder's initial state, feature maps, for the topmost latents."""
         return self.blocks(self.add(z).unflatten(1, self.shape).permute(0, 3, 1, 2))
 
 
@@ -116,12 +116,12 @@ class Up(nn.Module):
         self.blocks = nn.Sequential(*(Block(after) for _ in range(nblocks)))
 
     def forward(self, state: Float[Tensor, "batch a height width"]) -> Float[Tensor, "batch b height2 width2"]:
-        """Return the state at twice the size."""
+        """Return the decoder's state at twice the height and width."""
         return self.blocks(self.spread(silu(state)))
 
 
 class GridDecoder(TopDownDecoder):
-    """The top-down decoder: a state that each group of latents updates and that grows to the image's size."""
+    """The top-down decoder: a state of feature maps that each group of latents updates and that grows to the image."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class GridDecoder(TopDownDecoder):
         self.sizes = [vector, *(n * (image_size // 2**halvings) ** 2 for halvings, n in groups)]
 
     def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
-        """Return the decoder's output."""
+        """Return the decoder's output, with each group's latents chosen by `draw`."""
         prior = self.top.add.weight.new_zeros(batch, 2 * self.top.nlatent)
         posterior = None if seen is None else full_precision(self.top.posterior(seen[-1]))
         state = self.top(draw(prior, posterior))
@@ -163,7 +163,7 @@ class GridDecoder(TopDownDecoder):
 
 
 def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) -> None:
-    """Raise ValueError unless each width has a number of blocks and the image can be halved once for each width."""
+    """Raise ValueError unless `widths` and `blocks` have equal length, and the image can be halved that many times."""
     for i, width in enumerate(widths):
         require_count(f"model.widths[{i}]", width)
     depth = len(widths)
@@ -177,7 +177,7 @@ def check_levels(widths: Sequence[int], blocks: Sequence[int], image_size: int) 
 
 
 def check_groups(vector: int, groups: Sequence[Sequence[int]], depth: int) -> None:
-    """Raise ValueError unless the groups are in top-down order and at sizes that the network has."""
+    """Raise ValueError unless the groups are in top-down order, each after 1 to `depth` halvings of the image."""
     require_count("model.vector", vector)
     for i, (_, n) in enumerate(groups):
         require_count(f"model.groups[{i}]", n)

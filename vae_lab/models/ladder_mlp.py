@@ -32,7 +32,7 @@ class DenseEncoder(nn.Module):
         self.blocks = nn.ModuleList(Block(width) for _ in groups)
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Features:
-        """Return the feature vectors, the lowest group's first."""
+        """Return one feature vector for each group, the lowest group's first."""
         features: Features = []
         state = self.stem(image.flatten(1))
         for block in self.blocks:
@@ -42,7 +42,7 @@ class DenseEncoder(nn.Module):
 
 
 class Group(nn.Module):
-    """A group of latents: its prior and posterior given the decoder's state, and its effect on the state."""
+    """The layers of one group of latents: prior, posterior, and update of the decoder's state."""
 
     def __init__(self, width: int, nlatent: int) -> None:
         super().__init__()
@@ -54,19 +54,19 @@ class Group(nn.Module):
         shrink(self.posterior[-1])
 
     def parameters_of(self, state: State, seen: State | None) -> tuple[Tensor, Tensor | None]:
-        """Return the means and log sigmas of the prior and, given the encoder's features, of the posterior."""
+        """Return the means and log sigmas of the prior, and of the posterior (None without the encoder's features)."""
         prior = full_precision(self.prior(state))
         if seen is None:
             return prior, None
         return prior, prior + full_precision(self.posterior(torch.cat([state, seen], 1)))
 
     def forward(self, state: State, z: Float[Tensor, "batch n"]) -> State:
-        """Return the state updated with this group's latents."""
+        """Return the decoder's state updated with this group's latents."""
         return self.block(state + self.add(z))
 
 
 class Top(nn.Module):
-    """The topmost group: prior N(0, I) and a posterior from the encoder's last features."""
+    """The layers of the topmost group, with prior N(0, I) and a posterior from the encoder's last feature vector."""
 
     def __init__(self, width: int, nlatent: int) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ class Top(nn.Module):
         self.block = Block(width)
 
     def forward(self, z: Float[Tensor, "batch n"]) -> State:
-        """Return the decoder's first state."""
+        """Return the decoder's initial state, a vector, for the topmost latents."""
         return self.block(self.add(z))
 
 
 class DenseDecoder(TopDownDecoder):
-    """The top-down decoder: a state that each group of latents updates, then a linear map to the image."""
+    """The top-down decoder: a state vector that each group of latents updates, then a linear map to the image."""
 
     def __init__(self, image_size: int, nout: int, *, width: int, groups: Sequence[int]) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class DenseDecoder(TopDownDecoder):
         self.shape = (nout, image_size, image_size)
 
     def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
-        """Return the decoder's output."""
+        """Return the decoder's output, with each group's latents chosen by `draw`."""
         prior = self.top.add.weight.new_zeros(batch, 2 * self.sizes[0])
         below = [None] * len(self.groups) if seen is None else seen[-2::-1]
         state = self.top(draw(prior, None if seen is None else full_precision(self.top.posterior(seen[-1]))))

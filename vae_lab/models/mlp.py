@@ -31,7 +31,7 @@ class Block(nn.Module):
 
 
 def stack(nin: int, nout: int, width: int, nblocks: int) -> nn.Sequential:
-    """Return a linear layer to `width`, `nblocks` residual blocks, SiLU and a linear layer to `nout`.
+    """Return a network: linear layer to `width`, `nblocks` residual blocks, SiLU, linear layer to `nout`.
 
     Raises:
         ValueError: if a count is below 1.
@@ -62,7 +62,7 @@ class MLPEncoder(nn.Module):
         self.layers = stack(nin * image_size**2, nout, width, nblocks)
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout"]:
-        """Return `nout` numbers for each image."""
+        """Return the network's `nout` outputs for each image."""
         return self.layers(image.flatten(1))
 
 
@@ -75,5 +75,5 @@ class MLPDecoder(nn.Module):
         self.layers = stack(nin, nout * image_size**2, width, nblocks)
 
     def forward(self, z: Float[Tensor, "batch nin"]) -> Float[Tensor, "batch nout height width"]:
-        """Return `nout` numbers for each pixel."""
+        """Return the network's `nout` outputs for each pixel."""
         return self.layers(z).unflatten(1, self.shape)

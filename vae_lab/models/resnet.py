@@ -25,7 +25,7 @@ from vae_lab.errors import require_count
 
 
 def halvings(image_size: int, smallest: int) -> int:
-    """Return how often `image_size` can be halved without a remainder and with a result of at least `smallest`."""
+    """Return how many times `image_size` can be halved such that each result is an integer of at least `smallest`."""
     depth = 0
     while image_size % 2 == 0 and image_size // 2 >= smallest:
         image_size //= 2
@@ -34,7 +34,7 @@ def halvings(image_size: int, smallest: int) -> int:
 
 
 def level_widths(widths: Sequence[int], image_size: int, smallest: int, patch: int) -> list[int]:
-    """Return the channels at each size, from the largest to the smallest; the last of `widths` repeats as needed.
+    """Return the number of channels at each size, the largest size first; the last of `widths` repeats as needed.
 
     Raises:
         ValueError: if the image cannot be split into patches and halved at least once.
@@ -64,7 +64,7 @@ class Block(nn.Module):
 
 
 def activated(nin: int, nout: int, groups: int) -> nn.Sequential:
-    """Return GroupNorm, SiLU and a 3x3 convolution.
+    """Return the layers GroupNorm, SiLU and 3x3 convolution in sequence.
 
     Raises:
         ValueError: if `nin` is not a multiple of `groups`.
@@ -138,7 +138,7 @@ class ResEncoder(nn.Module):
         )
 
     def forward(self, image: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout"]:
-        """Return `nout` numbers for each image."""
+        """Return the network's `nout` outputs for each image."""
         features = self.features(image)
         if self.spatial:
             return self.head(features).flatten(1)
@@ -176,7 +176,7 @@ class ResDecoder(nn.Module):
         self.blocks = nn.Sequential(*layers, *([nn.PixelShuffle(patch)] if patch > 1 else []))
 
     def forward(self, z: Float[Tensor, "batch nin"]) -> Float[Tensor, "batch nout height width"]:
-        """Return `nout` numbers for each pixel."""
+        """Return the network's `nout` outputs for each pixel."""
         if self.spatial:
             return self.blocks(self.head(z.unflatten(1, self.shape)))
         return self.blocks(self.head(z).unflatten(1, self.shape).permute(0, 3, 1, 2))

@@ -1,4 +1,4 @@
-"""The top-down pass of ladder VAEs: each group of latents is chosen given the groups above."""
+"""The top-down pass of ladder VAEs, which computes the latents of each group given those of the groups above."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ Choice = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class Path(NamedTuple):
-    """The result of one top-down pass: the concatenated latents of all groups, their densities, and the output."""
+    """The result of one top-down pass: latents, prior and posterior over all groups, and the decoder's output."""
 
     z: Float[Tensor, "batch nlatent"]
     prior: DiagonalNormal
@@ -27,7 +27,7 @@ class Path(NamedTuple):
 
 
 class TopDownDecoder(nn.Module, ABC):
-    """Base class of top-down networks.
+    """Base class of the top-down decoders of ladder VAEs.
 
     Attributes:
         sizes: number of latents of each group, from the top down.
@@ -36,7 +36,7 @@ class TopDownDecoder(nn.Module, ABC):
     sizes: list[int]
 
     def forward(self, seen: Features | None, choose: Choice, batch: int) -> Path:
-        """Return the top-down pass in which `choose` returns each group's latents given its prior and posterior."""
+        """Return the result of a top-down pass; `choose` returns each group's latents from its prior and posterior."""
         priors: list[Tensor] = []
         posteriors: list[Tensor] = []
         latents: list[Tensor] = []
@@ -53,23 +53,23 @@ class TopDownDecoder(nn.Module, ABC):
 
     @abstractmethod
     def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
-        """Return the decoder's output; call `draw` once for each group, from the top down."""
+        """Return the decoder's output; call `draw` for the latents of each group, from the top down."""
 
 
 def normal(parameters: Float[Tensor, "batch two_n"]) -> DiagonalNormal:
-    """Return the normal with the given means and log sigmas."""
+    """Return the normal distribution with the given means and log sigmas, concatenated in dimension 1."""
     mean, log_sigma = parameters.chunk(2, 1)
     return DiagonalNormal(mean, bounded_log_sigma(log_sigma))
 
 
 def join_groups(parameters: Sequence[Float[Tensor, "batch _"]]) -> DiagonalNormal:
-    """Return the normal over the concatenated latents of all groups."""
+    """Return one normal distribution over the latents of all groups, from each group's means and log sigmas."""
     means, log_sigmas = zip(*(numbers.chunk(2, 1) for numbers in parameters), strict=True)
     return DiagonalNormal(torch.cat(means, 1), bounded_log_sigma(torch.cat(log_sigmas, 1)))
 
 
 def choose_sample(prior: Tensor, posterior: Tensor | None) -> Tensor:
-    """Return a draw from the posterior, or from the prior if the posterior is None."""
+    """Return latents sampled from the posterior, or from the prior if the posterior is None."""
     return normal(prior if posterior is None else posterior).rsample()
 
 
@@ -79,7 +79,7 @@ def choose_mean(prior: Tensor, posterior: Tensor | None) -> Tensor:
 
 
 def choose_from_noise(noise: Float[Tensor, "batch nlatent"], sizes: Sequence[int], nfree: int = 0) -> Choice:
-    """Return a choice of mean + sigma * noise, from the prior in the lowest `nfree` groups, else from the posterior."""
+    """Return a `Choice` of mean + sigma * noise: of the prior in the lowest `nfree` groups, else of the posterior."""
     parts = iter(enumerate(noise.split(list(sizes), 1)))
 
     def choose(prior: Tensor, posterior: Tensor | None) -> Tensor:
@@ -91,7 +91,7 @@ def choose_from_noise(noise: Float[Tensor, "batch nlatent"], sizes: Sequence[int
 
 
 def choose_given(z: Float[Tensor, "batch nlatent"], sizes: Sequence[int]) -> Choice:
-    """Return a choice of the given latents `z`."""
+    """Return a `Choice` that takes each group's latents from the given latents `z`."""
     parts = iter(z.split(list(sizes), 1))
     return lambda *_: next(parts)
 

@@ -100,7 +100,7 @@ class VAE(LatentModel):
         self.prior.connect(self.posterior)
 
     def given(self, label: Int64[Tensor, " batch"]) -> "VAE":
-        """Return a view of the model conditioned on a label for each image, or the model if it is unconditional."""
+        """Return a view of the model conditioned on a label per image; the model itself if it is unconditional."""
         if not self.nclasses:
             return self
         view = copy.copy(self)  # a new module with the same parameters
@@ -116,14 +116,14 @@ class VAE(LatentModel):
     def split(
         self, image: Float[Tensor, "batch channels height width"], size: int
     ) -> Iterable[tuple[LatentModel, Float[Tensor, "part channels height width"]]]:
-        """Return parts of at most `size` images, each with the model conditioned on its labels."""
+        """Return pairs (model conditioned on the labels, images) for parts of at most `size` images."""
         if not self.nclasses:
             return super().split(image, size)
         labels = self.classes_of(len(image)).argmax(1)
         return [(self.given(label), part) for label, part in zip(labels.split(size), image.split(size), strict=True)]
 
     def classes_of(self, n: int) -> Int64[Tensor, "n nclasses"]:
-        """Return the one-hot classes of `n` images or latents; `n` may be several whole batches.
+        """Return the one-hot labels of `n` images or latents, repeated if `n` is a multiple of the number of labels.
 
         Raises:
             ValueError: if the model has no labels, or `n` is not a multiple of their number.
@@ -148,7 +148,7 @@ class VAE(LatentModel):
         return DiagonalNormal(mean, bounded_log_sigma(0.5 * log_variance))
 
     def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
-        """Return p(x | z) of each latent vector."""
+        """Return p(x | z) for each latent vector."""
         if self.nclasses:
             classes = self.classes_of(len(z)).to(z)
             z = torch.cat([z, classes.repeat_interleave(self.cells, 1)], 1)
@@ -160,7 +160,7 @@ class VAE(LatentModel):
         shape: tuple[int, ...] = (),
         noise: Float[Tensor, "*shape 1 nlatent"] | None = None,
     ) -> Inference:
-        """Return latents drawn from a posterior, and the three distributions."""
+        """Return latents drawn from the posterior, and the distributions q(z | x), p(x | z) and p(z)."""
         assert noise is None or noise.shape == (*shape, 1, self.nlatent)
         z = posterior.rsample(shape) if noise is None else posterior.mean + posterior.stddev * noise
         return Inference(posterior, z, self.generative(z.flatten(0, -2)), self.prior(posterior))
