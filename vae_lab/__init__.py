@@ -30,7 +30,7 @@ PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return a public function and import its module."""
+    """Return a public function by name; its module is imported at the first access."""
     if name not in PLACES:
         raise AttributeError(f"module 'vae_lab' has no attribute {name!r}")
     return getattr(import_module(PLACES[name]), name)

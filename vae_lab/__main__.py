@@ -15,7 +15,7 @@ def summary(command: str) -> str:
 
 
 def main() -> int:
-    """Print the list of commands; return 2 if the command line has any other argument than --help."""
+    """Print the list of commands; return 0, or 2 if there is any argument other than --help."""
     lines = [f"  python -m vae_lab.{name:9s} {summary(name)}" for name in COMMANDS]
     text = "\n".join(["Commands of vae_lab (add --help to a command for its settings):", *lines, ""])
     known = sys.argv[1:] in ([], ["--help"], ["-h"])

@@ -16,7 +16,7 @@ from collections.abc import Collection
 
 
 class DataError(Exception):
-    """The images are missing, unreadable or too few."""
+    """Images or stored files of a run are missing or unreadable, or there are too few images."""
 
 
 class DivergedError(Exception):
@@ -24,7 +24,7 @@ class DivergedError(Exception):
 
 
 class StorageError(Exception):
-    """A folder cannot be written."""
+    """A file, folder or database cannot be written or reached."""
 
 
 class TimeLimit(Exception):  # noqa: N818
@@ -40,7 +40,7 @@ class SweepFailed(Exception):  # noqa: N818
 
 
 class RanksLost(Exception):  # noqa: N818
-    """One of the processes that train a model together has ended.
+    """One of the processes (ranks) of a distributed training run has ended unexpectedly.
 
     Args:
         message: why the process ended.
@@ -57,7 +57,7 @@ class RanksLost(Exception):  # noqa: N818
 
 
 class Interrupted(BaseException):
-    """A signal ended the command; not an `Exception`, so that a sweep does not start its next job."""
+    """A signal ended the command; a `BaseException`, so that no sweep catches it and starts its next job."""
 
     def __init__(self, number: int, how: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, {how}.")
@@ -65,12 +65,12 @@ class Interrupted(BaseException):
         self.how = how
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
-        """Return the constructor and its arguments: a launcher's workers send this error to their parent."""
+        """Return the constructor and its arguments for pickle, which sends the error from a worker to its parent."""
         return Interrupted, (self.number, self.how)
 
 
 def require_count(name: str, value: object, least: int = 1, hint: str = "") -> None:
-    """Raise ValueError unless a setting is a whole number of at least `least`; `hint` ends the message."""
+    """Raise ValueError unless `value` is a whole number of at least `least`; `hint` is appended to the message."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value}{hint}.")
 
@@ -112,7 +112,7 @@ PARTLY_FAILED = 7
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the documented exit code for an error; 1 for a fault in vae_lab itself."""
+    """Return the documented exit code for an error; 1 for a bug in vae_lab itself."""
     if isinstance(error, Interrupted):
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):

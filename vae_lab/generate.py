@@ -31,7 +31,7 @@ log = logging.getLogger("vae_lab.generate")  # __name__ is __main__ when run as 
 
 @command("generate")
 def main(cfg: DictConfig) -> None:
-    """Write a grid of samples and, if `out` is a folder, a PNG for each sample."""
+    """Write a grid of generated images and, if `out` is a folder, a PNG for each image."""
     from vae_lab.runs.folder import locate
     from vae_lab.runs.load import load_model
     from vae_lab.runs.manifest import put_pictures, require_room
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def describe_pictures(cfg: DictConfig, run: Path) -> dict[str, object]:
-    """Return everything that determines the pictures: the run, its weights, the settings and the version."""
+    """Return everything that determines the generated images: the run, its weights, the settings and the version."""
     from vae_lab.runs.folder import locate
     from vae_lab.runs.load import weights_digest
     from vae_lab.runs.provenance import versions

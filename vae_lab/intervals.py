@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """An estimate and the ends of the 95 % interval around it; NaN where the data tell no end."""
+    """An estimate and the two ends of its 95 % interval; an end is NaN if the data do not determine it."""
 
     value: float
     low: float
@@ -22,7 +22,7 @@ class Mean(NamedTuple):
 
 
 def t_factor(freedom: int | float, level: float = 0.95) -> float:
-    """Return how many standard errors a two-sided interval reaches by Student's t; NaN without degrees of freedom.
+    """Return the half-width of a two-sided Student's t interval in standard errors; NaN without degrees of freedom.
 
     Student 1908, The probable error of a mean, https://doi.org/10.1093/biomet/6.1.1
     """
@@ -32,7 +32,7 @@ def t_factor(freedom: int | float, level: float = 0.95) -> float:
 
 
 def t_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of one value or more, roughly normal, with its interval by Student's t."""
+    """Return the mean of one or more roughly normal values, with its 95 % interval by Student's t."""
     mean, n = fmean(values), len(values)
     reach = t_factor(n - 1) * stdev(values) / sqrt(n) if n > 1 else nan
     return Interval(mean, mean - reach, mean + reach)

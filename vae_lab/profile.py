@@ -14,7 +14,7 @@ log = logging.getLogger("vae_lab.profile")  # __name__ is __main__ when run as a
 
 
 def lists(arguments: Sequence[str]) -> list[str]:
-    """Return a command line with data.image_size=32,64 as the list [32,64], which Hydra would take for a sweep."""
+    """Return a command line with data.image_size=32,64 rewritten as [32,64], so that Hydra does not start a sweep."""
     if {"-m", "--multirun"} & set(arguments):
         return list(arguments)
     return [re.sub(r"^(data\.image_size=)([^\[\],]+(,[^\[\],]*)+)$", r"\1[\2]", argument) for argument in arguments]
@@ -22,7 +22,7 @@ def lists(arguments: Sequence[str]) -> list[str]:
 
 @command("profile", rewrite=lists)
 def main(cfg: DictConfig) -> None:
-    """Write profile.json and profile.png, and log a summary."""
+    """Measure the cost of training, write profile.json and profile.png, and log a summary."""
     from vae_lab.profiling.run import profile_sizes  # importing torch takes seconds
 
     settle_threads(cfg)
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def report_lines(result: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of a table of sizes, a table of exponents, and the largest sizes that fit into memory."""
+    """Yield the lines of a table of image sizes, a table of exponents, and the largest sizes that fit into memory."""
     yield (
         "  side  batch     weights  linear   MMAC per image     ms per image      MiB, training   MiB, generation\n"
         "                                    train generate   train generate    measured   pred.   measured   pred."

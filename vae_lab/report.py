@@ -14,7 +14,7 @@ log = logging.getLogger("vae_lab.report")  # __name__ is __main__ when run as a 
 
 @command("report")
 def main(cfg: DictConfig) -> None:
-    """Write report.html, report.csv and report.md."""
+    """Write the comparison of the runs as report.html, report.csv and report.md."""
     from vae_lab.reporting.ranking import caution
     from vae_lab.reporting.write import encodable, write_report
     from vae_lab.system.atomic import expand_wildcards
@@ -33,7 +33,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def listed(setting: object) -> list[str]:
-    """Return a setting that is a string, a list or null as a list of strings."""
+    """Return a setting as a list of strings: [] for null, a list of one for a single string."""
     if setting is None:
         return []
     return [str(text) for text in setting] if isinstance(setting, list) else [str(setting)]

@@ -42,7 +42,7 @@ log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part o
 
 
 def as_one_run(arguments: list[str]) -> list[str]:
-    """Return a command line with the settings of the run that it resumes, and one folder for Hydra's files and its."""
+    """Return a command line that includes the settings of the run to resume, with folder= set as Hydra's run folder."""
     return folder_to_run_dir(continued(arguments))
 
 
@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def say_next(cfg: DictConfig) -> None:
-    """Log where the pictures of a run lie, and a command that goes on from here."""
+    """Log the paths of a completed run's pictures, and a command to continue with."""
     folder = seen_from_here(Path(cfg.folder))
     if read_summary(folder).get("status") != "completed":
         return
@@ -74,12 +74,12 @@ def say_next(cfg: DictConfig) -> None:
 
 
 def parts_of(cfg: DictConfig) -> dict[str, Any]:
-    """Return the configs of the parts that other commands make of a run."""
+    """Return the stored configs of a run from which other commands load it: those of the model and the data."""
     return {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
 
 
 def train_checked(cfg: DictConfig) -> None:
-    """Train one run."""
+    """Check the config of a run, set its threads, and train it in one process or in one per device."""
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     settle_limits(cfg, overrides)
@@ -104,7 +104,7 @@ def train_checked(cfg: DictConfig) -> None:
 
 
 def keep_wandb_run(cfg: DictConfig) -> None:
-    """Let a run that goes on in its own folder go on in W&B too, unless another id was named."""
+    """Set the W&B id to that of the resumed run if it goes on in its own folder and no id was given."""
     if cfg.resume is None or "wandb" not in cfg.logger or cfg.logger.wandb.id is not None:
         return
     at = locate(cfg.resume, "last").folder
@@ -113,13 +113,13 @@ def keep_wandb_run(cfg: DictConfig) -> None:
 
 
 def threads_of(run: str | None) -> int | None:
-    """Return the number of threads of a run that goes on; None if there is none, or it is not known."""
+    """Return the recorded number of threads of the run to resume; None without a run or a recorded number."""
     number = None if run is None else read_summary(locate(run, "last").folder).get("threads")
     return number if isinstance(number, int) else None
 
 
 def train_in_sweep(cfg: DictConfig) -> None:
-    """Train a trial of a sweep unless it has an outcome."""
+    """Train a trial of a sweep unless it already has an outcome."""
     hydra = HydraConfig.get()
     if shares_fate(hydra):
         end_with_parent()
@@ -148,7 +148,7 @@ def train_in_sweep(cfg: DictConfig) -> None:
 
 
 def say_packages(cfg: DictConfig) -> None:
-    """Log which packages the commands that read this run are to trust, or warn that they will refuse it."""
+    """Log which packages other commands must trust to load this run, or warn that they will refuse to load it."""
     parts = parts_of(cfg)
     foreign = foreign_packages(parts)
     if not foreign:

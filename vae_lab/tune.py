@@ -42,7 +42,7 @@ REFUSED = {
 
 @command("tune")
 def main(cfg: DictConfig) -> None:
-    """Run the trials of a study, and log the best."""
+    """Run the trials of a study, and log the best one."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # of a stock sweeper; our own refuses it sooner
         raise ValueError(NO_SWEEP)
     require_count("search.ntrials", cfg.search.ntrials)
@@ -67,7 +67,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def read_search(cfg: DictConfig) -> "Search":
-    """Return the search that a config describes; overrides other than search.* go to every trial.
+    """Return the search that a config describes; overrides other than search.* apply to every trial.
 
     Raises:
         ValueError: if an override has no meaning in a search.
@@ -89,7 +89,7 @@ def read_search(cfg: DictConfig) -> "Search":
 
 
 def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
-    """Return what decides the results of a study, by dotted keys: shared settings, space, metrics and images' digest.
+    """Return what determines a study's results, by dotted key: shared settings, space, metrics, digest of the images.
 
     The digest is left out if the search chooses the images.
 
@@ -108,14 +108,14 @@ def study_made_of(cfg: DictConfig, fixed: Sequence[str]) -> dict[str, object]:
 
 
 def settle_study_threads(cfg: DictConfig, folder: Path) -> int:
-    """Return the threads of each trial; the first process of a study decides what `auto` is."""
+    """Return the number of threads of each trial; for `auto`, the first process of the study chooses it."""
     auto = cfg.threads == AUTO
     settle_threads(cfg, kept=kept_threads(folder) if auto else None)
     return keep_threads(folder, Threads(cfg.threads, "auto")).number if auto else cfg.threads
 
 
 def train_trial(trial: Trial, watchers: Sequence["Callback"], resume: str | None, wandb_id: str | None) -> None:
-    """Train a trial; its folder has the same files as one of `vae_lab.train`."""
+    """Train one trial of a search; its folder holds the same files as a run of `vae_lab.train`."""
     from vae_lab.training.run import train_run
 
     overrides = [*search_path(trial.flags), *normalise_overrides(trial.overrides, "train")]
