@@ -21,6 +21,7 @@ from vae_lab.runs.folder import (
     KILLED,
     OUTDATED,
     RUNNING,
+    SUMMARY,
     TO_RUN,
     State,
     command,
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 NOT_HASHED = ("group", "launcher")
 """Overrides that say where and how a trial is run; they do not change its folder."""
-RESULTS = ("summary.json", "metrics.csv", "checkpoints", "figures", "tensorboard")
+RESULTS = (SUMMARY, "metrics.csv", "checkpoints", "figures", "tensorboard")
 """Files and folders of a run that a new attempt must not find."""
 LONG = re.compile(r"\d+\.\d{5,}(e[+-]?\d+)?")
 """A number with more decimals than people read."""
