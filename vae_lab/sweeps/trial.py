@@ -96,8 +96,10 @@ class Trial(NamedTuple):
 def short_names(overrides: Sequence[str]) -> str:
     """Return overrides for people: the last part of each key where that is unique, four digits of long numbers.
 
-    >>> short_names(["model.nlatent=8", "optimizer.lr=0.00031622776601683794"])
-    'nlatent=8 lr=0.0003162'
+    Example:
+        >>> from vae_lab.sweeps.trial import short_names
+        >>> short_names(["model.nlatent=8", "optimizer.lr=0.00031622776601683794"])
+        'nlatent=8 lr=0.0003162'
     """
     keys = [key(text) for text in overrides]
     last = [name.rpartition(".")[2] for name in keys]
