@@ -74,7 +74,7 @@ def say_next(cfg: DictConfig) -> None:
 
 
 def parts_of(cfg: DictConfig) -> dict[str, Any]:
-    """Return the stored configs of a run from which other commands load it: those of the model and the data."""
+    """Return the resolved configs of a run's model and data, from which other commands load the run."""
     return {role: OmegaConf.to_container(cfg[role], resolve=True) for role in ("model", "data")}
 
 

@@ -10,7 +10,7 @@ from vae_lab.system.locks import LOCK
 
 
 class NoTraces(Callback):
-    """A callback that restores the run folder if the command wrote nothing into it.
+    """A callback that restores the run folder if only Hydra, and not the command, has written files into it.
 
     Hydra makes the folder and writes its config and an empty log before any setting is checked, and overwrites those of
     an earlier run. The folders of a sweep's trials are kept, because failures are recorded in them.

@@ -52,7 +52,7 @@ def is_ambiguous(value: str) -> bool:
 
 
 def normalise_override(text: str, default: DictConfig) -> str:
-    """Return an override with None as null and, if the setting's value in `default` is an int, 4.0 as 4."""
+    """Return an override with None replaced by null and, if its setting is an int in `default`, 4.0 replaced by 4."""
     name, values = text.partition("=")[0], values_of(text)
     try:
         before = OmegaConf.select(default, name, default="")  # "" for a setting that the override adds

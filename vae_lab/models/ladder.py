@@ -62,7 +62,7 @@ class TopDown(UncheckedDistribution):
         return self.path(choose_mean, ()).z.view(self.batch_shape + self.event_shape)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Return draws, [sample_shape, ..., nlatent]."""
+        """Return differentiable draws of the latents, [sample_shape, ..., nlatent]."""
         return self.path(choose_sample, sample_shape).z.view(
             torch.Size(sample_shape) + self.batch_shape + self.event_shape
         )
@@ -77,7 +77,7 @@ class TopDown(UncheckedDistribution):
 
 
 class Ladder(LatentModel):
-    """A ladder VAE: the top group of latents is N(0, I), each other group has a learned density given those above.
+    """A ladder VAE: the top group of latents is N(0, I), and every other one has a learned density given those above.
 
     Args:
         encoder: called with (nin, image_size), returns a network from images to features, the top group's last.

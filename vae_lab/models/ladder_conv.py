@@ -103,7 +103,7 @@ class Vector(nn.Module):
         self.nlatent = nlatent
 
     def forward(self, z: Float[Tensor, "batch n"]) -> Float[Tensor, "batch width height width2"]:
-        """Return the decoder's initial state, feature maps, for the topmost latents."""
+        """Return the decoder's initial state (feature maps) for the topmost latents."""
         return self.blocks(self.add(z).unflatten(1, self.shape).permute(0, 3, 1, 2))
 
 

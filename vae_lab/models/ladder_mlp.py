@@ -75,7 +75,7 @@ class Top(nn.Module):
         self.block = Block(width)
 
     def forward(self, z: Float[Tensor, "batch n"]) -> State:
-        """Return the decoder's initial state, a vector, for the topmost latents."""
+        """Return the decoder's initial state (a vector) for the topmost latents."""
         return self.block(self.add(z))
 
 

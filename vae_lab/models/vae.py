@@ -1,4 +1,4 @@
-"""The variational autoencoder: an encoder and a decoder that define three distributions.
+"""The variational autoencoder: an encoder for q(z | x), a decoder for p(x | z), and a prior p(z).
 
 Shapes of one forward pass with nlatent = n:
 

@@ -84,7 +84,7 @@ def check_config(config: object, role: str, trust: Trust = None) -> None:
 
 
 def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packages: Collection[str]) -> None:
-    """Raise ValueError unless the class that a mapping names belongs to a trusted package or to one of the roles."""
+    """Raise ValueError unless the class that a mapping names belongs to a trusted package or to one of `roles`."""
     target: Any = node.get("_target_")
     defined = defined_name(target) if is_in(target, packages) else target
     if is_in(defined, packages):
@@ -99,7 +99,7 @@ def check_class(name: str, node: dict[Any, Any], roles: Collection[Role], packag
 
 @cache
 def layers() -> tuple[Role, Role]:
-    """Return two roles that allow all layers of torch.nn, complete and partial, as arguments of trusted networks."""
+    """Return two roles that allow the layers of torch.nn, as objects and as partials, inside trusted networks."""
     from torch import nn
 
     names = {key for key, value in vars(nn).items() if isinstance(value, type) and issubclass(value, nn.Module)}

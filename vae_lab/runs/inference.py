@@ -67,6 +67,6 @@ def every_pixel(images: ImageSet, n: int | None = None) -> Pixels:
 def placed(
     model: LatentModel, images: ImageSet, rows: Int64[Tensor, " some"] | slice
 ) -> tuple[LatentModel, Float[Tensor, "some channels height width"]]:
-    """Return the model conditioned on the labels of `rows`, and their images in the model's device and precision."""
+    """Return the model conditioned on the labels of `rows`, and their images on the model's device in its precision."""
     batch = images.__getitems__(rows)
     return model.given(batch.label), batch.image.to(next(model.parameters()))

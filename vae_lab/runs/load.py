@@ -111,7 +111,7 @@ def build_model_within(config: dict[str, Any], weights: Mapping[str, "Tensor"]) 
 
 @contextmanager
 def limit_size(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
-    """Raise ValueError if modules built in the block register over about twice the tensors or numbers of `weights`.
+    """Raise ValueError if modules built in the block have more than about twice the tensors or numbers of `weights`.
 
     Twice as many are allowed, because buffers may not be stored and weights may be registered in two forms.
     """
@@ -135,7 +135,7 @@ def limit_size(weights: Mapping[str, "Tensor"]) -> Iterator[None]:
 
 @contextmanager
 def as_data_error(what: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turn each error in the block into a DataError that begins with `what`, except OSError, MemoryError, `passing`."""
+    """Turn errors in the block into a DataError that begins with `what`, except OSError, MemoryError and `passing`."""
     from hydra.errors import InstantiationException
 
     try:

@@ -19,7 +19,7 @@ DIRECTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 def fitted_density(latents: Float[Tensor, "n nlatent"], ncomponents: int, seed: int) -> Distribution:
-    """Return a Gaussian mixture fitted to latents: with full covariances if the latents suffice, else in a subspace.
+    """Return a Gaussian mixture fitted to latents: with full covariances if there are enough, else in a subspace.
 
     A covariance has about nlatent^2 / 2 parameters, so full covariances need 2 * nlatent latents for each component.
     """

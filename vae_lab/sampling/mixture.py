@@ -1,4 +1,4 @@
-"""The distributions of a run's latents: its prior, or a Gaussian mixture that is fitted once and stored.
+"""The distribution that latents are drawn from: a run's prior, or a Gaussian mixture fitted once and stored.
 
 The mixture's file is samplers/gmm-<checkpoint>-<digest>.pt in the run folder, or in the cache if the run folder is
 read-only. The digest covers the weights and the settings of the fit, so that further training leads to a new mixture.

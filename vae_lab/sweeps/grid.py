@@ -78,7 +78,7 @@ def complete(
 
 
 def free_outdated(trials: Sequence[Trial], configs: Mapping[Path, object]) -> None:
-    """Move each run with other settings or images than its trial into a subfolder, and log the differences."""
+    """Move the run in a trial's folder into a subfolder if its settings or images differ from the trial's; log it."""
     for trial in trials:
         if trial.state().status != OUTDATED:
             continue
@@ -179,7 +179,7 @@ def rows_of_grid(overrides: Sequence[Any], zipped: Sequence[Sequence[str]]) -> l
 
 
 class PassOn(EndAtOnce):
-    """A signal handler that sends SIGTERM to the trials' processes, waits for their checkpoints, raises Interrupted.
+    """A signal handler that sends SIGTERM to the trials' processes, waits for them, and raises Interrupted.
 
     Args:
         trials: the whole sweep.
@@ -219,7 +219,7 @@ def passed_on(trials: Sequence[Trial]) -> Iterator[None]:
 
 
 def own_processes(trials: Sequence[Trial]) -> list[int]:
-    """Return the ids of this machine's processes in which this command runs trials, without this process."""
+    """Return the ids of this command's other processes on this machine that run one of the trials."""
     found = [holder(trial.folder) for trial in trials]
     here, command = socket.gethostname(), os.environ.get("VAE_LAB_RUN", "")
     return [who.pid for who in found if who and who.pid != os.getpid() and (who.host, who.command) == (here, command)]

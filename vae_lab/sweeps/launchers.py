@@ -35,7 +35,7 @@ def shares_fate(hydra: Any) -> bool:  # noqa: ANN401
 
 
 def warn_of_pickles(grid: Sequence[Sequence[str]], hydra: Any, folder: Path) -> None:  # noqa: ANN401
-    """Log a warning if the launcher stores secrets of the command line in pickle files, as submitit does."""
+    """Log a warning if the launcher stores secrets of the command line in files for its jobs, as submitit does."""
     if launcher_name(hydra) in SUBMITIT and any(masked(list(texts)) != list(texts) for texts in grid):
         line = "the secrets in these settings lie in %s; name them as ${oc.env:…} to keep them in the environment"
         log.warning(line, folder / ".submitit")

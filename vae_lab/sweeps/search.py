@@ -170,7 +170,7 @@ def open_study(search: Search) -> optuna.Study:
 
 
 def require_same(study: optuna.Study, search: Search) -> None:
-    """Raise ValueError if a study was made with other settings than the search; store the settings in a new study."""
+    """Raise ValueError if the study has other settings than the search; if it is new, store the settings in it."""
     before = study.user_attrs.get(MADE_OF)
     if before is None and study.get_trials(deepcopy=False):
         raise ValueError(f"search.study={search.study} is there and does not say what it was made of; {REMEDY}.")
@@ -183,7 +183,7 @@ def require_same(study: optuna.Study, search: Search) -> None:
 
 
 def run_search(search: Search, train: Train) -> optuna.Study:
-    """Run trials until the study has `search.ntrials`, wait for those that other processes run, and return the study.
+    """Run trials until the study has `search.ntrials` of them, wait for those of other processes, return the study.
 
     Args:
         search: what is searched.
@@ -266,7 +266,7 @@ def begun(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def requeue(study: optuna.Study, search: Search, *, failed: bool) -> None:
-    """Queue again the parameters of trials whose process is gone and, if `failed` is set, of failed trials to retry."""
+    """Queue again each trial whose process has died, which then resumes, and, if `failed` is set, failed trials."""
 
     def is_due(trial: FrozenTrial) -> bool:
         if trial.state == TrialState.RUNNING:

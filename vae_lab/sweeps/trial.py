@@ -203,7 +203,7 @@ def wait(trials: Sequence[Trial]) -> None:
 
 
 def make_ready(folder: Path, state: State) -> str | None:
-    """Return the run to resume; without a checkpoint to resume from, clear the folder and return None.
+    """Return the run folder if its run can be resumed, else clear it for a new start and return None.
 
     A run that was killed or interrupted is resumed in place if it has a checkpoint, and is removed otherwise. The files
     of a failed run are moved to a folder of their own.
