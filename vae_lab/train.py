@@ -42,7 +42,7 @@ log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part o
 
 
 def as_one_run(arguments: list[str]) -> list[str]:
-    """Return a command line that includes the settings of the run to resume, with folder= set as Hydra's run folder."""
+    """Return a command line with the settings of the run to resume, and with folder= replaced by hydra.run.dir=."""
     return folder_to_run_dir(continued(arguments))
 
 

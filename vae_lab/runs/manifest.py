@@ -42,7 +42,7 @@ def read_manifest(out: Path) -> dict[str, Any]:
 
 
 def pictures_in(out: Path) -> set[str]:
-    """Return the relative paths of the pictures in a folder, without hidden ones; for a .png, its name if it exists."""
+    """Return the relative paths of the pictures in a folder, without hidden ones; for a picture file, its own name."""
     if is_picture(out):
         return {out.name} if out.exists() else set()
     names = (path.relative_to(out) for path in out.rglob("*") if is_picture(path))
