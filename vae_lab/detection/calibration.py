@@ -234,10 +234,10 @@ def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes
 
 
 def draw_images(images: ImageSet, n: int, part: str) -> Pixels:
-    """Return `n` random images of a part of the data, or all if it has fewer, drawn with a fixed seed.
+    """Return `n` random images of a part of the data, or all if it has fewer, drawn without replacement.
 
-    The draw is random because the images of a part are in the order of their folders. The first `n` would come from the
-    first folders alone, and p-values would be invalid.
+    The seed is fixed. The draw is random because the images of a part are in the order of their folders. The first `n`
+    would come from the first folders alone, and p-values would be invalid.
     """
     generator = torch.Generator().manual_seed(counter_seed("calibration", part))
     return images.pixels(torch.randperm(len(images), generator=generator)[:n].sort().values)

@@ -26,7 +26,7 @@ PValues = Float64[Tensor, " m"]
 def p_values(calibration: Scores, scores: Float[Tensor, " m"]) -> PValues:
     """Return the conformal p-value (1 + #{calibration score >= score}) / (n + 1) of each new score.
 
-    Infinite scores are ordered like any others.
+    The p-values lie between 1 / (n + 1) and 1. Infinite scores are ordered like any others.
 
     Args:
         calibration: scores of n normal images, held out from training and from the choice of settings.

@@ -35,7 +35,7 @@ def frechet_distance(a: Vectors, b: Others) -> float:
     """Return the squared Frechet distance between normals fitted to two sets of feature vectors, the formula of FID.
 
     |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), Heusel et al. 2017, https://arxiv.org/abs/1706.08500. It has
-    a positive bias of O(1/n): compare sets of equal sizes.
+    a positive bias of O(1/n): compare sets of equal sizes. Rounding errors below 0 are replaced by 0.
 
     Raises:
         ValueError: if a set has fewer than 2 vectors.
