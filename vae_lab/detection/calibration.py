@@ -1,4 +1,4 @@
-"""Loading of detectors from trained runs, with a cache of the calibration.
+"""Loading of anomaly detectors from trained runs, with a cache of their calibration.
 
 A calibration holds the scores of held-out normal images and the fitted state of the score. It is stored in the run
 folder as calibration/<score>-<digest>.pt, or in the cache folder if the run folder is not writable.
@@ -76,7 +76,7 @@ class CalibrationSettings(TypedDict, total=False):
 
 
 def score_config(name: str) -> dict[str, Any]:
-    """Return the config of a packaged score.
+    """Return the config conf/score/<name>.yaml, or the configs of its members by name if it combines scores.
 
     Raises:
         ValueError: if the name is unknown.
@@ -88,7 +88,7 @@ def score_config(name: str) -> dict[str, Any]:
 
 
 def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibration) -> Detector:
-    """Return the detector of one or several runs; its first use with a score computes the calibration and caches it.
+    """Return the calibrated detector of one or several runs; the first call calibrates it and caches the result.
 
     Args:
         runs: run folders or checkpoint files; several for an ensemble.
@@ -123,14 +123,19 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
 
 
 def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
-    """Raise ValueError, before any image is scored, if alpha is too small for any p-value to reach it."""
+    """Raise ValueError if alpha is below the smallest p-value that the calibration of the runs can give.
+
+    The check reads no image.
+    """
     found = [run for run in runs if checkpoint_path(run, how.checkpoint).is_file()]  # loading reports missing ones
     nval = [int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in found]
     require_level(min([how.ncalibration, *nval]), alpha)
 
 
 def make_score(config: dict[str, Any]) -> Score | Ensemble:
-    """Return the score that a config describes; the config must come from the caller, not from a run folder.
+    """Return the anomaly score that a Hydra config builds.
+
+    The config must come from the caller, not from a run folder.
 
     Raises:
         ValueError: if the config describes another class.
@@ -142,7 +147,7 @@ def make_score(config: dict[str, Any]) -> Score | Ensemble:
 
 
 def load_score_detector(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
-    """Return the detector of one score."""
+    """Return the detector of one score: an EnsembleDetector if the score combines runs, else a RunDetector."""
     score = make_score(config)
     check_score_fits(runs, score, how)
     if isinstance(score, Ensemble):
@@ -151,7 +156,7 @@ def load_score_detector(runs: list[Path], config: dict[str, Any], how: Calibrati
 
 
 def check_score_fits(runs: list[Path], score: Score | Ensemble, how: Calibration) -> None:
-    """Raise ValueError if a score does not fit this number of runs or these models, or the runs' images differ."""
+    """Raise ValueError if a score cannot use these runs because of their number, their models or their data."""
     if isinstance(score, Ensemble):
         if len(runs) < 2:
             raise ValueError(f"{type(score).__name__} compares several runs: name them as run=[<folder>,<folder>].")
@@ -170,7 +175,7 @@ def check_score_fits(runs: list[Path], score: Score | Ensemble, how: Calibration
 
 
 def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector:
-    """Return the detector of one run and one score, from the cached calibration if there is one.
+    """Return a RunDetector for one run and one score; its calibration is read from the cache or else computed.
 
     Raises:
         DataError: if a weight is not finite.
@@ -200,12 +205,12 @@ def load_run(run: Path, config: dict[str, Any], how: Calibration) -> RunDetector
 
 
 def hash_images(images: ImageSet) -> Hashes:
-    """Return a hash of each image, to recognise it later without reading the images again."""
+    """Return a 64-bit hash of the pixels of each image."""
     return torch.cat([content_hashes(images.pixels(rows)) for rows in torch.arange(len(images)).split(BATCH)])
 
 
 def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Path:
-    """Return the path of a run's calibration, whose name depends on the weights and on the settings."""
+    """Return the path of a run's calibration file, whose name depends on the weights and on the settings."""
     weights = weights_digest(run, how.checkpoint)
     rule = json.dumps([RULE, config, weights, how.ncalibration, how.nfit], sort_keys=True).encode()
     folder = locate(run, how.checkpoint).folder
@@ -215,7 +220,7 @@ def calibration_path(run: Path, config: dict[str, Any], how: Calibration) -> Pat
 
 
 def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes]]:
-    """Load the fitted state into `score`, and return the calibration scores and the hashes of the run's images.
+    """Load the fitted state into `score`, and return the cached calibration scores and hashes of the run's images.
 
     Raises:
         DataError: if the file is not a calibration of this score.
@@ -229,10 +234,10 @@ def read_calibration(path: Path, score: Score) -> tuple[Scores, dict[str, Hashes
 
 
 def draw_images(images: ImageSet, n: int, part: str) -> Pixels:
-    """Return `n` images of a part, or all if it has fewer, drawn without replacement with a fixed seed.
+    """Return `n` random images of a part of the data, or all if it has fewer, drawn without replacement.
 
-    The draw is random because the images of a part are in the order of their folders. The first `n` would come from the
-    first folders alone, and p-values would be invalid.
+    The seed is fixed. The draw is random because the images of a part are in the order of their folders. The first `n`
+    would come from the first folders alone, and p-values would be invalid.
     """
     generator = torch.Generator().manual_seed(counter_seed("calibration", part))
     return images.pixels(torch.randperm(len(images), generator=generator)[:n].sort().values)

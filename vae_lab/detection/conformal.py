@@ -24,9 +24,9 @@ PValues = Float64[Tensor, " m"]
 
 
 def p_values(calibration: Scores, scores: Float[Tensor, " m"]) -> PValues:
-    """Return (1 + #{calibration score >= score}) / (n + 1) for each score, from 1 / (n + 1) to 1.
+    """Return the conformal p-value (1 + #{calibration score >= score}) / (n + 1) of each new score.
 
-    Infinite scores are ordered like any others.
+    The p-values lie between 1 / (n + 1) and 1. Infinite scores are ordered like any others.
 
     Args:
         calibration: scores of n normal images, held out from training and from the choice of settings.
@@ -43,7 +43,7 @@ def p_values(calibration: Scores, scores: Float[Tensor, " m"]) -> PValues:
 
 
 def verdicts(p: PValues, alpha: float) -> Bool[Tensor, " m"]:
-    """Return whether p <= alpha for each image, which flags at most a share alpha of normal images on average.
+    """Return a mask that flags each image with p <= alpha: on average at most a share alpha of normal images.
 
     Call `require_level` first to check that a p-value can be as small as alpha.
 
@@ -57,13 +57,13 @@ def verdicts(p: PValues, alpha: float) -> Bool[Tensor, " m"]:
 
 
 def smallest_p_value(ncalibration: int) -> float:
-    """Return the smallest possible p-value, 1 / (n + 1)."""
+    """Return the smallest p-value that n calibration images can give, 1 / (n + 1)."""
     require_count("ncalibration", ncalibration)
     return 1 / (ncalibration + 1)
 
 
 def require_level(ncalibration: int, alpha: float) -> None:
-    """Raise ValueError if alpha is not between 0 and 1, or smaller than the smallest possible p-value."""
+    """Raise ValueError if alpha is outside (0, 1) or below the smallest p-value, 1 / (ncalibration + 1)."""
     require_alpha(alpha)
     smallest = smallest_p_value(ncalibration)
     if alpha < smallest:
@@ -74,7 +74,7 @@ def require_level(ncalibration: int, alpha: float) -> None:
 
 
 def false_alarms(ncalibration: int, alpha: float) -> Interval:
-    """Return the share of normal images flagged at level alpha: its mean and 95 % interval over calibration sets.
+    """Return the mean and 95 % interval, over calibration sets, of the share of normal images flagged at alpha.
 
     The share above the k-th highest of n continuous scores has the distribution Beta(k, n + 1 - k), that of an order
     statistic of uniform numbers; see Vovk 2012, https://arxiv.org/abs/1209.2673. The number flagged among m new images
@@ -100,5 +100,5 @@ def require_scores(scores: Scores, kind: str, fewest: int = 1) -> None:
 
 
 def require_alpha(alpha: object) -> None:
-    """Raise ValueError unless alpha is between 0 and 1."""
+    """Raise ValueError if alpha is not between 0 and 1."""
     require_number("alpha", alpha, "(0, 1)", "; 0.05 flags one normal image in twenty")

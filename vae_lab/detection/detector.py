@@ -37,7 +37,7 @@ SEEN = ("", "train", "val")
 
 
 class Detections(NamedTuple):
-    """The result of a detector for each image.
+    """Anomaly scores, p-values and flags of images, as a detector returns them.
 
     Attributes:
         scores: anomaly scores, higher is more anomalous; in nats if the score has a unit.
@@ -53,7 +53,7 @@ class Detections(NamedTuple):
 
 
 class Detector(ABC):
-    """Abstract role: scores images and compares the scores with those of held-out normal images.
+    """Base class of detectors, which compare an image's anomaly score with the scores of held-out normal images.
 
     Attributes:
         calibration: scores of held-out normal images.
@@ -71,20 +71,26 @@ class Detector(ABC):
 
     @abstractmethod
     def describe(self, pixels: Pixels) -> Columns:
-        """Return the columns of each image, "score" first; a value depends on no other image."""
+        """Return the table columns by name, "score" first, with one value per image.
+
+        The values of an image do not depend on the other images.
+        """
 
     def preferred(self) -> dict[str, float]:
-        """Return the constant images that score below most normal images, with the share; see `inverted`."""
+        """Return each constant image that scores lower than most normal images, with the share that score higher.
+
+        See `inverted`.
+        """
         constants = constant_images(self.model.channels, self.model.image_size, self.model.image_size)
         found = self.scores((constants * 255).round().to(torch.uint8))
         return inverted(self.calibration, {name: found[i : i + 1] for i, name in enumerate(CONSTANTS)})
 
     def scores(self, pixels: Pixels) -> Scores:
-        """Return the score of each image."""
+        """Return the anomaly score of each image."""
         return self.describe(pixels)["score"]
 
     def examine(self, pixels: Pixels) -> Columns:
-        """Return the columns of `describe`, and "seen": the index in `SEEN` of the part that contains the image."""
+        """Return the columns of `describe`, and "seen": 1 for training images, 2 for validation images, else 0."""
         hashes = content_hashes(pixels)
         seen = torch.zeros(len(pixels), dtype=torch.float64)
         for part in reversed(SEEN[1:]):  # training takes precedence for an image in both parts
@@ -93,7 +99,7 @@ class Detector(ABC):
         return self.describe(pixels) | {"seen": seen}
 
     def judge(self, described: Columns, alpha: float) -> Detections:
-        """Return scores, p-values and flags from the columns of `describe`.
+        """Return scores, p-values and flags of images, given the columns that `describe` returns.
 
         Raises:
             ValueError: if alpha is too small for any p-value to reach it.
@@ -106,7 +112,7 @@ class Detector(ABC):
 
 
 class RunDetector(Detector):
-    """The detector of one run and one score; see `Detector` for the arguments."""
+    """A detector that computes one anomaly score with the model of one run; see `Detector` for the arguments."""
 
     def __init__(
         self,
@@ -126,12 +132,12 @@ class RunDetector(Detector):
         self.key = key
 
     def describe(self, pixels: Pixels) -> Columns:
-        """Return the columns of the score."""
+        """Return the table columns that the score computes, "score" first, with one value per image."""
         return describe_pixels(self.model, self.score, pixels, binary=self.binary)
 
 
 class EnsembleDetector(Detector):
-    """Several runs trained on the same images, whose scores are combined into one.
+    """A detector that combines the scores of several runs, trained on the same images, into one score.
 
     Args:
         members: one detector per run.
@@ -148,12 +154,12 @@ class EnsembleDetector(Detector):
         self.key = " ".join([type(combine).__name__, *(member.key for member in members)])
 
     def describe(self, pixels: Pixels) -> Columns:
-        """Return the combined score of each image."""
+        """Return the column "score", the combined score of each image."""
         return {"score": self.combine(torch.stack([member.scores(pixels) for member in self.members]))}
 
 
 class CombinedDetector(Detector):
-    """Several scores, combined by Fisher's sum of their log p-values, -sum log p.
+    """A detector that combines several scores by Fisher's statistic, the sum of -log p over their p-values.
 
     The p-values are not independent, so the sum does not have Fisher's distribution. Like any score, it gets its
     p-value by its rank among normal images. The p-values of the calibration images are computed among themselves,
@@ -175,7 +181,7 @@ class CombinedDetector(Detector):
         self.key = " ".join(f"{name}:{member.key}" for name, member in members.items())
 
     def describe(self, pixels: Pixels) -> Columns:
-        """Return the combined score, and the score, p-value and details of each member."""
+        """Return the columns "score", the combined score, and the score, p-value and details of each member."""
         columns: Columns = {}
         for name, member in self.members.items():
             described = member.describe(pixels)
@@ -185,31 +191,34 @@ class CombinedDetector(Detector):
         return {"score": sum_of_logs([columns[f"{name}_p_value"] for name in self.members])} | columns
 
     def preferred(self) -> dict[str, float]:
-        """Return the constant images that score below most normal images, with the member's name."""
+        """Return the constant images that `Detector.preferred` returns for each member, named by image and member."""
         found = {name: member.preferred() for name, member in self.members.items()}
         return {f"{image} ({name})": share for name, images in found.items() for image, share in images.items()}
 
 
 def sum_of_logs(p: list[Float64[Tensor, " n"]]) -> Scores:
-    """Return -sum log p over the p-values of each image."""
+    """Return -sum log p of each image, over its p-values under several scores."""
     return -torch.stack(p).log().sum(0)
 
 
 def p_values_or_nan(calibration: Scores, scores: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
-    """Return the p-value of each score; NaN for a NaN score, so that one bad image does not fail the others."""
+    """Return the conformal p-value of each score, or NaN where the score is NaN.
+
+    So one image without a score does not fail the others.
+    """
     missing = scores.isnan()
     return p_values(calibration, scores.masked_fill(missing, 0)).masked_fill(missing, math.nan)
 
 
 def prepared(pixels: Pixels, *, binary: bool) -> Float[Tensor, "n channels height width"]:
-    """Return images as the model takes them; binary ones are drawn with a seed from each image's content."""
+    """Return pixels as floats in [0, 1] for the model; if `binary`, binarize each with a seed from its content."""
     if binary:
         pixels = torch.stack([binarized(image, "detect", content_hash(image)) for image in pixels])
     return scaled(pixels)
 
 
 def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
-    """Return a hash of an image's pixels."""
+    """Return a 64-bit hash of an image's pixels, as hexadecimal digits."""
     return hashlib.blake2b(image.contiguous().numpy().data, digest_size=8).hexdigest()
 
 
@@ -220,7 +229,7 @@ def content_hashes(pixels: Pixels) -> Hashes:
 
 
 def warn_of_seen(judged: Detections, names: Sequence[str] = ()) -> None:
-    """Log a warning if images belong to the run's training or validation data, where p-values are invalid."""
+    """Log a warning if images were in the run's training or validation data, which makes their p-values invalid."""
     seen = judged.details.get("seen", judged.scores.new_zeros(len(judged.scores)))
     for part, use in (("train", "training"), ("val", "validation and calibration")):
         rows = (seen == SEEN.index(part)).nonzero()[:, 0].tolist()
@@ -231,7 +240,7 @@ def warn_of_seen(judged: Detections, names: Sequence[str] = ()) -> None:
 
 
 def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary: bool) -> Columns:
-    """Return the columns of a score for each image."""
+    """Return the table columns that a score computes for uint8 images, "score" first, with one value per image."""
     if not len(pixels):  # torch's densities fail on an empty batch; a blank image gives the names
         one = describe_pixels(model, score, pixels.new_zeros(1, *pixels.shape[1:]), binary=binary)
         return {name: values[:0] for name, values in one.items()}
@@ -242,7 +251,7 @@ def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary:
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """Return images, given as floats in [0, 1] or as uint8, as uint8 on the CPU.
+    """Return images as a uint8 tensor on the CPU; floats in [0, 1] are scaled to 0 to 255.
 
     Raises:
         ValueError: if the images have another range, type or shape than [n, channels, height, width].

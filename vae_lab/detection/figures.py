@@ -27,7 +27,7 @@ LONGEST_NAME = 18
 
 
 def roc_figure(scores: dict[str, tuple[Float[Tensor, " _n"], Float[Tensor, " _m"]]]) -> "Figure":
-    """Return the ROC curves of several scores, each given as (normal, anomalous), with the highest AUROC first.
+    """Return a figure with the ROC curve of each anomaly score, given its values for normal and anomalous images.
 
     The right panel repeats the left one with a logarithmic axis, to show low false alarm rates.
     """
@@ -62,7 +62,9 @@ def contact_sheet(
     *,
     ncolumns: int = 8,
 ) -> "Figure":
-    """Return the images, most anomalous first, with name, score and p-value below each and flagged ones framed in red.
+    """Return a figure of the images, most anomalous first, with name, score and p-value below each.
+
+    Flagged images are framed in red.
 
     Images of equal scores keep their order. Pass at most about a hundred images.
     """
@@ -85,14 +87,17 @@ def contact_sheet(
 
 
 def pixel_errors(images: Image, decoded: Image) -> Float[Tensor, "n height width"]:
-    """Return |image - decoded| averaged over channels and blurred by a Gaussian of 1 pixel, to suppress pixel noise."""
+    """Return |image - decoded|, averaged over channels and blurred by a Gaussian of sigma 1 pixel.
+
+    The blur suppresses pixel noise.
+    """
     errors = (images - decoded).abs().mean(1, keepdim=True)
     reach = min(3, *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
     return gaussian_blur(errors, [2 * reach + 1] * 2, [1.0] * 2)[:, 0]
 
 
 def heat_map(images: Image, decoded: Image, *, full: float | None = None) -> Colours:
-    """Return the images, grey and dimmed, overlaid with colours from dark to bright for small to large pixel errors.
+    """Return the images in grey, overlaid with colours that are brighter where the reconstruction error is larger.
 
     Args:
         images: pixels in [0, 1].
@@ -113,13 +118,16 @@ def heat_map(images: Image, decoded: Image, *, full: float | None = None) -> Col
 
 
 def heat_sheet(images: Image, decoded: Image, *, npairs: int = 4, full: float | None = None) -> Grid:
-    """Return a grid of images, each beside its heat map, `npairs` per row; see `heat_map` for `full`."""
+    """Return a grid of images, each beside its heat map, with `npairs` such pairs per row.
+
+    See `heat_map` for `full`.
+    """
     shown = images.expand(-1, 3, -1, -1)
     return grid(torch.stack([shown, heat_map(images, decoded, full=full)], 1).flatten(0, 1), 2 * npairs)
 
 
 def _tile(axes: "Axes", image: Tensor, extent: tuple[float, float, float, float], caption: str, flagged: bool) -> None:
-    """Draw an image with its caption; `extent` is (left, right, bottom, top)."""
+    """Draw an image with its caption on `axes`; `extent` is (left, right, bottom, top)."""
     from matplotlib.patches import Rectangle
 
     left, right, bottom, top = extent
@@ -139,7 +147,7 @@ def _tile(axes: "Axes", image: Tensor, extent: tuple[float, float, float, float]
 
 
 def _printable(name: str) -> str:
-    """Return a name with "?" for letters that the font lacks, and with the middle of a long name left out."""
+    """Return a name with "?" for letters that the font lacks, shortened in the middle if it is long."""
     from matplotlib.font_manager import findfont, get_font
 
     known = get_font(findfont("DejaVu Sans")).get_charmap()

@@ -1,4 +1,4 @@
-"""LabelledRows labels of scored images, and the detection metrics they allow."""
+"""Labels of scored images, normal or anomalous, and the detection metrics computed with them."""
 
 import csv
 import json
@@ -18,19 +18,19 @@ log = logging.getLogger(__name__)
 
 
 class LabelledRows(NamedTuple):
-    """Rows of images with known labels."""
+    """Rows of the table of scores for the images labelled normal and for those labelled anomalous."""
 
     normal: list[Row]
     anomalous: list[Row]
 
 
 def is_table(truth: object) -> bool:
-    """Return whether truth= names a CSV file of labels, rather than anomalous images."""
+    """Return whether the setting truth= is the path of a CSV file of labels."""
     return isinstance(truth, str | Path) and str(truth).lower().endswith(".csv")
 
 
 def read_truth(path: Path) -> list[tuple[str, bool]]:
-    """Return names and anomaly labels from a CSV file with the columns path and anomalous (0 or 1).
+    """Return pairs (path, whether it is anomalous) from a CSV file with the columns path and anomalous (0 or 1).
 
     Raises:
         DataError: if the file cannot be read, or has other columns or values.
@@ -46,7 +46,9 @@ def read_truth(path: Path) -> list[tuple[str, bool]]:
 
 
 def labels_of(truth: list[tuple[str, bool]], place: Place) -> dict[str, bool]:
-    """Return whether each labelled file is anomalous, by path; names may be escaped as in the table of scores.
+    """Return a dict from the path of each labelled file to whether it is anomalous.
+
+    Names in `truth` may be escaped as in the table of scores.
 
     Raises:
         DataError: if a name matches no file or occurs twice, or if all labels are equal.
@@ -68,7 +70,7 @@ def labels_of(truth: list[tuple[str, bool]], place: Place) -> dict[str, bool]:
 
 
 def known_rows(screened: list[list[Row]], labels: dict[str, bool] | None) -> LabelledRows:
-    """Return the scored rows of normal and of anomalous images.
+    """Return the table rows of the normal and of the anomalous images that have a score.
 
     Args:
         screened: rows of images=, and those of truth= if it names images.
@@ -89,7 +91,7 @@ def known_rows(screened: list[list[Row]], labels: dict[str, bool] | None) -> Lab
 
 
 def report_truth(detector: Detector, known: LabelledRows, table: Path, nreplicates: int) -> None:
-    """Log and write the detection metrics of each score, and write a ROC plot."""
+    """Log the detection metrics of each score, and write them as JSON with a figure of the ROC curves."""
     normal, anomalous = columns(known.normal), columns(known.anomalous)
     names = ["score", *(detector.members if isinstance(detector, CombinedDetector) else ())]
     content: dict[str, Any] = {"nnormal": len(known.normal), "nanomalous": len(known.anomalous)}

@@ -19,7 +19,7 @@ class Row(NamedTuple):
 
 
 def resumed(journal: Path, key: str, files: Sequence[Found]) -> dict[str, Row]:
-    """Return the rows of unchanged files by path, and rewrite the journal with these rows alone.
+    """Return the rows of the files that have not changed, by path, and delete all other rows from the journal.
 
     A journal with another key is discarded. Rewriting removes a line that a kill cut short, so that the next line is
     not appended to it.
@@ -39,7 +39,10 @@ def append(journal: Path, rows: Sequence[tuple[Found, Row]]) -> None:
 
 
 def read_journal(journal: Path, key: str) -> Iterator[tuple[Found, Row]]:
-    """Yield each file, as it was when scored, and its row; incomplete lines and journals of another key are skipped."""
+    """Yield each scored file with its row, or nothing if the key of the journal is not `key`.
+
+    A file is described as it was when scored. Incomplete lines are skipped.
+    """
     lines = journal.read_text(encoding="ascii", errors="replace").splitlines() if journal.is_file() else []
     if not lines or lines[0] != json.dumps({"key": key}):
         return

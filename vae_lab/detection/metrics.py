@@ -25,7 +25,7 @@ HELD = 2_000_000
 
 
 class Detection(NamedTuple):
-    """Detection metrics with intervals.
+    """AUROC, average precision and FPR at 95 % TPR, each with its bootstrap interval.
 
     Attributes:
         auroc: probability that an anomalous image scores above a normal one, where ties count half; chance is 0.5.
@@ -40,14 +40,16 @@ class Detection(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """False and true positive rates at each distinct score as the threshold, highest first, after (0, 0)."""
+    """An ROC curve: the point (0, 0), then false and true positive rates at each distinct score, highest first."""
 
     false_positives: Float64[Tensor, " points"]
     true_positives: Float64[Tensor, " points"]
 
 
 def detection(normal: Normal, anomalous: Anomalous, *, nreplicates: int, seed: int) -> Detection:
-    """Return the three metrics, each with the 2.5th and 97.5th percentiles of stratified bootstrap replicates.
+    """Return AUROC, average precision and FPR at 95 % TPR, each with its stratified bootstrap interval.
+
+    The interval reaches from the 2.5th to the 97.5th percentile of the bootstrap replicates.
 
     A replicate resamples the normal and the anomalous images with replacement. With some hundreds of images, the
     intervals cover the true values in 91 to 95 of 100 cases; that of the average precision, with 100 images of each
@@ -85,7 +87,7 @@ def auroc(normal: Normal, anomalous: Anomalous) -> float:
 
 
 def roc(normal: Normal, anomalous: Anomalous) -> Curve:
-    """Return the receiver operating characteristic, with one point per distinct score.
+    """Return the ROC curve, with one point per distinct score after the point (0, 0).
 
     Raises:
         ValueError: if there are no scores of one kind, or a score is NaN.
@@ -95,13 +97,16 @@ def roc(normal: Normal, anomalous: Anomalous) -> Curve:
 
 
 def constant_images(channels: int, height: int, width: int) -> Float[Tensor, "constants channels height width"]:
-    """Return a constant image for each value of `CONSTANTS`; every score should call them anomalous."""
+    """Return one constant image for each value of `CONSTANTS` (black, grey, white).
+
+    Every score should call them anomalous.
+    """
     values = torch.tensor(list(CONSTANTS.values()))
     return values[:, None, None, None].repeat(1, channels, height, width)
 
 
 def inverted(calibration: Normal, probes: dict[str, Float[Tensor, " _"]]) -> dict[str, float]:
-    """Return the probes that score below most normal images, each with the share of normal images above it.
+    """Return the share of normal images that score above each probe, by the probe's name, if the share exceeds 1/2.
 
     The share is the probability that a normal image scores strictly above a probe of that name. Only shares above 1/2
     are returned. Likelihoods have such an inversion because they rise as images get simpler: Nalisnick et al. 2019,
@@ -127,7 +132,7 @@ def inverted(calibration: Normal, probes: dict[str, Float[Tensor, " _"]]) -> dic
 
 
 def _counts(normal: Normal, anomalous: Anomalous) -> tuple[Levels, Levels]:
-    """Return the number of normal and of anomalous images at each level, on the CPU."""
+    """Return the numbers of normal and of anomalous images at each distinct score, highest first, on the CPU."""
     require_scores(normal, "normal")
     require_scores(anomalous, "anomalous")
     both = torch.cat([normal.double().cpu(), anomalous.double().cpu()])
@@ -138,7 +143,7 @@ def _counts(normal: Normal, anomalous: Anomalous) -> tuple[Levels, Levels]:
 
 
 def _resampled(counts: Levels, nreplicates: int, generator: torch.Generator) -> Float64[Tensor, "replicates levels"]:
-    """Return the counts of bootstrap replicates: n draws with replacement, where n is the sum of the counts."""
+    """Return bootstrap replicates of the counts, each of n draws with replacement, where n is their sum."""
     n, nlevels = int(counts.sum()), len(counts)
     levels = torch.arange(nlevels).repeat_interleave(counts.long())
     drawn = levels[torch.randint(n, (nreplicates, n), generator=generator)]
@@ -147,21 +152,21 @@ def _resampled(counts: Levels, nreplicates: int, generator: torch.Generator) -> 
 
 
 def _auroc(normal: Counts, anomalous: Counts) -> Float64[Tensor, "*replicates"]:
-    """Return the share of pairs whose anomalous image has the higher score, where ties count half."""
+    """Return the share of (normal, anomalous) pairs whose anomalous image scores higher, where ties count half."""
     n, m = normal.sum(-1), anomalous.sum(-1)
     not_below = normal.cumsum(-1) - normal / 2
     return 1 - (anomalous * not_below).sum(-1) / (n * m)
 
 
 def _average_precision(normal: Counts, anomalous: Counts) -> Float64[Tensor, "*replicates"]:
-    """Return the sum over levels of precision times the increase of recall, without interpolation."""
+    """Return the sum over thresholds of precision times the increase of recall, without interpolation."""
     hits = anomalous.cumsum(-1)
     precision = hits / (hits + normal.cumsum(-1)).clamp(min=1)  # avoids 0 / 0 at levels that a replicate lacks
     return (anomalous * precision).sum(-1) / anomalous.sum(-1)
 
 
 def _fpr95(normal: Counts, anomalous: Counts) -> Float64[Tensor, "*replicates"]:
-    """Return the share of normal images at or above the highest level that includes 95 % of the anomalous ones."""
+    """Return the share of normal images at or above the highest score threshold that flags 95 % of anomalous ones."""
     needed = (95 * anomalous.sum(-1, keepdim=True) / 100).ceil()
     reached = torch.searchsorted(anomalous.cumsum(-1), needed)
     return (normal.cumsum(-1).gather(-1, reached) / normal.sum(-1, keepdim=True)).squeeze(-1)

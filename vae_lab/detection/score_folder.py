@@ -52,7 +52,9 @@ def score_folder(
     force: bool = False,
     **calibration: Any,
 ) -> list[Row]:
-    """Return a row for each file, and write the table `out` and its figures; conf/detect.yaml explains the settings.
+    """Return the table row of each image file, and write the table `out` with its figures.
+
+    conf/detect.yaml explains the settings.
 
     Raises:
         FilesFailed: at the end, if some files could not be scored.
@@ -94,7 +96,7 @@ def score_folder(
 
 
 def paths(value: object, setting: str) -> list[Path]:
-    """Return the path or the paths that a setting names.
+    """Return the value of a setting, one path or several, as a list of paths.
 
     Raises:
         ValueError: if the setting names no path.
@@ -106,7 +108,7 @@ def paths(value: object, setting: str) -> list[Path]:
 
 
 def find_places(images: object, truth: object, table: Path) -> list[Place]:
-    """Return the files to score: those of images=, and those of truth= unless it is a CSV file.
+    """Return the files to score: those that images= names, and those that truth= names if it is not a CSV file.
 
     Files that this command itself reads or writes are left out. Files in both places count as anomalous only.
 
@@ -133,7 +135,7 @@ def find_places(images: object, truth: object, table: Path) -> list[Place]:
 def score_place(  # noqa: PLR0917
     detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, nshown: int
 ) -> list[Row]:
-    """Return a row for each file of one place, and write the table and the figures."""
+    """Return the table row of each file in `place`, and write the table of scores and its figures."""
     rows = score_files(detector, place, rules, journal_path(table), journal_key(detector, place, rules))
     good = scored(rows)
     described = columns(good)
@@ -155,17 +157,17 @@ def score_place(  # noqa: PLR0917
 
 
 def journal_path(table: Path) -> Path:
-    """Return the path of a table's journal."""
+    """Return the path of the journal that belongs to a table of scores."""
     return table.with_name(f".{table.name}.journal")
 
 
 def journal_key(detector: Detector, place: Place, rules: Rules) -> str:
-    """Return a key of everything but the files that the scores depend on."""
+    """Return a string that identifies everything that the scores depend on, except the files."""
     return f"{detector.key} {place.root} {PIL.__version__} {RULES} {rules}"
 
 
 def report_members(detector: Detector, described: Columns, alpha: float) -> None:
-    """Log the number of images that each score of a combined detector flags, and its median and maximum."""
+    """Log the number of flagged images, the median and the maximum of each score of a combined detector."""
     if not isinstance(detector, CombinedDetector) or not len(described["score"]):
         return
     log.info("%-22s %8s %12s %12s", "score", "flagged", "median", "highest")
@@ -175,7 +177,7 @@ def report_members(detector: Detector, described: Columns, alpha: float) -> None
 
 
 def file_rules(data: dict[str, Any]) -> Rules:
-    """Return the decoding rules of the run's own files.
+    """Return the rules by which the run decodes image files: channels, size, pixel limit and background.
 
     Raises:
         DataError: if the stored config lacks one of the rules.
@@ -196,7 +198,7 @@ def warn_if_inverted(detector: Detector) -> None:
 
 
 def warn_if_few(ncalibration: int, alpha: float) -> None:
-    """Log a warning if the 95 % interval of the false alarm rate reaches above 2 alpha."""
+    """Log a warning if the 95 % interval of the false alarm rate over calibration sets exceeds 2 alpha."""
     share = false_alarms(ncalibration, alpha)
     if share.high > 2 * alpha:
         line = "warning: with %d calibration images and alpha = %g, from %.1f to %.1f %% of normal images are flagged"

@@ -18,7 +18,7 @@ def score_images(
     alpha: float = 0.05,
     **settings: "Unpack[CalibrationSettings]",
 ) -> "Detections":
-    """Return scores, p-values and flags of images, the same as those of the command `detect`.
+    """Return anomaly scores, p-values and flags of images, equal to those of the command `detect`.
 
     Args:
         run: a run folder or a checkpoint file; several for an ensemble.

@@ -32,7 +32,7 @@ BLOCK = 256
 
 
 class Place(NamedTuple):
-    """Files below a folder, and the entries that could not be listed, with reasons."""
+    """A folder, the files to score below it, and the entries that could not be listed, with reasons."""
 
     root: Path
     files: list[Found]
@@ -40,7 +40,9 @@ class Place(NamedTuple):
 
 
 def find(path: Path, setting: str = "images") -> Place:
-    """Return the file at a path, or the files in it if it is a folder; `setting` is its name for messages.
+    """Return the file at a path, or the files below it if it is a folder.
+
+    Messages name the setting `setting`.
 
     Raises:
         DataError: if there is no file, or the path cannot be read.
@@ -65,7 +67,7 @@ def find(path: Path, setting: str = "images") -> Place:
 
 
 def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
-    """Return the files at several paths, each once, with paths relative to their common folder."""
+    """Return the files at or below several paths, each file once, with paths relative to the common folder."""
     places = [find(path, setting) for path in paths]
     if len(places) == 1:
         return places[0]
@@ -86,17 +88,17 @@ def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
 
 
 def exclude_files(place: Place, left_out: set[str]) -> Place:
-    """Return a place without the files at these real paths."""
+    """Return `place` without the files whose real paths are in `left_out`."""
     return place._replace(files=[file for file in place.files if real_path(place, file) not in left_out])
 
 
 def real_path(place: Place, file: Found) -> str:
-    """Return the path of a file with symbolic links resolved."""
+    """Return the absolute path of a file, with symbolic links resolved."""
     return os.path.realpath(place.root / file.path)
 
 
 def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, key: str) -> list[Row]:
-    """Return a row for each file, in the order of their names.
+    """Return the table row of each file, with its scores or the reason why it has none, sorted by path.
 
     The journal keeps the rows of an interrupted call; `key` identifies everything but the files that the scores depend
     on.
@@ -117,7 +119,7 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
 
 
 def score_block(detector: Detector, files: Sequence[Found], decoded: Decoded) -> dict[str, Row]:
-    """Return the rows of a block of decoded files, by path."""
+    """Return the table row of each file in a block of decoded files, by path."""
     rows = {bad.path: Row(bad.path, {}, bad.reason) for bad in decoded.bad}
     good = [file.path for file in files if file.path not in rows]
     described = {name: values.tolist() for name, values in detector.examine(decoded.pixels).items()} if good else {}
@@ -134,13 +136,15 @@ def scored(rows: list[Row]) -> list[Row]:
 
 
 def columns(rows: list[Row]) -> Columns:
-    """Return the values of scored rows as tensors, by name."""
+    """Return the table columns of scored rows by name, each a tensor with one value per row."""
     names = rows[0].values if rows else ["score"]
     return {name: torch.tensor([row.values[name] for row in rows], dtype=torch.float64) for name in names}
 
 
 def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
-    """Return the paths of one or two tables; only `force` overwrites a file that is not a table of scores.
+    """Return the path `out` of the table of scores, and a second path beside it if `ntables` is 2.
+
+    Only `force` overwrites a file that is not a table of scores.
 
     Raises:
         ValueError: if `out` does not end with .csv, or is another file or a folder.
@@ -158,12 +162,18 @@ def table_paths(out: object, ntables: int, *, force: bool) -> list[Path]:
 
 
 def output_paths(table: Path) -> set[str]:
-    """Return the real paths of all files that `detect` writes for a table, which are not images to score."""
+    """Return the real paths of all files that `detect` writes for a table of scores.
+
+    They are not images to score.
+    """
     return {os.path.realpath(table.with_name(name)) for name in table_names(table)}
 
 
 def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
-    """Write the rows as CSV: path, score, p_value, flagged, details, reason; `judged` holds the rows with a score."""
+    """Write the rows as CSV: path, score, p_value, flagged, details and reason.
+
+    `judged` holds the results of the rows that have a score.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*TABLE_COLUMNS, *judged.details, "reason"])
@@ -178,7 +188,7 @@ def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
 
 
 def cell(path: str) -> str:
-    """Return a path as one line of UTF-8 text that a spreadsheet does not take for a formula.
+    """Return a path escaped for a CSV cell: one line of UTF-8 text that a spreadsheet does not take for a formula.
 
     Bytes that are not printable UTF-8 are escaped with backslashes, and the path's own backslashes are doubled. Text
     that looks like a formula gets an apostrophe in front, and a leading apostrophe of the path is doubled.

@@ -14,7 +14,7 @@ FEW_REFERENCES = 100
 
 
 def caveats(*, ncompared: int, naveraged: int, nreference: int, key: str) -> list[str]:
-    """Return a warning sentence for each metric that has too few images.
+    """Return one warning sentence for each metric that is computed from too few images.
 
     Args:
         ncompared: images in each set of samples.

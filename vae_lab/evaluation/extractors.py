@@ -1,4 +1,4 @@
-"""Loading of feature extractors, and the cache of the digit classifier."""
+"""Loading of feature extractors for FID and KID, with a cache of the trained classifier."""
 
 import importlib.util
 import logging
@@ -20,7 +20,7 @@ TRAINING = {"nbatches": 700, "batch_size": 128, "learning_rate": 1e-2, "seed": 0
 
 
 def load_extractor(name: str, training: ImageSet) -> Extractor:
-    """Return the feature extractor called `name`.
+    """Return the feature extractor that `name` selects: inception, digits, vgg, or auto for the first available one.
 
     Args:
         name: "inception": torchmetrics' Inception, whose weights must be on the disk; "digits": a classifier trained on
@@ -47,7 +47,7 @@ def load_extractor(name: str, training: ImageSet) -> Extractor:
 
 
 def trained_classifier(training: ImageSet) -> DigitClassifier:
-    """Return a classifier trained on these images, from the cache if the same images were used before."""
+    """Return a classifier trained on the labels of these images: the cached one if there is one, else a new one."""
     path = cache_folder() / f"digits-{training.digest()}.pt"
     nchannels, nclasses = training.pixels(slice(1)).shape[1], int(training.labels.max()) + 1
     try:
@@ -71,5 +71,5 @@ def trained_classifier(training: ImageSet) -> DigitClassifier:
 
 
 def inception_weights() -> Path:
-    """Return the path to which torch-fidelity downloads Inception's weights."""
+    """Return the path of the file to which torch-fidelity downloads the weights of Inception."""
     return torch_folder() / "hub" / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"

@@ -8,14 +8,14 @@ from vae_lab.probability.latent_model import LatentModel
 
 @torch.no_grad()
 def reconstructions(model: LatentModel, images: Image, ncolumns: int = 8) -> Grid:
-    """Return a grid with the reconstructions from the posterior mean below each row of images."""
+    """Return a grid of images, with a row of their reconstructions from the posterior mean below each row."""
     decoded = model.generative(model.posterior(images).mean).mean
     return grid(paired(images, decoded, ncolumns), ncolumns)
 
 
 @torch.no_grad()
 def samples(model: LatentModel, nsamples: int, ncolumns: int = 8) -> Grid:
-    """Return a grid of mean images of latents from the prior; a conditional model gets one row per class."""
+    """Return a grid of mean images decoded from draws of the prior; a conditional model gets one row per class."""
     if not model.nclasses:
         return grid(model.generative(model.prior().sample((nsamples,))).mean, ncolumns)
     ncolumns = max(1, nsamples // model.nclasses)
@@ -26,7 +26,7 @@ def samples(model: LatentModel, nsamples: int, ncolumns: int = 8) -> Grid:
 
 @torch.no_grad()
 def traversals(model: LatentModel, image: Image, ndimensions: int = 12, ncolumns: int = 11, reach: float = 3.0) -> Grid:
-    """Return a grid with one row per latent, which goes from -reach to reach.
+    """Return a grid of decoded images with one row per latent dimension, which varies from -reach to reach.
 
     The other latents stay at the posterior mean of the first image. If there are more than `ndimensions` latents, the
     grid shows those whose posterior means vary most over `image`.

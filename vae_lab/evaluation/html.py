@@ -31,7 +31,7 @@ TITLES = {
 
 
 class Page(NamedTuple):
-    """The content of an evaluation page.
+    """The JSON content, images and tensors that an evaluation page shows.
 
     Attributes:
         result: the content of evaluation-<split>.json.
@@ -55,7 +55,7 @@ class Page(NamedTuple):
 
 
 def render(page: Page) -> str:
-    """Return a page as HTML."""
+    """Return the evaluation page as a string of HTML."""
     environment = Environment(
         loader=PackageLoader("vae_lab.evaluation", "templates"), autoescape=True, undefined=StrictUndefined
     )
@@ -92,19 +92,19 @@ def likelihood_figure(likelihood: SetLikelihood) -> "Figure":
 
 
 def picture(image: UInt8[Tensor, "channels height width"]) -> Markup:
-    """Return an image embedded in an HTML element."""
+    """Return an HTML <img> element that embeds an image as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "PNG", optimize=True)
     return element(buffer)
 
 
 def plot(figure: "Figure") -> Markup:
-    """Return a figure embedded in an HTML element."""
+    """Return an HTML <img> element that embeds a matplotlib figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return element(buffer)
 
 
 def element(buffer: io.BytesIO) -> Markup:
-    """Return PNG bytes embedded in an HTML element."""
+    """Return an HTML <img> element that embeds the PNG file in `buffer`."""
     return Markup('<img alt="" src="data:image/png;base64,{}">').format(base64.b64encode(buffer.getvalue()).decode())

@@ -22,7 +22,7 @@ FEWEST = 4
 
 
 class Sizes(NamedTuple):
-    """The amount of computation.
+    """The numbers of latents and images that an evaluation uses.
 
     Attributes:
         nsamples: latents per image in the likelihood estimate.
@@ -39,7 +39,10 @@ CPU, GPU = Sizes(200, 500, 2000), Sizes(5000, 10**9, 10_000)
 
 
 def check_settings(split: str, seed: int, **counts: int) -> None:
-    """Raise ValueError if a setting is out of range, before the run or its images are read."""
+    """Raise ValueError if an evaluation setting is out of range.
+
+    The check reads neither the run nor its images.
+    """
     require_choice("split", split, PARTS)
     if not isinstance(seed, int):
         raise ValueError(f"seed must be a whole number, not {seed}.")
@@ -48,7 +51,9 @@ def check_settings(split: str, seed: int, **counts: int) -> None:
 
 
 def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
-    """Return the run's model, and warn if its objective has no likelihood.
+    """Return the model of a run, after checking that its weights are finite.
+
+    Log a warning if the training objective is no bound on the likelihood.
 
     Raises:
         DivergedError: if a weight is not finite.
@@ -63,7 +68,7 @@ def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> Latent
 
 
 def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int) -> Sizes:
-    """Return the amount of computation; None in `asked` stands for the default of the device.
+    """Return the numbers of latents and images to use; the device's default replaces each None in `asked`.
 
     All sets in a comparison have the same number of images, at most the number of unseen real images, because
     distances and shares depend on that number.
@@ -86,7 +91,10 @@ def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: in
 
 
 def limit_settings(settings: dict[str, int], nimages: int) -> dict[str, int]:
-    """Return the settings with `nblocks` and `k` lowered where there are too few images for them; log a warning."""
+    """Return the settings, with `nblocks` and `k` lowered if they are too large for the number of images.
+
+    Log a warning for each lowered setting.
+    """
     limits = {"nblocks": nimages // 2, "k": nimages - 1}
     for name, limit in limits.items():
         if settings[name] > limit:
@@ -95,7 +103,7 @@ def limit_settings(settings: dict[str, int], nimages: int) -> dict[str, int]:
 
 
 def choose_chunk(asked: int | None, nnumbers: int) -> int:
-    """Return the number of latents decoded at once: `asked`, or by default fewer for larger images."""
+    """Return the number of latents decoded at once: `asked` if it is given, else fewer for larger images."""
     if asked is None:
         return max(1, NUMBERS // nnumbers)
     require_count("chunk", asked)
@@ -103,7 +111,7 @@ def choose_chunk(asked: int | None, nnumbers: int) -> int:
 
 
 def log_sizes(sizes: Sizes, where: torch.device, nimages: int) -> None:
-    """Log the amount of computation, and the settings of the full protocol if this one is smaller."""
+    """Log the numbers of latents and images, and the settings of the full protocol if these are smaller."""
     line = "%s: -log p(x) of %d of %d images with %d samples each, %d images in each set of samples"
     log.info(line, device_name(where), sizes.nll_images, nimages, sizes.nsamples, sizes.ncompared)
     if (sizes.nsamples, sizes.nll_images) != (GPU.nsamples, nimages):

@@ -132,7 +132,7 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
 
 
 def log_caveats(sizes: Sizes, nreference: int, key: str) -> list[str]:
-    """Return the sentences about metrics with too few images, and log each as a warning."""
+    """Log a warning for each metric that is computed from too few images, and return these sentences."""
     found = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=key)
     for sentence in found:
         log.warning("warning: %s", sentence)
@@ -142,7 +142,7 @@ def log_caveats(sizes: Sizes, nreference: int, key: str) -> list[str]:
 def environment(
     run: Path, checkpoint: str, extractor: Extractor, train: ImageSet, device: torch.device
 ) -> dict[str, Any]:
-    """Return the weights, feature extractor, device and package versions that the metrics depend on."""
+    """Return the digest of the weights, the feature extractor, the device and the package versions, by name."""
     return locate(run, checkpoint).names() | {
         "weights": weights_digest(run, checkpoint),
         "features": extractor.key,
@@ -153,7 +153,7 @@ def environment(
 
 
 def write_page(folder: Path, page: Page) -> dict[str, Any]:
-    """Write the JSON and HTML files of a page, and return its result."""
+    """Write an evaluation as a JSON file and as an HTML page, and return the content of the JSON file."""
     name = file_name(page.result["protocol"]["split"])
     rename_earlier(folder, name, page.result["protocol"])
     write_whole(folder / f"{name}.json", json.dumps(page.result, indent=2, allow_nan=False).encode())
@@ -162,12 +162,12 @@ def write_page(folder: Path, page: Page) -> dict[str, Any]:
 
 
 def file_name(split: str) -> str:
-    """Return the file name, without suffix, of a split's evaluation."""
+    """Return evaluation-<split>, the name without suffix of the files of an evaluation."""
     return f"evaluation-{split}"
 
 
 def rename_earlier(folder: Path, name: str, protocol: dict[str, Any]) -> None:
-    """Rename an existing evaluation that has other weights or another protocol, and log the new name."""
+    """Rename the files of an earlier evaluation if it had other weights or settings, and log the new name."""
     try:
         before = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["protocol"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -182,7 +182,7 @@ def rename_earlier(folder: Path, name: str, protocol: dict[str, Any]) -> None:
 
 
 def replace_nonfinite(node: Any) -> Any:  # noqa: ANN401
-    """Return the result with None in place of infinities and NaN, which JSON cannot represent."""
+    """Return nested dicts with None in place of infinite and NaN numbers, which JSON cannot represent."""
     if isinstance(node, dict):
         return {key: replace_nonfinite(value) for key, value in node.items()}
     return None if isinstance(node, float) and not math.isfinite(node) else node
@@ -198,7 +198,7 @@ def sample_sets(
     n: int,
     seed: int,
 ) -> dict[str, Pixels]:
-    """Return real images of a part, and images decoded from their posteriors, the mixture and the prior.
+    """Return real images, and images decoded from their posteriors, a fitted mixture of latents and the prior.
 
     For a conditional model, the classes of the images from the mixture and the prior are drawn from `labels`.
     """
@@ -216,7 +216,10 @@ def sample_sets(
 def compare_sets(
     sets: dict[str, Pixels], reference: Reference, extractor: Extractor, seed: int, settings: dict[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """Return the distances of each set from the reference; keys that depend on the extractor end with its name."""
+    """Return KID, FID, precision and recall of each set of images against the reference images.
+
+    Keys of values that depend on the feature extractor end with its name.
+    """
     real = extract_features(extractor, reference)
     table: dict[str, dict[str, Any]] = {}
     for name, images in track(list(sets.items()), "comparisons"):
@@ -234,7 +237,7 @@ def compare_sets(
 
 
 def extract_features(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"]:
-    """Return the feature vectors of images on the CPU."""
+    """Return the feature vectors of images, as a tensor on the CPU."""
     device = next(extractor.parameters()).device
     return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
 
@@ -242,7 +245,10 @@ def extract_features(extractor: Extractor, images: Pixels) -> Float[Tensor, "n n
 def find_copies(
     sets: dict[str, Pixels], data: ImageData, seed: int, settings: dict[str, int]
 ) -> dict[str, Memorisation]:
-    """Return the memorisation check of each set; mirror images count as copies if training flipped images."""
+    """Return for each set of images the shares that count as copies of training images.
+
+    Mirror images count as copies if training flipped images at random.
+    """
     training, side = data.raw_splits.train, settings["side"]
     flips = data.augment is not None and data.augment.flip
     thresholds = copy_thresholds(training, nreference=settings["nreference"], side=side, seed=seed, flips=flips)
@@ -253,7 +259,7 @@ def find_copies(
 
 
 def compare_spectra(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str, float] | None]:
-    """Return the spectral power of each set over the reference's, by band; None where it cannot be computed."""
+    """Return the power of each set divided by that of the reference, by frequency band, or None if it is undefined."""
     table: dict[str, dict[str, float] | None] = {}
     for name, images in sets.items():
         try:
@@ -267,7 +273,7 @@ def compare_spectra(sets: dict[str, Pixels], reference: Reference) -> dict[str, 
 def model_sections(
     model: LatentModel, likelihood: SetLikelihood, reconstruction: Reconstruction, seed: int
 ) -> dict[str, Any]:
-    """Return the sections "likelihood", "latents" and "reconstruction" of the result."""
+    """Return the sections "likelihood", "latents" and "reconstruction" of the JSON file."""
     return {
         "likelihood": likelihood_table(model, likelihood),
         "latents": latents_table(model, reconstruction, seed),
@@ -276,7 +282,7 @@ def model_sections(
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:
-    """Return the likelihood section; bits per dimension exist only for discrete likelihoods."""
+    """Return the section "likelihood" of the JSON file; bits per dimension are None if the likelihood is continuous."""
     table: dict[str, Any] = {
         name: getattr(found, name)._asdict() for name in ("iwae_nll", "neg_elbo", "distortion", "rate")
     }
@@ -299,7 +305,7 @@ def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]
 
 
 def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[str, Any]:
-    """Return the latents section; the rate is decomposed only if posteriors are diagonal normals."""
+    """Return the section "latents" of the JSON file; the rate is decomposed only if posteriors are diagonal normals."""
     table: dict[str, Any] = {"nlatent": model.nlatent, "active_units": active_units(found.moves, ACTIVE)}
     if found.log_sigmas is None:
         return table | {"mutual_information": None, "marginal_kl": None}
@@ -314,7 +320,7 @@ def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[
 
 
 def memorisation_table(copies: dict[str, Memorisation]) -> dict[str, dict[str, float]]:
-    """Return the shares and thresholds of each memorisation check, without its tensors."""
+    """Return the section "memorisation" of the JSON file: the shares and thresholds of copies in each set."""
     return {
         name: {key: value for key, value in found._asdict().items() if isinstance(value, float)}
         for name, found in copies.items()
@@ -324,7 +330,7 @@ def memorisation_table(copies: dict[str, Memorisation]) -> dict[str, dict[str, f
 def classes_section(
     model: LatentModel, extractor: Extractor, data: ImageData, other_part: str, seed: int
 ) -> dict[str, Any]:
-    """Return the section "classes": the class accuracy of a conditional model; nothing for other models."""
+    """Return the section "classes" with the class accuracy if the model is conditional, else an empty dict."""
     if not model.nclasses:
         return {}
     parts = data.raw_splits
@@ -337,7 +343,7 @@ def classes_section(
 
 
 def headline(result: dict[str, Any]) -> list[str]:
-    """Return the summary lines that the command logs at its end."""
+    """Return the summary lines that the command `evaluate` logs at its end."""
     likelihood, protocol = result["likelihood"], result["protocol"]
     nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
     name = "-log p(x | y)" if "classes" in result else "-log p(x)"

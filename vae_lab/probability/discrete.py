@@ -63,7 +63,7 @@ def is_binary(value: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
 def nan_unless_binary(
     log_prob: Float[Tensor, "*shape"], value: Float[Tensor, "*images channels height width"]
 ) -> Float[Tensor, "*shape"]:
-    """Return `log_prob` with NaN for each image that has a pixel other than 0 and 1."""
+    """Return `log_prob`, replaced by NaN for each image with a pixel that is neither 0 nor 1."""
     return log_prob.where(is_binary(value).flatten(-3).all(-1), torch.nan)
 
 
@@ -92,12 +92,12 @@ class LogisticLevels(UncheckedDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """Pixels from 0 to 1."""
+        """The constraint that pixels are in [0, 1]."""
         return constraints.independent(constraints.unit_interval, 3)
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the logistics clamped to [0, 1]: the integral of sigmoid((m - t) / s) over t from 0 to 1.
+        """The mean image, of logistics clamped to [0, 1]: the integral of sigmoid((m - t) / s) over t from 0 to 1.
 
         It differs from the mean over levels by at most half a level, 1/510, and is 255 times as fast to compute.
         """

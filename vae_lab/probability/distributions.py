@@ -17,12 +17,12 @@ LINEAR_FROM, LINEAR_TO, REACH = -8.0, 2.0, 2.0
 
 
 def full_precision(tensor: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return half-precision tensors as float32, and float32 and float64 tensors unchanged."""
+    """Return a half-precision tensor as float32, and a float32 or float64 tensor unchanged."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def bounded_log_sigma(raw: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return `raw` in full precision, smoothly bounded: the identity on [-8, 2], with limits -10 and 4 outside.
+    """Return `raw` smoothly bounded to (-10, 4), in full precision; values in [-8, 2] do not change.
 
     Outside, an excess u becomes u / (1 + |u| / 2), which has slope 1 at u = 0. Its gradient is still usable at
     u = 1e4, and sigma^2 stays below 2,981, which is finite even in float16.
@@ -44,7 +44,7 @@ class UncheckedDistribution(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """The real numbers."""
+        """The constraint that values are real numbers."""
         return constraints.independent(constraints.real, len(self.event_shape))
 
 
@@ -75,12 +75,12 @@ class DiagonalNormal(UncheckedDistribution):
 
     @property
     def stddev(self) -> Tensor:
-        """Sigma, [..., n]."""
+        """The standard deviation, [..., n]."""
         return self.log_sigma.exp()
 
     @property
     def variance(self) -> Tensor:
-        """Sigma squared, [..., n]."""
+        """The variance, [..., n]."""
         return (2 * self.log_sigma).exp()
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
@@ -89,11 +89,11 @@ class DiagonalNormal(UncheckedDistribution):
         return torch.addcmul(self.loc, self.stddev, noise)
 
     def each_latent(self) -> "DiagonalNormal":
-        """Return one univariate normal for each entry: batch [..., n], event [1]."""
+        """Return the univariate normal of each latent: batch [..., n], event [1]."""
         return DiagonalNormal(self.loc[..., None], self.log_sigma[..., None])
 
     def detached(self) -> "DiagonalNormal":
-        """Return the same density with detached parameters."""
+        """Return the same normal with parameters detached from the autograd graph."""
         return DiagonalNormal(self.loc.detach(), self.log_sigma.detach())
 
     def log_prob(self, value: Float[Tensor, "*shape n"]) -> Float[Tensor, "*broadcast"]:
@@ -103,13 +103,16 @@ class DiagonalNormal(UncheckedDistribution):
 
 
 class StandardNormal(DiagonalNormal):
-    """N(0, I), a separate class because its KL divergence has a shorter formula."""
+    """The standard normal N(0, I) over the last dimension.
+
+    It is a separate class because its KL divergence has a shorter formula.
+    """
 
     def __init__(self, zeros: Float[Tensor, "*batch n"]) -> None:
         super().__init__(zeros, zeros)
 
     def each_latent(self) -> "StandardNormal":
-        """Return N(0, 1) for each entry: batch [..., n], event [1]."""
+        """Return the univariate normal N(0, 1) of each latent: batch [..., n], event [1]."""
         return StandardNormal(self.loc[..., None])
 
 
@@ -122,7 +125,10 @@ def _kl_normal_normal(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
 
 @register_kl(DiagonalNormal, StandardNormal)
 def _kl_normal_standard(q: DiagonalNormal, _: StandardNormal) -> Tensor:
-    """Return KL(q || N(0, I)): Kingma and Welling 2014, appendix B, https://arxiv.org/abs/1312.6114."""
+    """Return KL(q || N(0, I)) of a diagonal normal q in closed form, summed over the last dimension.
+
+    Kingma and Welling 2014, appendix B, https://arxiv.org/abs/1312.6114.
+    """
     return -0.5 * (1 + 2 * q.log_sigma - q.loc.square() - (2 * q.log_sigma).exp()).sum(-1)
 
 
@@ -152,7 +158,7 @@ class MixtureOfDiagonalNormals(UncheckedDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Return draws, [sample_shape, n]."""
+        """Return sampled latents, [sample_shape, n]."""
         chosen = torch.randint(len(self.components.loc), tuple(sample_shape), device=self.components.loc.device)
         return DiagonalNormal(self.components.loc[chosen], self.components.log_sigma[chosen]).rsample()
 
@@ -185,7 +191,7 @@ class IsotropicNormal(UncheckedDistribution):
 
     @property
     def variance(self) -> Tensor:
-        """The shared variance at every pixel."""
+        """An image whose pixels all hold the fixed variance."""
         return torch.full_like(self.loc, self.fixed_variance)
 
     @property
@@ -194,7 +200,7 @@ class IsotropicNormal(UncheckedDistribution):
         return 0.5 * self.event_shape.numel() * math.log(2 * math.pi * self.fixed_variance)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Return the mean plus noise: [sample_shape, ..., C, H, W]; values may lie outside [0, 1]."""
+        """Return sampled images, mean plus noise: [sample_shape, ..., C, H, W]; values may lie outside [0, 1]."""
         shape = torch.Size(sample_shape) + self.loc.shape
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + math.sqrt(self.fixed_variance) * noise

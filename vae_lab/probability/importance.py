@@ -1,4 +1,4 @@
-"""Importance weights of several latents per image.
+"""Importance weights of several latents per image, for estimates of p(x).
 
 Latents z_1 … z_k drawn from q(z | x) have the weights w_i = p(x | z_i) p(z_i) / q(z_i | x). Their mean is an unbiased
 estimate of p(x), so by Jensen's inequality log 1/k sum w_i is a lower bound on log p(x) in expectation. It is the ELBO
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class Draws(NamedTuple):
-    """Several latents per image with log p(x | z) and log p(z), in nats; the first dimension is the draw."""
+    """Several latents drawn per image, with log p(x | z) and log p(z) in nats; the first dimension counts the draws."""
 
     inference: "Inference"
     log_likelihood: Float[Tensor, "nsamples batch"]
     log_prior: Float[Tensor, "nsamples batch"]
 
     def log_weights(self, log_posterior: Float[Tensor, "nsamples batch"]) -> Float[Tensor, "nsamples batch"]:
-        """Return the log importance weight of each draw."""
+        """Return log p(x | z) + log p(z) - log q(z | x) of each draw, its log importance weight."""
         return self.log_likelihood + self.log_prior - log_posterior
 
 
@@ -35,7 +35,9 @@ def draw(
     nsamples: int,
     noise: Float[Tensor, "nsamples 1 nlatent"] | None = None,
 ) -> Draws:
-    """Return `nsamples` latents from each image's posterior with log p(x | z) and log p(z), decoded in one batch.
+    """Return `nsamples` latents drawn from each image's posterior, with log p(x | z) and log p(z).
+
+    All latents are decoded in one batch.
 
     If `noise` is given, every image uses it in place of fresh noise.
     """

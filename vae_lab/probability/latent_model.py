@@ -14,7 +14,7 @@ from vae_lab.system.printing import PrintsArguments
 
 
 class Inference(NamedTuple):
-    """The latents of one forward pass and the three distributions.
+    """The latents z of one forward pass, with the distributions q(z | x), p(x | z) and p(z).
 
     Attributes:
         posterior: q(z | x), from which z was drawn.
@@ -30,7 +30,7 @@ class Inference(NamedTuple):
 
 
 class LatentModel(PrintsArguments, nn.Module, ABC):
-    """A latent-variable model of images: a prior, a posterior and a generative density.
+    """Base class of latent-variable models of images, with a prior, a posterior and a generative density.
 
     Attributes:
         nlatent: total number of latents of an image.
@@ -67,7 +67,7 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
         shape: tuple[int, ...] = (),
         noise: Float[Tensor, "*shape 1 nlatent"] | None = None,
     ) -> Inference:
-        """Return latents drawn from a posterior, and the three distributions.
+        """Return latents drawn from a posterior, with the distributions q(z | x), p(x | z) and p(z).
 
         Args:
             posterior: q(z | x) of the images.
@@ -77,11 +77,11 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
         """
 
     def forward(self, image: Float[Tensor, "batch channels height width"]) -> Inference:
-        """Return one latent drawn for each image, and the three distributions."""
+        """Return one latent vector drawn for each image, with the distributions q(z | x), p(x | z) and p(z)."""
         return self.infer(self.posterior(image))
 
     def given(self, label: Int64[Tensor, " batch"]) -> "LatentModel":
-        """Return the model conditioned on a label for each image, or the model itself if it is unconditional.
+        """Return the model conditioned on a label for each image if it is conditional, else the model itself.
 
         The conditioned model shares the weights. It takes as many images as there are labels, and latents in the order
         of `z.flatten(0, -2)`: whole batches, with the labels repeated for each.
@@ -94,5 +94,5 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
     def split(
         self, image: Float[Tensor, "batch channels height width"], size: int
     ) -> Iterable[tuple["LatentModel", Float[Tensor, "part channels height width"]]]:
-        """Return parts of at most `size` images, each with the model conditioned on its labels."""
+        """Return pairs (model conditioned on the labels of the images, batch of at most `size` images)."""
         return [(self, part) for part in image.split(size)]

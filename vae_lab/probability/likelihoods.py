@@ -20,7 +20,7 @@ from vae_lab.system.printing import PrintsArguments
 
 
 class Likelihood(PrintsArguments, nn.Module, ABC):
-    """Base class of likelihoods, called with the decoder's output.
+    """Base class of likelihoods, modules that map the decoder's output to p(x | z).
 
     Attributes:
         params_per_channel: parameters for each pixel and channel. The first `channels` channels of the decoder's output
@@ -45,7 +45,7 @@ class Likelihood(PrintsArguments, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, output: Float[Tensor, "batch params height width"]) -> Distribution:
-        """Return the density over images, batch [batch] and event [channels, height, width]."""
+        """Return p(x | z), a distribution over images: batch [batch], event [channels, height, width]."""
 
 
 class Gaussian(Likelihood):
@@ -61,7 +61,7 @@ class Gaussian(Likelihood):
         self.variance = variance
 
     def forward(self, output: Float[Tensor, "batch channels height width"]) -> IsotropicNormal:
-        """Return the density over images around sigmoid(output)."""
+        """Return the normal density over images with mean sigmoid(output) and the fixed variance."""
         return IsotropicNormal(torch.sigmoid(full_precision(output)), self.variance)
 
 
@@ -87,7 +87,7 @@ class SigmaVAE(Likelihood):
         self.slow_log_sigma = nn.Parameter(torch.tensor(log_sigma / speed))
 
     def extra_repr(self) -> str:
-        """Return the current log sigma and its speed, for the repr."""
+        """Return the current log sigma and the speed as text for the repr."""
         return f"log_sigma={round(self.log_sigma.item(), 4)}, speed={self.speed}"
 
     @property
@@ -96,23 +96,23 @@ class SigmaVAE(Likelihood):
         return bounded_log_sigma(self.speed * self.slow_log_sigma)
 
     def forward(self, output: Float[Tensor, "batch channels height width"]) -> Independent:
-        """Return the density over images around sigmoid(output)."""
+        """Return the normal density over images with mean sigmoid(output) and the learned variance."""
         mean = torch.sigmoid(full_precision(output))
         return Independent(Normal(mean, self.log_sigma.exp().expand_as(mean), validate_args=False), 3)
 
 
 class Bernoulli(Likelihood):
-    """Independent pixels that are 0 or 1, with the decoder's output as logits; other values raise ValueError."""
+    """Independent Bernoulli pixels, with the decoder's output as logits; pixels must be 0 or 1."""
 
     nlevels = 2
 
     def forward(self, output: Float[Tensor, "batch channels height width"]) -> BinaryPixels:
-        """Return the probability of images of zeros and ones."""
+        """Return the Bernoulli distribution over images of zeros and ones, with `output` as logits."""
         return BinaryPixels(full_precision(output))
 
 
 class Logistic(Likelihood):
-    """One rounded logistic per pixel of 256 levels, with location 1/2 + output_1 / 2 and log scale output_2.
+    """One logistic per pixel, rounded to 256 levels, with location 1/2 + output_1 / 2 and log scale output_2.
 
     The location may lie outside [0, 1], as in Salimans et al. 2017 (whose pixels are in [-1, 1]). A wide logistic can
     give black nearly all of the probability only if its location is far below 0.
@@ -122,13 +122,13 @@ class Logistic(Likelihood):
     nlevels = TOP + 1
 
     def forward(self, output: Float[Tensor, "batch params height width"]) -> LogisticLevels:
-        """Return the probability of images of 256 levels."""
+        """Return the distribution over images whose pixels have 256 levels."""
         location, log_scale = full_precision(output).unflatten(1, (2, 1, -1)).unbind(1)
         return LogisticLevels(torch.zeros_like(location), 0.5 + location / 2, bounded_log_sigma(log_scale))
 
 
 class LogisticMixture(Likelihood):
-    """A mixture of `ncomponents` rounded logistics per pixel and channel, with 256 levels.
+    """A mixture of `ncomponents` logistics per pixel and channel, rounded to 256 levels.
 
     Unlike in Salimans et al. 2017, each channel has its own mixture weights, and channels are independent given z.
     """
@@ -146,7 +146,7 @@ class LogisticMixture(Likelihood):
         self.register_buffer("spread", spread[:, None, None, None], persistent=False)
 
     def forward(self, output: Float[Tensor, "batch params height width"]) -> LogisticLevels:
-        """Return the probability of images of 256 levels."""
+        """Return the distribution over images whose pixels have 256 levels."""
         logits, location, log_scale = full_precision(output).unflatten(1, (3, self.ncomponents, -1)).unbind(1)
         location = self.spread + location / 2
         return LogisticLevels(logits.log_softmax(1), location, bounded_log_sigma(log_scale))

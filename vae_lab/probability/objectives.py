@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Terms(NamedTuple):
-    """The terms of an objective for each image, in nats; `distortion + rate` is the negative ELBO for every objective.
+    """Loss, distortion and rate of each image, in nats; distortion + rate is the negative ELBO for every objective.
 
     Attributes:
         loss: the minimised value.
@@ -34,7 +34,7 @@ class Terms(NamedTuple):
 
 
 class Objective(PrintsCall, ABC):
-    """Base class of objectives, called with the model, the batch and the number of batches seen.
+    """Base class of training objectives, called with the model, the batch and the number of batches seen before.
 
     Attributes:
         is_bound: whether it is a bound on -log p(x), weighted or not; else the posterior's sigma is not trained.
@@ -56,10 +56,10 @@ class Objective(PrintsCall, ABC):
 
     @abstractmethod
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
-        """Return the terms of each image of the batch."""
+        """Return the loss, distortion and rate of each image of the batch."""
 
     def plan(self, total_steps: int | float) -> None:
-        """Tell the objective's schedules the length of training, before the first batch.
+        """Pass the number of batches of the whole training to the schedules of loss weights, before the first batch.
 
         Raises:
             ValueError: if a schedule depends on the length and the length is infinite.
@@ -67,7 +67,7 @@ class Objective(PrintsCall, ABC):
 
 
 def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels height width"], beta: float = 1.0) -> Terms:
-    """Return the terms of the negative ELBO at one posterior sample, with loss = distortion + beta * rate.
+    """Return distortion, rate and loss = distortion + beta * rate of each image, at one posterior sample.
 
     Kingma and Welling 2014, equation 3, https://arxiv.org/abs/1312.6114; beta as in Higgins et al. 2017.
     """
@@ -77,7 +77,7 @@ def elbo_terms(inference: "Inference", image: Float[Tensor, "batch channels heig
 
 
 class ELBO(Objective):
-    """distortion + beta * rate, which is the negative ELBO at beta 1.
+    """The loss distortion + beta * rate, which is the negative ELBO at beta 1.
 
     Args:
         beta: a number, or a schedule.
@@ -89,12 +89,12 @@ class ELBO(Objective):
         self.beta = beta
 
     def plan(self, total_steps: int | float) -> None:
-        """Tell a schedule of beta the length of training."""
+        """Pass the number of batches of the whole training to the schedule of beta, if there is one."""
         if isinstance(self.beta, Schedule):
             self.beta.plan(total_steps)
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
-        """Return the terms of each image of the batch."""
+        """Return the loss, distortion and rate of each image of the batch."""
         return elbo_terms(model(batch.image), batch.image, value_at(self.beta, step))
 
 
@@ -109,7 +109,7 @@ class FreeBits(Objective):
         self.free_nats = free_nats
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
-        """Return the terms of each image of the batch.
+        """Return the loss, distortion and rate of each image of the batch.
 
         Raises:
             ValueError: if the prior does not treat latents independently.
@@ -136,7 +136,7 @@ class IWAE(Objective):
         self.nsamples = nsamples
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
-        """Return the terms of each image of the batch."""
+        """Return the loss, distortion and rate of each image of the batch."""
         draws = draw(model, model.posterior(batch.image), batch.image, self.nsamples)
         posterior, z, _, prior = draws.inference
         loss = self.minimised(z, draws.log_weights(self.log_posterior(posterior, z)))
@@ -151,12 +151,12 @@ class IWAE(Objective):
     def minimised(
         self, z: Float[Tensor, "k batch nlatent"], log_weights: Float[Tensor, "k batch"]
     ) -> Float[Tensor, " batch"]:
-        """Return the negative bound of each image."""
+        """Return the loss of each image, the negative importance-weighted bound."""
         return math.log(self.nsamples) - log_weights.logsumexp(0)
 
 
 class DReG(IWAE):
-    """The value of IWAE with the doubly reparametrized gradient, whose signal-to-noise ratio does not fall with k.
+    """The IWAE loss with the doubly reparametrized gradient, whose signal-to-noise ratio does not fall with k.
 
     With normalised weights v_i = w_i / sum w_j, IWAE's gradient is sum v_i d log w_i. The encoder's part of it equals
     in expectation sum v_i^2 (d log w_i / d z_i) (d z_i / d phi), without the derivative of log q with respect to its
@@ -178,7 +178,7 @@ class DReG(IWAE):
     def minimised(
         self, z: Float[Tensor, "k batch nlatent"], log_weights: Float[Tensor, "k batch"]
     ) -> Float[Tensor, " batch"]:
-        """Return the negative bound of each image, with squared weights in the gradient through z."""
+        """Return the loss of each image as in IWAE, with squared weights in the gradient through z."""
         if z.requires_grad:
             share = log_weights.detach().softmax(0)[..., None]
             z.register_hook(lambda gradient: share * gradient)
@@ -202,7 +202,7 @@ class RAEL2(Objective):
         self.decoder_weight = decoder_weight
 
     def __call__(self, model: "LatentModel", batch: "Sample", step: int) -> Terms:
-        """Return the terms of each image of the batch; the loss does not include the rate."""
+        """Return the loss, distortion and rate of each image of the batch; the loss does not include the rate."""
         posterior = model.posterior(batch.image)
         z = posterior.mean
         distortion = -model.generative(z).log_prob(batch.image)

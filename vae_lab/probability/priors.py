@@ -14,7 +14,7 @@ from vae_lab.system.printing import PrintsArguments
 
 
 class Prior(PrintsArguments, nn.Module, ABC):
-    """Base class of priors: a density over latent vectors of length `nlatent`.
+    """Base class of priors, densities over latent vectors of length `nlatent`.
 
     Example:
         >>> from vae_lab.probability.priors import StandardNormal
@@ -32,11 +32,14 @@ class Prior(PrintsArguments, nn.Module, ABC):
         self.nlatent = nlatent
 
     def connect(self, encode: Callable[[Tensor], distributions.DiagonalNormal]) -> None:
-        """Receive the model's q(z | x), for priors that use it; the model calls this once, at construction."""
+        """Store the model's encoder q(z | x) in priors that use it; the base class ignores it.
+
+        The model calls this once, at construction.
+        """
 
     @abstractmethod
     def forward(self, posterior: Distribution | None = None) -> Distribution:
-        """Return p(z), event [nlatent].
+        """Return the prior distribution p(z), with event shape [nlatent].
 
         Args:
             posterior: the posterior that the prior will be compared with; the prior takes its batch shape. None gives
@@ -45,7 +48,7 @@ class Prior(PrintsArguments, nn.Module, ABC):
 
 
 class StandardNormal(Prior):
-    """N(0, I)."""
+    """The standard normal prior N(0, I)."""
 
     zeros: Float[Tensor, " nlatent"]
 
@@ -84,16 +87,22 @@ class VampPrior(Prior):
         self.logits = nn.Parameter(logit_mean + logit_std * noise)
 
     def connect(self, encode: Callable[[Tensor], distributions.DiagonalNormal]) -> None:
-        """Receive the model's q(z | x)."""
+        """Store the model's encoder q(z | x), which gives the components of the mixture."""
         self.encode = encode
 
     def forward(self, posterior: Distribution | None = None) -> distributions.MixtureOfDiagonalNormals:
-        """Return the mixture with batch shape [], which broadcasts; KL(q || p) is estimated at a draw."""
+        """Return the mixture of the pseudo-inputs' posteriors, with batch shape [], which broadcasts.
+
+        KL(q || p) has no closed form and is estimated at a draw.
+        """
         return distributions.MixtureOfDiagonalNormals(self.encode(torch.sigmoid(self.logits)))
 
 
 def gaussian_mixture(
     weights: Float[Tensor, " k"], means: Float[Tensor, "k nlatent"], covariances: Float[Tensor, "k nlatent nlatent"]
 ) -> MixtureSameFamily:
-    """Return a mixture of normals with full covariances, to sample latents from in place of the prior."""
+    """Return the Gaussian mixture with these weights, means and full covariances.
+
+    Latents are sampled from it in place of the prior.
+    """
     return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))

@@ -1,4 +1,4 @@
-"""Schedules of loss weights such as beta, as functions of the step."""
+"""Schedules of loss weights such as beta, as functions of the training step."""
 
 from abc import ABC, abstractmethod
 
@@ -7,7 +7,7 @@ from vae_lab.system.printing import PrintsCall
 
 
 class Schedule(PrintsCall, ABC):
-    """Base class of schedules: a function of the step.
+    """Base class of schedules of loss weights, functions of the training step.
 
     Args:
         nsteps: length of the schedule: an int is a number of batches, a float in (0, 1] is a share of training.
@@ -23,7 +23,7 @@ class Schedule(PrintsCall, ABC):
         self.nsteps = nsteps
 
     def plan(self, total_steps: int | float) -> None:
-        """Convert a share of training to batches.
+        """Convert `nsteps` to a number of batches if it is a share of training.
 
         Args:
             total_steps: number of batches of the whole training.
@@ -41,11 +41,11 @@ class Schedule(PrintsCall, ABC):
 
     @abstractmethod
     def __call__(self, step: int) -> float:
-        """Return the value after `step` batches."""
+        """Return the loss weight after `step` batches."""
 
 
 class Linear(Schedule):
-    """Linear from `start` to `end` over `nsteps`, then constant.
+    """A loss weight that changes linearly from `start` to `end` over `nsteps`, then stays constant.
 
     The warm-up of Sønderby et al. 2016, Ladder variational autoencoders, https://arxiv.org/abs/1602.02282.
     """
@@ -56,13 +56,13 @@ class Linear(Schedule):
         self.end = end
 
     def __call__(self, step: int) -> float:
-        """Return the value after `step` batches."""
+        """Return the loss weight after `step` batches."""
         done = min(step / self.nsteps, 1.0)
         return self.start * (1 - done) + self.end * done
 
 
 class Cyclical(Schedule):
-    """Cycles of `nsteps`, each linear from `start` to `end` for its first share `rise`, then constant.
+    """A loss weight in cycles of `nsteps`: linear from `start` to `end` for the first share `rise`, then constant.
 
     Fu et al. 2019, https://arxiv.org/abs/1903.10145; they use 4 cycles with rise 0.5.
     """
@@ -75,11 +75,11 @@ class Cyclical(Schedule):
         self.rise = rise
 
     def __call__(self, step: int) -> float:
-        """Return the value after `step` batches."""
+        """Return the loss weight after `step` batches."""
         done = min(step % self.nsteps / (self.rise * self.nsteps), 1.0)
         return self.start * (1 - done) + self.end * done
 
 
 def value_at(number: float | Schedule, step: int) -> float:
-    """Return `number`, or a schedule's value after `step` batches."""
+    """Return the value of a schedule after `step` batches, or `number` itself if it is no schedule."""
     return number(step) if isinstance(number, Schedule) else number

@@ -18,7 +18,7 @@ Nats = Float[Tensor, " batch"]
 
 
 class Estimate(NamedTuple):
-    """An importance-sampling estimate for each image.
+    """Importance-sampling estimates of -log p(x), one per image, with their effective sample sizes.
 
     Attributes:
         nll: estimate of -log p(x) in nats; in expectation an upper bound, which is tighter for more even weights.
@@ -38,7 +38,7 @@ def importance_estimate(
     chunk: int,
     noise: Float[Tensor, "nsamples 1 nlatent"] | None = None,
 ) -> Estimate:
-    """Return -log 1/k sum w_i of each image with k = `nsamples` draws, and the effective sample size.
+    """Return the IWAE estimate of -log p(x), -log 1/k sum w_i with k = `nsamples`, and the effective sample size.
 
     Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, report k = 5,000. Each image is encoded
     once, and at most `chunk` latents are decoded at a time. If `noise` is given, all images share it, so that an
@@ -67,5 +67,5 @@ def _estimate(
 
 
 def bits_per_dimension(nats: Float[Tensor, "*shape"], ndimensions: int) -> Float[Tensor, "*shape"]:
-    """Return nats per image as bits per dimension, which are defined for likelihoods with `nlevels` > 0 only."""
+    """Return nats per image converted to bits per dimension, for discrete likelihoods (`nlevels` > 0) only."""
     return nats / (ndimensions * math.log(2))

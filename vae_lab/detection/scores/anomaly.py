@@ -1,4 +1,4 @@
-"""Anomaly scores of one model; a score is a function of the image and the seed alone.
+"""Anomaly scores computed with one model; a score depends on the model, the image and the seed alone.
 
 All images share the same standard normal noise. So a score does not depend on the other images of the batch, and
 differences between scores come from the images, not from the draws.
@@ -30,7 +30,7 @@ Batches = Iterable[Float[Tensor, "_ channels height width"]]
 
 
 class Score(PrintsArguments, nn.Module, ABC):
-    """Abstract role: maps a model in evaluation mode and images to one score per image; higher is more anomalous.
+    """Base class of anomaly scores, which map a model and images to one number per image; higher is more anomalous.
 
     The state fitted to normal images is in buffers, so that `state_dict` contains it.
 
@@ -51,14 +51,14 @@ class Score(PrintsArguments, nn.Module, ABC):
         """Return the score of each image, without gradients."""
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the score does not fit this kind of model; by default it fits all."""
+        """Raise ValueError if the score does not support this model; the base class supports every model."""
 
     def describe(self, model: LatentModel, images: Images) -> dict[str, Nats]:
-        """Return the score of each image as "score", and further columns by name."""
+        """Return the table columns by name: "score", and those that a subclass adds, with one value per image."""
         return {"score": self(model, images)}
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Fit the score to batches of normal images; by default there is nothing to fit."""
+        """Fit the score's state to batches of normal images; the base class has no state."""
 
 
 def common_noise(model: LatentModel, images: Images, nsamples: int, seed: int) -> Float[Tensor, "nsamples 1 nlatent"]:
@@ -68,7 +68,10 @@ def common_noise(model: LatentModel, images: Images, nsamples: int, seed: int) -
 
 
 def central_inference(model: LatentModel, images: Images) -> Inference:
-    """Return the inference with each latent at its posterior mean, given the latents above it."""
+    """Return the latents at their posterior means, with q(z | x), p(x | z) and p(z).
+
+    In a ladder, the posterior of a group is given the means of the groups above it.
+    """
     return model.infer(model.posterior(images), noise=images.new_zeros(1, model.nlatent))
 
 
@@ -82,7 +85,7 @@ class ReconstructionError(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the error of each image."""
+        """Return the squared reconstruction error of each image."""
         return squared_error(central_inference(model, images), images)
 
 
@@ -101,7 +104,10 @@ class NegELBO(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the mean over latents, which are decoded one at a time to save memory."""
+        """Return the negative ELBO of each image.
+
+        Latents are decoded one at a time to save memory.
+        """
         posterior = model.posterior(images)
         total = images.new_zeros(len(images))
         for noise in common_noise(model, images, self.nsamples, self.seed).split(1):
@@ -111,7 +117,7 @@ class NegELBO(Score):
 
 
 class Rate(Score):
-    """The rate KL(q(z | x) || p(z)), averaged over `nsamples` latents if it has no closed form."""
+    """The rate KL(q(z | x) || p(z)): in closed form if there is one, else averaged over `nsamples` latents."""
 
     def __init__(self, nsamples: int, seed: int) -> None:
         super().__init__()
@@ -142,7 +148,7 @@ class IwaeNLL(Score):
         self.chunk = chunk
 
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the estimate of each image."""
+        """Return the estimate of -log p(x) of each image."""
         return self.estimate(model, images).nll
 
     def describe(self, model: LatentModel, images: Images) -> dict[str, Nats]:
@@ -154,7 +160,7 @@ class IwaeNLL(Score):
         return described
 
     def estimate(self, model: LatentModel, images: Images) -> Estimate:
-        """Return the estimate of each image with its effective sample size."""
+        """Return the estimate of -log p(x) of each image, with its effective sample size."""
         noise = common_noise(model, images, self.nsamples, self.seed)
         return importance_estimate(model, images, self.nsamples, self.chunk, noise)
 
@@ -170,7 +176,7 @@ class IwaeNLL(Score):
 
 
 class Typicality(Score):
-    """Absolute difference between an image's negative log-likelihood and its mean over normal images, in nats.
+    """The absolute difference between an image's NLL and the mean NLL of normal images, in nats.
 
     Nalisnick et al. 2019, https://arxiv.org/abs/1906.02994, with batches of one: an image that is too likely is as
     atypical as one that is too unlikely.
@@ -187,28 +193,28 @@ class Typicality(Score):
         self.register_buffer("centre", torch.tensor(math.nan))
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the underlying score does not fit the model."""
+        """Raise ValueError if the score `nll` does not support the model."""
         self.nll.require(model)
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Compute the mean over normal images."""
+        """Compute the mean NLL of normal images."""
         found = torch.cat([self.nll(model, images) for images in batches])
         self.centre = found.double().mean().to(found)
 
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the distance of each image from the mean."""
+        """Return the absolute difference between each image's NLL and the mean NLL."""
         require_fitted(self.centre, "typicality")
         return (self.nll(model, images) - self.centre.to(images)).abs()
 
 
 def require_fitted(learned: Float[Tensor, "..."], name: str) -> None:
-    """Raise ValueError if a score was not fitted, so that its state is still NaN."""
+    """Raise ValueError if the state of a score is still NaN because the score was not fitted."""
     if learned.isnan().any():
         raise ValueError(f"score={name} compares with normal images: call fit, or load its state, before using it.")
 
 
 class Complexity(Score):
-    """A negative log-likelihood minus the length of the losslessly compressed image, in nats.
+    """The NLL of an image minus the length of the losslessly compressed image, both in nats.
 
     S = NLL - L: Serrà et al. 2020, https://arxiv.org/abs/1909.11480. Simple images are likely under nearly every model,
     so the compressed length serves as a reference. The NLL of a density differs from that of a probability by the
@@ -223,7 +229,7 @@ class Complexity(Score):
         self.nll = nll
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the likelihood has a fixed variance, which sets an arbitrary scale of the nats."""
+        """Raise ValueError if the likelihood has a fixed variance, which makes the scale of its nats arbitrary."""
         if isinstance(model.likelihood, Gaussian):
             raise ValueError(
                 "score=complexity compares nats with a compressed length, and a fixed variance gives nats an arbitrary"
@@ -232,19 +238,19 @@ class Complexity(Score):
         self.nll.require(model)
 
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the corrected score of each image."""
+        """Return the NLL minus the compressed length of each image, in nats."""
         return self.nll(model, images) - compressed_nats(images)
 
 
 def compressed_nats(images: Images) -> Nats:
-    """Return the length of each image, losslessly compressed as 8-bit pixels, in nats."""
+    """Return the length in nats of each image, compressed losslessly as 8-bit pixels."""
     pixels = (images * 255).round().clamp(0, 255).to("cpu", torch.uint8)
     lengths = [compressed_bytes(image) for image in pixels]
     return images.new_tensor(lengths) * (8 * math.log(2))
 
 
 def compressed_bytes(image: UInt8[Tensor, "channels height width"]) -> int:
-    """Return the bytes of the shortest of four raw deflate streams: of the pixels, or of a PNG filter's residual.
+    """Return the length in bytes of the shortest of four deflate streams: of the pixels and of three PNG residuals.
 
     PNG chooses a filter for each row: https://www.w3.org/TR/png-3/#9Filter-types. The constant header is left out.
     """
@@ -255,14 +261,14 @@ def compressed_bytes(image: UInt8[Tensor, "channels height width"]) -> int:
 
 
 def deflated(pixels: UInt8[Tensor, "channels height width"]) -> int:
-    """Return the bytes of a raw deflate stream of pixels, with channels interleaved as in PNG."""
+    """Return the number of bytes of pixels compressed by raw deflate, with channels interleaved as in PNG."""
     stream = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     interleaved = pixels.permute(1, 2, 0).contiguous().numpy().tobytes()
     return len(stream.compress(interleaved)) + len(stream.flush())
 
 
 class LadderLLR(Score):
-    """The decrease of a ladder's ELBO if its lowest `k` groups are drawn from the prior, LLR^{>k}.
+    """The decrease of a ladder VAE's ELBO if its lowest `k` latent groups are drawn from the prior, LLR^{>k}.
 
     Havtorn et al. 2021, https://arxiv.org/abs/2102.08248. Let z_u be the upper groups and z_l the lowest k. Then
     r(z | x) = p(z_l | z_u) q(z_u | x) is a posterior with the bound L^{>k} = E_r[log p(x | z) + log p(z_u) -
@@ -280,7 +286,7 @@ class LadderLLR(Score):
         self.seed = seed
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the model is not a ladder, or has no group above the lowest k."""
+        """Raise ValueError if the model is not a ladder with more than `k` groups of latents."""
         if not isinstance(model, Ladder):
             raise ValueError("score=ladder_llr compares groups of latents, but this model has one group: use a ladder.")
         if self.k >= len(model.decoder.sizes):
@@ -288,7 +294,7 @@ class LadderLLR(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return L - L^{>k} of each image, averaged over latents."""
+        """Return the ELBO L minus the bound L^{>k} of each image, averaged over `nsamples` latents."""
         self.require(model)
         assert isinstance(model, Ladder)
         total = images.new_zeros(len(images))
@@ -301,7 +307,7 @@ class LadderLLR(Score):
 
 
 def upper_bound_terms(model: Ladder, path: Path, images: Images, k: int) -> Nats:
-    """Return log p(x | z) + log p(z_u) - log q(z_u | x), where z_u is all groups but the lowest `k`."""
+    """Return log p(x | z) + log p(z_u) - log q(z_u | x), where z_u are the groups above the lowest `k`."""
     assert path.posterior is not None
     n = sum(model.decoder.sizes[: len(model.decoder.sizes) - k])
     p, q = (DiagonalNormal(d.loc[:, :n], d.log_sigma[:, :n]) for d in (path.prior, path.posterior))

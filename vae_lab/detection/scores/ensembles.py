@@ -11,7 +11,7 @@ from vae_lab.probability.scores import Nats
 
 
 class Ensemble(nn.Module, ABC):
-    """Abstract role: combines the scores of an image under several models into one.
+    """Base class of ensemble scores, which combine the scores of an image under several models into one.
 
     Args:
         member: the score computed with each model.
@@ -34,7 +34,7 @@ class WAIC(Ensemble):
     """
 
     def forward(self, scores: Float[Tensor, "nmodels batch"]) -> Nats:
-        """Return the sum for each image."""
+        """Return the mean plus the variance over models, for each image."""
         return scores.mean(0) + torch.var(scores, dim=0)
 
 
@@ -42,5 +42,5 @@ class EnsembleMean(Ensemble):
     """The mean of an image's score over models."""
 
     def forward(self, scores: Float[Tensor, "nmodels batch"]) -> Nats:
-        """Return the mean for each image."""
+        """Return the mean over models, for each image."""
         return scores.mean(0)

@@ -1,4 +1,4 @@
-"""The latent path score: Mahalanobis-like distance of latents and reconstructions from normal images.
+"""Latent path scores: how unusual an image's posterior mean, posterior sigma and reconstruction error are.
 
 The likelihood of an image under a VAE depends on the posterior mean, the posterior sigma and the reconstruction. In the
 likelihood, two abnormal values can cancel. So these scores fit a density over the three statistics to normal images:
@@ -26,7 +26,7 @@ Statistics = Float64[Tensor, "batch nstatistics"]
 
 @torch.no_grad()
 def path_statistics(model: LatentModel, images: Images) -> Statistics:
-    """Return the logarithms of |mean|, |sigma| and the root of the squared reconstruction error of each image.
+    """Return log |posterior mean|, log |posterior sigma| and log |image - reconstruction| of each image.
 
     The logarithm reduces the skewness of these positive values. In a ladder, each group is conditioned on the means of
     the groups above it.
@@ -38,17 +38,17 @@ def path_statistics(model: LatentModel, images: Images) -> Statistics:
 
 
 def all_path_statistics(model: LatentModel, batches: Batches) -> Float64[Tensor, "n nstatistics"]:
-    """Return the statistics of all normal images."""
+    """Return the path statistics of all normal images, one row per image."""
     return torch.cat([path_statistics(model, images) for images in batches])
 
 
 def nan_buffer(*shape: int) -> Float64[Tensor, "..."]:
-    """Return a buffer of NaN for state that `fit` sets."""
+    """Return a float64 tensor of NaN, the initial value of state that `fit` sets."""
     return torch.full(shape, math.nan, dtype=torch.float64)
 
 
 class LatentPath(Score):
-    """Minus the log density of an image's standardised path statistics under a mixture fitted to normal images.
+    """Minus the log density of an image's path statistics under a Gaussian mixture fitted to normal images.
 
     Args:
         ncomponents: components of the Gaussian mixture.
@@ -73,7 +73,7 @@ class LatentPath(Score):
         self.register_buffer("covariances", nan_buffer(ncomponents, NSTATISTICS, NSTATISTICS))
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Fit the mixture."""
+        """Fit the Gaussian mixture to the standardised path statistics of normal images."""
         found = all_path_statistics(model, batches)
         self.location, self.scale = found.mean(0), found.std(0).clamp(min=1e-6)
         mixture: Any = fitted_mixture((found - self.location) / self.scale, self.ncomponents, self.seed)
@@ -83,7 +83,7 @@ class LatentPath(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return minus the log density of each image's standardised statistics."""
+        """Return minus the log density of each image's standardised path statistics."""
         require_fitted(self.means, "latent_path")
         mixture = gaussian_mixture(self.weights, self.means, self.covariances)
         standard = (path_statistics(model, images) - self.location) / self.scale
@@ -91,7 +91,7 @@ class LatentPath(Score):
 
 
 class LatentCopula(Score):
-    """COPOD: minus the log tail probability of an image's path statistics among normal images.
+    """The COPOD outlier score: minus the log tail probability of an image's path statistics among normal images.
 
     Li et al. 2020, https://arxiv.org/abs/2009.09463. The score is the largest of three sums over statistics of -log
     tail probability: of the left tails, of the right tails, and of the tail to which each statistic is skewed. In the
@@ -113,7 +113,7 @@ class LatentCopula(Score):
         self.register_buffer("skewness", nan_buffer(NSTATISTICS))
 
     def fit(self, model: LatentModel, batches: Batches) -> None:
-        """Compute the quantiles and the skewness of each statistic."""
+        """Compute the quantiles and the skewness of each path statistic over normal images."""
         found = all_path_statistics(model, batches)
         middle = (torch.arange(len(self.quantiles)).to(found) + 0.5) / len(self.quantiles)
         self.quantiles = found.quantile(middle, 0)
@@ -122,7 +122,7 @@ class LatentCopula(Score):
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the largest of the three sums for each image."""
+        """Return for each image the largest of the three sums of -log tail probabilities."""
         require_fitted(self.quantiles, "latent_copula")
         statistics = path_statistics(model, images)
         left = -tail(statistics, self.quantiles).log()
@@ -132,6 +132,6 @@ class LatentCopula(Score):
 
 
 def tail(values: Statistics, normal: Float64[Tensor, "n nstatistics"]) -> Statistics:
-    """Return the share of values, among the normal ones and the value itself, that are at most as large."""
+    """Return the left tail probability of each value, (1 + number of normal values at most as large) / (1 + n)."""
     below = (normal[None] <= values[:, None]).sum(1)
     return (1 + below).to(values) / (1 + len(normal))

@@ -1,4 +1,4 @@
-"""Likelihood regret: the improvement of an image's ELBO by a posterior optimised for that image."""
+"""Likelihood regret: the increase of an image's ELBO when its posterior is optimised for that image alone."""
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from vae_lab.system.devices import PRECISIONS, arithmetic
 
 
 class LikelihoodRegret(Score):
-    """The increase of the ELBO, in nats, when an image's posterior mean and log sigma are fitted to it alone.
+    """The increase of an image's ELBO, in nats, when its posterior mean and log sigma are fitted to it alone.
 
     Xiao, Yan and Amit 2020, https://arxiv.org/abs/2003.02977: the encoder is nearly optimal for images like those it
     was trained on, so their regret is small. The decoder is fixed. Adam treats entries independently, so a batch is
@@ -52,12 +52,15 @@ class LikelihoodRegret(Score):
         self.precision = precision
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the model is a ladder, where lower groups' posteriors depend on the latents above."""
+        """Raise ValueError if the model is not a plain VAE with one posterior per image.
+
+        In a ladder, the posteriors of lower groups depend on the latents above.
+        """
         if not isinstance(model, VAE):
             raise ValueError("score=likelihood_regret fits one vector of latents for each image: use a plain VAE.")
 
     def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the regret of each image."""
+        """Return the likelihood regret of each image, in nats."""
         self.require(model)
         assert isinstance(model, VAE)
         noise = common_noise(model, images, self.nsteps + self.npairs, self.seed)
@@ -74,7 +77,10 @@ class LikelihoodRegret(Score):
     def fitted(
         self, model: VAE, start: DiagonalNormal, images: Images, noise: Float[Tensor, "nsteps 1 nlatent"]
     ) -> DiagonalNormal:
-        """Return the posteriors that Adam fits, starting at `start`; the model's parameters get no gradient."""
+        """Return the posteriors that Adam fits to the images, starting at `start`.
+
+        The model's parameters get no gradient.
+        """
         numbers = [start.loc.clone().requires_grad_(), start.log_sigma.clone().requires_grad_()]
         optimizer = torch.optim.Adam(numbers, lr=self.lr)
         for step, one in enumerate(noise):
@@ -90,6 +96,9 @@ class LikelihoodRegret(Score):
 def mean_neg_elbo(
     model: VAE, posterior: DiagonalNormal, images: Images, noise: Float[Tensor, "npairs 1 nlatent"]
 ) -> Nats:
-    """Return the negative ELBO of each image, averaged over noise and -noise; its KL is closed-form where possible."""
+    """Return the negative ELBO of each image, averaged over the noise samples and their negatives.
+
+    The KL divergence is in closed form where one is known.
+    """
     passes = (model.infer(posterior, noise=one) for one in torch.cat([noise, -noise]))
     return torch.stack([elbo_terms(inference, images).loss for inference in passes]).mean(0)

@@ -1,1 +1,1 @@
-"""Evaluation metrics: tensors in, numbers with intervals out."""
+"""Evaluation metrics: functions from tensors to numbers with intervals."""

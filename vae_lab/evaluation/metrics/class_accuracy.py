@@ -1,4 +1,4 @@
-"""Class accuracy of samples from a conditional model."""
+"""Class accuracy of a conditional model: the share of generated images that a classifier assigns to their class."""
 
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class ClassAccuracy(NamedTuple):
 def class_accuracy(
     model: LatentModel, classifier: DigitClassifier, training: ImageSet, unseen: ImageSet, *, nimages: int, seed: int
 ) -> ClassAccuracy:
-    """Return the share of images generated given a class that a classifier assigns to that class.
+    """Return a classifier's accuracy on images generated for each class, and on real images.
 
     The images are the means of the generative distribution at latents from the prior. The share does not measure the
     diversity within a class.
@@ -58,7 +58,7 @@ def class_accuracy(
 
 @torch.no_grad()
 def decode_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int) -> Float[Tensor, "n _ height width"]:
-    """Return the mean images, given one class, of `n` latents from the prior; the latents are equal for all classes."""
+    """Return `n` mean images of one class, decoded from latents of the prior; all classes use the same latents."""
     given, device = model.given(label[None]), device_of(model)
     with seeded("evaluate", "class accuracy", seed), evaluating(model):
         z = model.prior().sample((n,)).to(device)
@@ -69,7 +69,7 @@ def decode_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int
 def is_recognised(
     classifier: DigitClassifier, images: Float[Tensor, "n _ height width"], labels: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    """Return 1 for each image that the classifier assigns to its label, else 0."""
+    """Return a float for each image: 1 if the classifier predicts its label, else 0."""
     device = device_of(classifier)
     with evaluating(classifier):
         found = torch.cat([classifier.logits(part.to(device)).argmax(1).cpu() for part in images.split(ATONCE)])

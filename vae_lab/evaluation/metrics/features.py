@@ -1,4 +1,4 @@
-"""Feature extractors: networks whose features `two_sample` compares.
+"""Feature extractors: networks whose feature vectors FID, KID, precision and recall compare.
 
 The usual extractor, Inception, must be downloaded and was trained on ImageNet. The two others need no download: a
 classifier trained on the labels of the data set, and random convolutions for data sets without labels.
@@ -22,7 +22,7 @@ Pixels = Float[Tensor, "batch channels height width"]
 
 
 class Extractor(nn.Module, ABC):
-    """Abstract role: a network that maps images of at least 8x8 pixels, in [0, 1], to feature vectors.
+    """Base class of feature extractors, which map images in [0, 1] of at least 8x8 pixels to feature vectors.
 
     Attributes:
         key: name of the extractor in the keys of metrics, as in `kid_<key>`.
@@ -54,7 +54,7 @@ class Inception(Extractor):
         self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
 
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
-        """Return the last pooled layer; a grey channel is repeated three times."""
+        """Return the 2,048 features of the last pooling layer; a grey image is repeated in three channels."""
         pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         return self.network(pixels.expand(-1, 3, -1, -1))
 
@@ -87,11 +87,11 @@ class DigitClassifier(Extractor):
         self.head = nn.Linear(self.nfeatures, nclasses)
 
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
-        """Return the last hidden layer."""
+        """Return the activations of the last hidden layer as feature vectors."""
         return self.body(images)
 
     def logits(self, images: Pixels) -> Float[Tensor, "batch nclasses"]:
-        """Return the unnormalised log-probability of each class."""
+        """Return the logits of the classes."""
         return self.head(self(images))
 
 
@@ -103,7 +103,9 @@ def _halving(nin: int, nout: int, kernel: int) -> list[nn.Module]:
 def train_classifier(
     images: ImageSet, *, nbatches: int, batch_size: int, learning_rate: float, seed: int
 ) -> DigitClassifier:
-    """Return a classifier of the images, trained, frozen and in evaluation mode; the global random state is restored.
+    """Return a classifier trained on the images, frozen and in evaluation mode.
+
+    The global random state is restored.
 
     Args:
         images: the training images, with labels from 0 to nclasses - 1.
@@ -134,13 +136,13 @@ def train_classifier(
 
 
 def _order(nimages: int, nbatches: int, batch_size: int) -> Iterable[Int64[Tensor, " batch"]]:
-    """Return the row numbers of each batch, cut from consecutive random permutations."""
+    """Return the image indices of each training batch, cut from consecutive random permutations."""
     npasses = -(-nbatches * batch_size // nimages)
     return torch.cat([torch.randperm(nimages) for _ in range(npasses)]).split(batch_size)[:nbatches]
 
 
 class RandomVGG(Extractor):
-    """Convolutions with fixed random weights; the features are the mean and deviation of each stage's maps.
+    """A convolutional network with fixed random weights, whose features are statistics of its feature maps.
 
     64x64 -> [3x3 convolution, ReLU] at 64, 32, 16, 8 with 32 maps each -> 4 * (32 means + 32 deviations)
 
@@ -166,7 +168,7 @@ class RandomVGG(Extractor):
         self.eval().requires_grad_(requires_grad=False)
 
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
-        """Return the mean and deviation of each map, stage by stage."""
+        """Return the mean and standard deviation of each feature map, stage by stage."""
         maps = (images - 0.5) / 0.25
         statistics: list[Tensor] = []
         for stage in self.stages:

@@ -1,4 +1,4 @@
-"""Statistics of the latents: rates, active units, ELBO surgery."""
+"""Statistics of the latents: KL to the prior, active units, and the decomposition of the rate (ELBO surgery)."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +24,7 @@ CHUNK = 256
 
 
 class ELBOSurgery(NamedTuple):
-    """The terms of the rate, in nats per image; see `elbo_surgery`.
+    """The rate (mean KL to the prior) and the two terms that add up to it, in nats per image.
 
     Attributes:
         rate: mean of log q(z | x) - log p(z), the sum of the other two.
@@ -41,7 +41,10 @@ class ELBOSurgery(NamedTuple):
 def posterior_statistics(
     model: LatentModel, images: Float[Tensor, "n channels height width"]
 ) -> tuple[Float[Tensor, "n nlatent"], Float[Tensor, " nlatent"]]:
-    """Return posterior means, and each latent's KL to the prior in nats averaged over images, as float32 on the CPU."""
+    """Return the posterior means, and the KL to the prior of each latent in nats, averaged over images.
+
+    Both are float32 tensors on the CPU.
+    """
     with seeded("latents"), evaluating(model):  # the rates of a ladder depend on random draws
         parts = [one(part) for one, part in model.split(images, 250)]
     means = torch.cat([part.posterior.mean for part in parts])
@@ -49,7 +52,7 @@ def posterior_statistics(
 
 
 def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
-    """Return KL(q(z_i | x) || p(z_i)) of each latent, with N(0, 1) for p(z_i) if the prior is not factorized."""
+    """Return KL(q(z_i | x) || p(z_i)) of each latent z_i; p(z_i) is N(0, 1) if the prior is not factorized."""
     q, p = inference.posterior.each_latent(), inference.prior
     if not isinstance(p, DiagonalNormal):
         p = StandardNormal(torch.zeros_like(inference.posterior.mean[0]))
@@ -57,7 +60,7 @@ def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
 
 
 def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> "Figure":
-    """Return a plot of the rate of each latent, largest first, beside the quantiles of its posterior means.
+    """Return a figure with the KL to the prior of each latent, largest first, and the quantiles of its posterior means.
 
     The quantiles are the median and the central 50 % and 95 % of the images. Fixed margins and one line collection for
     all latents take a third of the time of a constrained layout with matplotlib's box plots.
@@ -84,7 +87,7 @@ def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nla
 
 
 def active_units(means: Float[Tensor, "n nlatent"], threshold: float) -> int:
-    """Return the number of latents whose posterior mean has a variance over the images above `threshold`.
+    """Return the number of active latents, whose posterior mean has a variance over images above `threshold`.
 
     Burda, Grosse and Salakhutdinov 2016, https://arxiv.org/abs/1509.00519, use 0.01 with a prior of variance 1.
     """
@@ -97,7 +100,7 @@ def log_aggregate(
     means: Float[Tensor, "n nlatent"],
     log_sigmas: Float[Tensor, "n nlatent"],
 ) -> Float64[Tensor, " s"]:
-    """Return log q_n(z) in nats, where q_n = 1/n sum_j q(z | x_j) is the aggregate of the given posteriors.
+    """Return log q_n(z) in nats, where q_n = 1/n sum_j q(z | x_j) is the aggregate posterior of n images.
 
     At most `CHUNK` times n numbers are in memory at once. At the smallest sigma of a posterior, e^-10, the rounding
     error is about 1e-4 nats.
@@ -115,7 +118,7 @@ def elbo_surgery(
     ndraws: int,
     seed: int,
 ) -> ELBOSurgery:
-    """Return the rate of n images, split into mutual information and the KL from the aggregate posterior to the prior.
+    """Return the rate of n images and its two terms: the mutual information and KL(aggregate posterior || prior).
 
     Hoffman and Johnson 2016, "ELBO surgery", http://approximateinference.org/accepted/HoffmanJohnson2016.pdf. All three
     are means over the same draws (an image, and a latent from its posterior), so the last two add up to the first. The

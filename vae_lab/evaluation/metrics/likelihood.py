@@ -24,7 +24,7 @@ Track = Callable[[Sequence[Tensor], str], Iterable[Tensor]]
 
 
 class SetLikelihood(NamedTuple):
-    """The likelihood of a set of images, in nats per image.
+    """Estimates of the likelihood of a set of images, in nats per image.
 
     Attributes:
         iwae_nll: mean of the importance-sampling estimate of -log p(x).
@@ -57,7 +57,7 @@ def set_likelihood(
     seed: int,
     track: Track,
 ) -> SetLikelihood:
-    """Return the mean estimate of -log p(x) with `nsamples` latents for each of `nimages` images, and the ELBO of all.
+    """Return the mean IWAE estimate of -log p(x) with `nsamples` latents per image, and the mean negative ELBO.
 
     A conditional model gives -log p(x | y), where y is the image's label, and the ELBO of p(x | y).
 
@@ -93,7 +93,7 @@ def set_likelihood(
 
 
 def elbo_pass(model: LatentModel, images: ImageSet, batch: int, seed: int, track: Track) -> Float64[Tensor, "3 n"]:
-    """Return negative ELBO, distortion and rate of every image, with one latent per image."""
+    """Return the negative ELBO, distortion and rate of each image, estimated with one latent per image."""
     terms = []
     for i, part in enumerate(track(torch.arange(len(images)).split(batch), "ELBO")):
         with seeded("evaluate", "elbo", seed, i), evaluating(model):
@@ -112,7 +112,7 @@ def estimate_pass(
     seed: int,
     track: Track,
 ) -> Float64[Tensor, "2 m"]:
-    """Return the estimate of -log p(x) and the effective sample size of the images at `rows`."""
+    """Return the IWAE estimate of -log p(x) and its effective sample size for each of the images at `rows`."""
     found = []
     what = f"-log p(x) with {nsamples} samples"
     for i, part in enumerate(track(rows.split(max(1, chunk // nsamples)), what)):
@@ -127,12 +127,15 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def plain_mean(values: Float[Tensor, " n"]) -> Mean:
-    """Return the mean over images and its standard error, for images drawn from a larger population."""
+    """Return the mean of a value over images, with its standard error std / sqrt(n).
+
+    The images count as a sample of a larger population.
+    """
     return Mean(values.mean().item(), values.std().item() / math.sqrt(len(values)))
 
 
 def difference_mean(cheap: Float[Tensor, " n"], dear: Float[Tensor, " m"], rows: Int64[Tensor, " m"]) -> Mean:
-    """Return the mean over n images of a quantity measured on m of them, given a cheap approximation on all n.
+    """Return the mean over n images of a value known for m of them, from a cheap approximation known for all n.
 
     This is the difference estimator of survey sampling, mean_n(cheap) + mean_m(dear - cheap), which is unbiased for any
     approximation. Its variance over draws of the m images is (1/m - 1/n) var(dear - cheap). The returned error adds

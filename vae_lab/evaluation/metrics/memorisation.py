@@ -35,7 +35,7 @@ SPARE = 16
 
 
 class CopyThresholds(NamedTuple):
-    """Distances below which a sample counts as a copy.
+    """The distance and the ratio of distances below which a sample counts as a copy of a training image.
 
     Attributes:
         threshold: 1st percentile of the distances from training images to their nearest neighbours.
@@ -47,7 +47,7 @@ class CopyThresholds(NamedTuple):
 
 
 class Memorisation(NamedTuple):
-    """Share of samples that are nearer to a training image than training images are to each other.
+    """The shares of samples that count as copies of a training image, and each sample's nearest training image.
 
     Attributes:
         share: share of samples whose distance is below `threshold`; about 0.01 without copies.
@@ -69,7 +69,7 @@ class Memorisation(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Distances and indices of the nearest references of each query, nearest first."""
+    """Distances and indices of the nearest reference images of each query image, nearest first."""
 
     distances: Float64[Tensor, "n k"]
     indices: Int64[Tensor, "n k"]
@@ -78,7 +78,9 @@ class Neighbours(NamedTuple):
 def copy_thresholds(
     training: ImageSet, *, nreference: int, side: int, seed: int, flips: bool = False
 ) -> CopyThresholds:
-    """Return the 1st percentiles of distance and ratio among training images, without exact duplicates.
+    """Return the thresholds for copies: the 1st percentiles of distance and ratio among training images.
+
+    Training images with an exact duplicate are left out.
 
     Args:
         training: the images that a model was trained on.
@@ -104,7 +106,7 @@ def copy_thresholds(
 def memorisation(
     samples: Image, training: ImageSet, thresholds: CopyThresholds, *, side: int, flips: bool = False
 ) -> Memorisation:
-    """Return the shares of samples that are too near to a training image, and the nearest image of each sample.
+    """Return the shares of samples that count as copies of a training image, and the index of the nearest one.
 
     Measured with 10,000 MNIST digits: blur does not create false copies but hides true ones. By distance, 0.5 % of
     held-out digits count as copies, and none if blurred with sigma 1 pixel. Of true copies, all are found at sigma 0.5
@@ -133,7 +135,10 @@ def memorisation(
 
 
 def _ratios(distances: Float64[Tensor, "n k"]) -> Float64[Tensor, " n"]:
-    """Return the first distance divided by the mean of the others; 0 where all are 0, as for copies of duplicates."""
+    """Return the distance to the nearest neighbour divided by the mean distance to the others, or 0 if all are 0.
+
+    All are 0 for a copy of a training image that has duplicates.
+    """
     return (distances[:, 0] / distances[:, 1:].mean(1)).nan_to_num(0.0)
 
 
@@ -142,7 +147,7 @@ def _share(flags: Bool[Tensor, " n"]) -> float:
 
 
 def neighbour_panel(samples: Image, training: ImageSet, indices: Int64[Tensor, " n"], ncolumns: int = 8) -> Grid:
-    """Return a grid with the nearest training images below each row of samples."""
+    """Return a grid of samples, with a row of their nearest training images below each row."""
     sources = training.__getitems__(indices.cpu()).image.to(samples)
     return grid(paired(samples, sources, ncolumns), ncolumns)
 
@@ -150,7 +155,7 @@ def neighbour_panel(samples: Image, training: ImageSet, indices: Int64[Tensor, "
 def nearest_with_flips(
     queries: Image, references: ImageSet, k: int, *, side: int, flips: bool, exclude: Int64[Tensor, " n"] | None = None
 ) -> Neighbours:
-    """Return the `k` nearest references of each image; with `flips`, those of its mirror image if that is nearer."""
+    """Return the `k` nearest references of each query image, or of its mirror image if `flips` and that is nearer."""
     found = nearest(queries, references, k, side=side, exclude=exclude)
     if not flips:
         return found
@@ -168,7 +173,7 @@ def nearest(
     side: int,
     exclude: Int64[Tensor, " n"] | None = None,
 ) -> Neighbours:
-    """Return the `k` nearest references of each image.
+    """Return the `k` nearest reference images of each query image, by Euclidean distance between pixels.
 
     References are read 160 MB at a time, on the queries' device. A float32 search by |q|^2 - 2 qr + |r|^2 finds k +
     `SPARE` candidates, because rounding swaps close neighbours. Their distances are then computed in float64 from the
@@ -205,7 +210,10 @@ def nearest(
 
 
 def _flat(images: Image, side: int) -> Float[Tensor, "n pixels"]:
-    """Return images, reduced to at most `side` pixels a side, as rows; equal images give bitwise equal rows."""
+    """Return each image as a vector of pixels, reduced to at most `side` pixels a side.
+
+    Equal images give bitwise equal vectors.
+    """
     images = images.float().contiguous()
     height, width = (min(side, n) for n in images.shape[-2:])
     small = images if (height, width) == images.shape[-2:] else adaptive_avg_pool2d(images, (height, width))

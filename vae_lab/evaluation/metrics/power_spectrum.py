@@ -26,7 +26,7 @@ NO_POWER = 1e-12
 
 
 def radial_power(images: Image) -> tuple[Float64[Tensor, " nfrequencies"], Float64[Tensor, " nfrequencies"]]:
-    """Return frequencies in cycles per pixel, and the mean power there over all directions, images and channels.
+    """Return frequencies in cycles per pixel, and the power at each, averaged over directions, images and channels.
 
     For images whose shorter side has s pixels, the frequencies are 1/s, 2/s, ... up to 1/2. The power at k/s is the
     mean over the ring from (k - 1/2)/s to (k + 1/2)/s, cut off at 1/2. Subtracting the mean lowers the power of white
@@ -41,7 +41,7 @@ def radial_power(images: Image) -> tuple[Float64[Tensor, " nfrequencies"], Float
 
 
 def band_ratios(images: Image, reference: Float[Tensor, "m _channels _height _width"]) -> dict[str, float]:
-    """Return the power of the images divided by that of the reference in each of `BANDS`.
+    """Return the power of the images divided by the power of the reference images in each frequency band of `BANDS`.
 
     Below 1 the images are blurrier than the reference, above 1 noisier. Power falls steeply with frequency, so a band
     depends mostly on its lower end. The low band also depends on content: between two halves of a dozen Monets it
@@ -63,7 +63,7 @@ def _ratio(ours: Tensor, theirs: Tensor, band: Tensor, name: str) -> float:
 
 
 def spectrum_figure(sets: dict[str, Image]) -> "Figure":
-    """Return a log-log plot of the power spectra of several sets of images, of any number and size."""
+    """Return a log-log figure with the power spectrum of each set of images; their numbers and sizes may differ."""
     from matplotlib.figure import Figure  # takes half a second
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
@@ -80,7 +80,7 @@ def spectrum_figure(sets: dict[str, Image]) -> "Figure":
 
 @torch.no_grad()
 def _power(images: Image) -> tuple[Float64[Tensor, "height width"], Float64[Tensor, "height width"]]:
-    """Return the radius of each discrete frequency and the mean power there."""
+    """Return the radius of each frequency of the 2D FFT, and the power there, averaged over images and channels."""
     height, width = images.shape[-2:]
     if len(images) == 0 or min(height, width) < SMALLEST:
         raise ValueError(f"A spectrum needs images of at least {SMALLEST} pixels a side, not {[*images.shape]}.")

@@ -22,15 +22,18 @@ USUAL_RADIUS = 5
 
 
 class PixelMSE(MeanMetric):
-    """Mean squared error per pixel and channel; torchmetrics' own fails on images in channels-last memory format."""
+    """Mean squared error per pixel and channel, averaged over images.
+
+    torchmetrics' MeanSquaredError fails on images in channels-last memory format.
+    """
 
     def update(self, preds: Image, target: Image) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Add one batch."""
+        """Add the squared errors of one batch."""
         super().update((preds - target).square().flatten(1).mean(1))
 
 
 def reconstruction_metrics(image_size: int) -> MetricCollection:
-    """Return the metrics mse, psnr and ssim; update them with (decoded, images), both in [0, 1].
+    """Return the torchmetrics mse, psnr and ssim; update them with (decoded, images), both with pixels in [0, 1].
 
     Each metric is a mean over images.
 
@@ -53,7 +56,7 @@ def reconstruction_metrics(image_size: int) -> MetricCollection:
 
 
 class Reconstruction(NamedTuple):
-    """The posteriors and reconstructions of a set of images.
+    """The posterior statistics and the reconstructions of a set of images, with their metrics.
 
     Attributes:
         decoded: mean images given the posterior means.
@@ -72,7 +75,7 @@ class Reconstruction(NamedTuple):
 
 @torch.no_grad()
 def reconstruct(model: LatentModel, images: ImageSet) -> Reconstruction:
-    """Return the posterior and the reconstruction of every image."""
+    """Return the posterior mean and the reconstruction of every image, with their MSE, PSNR and SSIM."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas, moves = [], [], [], []
     with evaluating(model):

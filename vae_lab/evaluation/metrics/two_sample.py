@@ -1,4 +1,4 @@
-"""KID, FID, precision and recall: distances between two sets of feature vectors.
+"""KID, FID, precision and recall, which compare two sets of feature vectors.
 
 The vectors come from `features.py`. All metrics are computed in float64. Compare none of them across extractors, and
 the Frechet distance only between sets of equal size.
@@ -32,10 +32,10 @@ class Moments(NamedTuple):
 
 
 def frechet_distance(a: Vectors, b: Others) -> float:
-    """Return the squared Frechet distance between the normals fitted to both sets, at least 0: the formula of FID.
+    """Return the squared Frechet distance between normals fitted to two sets of feature vectors, the formula of FID.
 
     |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^1/2), Heusel et al. 2017, https://arxiv.org/abs/1706.08500. It has
-    a positive bias of O(1/n): compare sets of equal sizes.
+    a positive bias of O(1/n): compare sets of equal sizes. Rounding errors below 0 are replaced by 0.
 
     Raises:
         ValueError: if a set has fewer than 2 vectors.
@@ -45,7 +45,7 @@ def frechet_distance(a: Vectors, b: Others) -> float:
 
 
 def frechet_interval(a: Vectors, b: Others, *, nreplicates: int, seed: int) -> Interval:
-    """Return the Frechet distance with 1.96 resampled standard errors on both sides, cut off at 0.
+    """Return the squared Frechet distance, with an interval of +- 1.96 resampled standard errors, clipped at 0.
 
     The interval covers the mean of this estimate over sets of these sizes, bias included. Percentiles of the replicates
     are not used: every replicate adds the bias again, so all of them may lie above the value. If both sets come from
@@ -91,7 +91,7 @@ def kernel_distance(a: Vectors, b: Others) -> float:
 
 
 def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
-    """Return the mean kernel distance of `nblocks` disjoint blocks of both sets, with Student's t-interval.
+    """Return the mean KID over `nblocks` disjoint blocks of both sets, with its 95 % Student's t-interval.
 
     Disjoint blocks have independent distances, so their spread gives a standard error. The spread over the usual
     overlapping random subsets does not: the error would shrink with the number of subsets. The blocks are interleaved,
@@ -115,7 +115,7 @@ def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
 
 
 class Manifold(NamedTuple):
-    """The overlap of two sets, each represented by the union of balls around its vectors.
+    """Precision, recall, density and coverage: the overlap of the balls around real and around generated vectors.
 
     Attributes:
         precision: share of the generated vectors inside a real ball; measures fidelity.
@@ -133,7 +133,7 @@ class Manifold(NamedTuple):
 
 
 def manifold(real: Vectors, generated: Others, k: int) -> Manifold:
-    """Return precision, recall, density and coverage; the radius of a ball is the distance to the k-th neighbour.
+    """Return precision, recall, density and coverage; each vector's ball reaches to its k-th nearest neighbour.
 
     Kynkaanniemi et al. 2019, https://arxiv.org/abs/1904.06991; Naeem et al. 2020, https://arxiv.org/abs/2002.09797. All
     four depend on k and on the set sizes.
@@ -169,7 +169,10 @@ def _moments(vectors: Vectors) -> Moments:
 
 
 def _frechet(a: Moments, b: Moments) -> float:
-    """Return the distance, using that C_a C_b has the eigenvalues of the symmetric matrix C_a^1/2 C_b C_a^1/2."""
+    """Return the squared Frechet distance from the eigenvalues of C_a^1/2 C_b C_a^1/2.
+
+    This symmetric matrix has the same eigenvalues as C_a C_b.
+    """
     values, axes = torch.linalg.eigh(a.covariance)
     root = axes * values.clamp(min=0).sqrt()
     shared = torch.linalg.eigvalsh(root.T @ b.covariance @ root).clamp(min=0).sqrt().sum()
@@ -178,7 +181,7 @@ def _frechet(a: Moments, b: Moments) -> float:
 
 
 def _replicates(vectors: Vectors, nreplicates: int, generator: torch.Generator) -> Iterator[Moments]:
-    """Yield the moments of random halves of the groups, each counted twice."""
+    """Yield the moments of `nreplicates` half-samples: random halves of the groups of vectors, counted twice."""
     centre = vectors.double().mean(0)
     limit = max(20, LARGEST // vectors.shape[1] ** 2 // 2 * 2)  # the second moments of all groups are in memory at once
     ngroups = min(NGROUPS, limit, len(vectors) // 2 * 2)
@@ -204,7 +207,10 @@ def _kernel_sum(a: Vectors, b: Others) -> Float[Tensor, ""]:
 
 
 def _distances(a: Vectors, b: Others) -> Iterator[Float[Tensor, "chunk m"]]:
-    """Yield the Euclidean distances from `CHUNK` vectors of `a` at a time to all of `b`: 40 MB for 10,000."""
+    """Yield the Euclidean distances from each chunk of `CHUNK` vectors of `a` to all of `b`.
+
+    A chunk takes 40 MB if `b` has 10,000 vectors.
+    """
     return (torch.cdist(part, b) for part in a.split(CHUNK))
 
 
