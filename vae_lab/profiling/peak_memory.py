@@ -19,7 +19,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
-    """Return memory in bytes: the peaks of `generation` and `training`, and that of the `process` before them.
+    """Return the memory in bytes of the idle `process`, and how much `generation` and `training` add at their peaks.
 
     Raises:
         MemoryError: if the process was killed or ran out of memory.
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(setting: Setting, warm_up: Setting) -> dict[str, int]:
-    """Return by how many bytes each phase exceeds the memory after the warm-up, and that memory as `process`."""
+    """Return what `footprint` returns, measured in this process: peaks minus the memory after the warm-up."""
     for _ in phases(Workload(warm_up)):
         pass
     gc.collect()

@@ -74,7 +74,7 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
 
 
 def count_costs(setting: Setting, memory: int) -> dict[str, Any]:
-    """Return the costs at one image size that need no measurement: parameters, operations and predicted memory.
+    """Return the costs at one image size that need no measurement: parameters, multiplications, predicted memory.
 
     Raises:
         ValueError: if the network does not support the size.
@@ -101,7 +101,7 @@ def count_costs(setting: Setting, memory: int) -> dict[str, Any]:
 def exponents(
     rows: dict[int, dict[str, Any]], timings: dict[str, dict[int, list[float]]], timed_from: int
 ) -> dict[str, PowerLaw]:
-    """Return the fitted power law of each cost; times use the sizes from `timed_from` on if there are two, else all."""
+    """Return the power law of each cost; times are fitted at sizes from `timed_from` on if two exist, else at all."""
     costs = {"parameters": [row["parameters"] for row in rows.values()]}
     for kind, names in (("multiplications", (*TASKS, "inference")), ("memory_per_image", TASKS)):
         costs |= {f"{kind} {name}": [row[kind][name] for row in rows.values()] for name in names}
@@ -126,7 +126,7 @@ def limits(make: Callable[[int, int], Setting], largest: int) -> dict[str, float
 
 
 def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room: float) -> dict[str, int | None]:
-    """Return the largest image size with a predicted peak of at most `room` bytes, in training and in generation.
+    """Return the largest image size with a predicted peak of at most `room` bytes, for training and for generation.
 
     Sizes are 4, 5, 6 and 7 times powers of two, from 32 on, because these can be halved down to a few pixels.
     """

@@ -28,7 +28,7 @@ class MetricPair(NamedTuple):
 
 
 def setting_differences(first: RunRecord, second: RunRecord) -> list[Difference]:
-    """Return the settings and provenance entries that differ between two runs, except the run folder."""
+    """Return the settings and facts of provenance that differ between two runs, except the run folder."""
     keys = varied_keys([first.settings, second.settings], ["folder"])
     settings = [Difference(key, *(shown(trial.chosen([key])[key]) for trial in (first, second))) for key in keys]
     origins = dict.fromkeys([*first.provenance, *second.provenance])

@@ -64,7 +64,7 @@ def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 
 
 
 def _target(text: str, at: Path) -> Path:
-    """Return the path to which a reference such as `${..key}` at position `at` points; () if `text` is none."""
+    """Return the path to which a reference such as `${..key}` at position `at` points; () for any other text."""
     reference = REFERENCE.fullmatch(text)
     if not reference:
         return ()

@@ -133,7 +133,7 @@ def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunR
 
 
 def compared(trials: Sequence[RunRecord]) -> dict[str, object] | None:
-    """Return the settings and metrics in which to compare two runs; None for any other number of runs."""
+    """Return two runs, their different settings and their common metrics; None for any other number of runs."""
     if len(trials) != 2:
         return None
     first, second = trials

@@ -200,7 +200,7 @@ def judgement(task: Task, summary: Mapping[str, Any]) -> str:
 def build_parts(
     cfg: DictConfig, config: dict[str, Any], watchers: Sequence[Callback] = ()
 ) -> tuple[ImageData, Task, Trainer]:
-    """Return the decoded data, the task with weights drawn from the seed, and a trainer without loggers."""
+    """Return the decoded images, the task with initial weights drawn from the seed, and a trainer without loggers."""
     quieten_lightning()
     with seeded("weights", cfg.seed):
         task: Task = build(cfg.task)

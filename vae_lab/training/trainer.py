@@ -128,7 +128,7 @@ def construct(asked: dict[str, Any], **arguments: Any) -> Trainer:
 
 
 def validation(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings; if `val_check_interval` is a fraction, 1 replaces a `check_val_every_n_epoch` of None.
+    """Return the settings; if `val_check_interval` is a fraction, `check_val_every_n_epoch` is 1 in place of None.
 
     Lightning accepts a fraction of an epoch as interval only if `check_val_every_n_epoch` is a number, and counts an
     integer interval over the whole run only if it is None.

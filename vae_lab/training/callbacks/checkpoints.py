@@ -123,7 +123,7 @@ class StoredConfig(Callback):
         self.validated_at = None if trainer.sanity_checking else trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the config, the data fingerprint and the validation metrics in the checkpoint."""
+        """Store the config, the fingerprint of the images and the validation metrics in the checkpoint."""
         checkpoint["hyper_parameters"] = self.config
         checkpoint["data"] = self.data
         seen = trainer.callback_metrics if self.validated_at == trainer.global_step else {}
