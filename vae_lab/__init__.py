@@ -30,12 +30,12 @@ PLACES = {
 
 
 def __getattr__(name: str) -> object:
-    """Return a public function and import its module."""
+    """Return the public function `name`, imported from its module at the first use."""
     if name not in PLACES:
         raise AttributeError(f"module 'vae_lab' has no attribute {name!r}")
     return getattr(import_module(PLACES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """Return the names in the package, including the public functions."""
+    """Return the names of the package's attributes, including public functions that are not imported yet."""
     return sorted({*globals(), *__all__})

@@ -8,14 +8,14 @@ COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profil
 
 
 def summary(command: str) -> str:
-    """Return the first line of a command's docstring; the module is parsed, not imported."""
+    """Return the one-line description of a command from its module's docstring, without importing the module."""
     source = (Path(__file__).parent / f"{command}.py").read_text(encoding="utf-8")
     first = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
     return first.rpartition("`: ")[2].rstrip(".")
 
 
 def main() -> int:
-    """Print the list of commands; return 2 if the command line has any other argument than --help."""
+    """Print the list of commands and return 0; for any argument other than --help, return 2."""
     lines = [f"  python -m vae_lab.{name:9s} {summary(name)}" for name in COMMANDS]
     text = "\n".join(["Commands of vae_lab (add --help to a command for its settings):", *lines, ""])
     known = sys.argv[1:] in ([], ["--help"], ["-h"])

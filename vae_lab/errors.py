@@ -1,4 +1,4 @@
-"""Errors that users can cause, with their exit codes, and checks of settings.
+"""Errors that users can cause, their exit codes, and checks of settings.
 
 An error's message is one sentence that names the value and the remedy, because the user sees nothing else.
 
@@ -28,7 +28,7 @@ class StorageError(Exception):
 
 
 class TimeLimit(Exception):  # noqa: N818
-    """A run reached its time limit before its last batch; its results are complete and valid."""
+    """A run reached its time limit before its last batch; its results up to then are valid."""
 
 
 class FilesFailed(Exception):  # noqa: N818
@@ -40,7 +40,7 @@ class SweepFailed(Exception):  # noqa: N818
 
 
 class RanksLost(Exception):  # noqa: N818
-    """One of the processes that train a model together has ended.
+    """One of the processes of a distributed training run has ended before the run did.
 
     Args:
         message: why the process ended.
@@ -57,7 +57,10 @@ class RanksLost(Exception):  # noqa: N818
 
 
 class Interrupted(BaseException):
-    """A signal ended the command; not an `Exception`, so that a sweep does not start its next job."""
+    """A signal, such as Ctrl-C, ended the command.
+
+    It is not an `Exception`, so that a sweep does not start its next job.
+    """
 
     def __init__(self, number: int, how: str) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}, {how}.")
@@ -65,18 +68,21 @@ class Interrupted(BaseException):
         self.how = how
 
     def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
-        """Return the constructor and its arguments: a launcher's workers send this error to their parent."""
+        """Return the constructor and its arguments, for pickling.
+
+        The workers of a Hydra launcher send this error to their parent process.
+        """
         return Interrupted, (self.number, self.how)
 
 
 def require_count(name: str, value: object, least: int = 1, hint: str = "") -> None:
-    """Raise ValueError unless a setting is a whole number of at least `least`; `hint` ends the message."""
+    """Raise ValueError, with `hint` at its end, unless a setting is an integer of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value}{hint}.")
 
 
 def require_number(name: str, value: object, interval: str = "[0, inf)", hint: str = "") -> None:
-    """Raise ValueError unless a setting is a number in an interval such as "(0, 1]"; `hint` ends the message."""
+    """Raise ValueError, with `hint` at its end, unless a setting is a number in an interval such as "(0, 1]"."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     within = isinstance(value, int | float) and (
         low < value < high or (value == low and interval[0] == "[") or (value == high and interval[-1] == "]")
@@ -112,7 +118,7 @@ PARTLY_FAILED = 7
 
 
 def exit_code(error: BaseException) -> int:
-    """Return the documented exit code for an error; 1 for a fault in vae_lab itself."""
+    """Return the exit code of a command that ends with this error, from the module's table; 1 for a bug in vae_lab."""
     if isinstance(error, Interrupted):
         return 128 + error.number
     if isinstance(error, KeyboardInterrupt):
@@ -127,7 +133,7 @@ def exit_code(error: BaseException) -> int:
 
 
 def status(error: BaseException) -> str:
-    """Return the status that summary.json records for a run that ended with this error."""
+    """Return the value of `status` in summary.json for a run that an error ended, such as "diverged"."""
     if isinstance(error, RanksLost):
         return error.status
     stopped = isinstance(error, Interrupted | KeyboardInterrupt | SystemExit)

@@ -1,4 +1,4 @@
-"""Estimates with a 95 % interval or a standard error."""
+"""Estimates with a 95 % confidence interval or a standard error."""
 
 from collections.abc import Sequence
 from math import nan, sqrt
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Interval(NamedTuple):
-    """An estimate and the ends of the 95 % interval around it; NaN where the data tell no end."""
+    """An estimate and the two ends of its 95 % confidence interval, which are NaN if the data do not determine them."""
 
     value: float
     low: float
@@ -15,14 +15,14 @@ class Interval(NamedTuple):
 
 
 class Mean(NamedTuple):
-    """An average over images or draws, and its standard error."""
+    """A mean over images or random draws, and its standard error."""
 
     value: float
     standard_error: float
 
 
 def t_factor(freedom: int | float, level: float = 0.95) -> float:
-    """Return how many standard errors a two-sided interval reaches by Student's t; NaN without degrees of freedom.
+    """Return the half-width, in standard errors, of Student's t interval for `freedom` degrees of freedom; NaN for 0.
 
     Student 1908, The probable error of a mean, https://doi.org/10.1093/biomet/6.1.1
     """
@@ -32,7 +32,7 @@ def t_factor(freedom: int | float, level: float = 0.95) -> float:
 
 
 def t_interval(values: Sequence[float]) -> Interval:
-    """Return the mean of one value or more, roughly normal, with its interval by Student's t."""
+    """Return the mean of roughly normal values with its 95 % interval by Student's t; NaN ends for one value."""
     mean, n = fmean(values), len(values)
     reach = t_factor(n - 1) * stdev(values) / sqrt(n) if n > 1 else nan
     return Interval(mean, mean - reach, mean + reach)

@@ -43,8 +43,8 @@ TABLE = """
 3 | evaluate run=FILES data.root=nowhere out=here | nowhere does not exist
 2 | evaluate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a folder
 2 | evaluate run=RUN out=x.html | out=x.html is the name of a file; name a folder
-2 | evaluate run=RUN nll_images=2 out=here | at least 4 images of each kind
-2 | evaluate run=RUN features=magic out=here | features=magic
+2 | evaluate run=RUN nll_images=2 out=here | at least 4 images of each
+2 | evaluate run=RUN features=magic out=here | features must be one of
 2 | generate | run= must be given: a run folder.
 3 | generate run=latest | there is no checkpoint at
 2 | generate run=RUN n=0 | n must be a whole number

@@ -228,7 +228,7 @@ def test_a_fitted_mixture_is_a_density_where_the_latents_are() -> None:
     assert torch.cdist(samples, centres).min(1).values.max() < 2
     grid = torch.cartesian_prod(torch.linspace(-6, 6, 241), torch.linspace(-6, 6, 241))
     assert (density.log_prob(grid).exp().sum() * 0.05**2).item() == pytest.approx(1, abs=1e-3)
-    with pytest.raises(ValueError, match="from 1 to the 1000 latents"):
+    with pytest.raises(ValueError, match="must be from 1 to 1000"):
         fitted_mixture(latents, 1001, seed=0)
 
 

@@ -1,1 +1,1 @@
-"""Image sets: decoded once into uint8 tensors, split by seed, indexed for batches."""
+"""Data sets of images: decoded once into uint8 tensors, split by a seed, and served in batches."""

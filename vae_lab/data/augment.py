@@ -13,7 +13,7 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class Augment:
-    """Random flips and shifts of a batch on its device; they depend only on the counters.
+    """A callable that flips and shifts the images of a batch at random; equal counters give equal results.
 
     Args:
         flip: whether to mirror each image left to right with probability 1/2.
@@ -29,7 +29,7 @@ class Augment:
         self.shift = shift
 
     def __call__(self, images: Images, *counters: int | str) -> Images:
-        """Return the images flipped and shifted by a draw from the counters."""
+        """Return the images randomly flipped and shifted, seeded by a hash of `counters` (integers and strings)."""
         generator = torch.Generator().manual_seed(counter_seed("augment", *counters))
         n = len(images)
         flips = torch.rand(n, generator=generator) < 0.5
@@ -43,7 +43,7 @@ class Augment:
 
 
 def read_augment(settings: Mapping[str, object] | None) -> Augment | None:
-    """Return the augmentation of the setting `data.augment`, or None if it changes no image.
+    """Return the `Augment` that the setting `data.augment` describes, or None if it changes no image.
 
     Raises:
         ValueError: if a key is unknown or a value is invalid.
@@ -57,7 +57,7 @@ def read_augment(settings: Mapping[str, object] | None) -> Augment | None:
 
 
 def shifted(images: Images, moves: Int64[Tensor, "2 batch"]) -> Images:
-    """Return each image moved down and right by its two numbers in `moves`; edges are filled by reflection."""
+    """Return each image moved down and right by its two pixel offsets in `moves`, with edges filled by reflection."""
     for dim, move in zip((2, 3), moves, strict=True):
         size = images.shape[dim]
         places = reflected(torch.arange(size, device=images.device) - move[:, None], size)
@@ -67,7 +67,7 @@ def shifted(images: Images, moves: Int64[Tensor, "2 batch"]) -> Images:
 
 
 def reflected(places: Int64[Tensor, "batch size"], size: int) -> Int64[Tensor, "batch size"]:
-    """Return indices reflected into 0 to size - 1; the reflection does not repeat the ends."""
+    """Return pixel indices reflected at 0 and size - 1, as in reflection padding, which does not repeat the ends."""
     period = max(2 * (size - 1), 1)
     places = places % period
     return torch.minimum(places, period - places) if size > 1 else places * 0

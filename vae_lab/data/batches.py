@@ -1,4 +1,4 @@
-"""Batches whose order is a function of (seed, epoch), so that resumed runs and sweeps repeat it."""
+"""Batches in an order that is a function of (seed, epoch), so that a resumed run repeats it."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,17 +14,17 @@ from vae_lab.system.randomness import counter_seed
 
 
 class EpochCounter:
-    """The current epoch of a loader; Lightning sets it through `loader.sampler`."""
+    """A stand-in for a loader's sampler that stores the epoch; Lightning calls its `set_epoch` before each epoch."""
 
     epoch: int = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch of the next pass."""
+        """Store the number of the next epoch."""
         self.epoch = epoch
 
 
 class Batches:
-    """Training batches, one epoch for each pass of the loader; their order depends only on (seed, epoch).
+    """An iterable of training batches, one epoch per iteration; the order depends only on (seed, epoch).
 
     The images form a stream of complete permutations of the set, and global batch b takes the positions b * size to
     (b + 1) * size of the stream. Every batch is therefore full, and a set may be smaller than a batch. An epoch has as
@@ -70,13 +70,13 @@ class Batches:
         return max(1, len(self.images) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[Sample]:
-        """Yield this rank's part of the remaining batches of the current epoch."""
+        """Yield this rank's share of each remaining batch of the current epoch."""
         epoch = self.sampler.epoch if isinstance(self.sampler, EpochCounter) else 0
         for batch in range(self.first(), len(self)):
             yield self[epoch * len(self) + batch]
 
     def __getitem__(self, batch: int) -> Sample:
-        """Return this rank's part of global batch number `batch`."""
+        """Return this rank's share of global batch number `batch`, counted over all epochs, as a `Sample`."""
         indices = self.indices(batch)
         if not self.redraw:
             return self.images.__getitems__(indices)
@@ -84,14 +84,17 @@ class Batches:
         return Sample(scaled(drawn), self.images.labels[indices])
 
     def state_dict(self) -> dict[str, int]:
-        """Return an empty state, because `first` gives the position; Lightning warns if this method is missing."""
+        """Return an empty dict, because the position in the epoch comes from `first`.
+
+        Lightning warns if this method is missing.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Do nothing."""
+        """Do nothing, because `state_dict` is empty."""
 
     def indices(self, batch: int) -> Int64[Tensor, " batch"]:
-        """Return the indices of the images in this rank's part of global batch number `batch`."""
+        """Return the image indices of this rank's share of global batch number `batch`, counted over all epochs."""
         size = self.batch_size * self.world_size
         first, last = batch * size // len(self.images), ((batch + 1) * size - 1) // len(self.images)
         passes = [self._permutation(i) for i in range(first, last + 1)]
@@ -100,7 +103,7 @@ class Batches:
         return places[offset : offset + self.batch_size]
 
     def _permutation(self, npass: int) -> Int64[Tensor, " n"]:
-        """Return the order of pass number `npass` over the set, cached while its batches are taken.
+        """Return the random permutation of all image indices for pass number `npass` over the set; it is cached.
 
         It is stored on the device of the pixels, so that batches of a set on a GPU need no transfer.
         """
@@ -113,7 +116,7 @@ class Batches:
 
 
 class OrderedBatches:
-    """One pass over a set in its own order; the last batch may be smaller.
+    """An iterable of evaluation batches that cover a set once, in its stored order; the last may be smaller.
 
     Each process takes every `world_size`-th batch. Batches are smaller if a process would otherwise have none.
 

@@ -1,4 +1,4 @@
-"""Binarization: each pixel becomes 1 with its grey value as probability, else 0."""
+"""Random binarization of images: each pixel becomes 1 with its grey value as probability, else 0."""
 
 import torch
 from jaxtyping import UInt8
@@ -11,7 +11,7 @@ WAYS = (None, "static", "dynamic")
 
 
 def binarized(pixels: UInt8[Tensor, "*shape"], *counters: int | str) -> UInt8[Tensor, "*shape"]:
-    """Return pixels that are 255 with probability pixel / 255, drawn from the counters, and else 0.
+    """Return uint8 pixels that are 255 with probability pixel / 255, else 0, drawn by a hash of `counters` as seed.
 
     The draws are integers from 0 to 254, so the probabilities are exact, and pixels of 0 and 255 never change.
     """
@@ -21,7 +21,7 @@ def binarized(pixels: UInt8[Tensor, "*shape"], *counters: int | str) -> UInt8[Te
 
 
 def static_splits(parts: Splits, *names: str, seed: int) -> Splits:
-    """Return the splits, of which the named ones are binarized once from `seed`; the others stay grey."""
+    """Return the splits, those in `names` binarized once by the random seed `seed`, the others unchanged."""
 
     def fixed(name: str, images: ImageSet) -> ImageSet:
         return ImageSet(binarized(images.pixels(slice(None)), "static", seed, name), images.labels)

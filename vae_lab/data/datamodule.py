@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class ImageData(LightningDataModule, ABC):
-    """Training, validation and test batches of an image set that is held in memory as uint8.
+    """A LightningDataModule of training, validation and test images that are held as uint8.
 
     Args:
         channels: 1 for grey, 3 for colour.
@@ -74,7 +74,7 @@ class ImageData(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Return the decoded splits; called once.
+        """Return the decoded training, validation and test images; called once.
 
         Raises:
             DataError: if the images are missing, unreadable or too few.
@@ -82,7 +82,7 @@ class ImageData(LightningDataModule, ABC):
 
     @cached_property
     def raw_splits(self) -> Splits:
-        """The splits before binarization, loaded at the first use."""
+        """The training, validation and test images before binarization, loaded at the first use."""
         parts = self.load()
         if self.batch_size > len(parts.train):
             line = "data.batch_size=%d is larger than the training part of %d images: each batch repeats images"
@@ -97,28 +97,31 @@ class ImageData(LightningDataModule, ABC):
 
     @cached_property
     def splits(self) -> Splits:
-        """The splits that the model is trained on, binarized if `binarize` is set."""
+        """The training, validation and test images of a training run, binarized if `binarize` is set.
+
+        If it is "dynamic", the training images are grey here, and `Batches` binarizes them anew for each batch.
+        """
         fixed = {None: (), "static": Splits._fields, "dynamic": ("val", "test")}[self.binarize]
         return static_splits(self.raw_splits, *fixed, seed=self.split_seed)
 
     @cached_property
     def eval_splits(self) -> Splits:
-        """The splits for evaluation: every split is binarized once if `binarize` is set."""
+        """The training, validation and test images for evaluation, each binarized once if `binarize` is set."""
         names = () if self.binarize is None else Splits._fields
         return static_splits(self.raw_splits, *names, seed=self.split_seed)
 
     @cached_property
     def fingerprint(self) -> dict[str, int | str]:
-        """The size of each split and a hash of its pixels and labels."""
+        """The number of images in each split, and a hash of their pixels and labels."""
         digests = {f"{name}_digest": part.digest() for name, part in self.splits._asdict().items()}
         return {f"n{name}": len(part) for name, part in self.splits._asdict().items()} | digests
 
     def setup(self, stage: str) -> None:
-        """Load the splits before the first batch."""
+        """Load and binarize the splits, before the first batch."""
         _ = self.splits
 
     def train_dataloader(self) -> Batches:
-        """Return this rank's training batches."""
+        """Return the loader of this rank's training batches."""
         rank, world_size = self._share()
         trainer, images = self.trainer, self.splits.train
         if trainer is not None and self.binarize != "dynamic":  # dynamic binarization draws on the CPU
@@ -135,7 +138,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:  # noqa: ANN401
-        """Return a training batch augmented on its device; other batches are unchanged."""
+        """Return a training batch after augmentation, computed on its device; other batches are unchanged."""
         trainer = self.trainer
         if self.augment is None or trainer is None or not trainer.training or not isinstance(batch, Sample):
             return batch
@@ -143,17 +146,17 @@ class ImageData(LightningDataModule, ABC):
         return batch._replace(image=self.augment(batch.image, *place))
 
     def val_dataloader(self) -> OrderedBatches:
-        """Return this rank's batches of one pass over the validation images."""
+        """Return the loader of this rank's validation batches, for one pass over the validation images."""
         return OrderedBatches(self.splits.val, self.eval_batch_size, *self._share())
 
     def test_dataloader(self) -> OrderedBatches:
-        """Return this rank's batches of one pass over the test images."""
+        """Return the loader of this rank's test batches, for one pass over the test images."""
         return OrderedBatches(self.splits.test, self.eval_batch_size, *self._share())
 
     def predict_dataloader(self) -> OrderedBatches:
-        """Return this rank's batches of one pass over the test images."""
+        """Return the loader of the test images, as `test_dataloader` does."""
         return self.test_dataloader()
 
     def _share(self) -> tuple[int, int]:
-        """Return the rank of this process and the number of processes."""
+        """Return the rank of this process and the number of processes; (0, 1) without a trainer."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

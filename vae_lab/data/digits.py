@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, which need no network."""
+"""The 1,797 handwritten digits of scikit-learn, which need no download."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from vae_lab.errors import require_count
 
 
 class Digits(ImageData):
-    """8x8 grey digits of 10 classes with 17 grey levels, enlarged to `image_size`.
+    """A data set of 8x8 grey digits in 10 classes, with 17 grey levels, resized to `image_size`.
 
     Args:
         nval: validation images, counted before `only` is applied.
@@ -36,7 +36,7 @@ class Digits(ImageData):
         self.ntest = ntest
 
     def load(self) -> Splits:
-        """Return the digits split by `split_seed`; equal images are in the same part."""
+        """Return the digits, split at random by `split_seed`; images with equal pixels are in the same split."""
         digits: Any = load_digits()  # sklearn's Bunch has no types
         pixels = torch.from_numpy((digits.images * 255 / 16).round().astype(np.uint8))[:, None]
         labels = torch.from_numpy(digits.target.astype(np.int64))

@@ -1,4 +1,4 @@
-"""A data set read from any folder of images."""
+"""A data set that is read from a folder of image files."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ NAMED = 20
 
 
 class Folder(ImageData):
-    """The images in a folder and its subfolders, split by `split_seed`.
+    """A data set of the images in a folder and its subfolders, split at random by `split_seed`.
 
     A file is an image if its content is; `decode` says how it is decoded. Exact duplicates (equal pixels) are kept and
     are always in the same part. Nothing is ever written into the folder.
@@ -93,7 +93,7 @@ class Folder(ImageData):
         self.labels = labels
 
     def load(self) -> Splits:
-        """Return the decoded images of the folder, split by `split_seed`."""
+        """Return the decoded images of the folder, split at random by `split_seed`."""
         root = self._find_root()
         listing = self._list(root)
         decoded = self._decode(root, listing)
@@ -115,7 +115,7 @@ class Folder(ImageData):
         rows: tuple[Int64[Tensor, " _"], ...],
         nduplicates: int,
     ) -> Survey:
-        """Return the summary of the folder for the log and for summary.json."""
+        """Return the summary of the data set for the log and for summary.json."""
         part = torch.zeros(len(paths), dtype=torch.int64)
         for number, indices in enumerate(rows):
             part[indices] = number
@@ -129,7 +129,7 @@ class Folder(ImageData):
         )
 
     def _find_root(self) -> Path:
-        """Return the absolute path of the folder; download the images if `download` is set and they are missing."""
+        """Return the folder's absolute path; if it is missing or empty and `download` is set, download the images."""
         if not self.root:
             raise DataError("data.root is not set; name the folder of the images with data.root=.")
         root = expanded(self.root).absolute()
@@ -138,7 +138,7 @@ class Folder(ImageData):
         return root
 
     def _list(self, root: Path) -> Listing:
-        """Return the files in the folder.
+        """Return the listing of the folder: its files that may be images, and the skipped entries.
 
         Raises:
             DataError: if there is no file; the message says what was found instead.
@@ -160,7 +160,7 @@ class Folder(ImageData):
         return listing
 
     def _decode(self, root: Path, listing: Listing) -> Decoded:
-        """Return the images among the files, in memory or memory-mapped, and log the other files.
+        """Return the decoded images of the listed files, in memory or memory-mapped; log the unusable files.
 
         Raises:
             DataError: if there is no image, or if there is a bad file and `on_bad` is "fail".
@@ -182,7 +182,7 @@ class Folder(ImageData):
         return decoded
 
     def _labels(self, paths: list[str]) -> Int64[Tensor, " n"]:
-        """Return the class of each image and set `classes`; zeros if `labels` is None.
+        """Return the class number of each image and set `classes`; if `labels` is None, all numbers are 0.
 
         Raises:
             DataError: if an image is not in a sub-folder.
@@ -202,7 +202,7 @@ class Folder(ImageData):
         return torch.tensor([numbers[place[0]] for place in places], dtype=torch.int64)
 
     def _refuse(self, bad: Bad) -> None:
-        """Raise DataError for a bad file if `on_bad` is "fail"."""
+        """Raise DataError for an unusable file if `on_bad` is "fail"; else do nothing."""
         if self.on_bad == "fail":
             raise DataError(
                 f"{printable(bad.path)} is not a usable image ({bad.reason}); remove it, or skip such files with"
@@ -210,7 +210,7 @@ class Folder(ImageData):
             )
 
     def _no_images(self, root: Path, finding: str) -> DataError:
-        """Return the error that the root holds no images, with the finding and the remedy."""
+        """Return a DataError that says what `root` holds instead of images, and the remedy."""
         remedy = "name the folder of the images with data.root="
         if self.archive is not None and not self.download:
             remedy += ", or download them with data.download=true"
@@ -237,7 +237,7 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 
 def _paths(listing: Listing, decoded: Decoded) -> list[str]:
-    """Return the path of each image, relative to the root."""
+    """Return the path of each decoded image, relative to the root."""
     bad = {file.path for file in decoded.bad}
     paths = [file.path for file in listing.files if file.path not in bad]
     assert len(paths) == len(decoded.digests)
@@ -245,13 +245,13 @@ def _paths(listing: Listing, decoded: Decoded) -> list[str]:
 
 
 def _groups(digests: list[str]) -> Int64[Tensor, " n"]:
-    """Return the group of each image, numbered by first occurrence; images with equal pixels share a group."""
+    """Return the group number of each image; images with equal pixels form a group, numbered in listing order."""
     numbers: dict[str, int] = {}
     return torch.tensor([numbers.setdefault(digest, len(numbers)) for digest in digests], dtype=torch.int64)
 
 
 def _report(bad: list[Bad], nimages: int, seconds: float) -> None:
-    """Log the bad files and the number of decoded files."""
+    """Log the unusable files, and the number of decoded images."""
     for file in bad[:NAMED]:
         log.warning("skipped %s: %s", printable(file.path), file.reason)
     if len(bad) > NAMED:

@@ -1,4 +1,4 @@
-"""Grids of images as uint8 pixels."""
+"""Arrangement of images in a grid of uint8 pixels."""
 
 import torch
 from jaxtyping import Float, UInt8
@@ -17,14 +17,14 @@ def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
 
 
 def grid(images: Image, ncolumns: int) -> Grid:
-    """Return a grid with `ncolumns` images per row; images below 56 pixels are enlarged by a whole factor."""
+    """Return the images tiled into one, `ncolumns` per row; those below 56 pixels are enlarged by an integer factor."""
     factor = -(-SMALLEST_TILE // images.shape[-1])
     large = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return to_uint8(make_grid(large, nrow=ncolumns, padding=2, pad_value=GAP_BRIGHTNESS))
 
 
 def paired(above: Image, below: Image, ncolumns: int) -> Float[Tensor, "both channels height width"]:
-    """Return two sets of images ordered for `grid`: each row of `above` is followed by the matching row of `below`."""
+    """Return two batches interleaved for `grid`: each row of `above` is followed by the matching row of `below`."""
     blank = above.new_full((-len(above) % ncolumns, *above.shape[1:]), GAP_BRIGHTNESS)  # fills the last row
     rows = zip(torch.cat([above, blank]).split(ncolumns), torch.cat([below, blank]).split(ncolumns), strict=True)
     return torch.cat([torch.cat(pair) for pair in rows])

@@ -12,7 +12,7 @@ from vae_lab.data.sample import Sample
 
 
 class ImageSet:
-    """Decoded images, in memory or memory-mapped; batches are indexed in one call and scaled to [0, 1].
+    """A data set of labelled uint8 images, in memory or memory-mapped; its batches are floats in [0, 1].
 
     Subsets share the pixels of the set that they were taken from, so the splits take no more memory than the set.
 
@@ -41,40 +41,40 @@ class ImageSet:
         return self._pixels.device
 
     def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
-        """Return the images at `indices` as floats in [0, 1], laid out channels-last."""
+        """Return the images at `indices` as a `Sample` of floats in [0, 1], in channels-last memory format."""
         return Sample(scaled(self.pixels(indices)), self.labels[self._on_device(indices)])
 
     def pixels(
         self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice
     ) -> UInt8[Tensor, "batch channels height width"]:
-        """Return the images at `indices` as they are stored."""
+        """Return the images at `indices` as stored, in uint8."""
         indices = self._on_device(indices)
         return self._pixels[indices if self._rows is None else self._rows[indices]]
 
     def _on_device(self, indices: Sequence[int] | Int64[Tensor, " some"] | slice) -> Any:  # noqa: ANN401
-        """Return indices on the device of the pixels; the transfer does not block."""
+        """Return indices moved to the device of the pixels, by a transfer that does not block."""
         if isinstance(indices, Tensor) and indices.device != self._pixels.device:
             return indices.to(self._pixels.device, non_blocking=True)
         return indices
 
     def held_on(self, device: torch.device) -> "ImageSet":
-        """Return the set on a GPU if its pixels fit in a quarter of the free memory there, else the set itself."""
+        """Return a copy on `device` if that is a GPU with four times the free memory needed, else the set itself."""
         nbytes = len(self) * self._pixels[0].numel()
         if device.type != "cuda" or nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         return ImageSet(self.pixels(slice(None)).to(device), self.labels.to(device))
 
     def subset(self, indices: Int64[Tensor, " some"]) -> "ImageSet":
-        """Return the images at `indices` as an `ImageSet` that shares these pixels."""
+        """Return the images at `indices` as an `ImageSet` that shares the pixels of this one."""
         rows = indices if self._rows is None else self._rows[indices]
         return ImageSet(self._pixels, self.labels[indices], rows)
 
     def relabelled(self, labels: Int64[Tensor, " n"]) -> "ImageSet":
-        """Return the same images with other labels."""
+        """Return an `ImageSet` of the same images with the given labels."""
         return ImageSet(self._pixels, labels, torch.arange(len(self)) if self._rows is None else self._rows)
 
     def digest(self) -> str:
-        """Return a hash of all pixels and labels, in order."""
+        """Return a hash of the shape, the pixels and the labels of all images, in order."""
         shape = (len(self), *self._pixels.shape[1:])
         digest = hashlib.blake2b(repr(shape).encode(), digest_size=16)
         for start in range(0, len(self), 4096):
@@ -86,18 +86,18 @@ class ImageSet:
 def scaled(
     pixels: UInt8[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Return stored pixels as floats in [0, 1], laid out channels-last."""
+    """Return uint8 pixels divided by 255, as floats in channels-last memory format."""
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def require_pixels(images: Tensor, channels: int, side: int) -> None:
-    """Raise ValueError unless images are [n, channels, side, side], either floats in [0, 1] or uint8."""
+    """Raise ValueError unless images are [n, channels, side, side], as floats in [0, 1] or as uint8."""
     require_range(images)
     require_size(images, channels, side)
 
 
 def require_range(images: Tensor) -> None:
-    """Raise ValueError unless images are [n, channels, height, width], either floats in [0, 1] or uint8."""
+    """Raise ValueError unless images are [n, channels, height, width] of any size, as floats in [0, 1] or uint8."""
     if images.ndim != 4:
         raise ValueError(f"images must be [n, channels, height, width], not {list(images.shape)}; one image is n = 1.")
     if images.dtype == torch.uint8:
@@ -114,7 +114,7 @@ def require_range(images: Tensor) -> None:
 
 
 def require_size(images: Tensor, channels: int, side: int) -> None:
-    """Raise ValueError if images are not [n, channels, side, side]."""
+    """Raise ValueError unless images are [n, channels, side, side]."""
     expected = [channels, side, side]
     if list(images.shape[1:]) != expected:
         raise ValueError(f"images must be {expected} each, as the run's own are, not {list(images.shape[1:])}.")

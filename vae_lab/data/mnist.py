@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, through torchvision's classes."""
+"""MNIST and Fashion-MNIST, read by torchvision's classes."""
 
 import logging
 import tempfile
@@ -27,7 +27,7 @@ FILES = "*-ubyte*"
 
 
 class IdxImages(ImageData):
-    """Grey images of 10 classes; validation images are taken from the publisher's training images.
+    """A data set of grey images in 10 classes; the validation images are taken from the published training images.
 
     Args:
         dataset: torchvision's class.
@@ -61,14 +61,14 @@ class IdxImages(ImageData):
         self.nval = nval
 
     def load(self) -> Splits:
-        """Return the splits; torchvision downloads and checks the files if they are missing."""
+        """Return the training, validation and test images; missing files are downloaded if `download` is set."""
         root = self._find_root()
         train, test = self._read(root, train=True), self._read(root, train=False)
         train_rows, val_rows, _ = split(torch.arange(len(train)), self.nval, 0, self.split_seed)
         return select_classes(Splits(train.subset(train_rows), train.subset(val_rows), test), self.only)
 
     def _find_root(self) -> Path:
-        """Return the folder that holds `<class name>/raw`, which is `root` or a folder near it; download if needed.
+        """Return the folder that holds `<class name>/raw`: `root` or one near it; download the files if none does.
 
         Raises:
             DataError: if the files are directly in `root` or `root/raw`, or cannot be downloaded.
@@ -98,7 +98,7 @@ class IdxImages(ImageData):
         return path.parent if last[-1:] == (self.title,) else self.root
 
     def _below(self) -> list[Path]:
-        """Return the folder directly in `root` that holds the set, as a list; [] unless there is exactly one."""
+        """Return the subfolders of `root` that hold `<class name>/raw`, if there is exactly one; else []."""
         try:
             found = [place for place in self.root.iterdir() if self._holds(place)]
         except OSError:
@@ -106,7 +106,7 @@ class IdxImages(ImageData):
         return found if len(found) == 1 else []
 
     def _holds(self, place: Path) -> bool:
-        """Return whether the folder `<class name>/raw` in `place` holds files of the set."""
+        """Return whether the folder `place` holds files of the data set in `<class name>/raw`."""
         return any((place / self.title / "raw").glob(FILES))
 
     def _read(self, root: Path, *, train: bool) -> ImageSet:
@@ -121,7 +121,7 @@ class IdxImages(ImageData):
         return ImageSet(resized(found.data[:, None], self.channels, self.image_size), found.targets.long())
 
     def _fetch(self, root: Path) -> None:
-        """Download into a temporary folder and rename it, so that a failed download leaves no partial files."""
+        """Download the files into `<class name>` in `root`; a failed download leaves no partial files."""
         others = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
         beside = f", beside {len(others)} other files and folders ({printable(others[0])}, …)" if others else ""
         log.info("downloading %s to %s%s", self.title, (root / self.title).absolute(), beside)

@@ -1,4 +1,4 @@
-"""Resizing of the bundled data sets."""
+"""Resizing of MNIST, Fashion-MNIST and the digits to `data.image_size`."""
 
 import torch
 from jaxtyping import UInt8
@@ -9,7 +9,7 @@ from torch.nn.functional import interpolate
 def resized(
     pixels: UInt8[Tensor, "n 1 height width"], channels: int, image_size: int
 ) -> UInt8[Tensor, "n channels size size"]:
-    """Return grey images resized by antialiased bicubic interpolation, if needed, and repeated in each channel."""
+    """Return grey images resized by antialiased bicubic interpolation, if necessary, and repeated in each channel."""
     if pixels.shape[-1] != image_size:
         parts = (
             interpolate(part.float(), size=(image_size, image_size), mode="bicubic", antialias=True)

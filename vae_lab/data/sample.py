@@ -1,4 +1,4 @@
-"""`Sample`: the batch type of vae_lab."""
+"""The class `Sample`, the batch of images and labels that models are trained on."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """A batch of images with pixels in [0, 1] and class labels (all 0 in a set without classes)."""
+    """A batch of images in [0, 1] with their class labels; all labels are 0 if the data set has no classes."""
 
     image: Float[Tensor, "batch channels height width"]
     label: Int64[Tensor, " batch"]

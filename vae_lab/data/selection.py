@@ -1,4 +1,4 @@
-"""Selection of classes of a data set (`data.only`), for one-class models."""
+"""Restriction of a data set to some classes (setting `data.only`), for one-class models."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from vae_lab.errors import DataError
 
 
 def check_only(only: object, nclasses: int) -> None:
-    """Raise ValueError unless `only` is None or a list of classes from 0 to `nclasses` - 1."""
+    """Raise ValueError unless `only` is None or a list of class numbers from 0 to `nclasses` - 1."""
     if only is None:
         return
     if isinstance(only, str) or not isinstance(only, Sequence) or not only:
@@ -19,12 +19,12 @@ def check_only(only: object, nclasses: int) -> None:
 
 
 def selected_names(names: Sequence[str], only: Sequence[int] | None) -> tuple[str, ...]:
-    """Return the names of the selected classes, in the order of their numbers; None selects all."""
+    """Return the names of the classes in `only`, by increasing class number; all names if `only` is None."""
     return tuple(names) if only is None else tuple(names[label] for label in sorted(set(only)))
 
 
 def select_classes(parts: Splits, only: Sequence[int] | None) -> Splits:
-    """Return the images of the selected classes in each part, with labels renumbered from 0; None selects all.
+    """Return the splits restricted to the classes in `only`, relabelled 0, 1, …; unchanged if `only` is None.
 
     Raises:
         DataError: if a part has no image of the selected classes.

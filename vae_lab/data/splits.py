@@ -1,4 +1,4 @@
-"""Random splits into training, validation and test images."""
+"""Random split of a data set into training, validation and test images."""
 
 import torch
 from jaxtyping import Int64
@@ -10,7 +10,7 @@ from vae_lab.errors import DataError
 def split(
     groups: Int64[Tensor, " n"], nval: int, ntest: int, seed: int
 ) -> tuple[Int64[Tensor, " train"], Int64[Tensor, " val"], Int64[Tensor, " test"]]:
-    """Return the sorted indices of the training, validation and test images.
+    """Return three tensors of sorted indices, a random split into training, validation and test images.
 
     Images of the same group (exact duplicates) are in the same part. Whole groups are assigned in an order drawn from
     `seed`, so the validation and test parts have at least `nval` and `ntest` images.

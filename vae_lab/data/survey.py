@@ -39,7 +39,7 @@ NAMED = 4
 
 
 class Survey(NamedTuple):
-    """A summary of a data set, or of one of its aspects.
+    """A summary of a data set, or of one aspect of it: facts, log lines and warnings.
 
     Attributes:
         facts: plain numbers and names, for summary.json.
@@ -52,19 +52,19 @@ class Survey(NamedTuple):
     warnings: tuple[str, ...] = ()
 
     def log_lines(self) -> None:
-        """Log the lines and the warnings."""
+        """Log the summary's lines as information, and its warnings as warnings."""
         for line in self.lines:
             log.info("%s", line)
         for warning in self.warnings:
             log.warning("%s", warning)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the facts and the warnings as plain data."""
+        """Return the facts and the warnings as a dict, for summary.json."""
         return self.facts | {"warnings": list(self.warnings)}
 
 
 def join_surveys(*surveys: Survey) -> Survey:
-    """Return several surveys as one."""
+    """Return one summary with the facts, lines and warnings of several."""
     facts: dict[str, Any] = {}
     for survey in surveys:
         facts |= survey.facts
@@ -73,19 +73,19 @@ def join_surveys(*surveys: Survey) -> Survey:
 
 
 def survey_parts(parts: Splits, classes: Sequence[str]) -> Survey:
-    """Return the number of images of each class in each part, without log lines."""
+    """Return a summary of the number of images of each class in each split, without log lines."""
     counts = {name: np.bincount(part.labels.numpy(), minlength=len(classes)) for name, part in parts._asdict().items()}
     each = {name: {part: int(count[i]) for part, count in counts.items()} for i, name in enumerate(classes)}
     return Survey({"npictures": sum(map(len, parts)), "classes": each})
 
 
 def survey_sources(sources: Sequence[Source], nbad: int) -> Survey:
-    """Return formats, sizes and value ranges of the picture files; `nbad` is the number of other files."""
+    """Return a summary of the image files: formats, sizes, values; `nbad` is the number of unusable files."""
     return join_surveys(_files(sources, nbad), _sizes(sources), _depths(sources))
 
 
 def _files(sources: Sequence[Source], nbad: int) -> Survey:
-    """Return the numbers of files, pages and pictures, and the formats."""
+    """Return a summary of the numbers of files, pages and images, and of the file formats."""
     formats = Counter(source.format for source in sources).most_common()
     nfiles, npages = len(sources) + nbad, sum(source.npages for source in sources)
     line = f"pictures: {len(sources):,} of {nfiles:,} files ({', '.join(f'{n:,} {name}' for name, n in formats)})"
@@ -102,7 +102,7 @@ def _files(sources: Sequence[Source], nbad: int) -> Survey:
 
 
 def _sizes(sources: Sequence[Source]) -> Survey:
-    """Return the sizes of the pictures, and the share of them outside the central square."""
+    """Return a summary of the image sizes, and of the share of pixels outside the central square."""
     sizes = np.array([(source.width, source.height) for source in sources])
     by_area = sizes[np.argsort(sizes.prod(1), kind="stable")]
     least, median, most = (by_area[i].tolist() for i in (0, len(sizes) // 2, -1))
@@ -121,7 +121,7 @@ def _sizes(sources: Sequence[Source]) -> Survey:
 
 
 def _depths(sources: Sequence[Source]) -> Survey:
-    """Return the bits per sample and the range of the values.
+    """Return a summary of the bits per sample, and of the range of the pixel values.
 
     The warning about a narrow range ignores a tenth of the pictures at either end, because a few broken pixels can span
     the whole range.
@@ -152,7 +152,7 @@ def _depths(sources: Sequence[Source]) -> Survey:
 
 
 def survey_folders(paths: Sequence[str], part: Sequence[int], classes: Sequence[str]) -> Survey:
-    """Return the number of pictures of each top-level folder in each part.
+    """Return a summary of the number of images of each top-level folder in each split.
 
     Args:
         paths: of the pictures, relative to the root.
@@ -177,7 +177,7 @@ def survey_folders(paths: Sequence[str], part: Sequence[int], classes: Sequence[
 
 
 def _folder_line(name: str, row: dict[str, int]) -> str:
-    """Return the log line of a folder."""
+    """Return the log line of a folder: its class, and its number of images in each split."""
     total = row["train"] + row["val"] + row["test"]
     where = "the folder itself" if name == "." else f"folder {name}"
     role = f" (class {row['class']})" if "class" in row else ""
@@ -185,7 +185,7 @@ def _folder_line(name: str, row: dict[str, int]) -> str:
 
 
 def _misread(places: Sequence[tuple[str, ...]], classes: Sequence[str]) -> list[str]:
-    """Return warnings about folders whose names suggest splits, masks or classes, but which are not used as such."""
+    """Return warnings about folders with names of splits, masks or classes that are used as something else."""
     folders = Counter(name for place in places for name in set(place[:-1]))
     splits = [name for name, _ in folders.most_common() if name.lower() in SPLITS]
     masks = [name for name, _ in folders.most_common() if name.lower() in MASKS]
@@ -218,7 +218,7 @@ def _misread(places: Sequence[tuple[str, ...]], classes: Sequence[str]) -> list[
 
 
 def survey_duplicates(nexact: int, near: NearDuplicates, paths: Sequence[str]) -> Survey:
-    """Return the numbers of exact and near duplicates.
+    """Return a summary of the numbers of exact and of near duplicates.
 
     Args:
         nexact: number of pictures with the same pixels as an earlier one.
@@ -236,7 +236,7 @@ def survey_duplicates(nexact: int, near: NearDuplicates, paths: Sequence[str]) -
 
 
 def _names(names: Sequence[str]) -> str:
-    """Return the first names and the number of the others."""
+    """Return the first `NAMED` names as text, followed by the number of the others."""
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(printable(name) for name in names[:NAMED]) + more
 

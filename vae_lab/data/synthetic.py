@@ -11,7 +11,7 @@ from vae_lab.errors import require_count
 
 
 class SyntheticBlobs(ImageData):
-    """Smooth random images of 10 classes that differ in brightness.
+    """A data set of smooth random images in 10 classes, which differ in brightness.
 
     Args:
         nimages: number of images, an eighth each for validation and test.
@@ -25,7 +25,7 @@ class SyntheticBlobs(ImageData):
         self.classes = tuple(map(str, range(10)))
 
     def load(self) -> Splits:
-        """Return the images, drawn from `split_seed`."""
+        """Return random images seeded by `split_seed`; an eighth each are for validation and test."""
         generator = torch.Generator().manual_seed(self.split_seed)
         labels = torch.randint(10, (self.nimages,), generator=generator)
         coarse = (

@@ -18,6 +18,7 @@ from vae_lab.reporting.untrusted_files import (
     read_overrides,
     read_yaml,
 )
+from vae_lab.runs.folder import SUMMARY, has_summary
 from vae_lab.runs.folder import command as command_line
 from vae_lab.runs.identity import file_digest, images_digest
 from vae_lab.system.masking import masked
@@ -27,7 +28,7 @@ from vae_lab.system.reading import Unreadable, is_there, read_json
 log = logging.getLogger(__name__)
 
 COMPLETED = "completed"
-MARKS = (".hydra", "checkpoints", "metrics.csv", "summary.json")
+MARKS = (".hydra", "checkpoints", "metrics.csv", SUMMARY)
 """Files that identify a run folder; a folder with one of the first three is not searched for more runs."""
 PARTS = ("train", "val", "test")
 EVALUATIONS = tuple(f"evaluation-{part}" for part in PARTS)
@@ -103,14 +104,14 @@ def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
     """Yield the run folders at and below `root`, except a sweep: a folder with only a summary and runs below it."""
     try:
         is_run = any((root / mark).exists() for mark in MARKS[:3])
-        has_summary = (root / "summary.json").exists()
+        is_summarised = has_summary(root)
         inside = [] if is_run or depth == MAX_DEPTH else root.iterdir()
         children = sorted(path for path in inside if path.is_dir() and not path.is_symlink())
     except OSError as error:
         log.warning("%s: %s; the report skips it", root, error.strerror)
         return
     below = [run for child in children for run in find_runs(child, depth + 1)]
-    if is_run or (not below and has_summary):
+    if is_run or (not below and is_summarised):
         yield root
     yield from below
 
@@ -118,9 +119,9 @@ def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
 def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
     """Return the record of a run; its `reason` also names files that cannot be read."""
     reasons: list[str] = []
-    summary: dict[str, Any] = masked(_tried(reasons, lambda: read_json(folder / "summary.json"), {}))
+    summary: dict[str, Any] = masked(_tried(reasons, lambda: read_json(folder / SUMMARY), {}))
     status = str(summary.get("status", "unreadable"))[:40]
-    if not is_there(folder / "summary.json"):
+    if not is_there(folder / SUMMARY):
         status, reasons = "unfinished", [masked(last_error(folder / "train.log")) or "killed before it wrote a summary"]
     elif status == "running":
         reasons.append("it is still running, or was killed")

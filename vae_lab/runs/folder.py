@@ -11,6 +11,7 @@ from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line, key
 from vae_lab.system.reading import Unreadable, read_json
 
+SUMMARY = "summary.json"
 MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
 OUTDATED = "outdated"
 """The state of a folder whose run has other settings or images."""
@@ -26,19 +27,29 @@ class State(NamedTuple):
     reason: str = ""
 
 
+def has_summary(folder: Path) -> bool:
+    """Return whether a folder holds the summary of a run, readable or not."""
+    return (folder / SUMMARY).exists()
+
+
 def read_summary(folder: Path) -> dict[str, Any]:
     """Return a run's summary; empty if it is missing or unreadable."""
     try:
-        return read_json(folder / "summary.json", links=True)
+        return read_json(folder / SUMMARY, links=True)
     except Unreadable:
         return {}
 
 
-def record(folder: Path, **facts: object) -> None:
-    """Add facts to a run's summary."""
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write a run's summary, with its secrets masked."""
     from vae_lab.system.atomic import write_whole  # imports torch
 
-    write_whole(folder / "summary.json", json.dumps(masked(read_summary(folder) | facts), indent=2).encode())
+    write_whole(folder / SUMMARY, json.dumps(masked(summary), indent=2).encode())
+
+
+def record(folder: Path, **facts: object) -> None:
+    """Add facts to a run's summary."""
+    write_summary(folder, read_summary(folder) | facts)
 
 
 def state_at_rest(folder: Path) -> State:
@@ -87,7 +98,7 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     Raises:
         DataError: if it is missing or unreadable, or if its `classes` are not a list.
     """
-    path = expanded(run) / "summary.json"
+    path = expanded(run) / SUMMARY
     try:
         summary = read_json(path, links=True)
     except Unreadable as error:

@@ -21,6 +21,7 @@ from vae_lab.runs.folder import (
     KILLED,
     OUTDATED,
     RUNNING,
+    SUMMARY,
     TO_RUN,
     State,
     command,
@@ -40,7 +41,7 @@ log = logging.getLogger(__name__)
 
 NOT_HASHED = ("group", "launcher")
 """Overrides that say where and how a trial is run; they do not change its folder."""
-RESULTS = ("summary.json", "metrics.csv", "checkpoints", "figures", "tensorboard")
+RESULTS = (SUMMARY, "metrics.csv", "checkpoints", "figures", "tensorboard")
 """Files and folders of a run that a new attempt must not find."""
 LONG = re.compile(r"\d+\.\d{5,}(e[+-]?\d+)?")
 """A number with more decimals than people read."""
@@ -95,8 +96,10 @@ class Trial(NamedTuple):
 def short_names(overrides: Sequence[str]) -> str:
     """Return overrides for people: the last part of each key where that is unique, four digits of long numbers.
 
-    >>> short_names(["model.nlatent=8", "optimizer.lr=0.00031622776601683794"])
-    'nlatent=8 lr=0.0003162'
+    Example:
+        >>> from vae_lab.sweeps.trial import short_names
+        >>> short_names(["model.nlatent=8", "optimizer.lr=0.00031622776601683794"])
+        'nlatent=8 lr=0.0003162'
     """
     keys = [key(text) for text in overrides]
     last = [name.rpartition(".")[2] for name in keys]

@@ -1,1 +1,1 @@
-"""Files, processes, devices and text."""
+"""Helpers for files, processes, devices and text that know nothing of models."""

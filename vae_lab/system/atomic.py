@@ -1,4 +1,4 @@
-"""Atomic writing of files."""
+"""Atomic writing of files, and checks of the paths in settings."""
 
 import logging
 import mimetypes
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
+    """Yield a temporary path beside `path`; the file written there is renamed to `path` if the `with` block succeeds.
 
     Readers see the old file or the new one, even after a crash: the content is on disk before the rename.
     """
@@ -41,7 +41,9 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
-    """Return the paths with wildcards expanded; a shell does not expand the one in setting=a*.png.
+    """Return the paths, each with a wildcard replaced by the existing paths that match it.
+
+    A shell does not expand the wildcard in setting=a*.png, because no path begins with `setting=`.
 
     Raises:
         DataError: if a wildcard matches nothing.
@@ -59,7 +61,10 @@ def expand_wildcards(paths: Sequence[Path], setting: str) -> list[Path]:
 
 
 def require_folder_name(out: Path, *accepted: str) -> None:
-    """Raise ValueError if `out=` names a file, as x.jpg, unless it is a folder or has an accepted ending, as ".png"."""
+    """Raise ValueError if the setting `out=` names a file instead of a folder.
+
+    A name such as x.jpg stands for a file, unless a folder has this name or its ending is in `accepted`.
+    """
     kind, _ = mimetypes.MimeTypes().guess_type(out.name.lower(), strict=False)
     if kind is None or out.suffix.lower() in accepted or out.is_dir():
         return
@@ -68,7 +73,7 @@ def require_folder_name(out: Path, *accepted: str) -> None:
 
 
 def write_png(path: Path, image: UInt8[Tensor, "channels height width"]) -> None:
-    """Write a grey or colour image to `path` atomically."""
+    """Write a grey or RGB image to the PNG file `path` atomically."""
     pixels = image.permute(1, 2, 0).numpy()
     with whole(path) as temporary:
         Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(temporary, format="PNG")

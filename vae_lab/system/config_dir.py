@@ -1,4 +1,4 @@
-"""The location of the packaged configs, in a checkout and in a wheel."""
+"""The path of the folder of Hydra configs, in a checkout and in an installed package."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Choice of a device and a precision: bfloat16 if the hardware supports it, else float32."""
+"""Choice of the device, and of the precision: bfloat16 if the hardware supports it, else float32."""
 
 import torch
 
@@ -6,7 +6,7 @@ PRECISIONS = ("auto", "bf16-mixed", "32-true")
 
 
 def choose_device(device: str) -> torch.device:
-    """Return the requested device; "auto" is the GPU if one is available, else the CPU.
+    """Return the torch device that a setting names; "auto" is the GPU if one is available, else the CPU.
 
     Raises:
         ValueError: if the device cannot be used.
@@ -30,6 +30,6 @@ def fastest_precision(accelerator: str) -> str:
 
 
 def arithmetic(precision: str, device: str) -> torch.autocast:
-    """Return the autocast context for a precision of `PRECISIONS`; `device` is "cpu" or "cuda"."""
+    """Return the autocast context for a precision in `PRECISIONS`, on the device "cpu" or "cuda"."""
     chosen = fastest_precision(device) if precision == "auto" else precision
     return torch.autocast(device, torch.bfloat16, enabled=chosen == "bf16-mixed")

@@ -1,4 +1,4 @@
-"""One-line descriptions of errors."""
+"""Error messages in one line."""
 
 import difflib
 import re
@@ -9,12 +9,12 @@ LOCATING = re.compile(r"Error locating target '(?P<target>[^']*)'[^\n]*(\nfull_k
 
 
 def is_in(target: object, packages: Collection[str]) -> bool:
-    """Return whether the top-level package of a dotted name is one of `packages`."""
+    """Return whether a dotted name such as "torch.nn.Linear" begins with the name of one of the packages."""
     return isinstance(target, str) and target.partition(".")[0] in packages
 
 
 def import_problem(error: BaseException) -> str | None:
-    """Return the message for a class in a config that cannot be imported; None for any other error."""
+    """Return a message if `error` is Hydra's for a class that cannot be imported, else None."""
     found = LOCATING.match(str(error)) if type(error).__name__ == "InstantiationException" else None
     if found is None:
         return None
@@ -22,7 +22,7 @@ def import_problem(error: BaseException) -> str | None:
 
 
 def unimportable(target: str, error: BaseException) -> str:
-    """Return the message for a class that cannot be imported, given the error that the import raised."""
+    """Return the message for a class `target` whose import raised `error`."""
     while type(error).__name__ in ("InstantiationException", "ImportError") and error.__cause__ is not None:
         error = error.__cause__
     problem = " ".join(str(error).split()).rstrip(".")
@@ -39,12 +39,12 @@ def unimportable(target: str, error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str], n: int = 1) -> str:
-    """Return the `n` known names that are most similar to `name`, as text; with n = 1 a close match, else ""."""
+    """Return the `n` known names most similar to `name`, joined by commas; for n = 1, a close match or ""."""
     return ", ".join(difflib.get_close_matches(name, list(known), n, cutoff=0.6 if n == 1 else 0.0))
 
 
 def reason(error: BaseException) -> str:
-    """Return an error's message in one line, without the error that Hydra wraps around it."""
+    """Return an error's message in one line; for Hydra's InstantiationException, the message of its cause."""
     unimportable = import_problem(error)
     if unimportable:
         return unimportable

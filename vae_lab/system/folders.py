@@ -1,4 +1,4 @@
-"""Home and cache folders, and checks that a path can be written.
+"""Paths of the home, cache and temporary folders, and checks that a folder can be written.
 
 A process in a container often has a user id without a name, no HOME, or a home that it cannot write to. `cache_folder`
 holds everything that vae_lab reuses between runs.
@@ -26,7 +26,7 @@ LIBRARY_FOLDERS = {
 
 
 def expanded(path: object) -> Path:
-    """Return a path with a leading ~ replaced by the home; a ~name without such a user is kept as a file name.
+    """Return a path with a leading ~ or ~name replaced by that user's home folder; an unknown ~name is unchanged.
 
     Raises:
         ValueError: if the user has no home.
@@ -38,13 +38,13 @@ def expanded(path: object) -> Path:
 
 
 def seen_from_here(path: Path) -> Path:
-    """Return a path as one would type it here: relative where it lies below the current folder."""
+    """Return a path relative to the current folder if it lies below it, else the absolute path."""
     here, path = Path.cwd(), path.absolute()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def home_folder() -> Path | None:
-    """Return the user's home, or None if it is unknown or missing."""
+    """Return the user's home folder, or None if it is unknown or does not exist."""
     if not os.environ.get("HOME"):
         os.environ.pop("HOME", None)  # an empty HOME would stand for the working folder
     try:
@@ -55,7 +55,10 @@ def home_folder() -> Path | None:
 
 
 def obstacle(folder: Path) -> OSError | None:
-    """Return the error that prevents writing into `folder`, or None; the folder need not exist and is not made."""
+    """Return the error that would prevent writing into `folder`, or None if writing is possible.
+
+    The folder need not exist and is not created.
+    """
     place = folder.absolute()
     while not os.path.lexists(place):
         place = place.parent
@@ -67,14 +70,17 @@ def obstacle(folder: Path) -> OSError | None:
 
 
 def require_writable(folder: Path, remedy: str = "name another folder with out=") -> None:
-    """Raise StorageError unless a file can be written into `folder`, which need not exist and is not made."""
+    """Raise StorageError unless files can be written into `folder`.
+
+    The folder need not exist and is not created.
+    """
     error = obstacle(folder)
     if error is not None:
         raise StorageError(f"{folder.absolute()} cannot be written ({error.strerror}); {remedy}.") from error
 
 
 def cache_folder() -> Path:
-    """Return the folder for results that can be computed again.
+    """Return the folder in which vae_lab stores results that can be computed again.
 
     It is VAE_LAB_CACHE if set, else vae_lab in the user's cache folder, else vae_lab in a temporary folder.
     """
@@ -86,7 +92,7 @@ def cache_folder() -> Path:
 
 
 def torch_folder() -> Path:
-    """Return the folder in which torch stores downloaded weights."""
+    """Return the folder in which torch stores downloaded weights (TORCH_HOME)."""
     named = os.environ.get("TORCH_HOME")
     if named:
         return expanded(named)
@@ -94,7 +100,7 @@ def torch_folder() -> Path:
 
 
 def kept_path(run: Path, name: str, weights: str) -> Path:
-    """Return the path of a file that was computed from a run; if it does not exist, the path to write it to.
+    """Return the path of a stored result of a run, in its folder or the cache; if missing, the path to write it to.
 
     `name` is the file's path in the run folder, and `weights` a hash of the checkpoint that it is computed from.
     """
@@ -106,7 +112,7 @@ def kept_path(run: Path, name: str, weights: str) -> Path:
 
 
 def place_to_keep(run: Path, name: str, weights: str) -> Path:
-    """Return the path to write a file to: in the run folder, or in the cache if the run folder is read-only."""
+    """Return the path to write a result of a run to: in the run folder if it can be written, else in the cache."""
     error = obstacle((run / name).parent)
     if error is None:
         return run / name
@@ -127,7 +133,9 @@ def _path_in_cache(name: str, weights: str) -> Path:
 
 
 def provide_home() -> str | None:
-    """Set HOME and cache variables to temporary folders, here and in child processes, if the home cannot be written.
+    """Set HOME and the cache variables to temporary folders if the user's own cannot be written.
+
+    They are set in the environment of this process, which child processes inherit.
 
     Returns:
         A sentence for the log, or None if nothing was changed.
@@ -149,14 +157,17 @@ def provide_home() -> str | None:
 
 
 def _is_blocked(variable: str) -> bool:
-    """Return whether a library cannot write its default folders; existing W&B settings may be read-only."""
+    """Return whether a library, given by its variable such as MPLCONFIGDIR, cannot write its default folders.
+
+    W&B only reads its existing settings, so their folder may be read-only.
+    """
     folders = [_user_folder(*place) for place in LIBRARY_FOLDERS[variable]]
     readable = variable == "WANDB_CONFIG_DIR" and folders[0] is not None and folders[0].is_dir()
     return not readable and any(folder is None or obstacle(folder) is not None for folder in folders)
 
 
 def _user_folder(variable: str, default: str, name: str) -> Path | None:
-    """Return one of the user's folders by the XDG base directory specification, or None without a home."""
+    """Return the folder `name` in one of the user's XDG base directories, or None if the user has no home."""
     named, home = os.environ.get(variable), home_folder()
     if named and Path(named).is_absolute():  # the specification ignores relative paths
         return Path(named) / name
@@ -164,7 +175,7 @@ def _user_folder(variable: str, default: str, name: str) -> Path | None:
 
 
 def temporary_home() -> Path:
-    """Return a private folder for temporary files, the same one for all processes of this user."""
+    """Return a private folder for temporary files, which all processes of this user share."""
     user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
     return _private_folder(Path(tempfile.gettempdir()) / f"vae_lab-{user}")
 

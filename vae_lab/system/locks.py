@@ -1,4 +1,4 @@
-"""A file lock on a folder, which names the process that holds it."""
+"""A file lock on a folder; the file names the process that holds the lock."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PATIENCE = 5.0  # seconds to wait for processes that only look at the lock
 
 
 class Holder(NamedTuple):
-    """The process that works in a folder, and the id of its command."""
+    """The process that has locked a folder: host, process id, and id of its command."""
 
     host: str
     pid: int
@@ -32,7 +32,9 @@ class Holder(NamedTuple):
 
 @contextmanager
 def hold(folder: Path, *, waits: bool = False) -> Iterator[bool]:
-    """Lock a folder while the block runs, and yield whether that succeeded; the system unlocks it if the process ends.
+    """Lock a folder during the `with` block, and yield whether the lock was acquired.
+
+    The operating system releases the lock when the process ends.
 
     Args:
         folder: is created if it does not exist.
@@ -52,7 +54,7 @@ def hold(folder: Path, *, waits: bool = False) -> Iterator[bool]:
 
 
 def _locked(file: TextIO) -> bool:
-    """Return whether this process has acquired the lock.
+    """Try to acquire the lock, and return whether this succeeded.
 
     `holder` shares the lock for a moment in order to look at it. A lock that can be shared is therefore not held by a
     process that works in the folder, and is tried again, after a random pause because other processes try again too.
@@ -77,7 +79,7 @@ def _locked(file: TextIO) -> bool:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Return the process that works in `folder`, or None."""
+    """Return the process that has locked `folder`, or None if it is not locked."""
     if fcntl is None:
         return None
     try:

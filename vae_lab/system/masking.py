@@ -1,4 +1,4 @@
-"""Masking of secrets: values of keys such as `password`, and `user:password@` in URLs.
+"""Masking of secrets in text: values of keys such as `password`, and `user:password@` in URLs.
 
 A secret is also masked wherever else its value occurs: an interpolation copies it to other settings, and an error may
 quote it. This applies to values of at least six characters; shorter ones are often ordinary words and numbers.
@@ -25,7 +25,7 @@ _known: set[str] = set()
 
 
 def remember(config: object) -> None:
-    """Mask the secrets of a config in everything that this process writes from now on."""
+    """Add the secrets in a config to those that `masked` and `MaskingFilter` mask in this process."""
     _known.update(_secrets(config))
 
 
@@ -59,7 +59,7 @@ def _masked(node: Any, values: list[str], key: str = "") -> Any:  # noqa: ANN401
 
 
 def _masked_text(text: str, values: list[str]) -> str:
-    """Return a text with its secrets masked; in an override such as password=…, the whole value is masked."""
+    """Return a text with its secrets masked; of an override such as password=…, the whole value is masked."""
     override = OVERRIDE.fullmatch(text)
     if override and _is_secret(override[1], override[2]):
         return override[1] + HIDDEN
@@ -72,7 +72,7 @@ def _masked_text(text: str, values: list[str]) -> str:
 
 
 def _values(text: str) -> Iterator[re.Match[str]]:
-    """Yield the secret values in a text that are written as `key=value` or `key: value`."""
+    """Yield the regular-expression matches of the secrets that a text gives as `key=value` or `key: value`."""
     end = 0
     for key in KEY.finditer(text):
         if key.start() < end or not any(_named(key[0])):
@@ -84,7 +84,7 @@ def _values(text: str) -> Iterator[re.Match[str]]:
 
 
 def _is_secret(key: str, value: object) -> bool:
-    """Return whether the value of a key is a secret.
+    """Return whether a value is a secret, judged by its key and its type.
 
     A number is a secret only if the last word of the key says so: `token: 123456` is one, `token_size: 64` is not.
     """
@@ -98,14 +98,14 @@ def _is_secret(key: str, value: object) -> bool:
 
 
 def _named(key: str) -> list[bool]:
-    """Return for each word of a key whether it names a secret."""
+    """Return a bool for each word of a key: whether it marks a secret, as `token` does, or `key` after `api`."""
     words = [word.lower() for word in WORD.findall(key)]
     pairs = zip(["", *words], words, strict=False)
     return [word in WORDS or (word == "key" and before in KINDS_OF_KEY) for before, word in pairs]
 
 
 def _secrets(node: object, key: str = "") -> Iterator[str]:
-    """Yield the secret values at any depth, which have a secret key or are the password in a URL."""
+    """Yield the secrets at any depth of a config: values of secret keys, and passwords in URLs."""
     if isinstance(node, dict):
         inner = "" if "_target_" in node else key
         for name, value in node.items():
@@ -125,10 +125,10 @@ def _secrets(node: object, key: str = "") -> Iterator[str]:
 
 
 class MaskingFilter(logging.Filter):
-    """Hides secrets in log lines."""
+    """A logging filter that masks the secrets in log messages."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the secrets of a record and return True."""
+        """Mask the secrets in a log record and return True, so that it is logged."""
         text = record.getMessage()
         hidden = masked(text)
         if hidden != text:

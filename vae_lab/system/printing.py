@@ -1,4 +1,4 @@
-"""One-line representations: the call that constructs an object, or the shapes of a distribution."""
+"""One-line representations of objects (constructor calls) and of distributions (shapes)."""
 
 import inspect
 from types import MethodType
@@ -8,10 +8,10 @@ from torch.distributions import Distribution
 
 
 class PrintsArguments:
-    """A mixin for modules that print with the arguments of their constructor."""
+    """A mixin for torch modules whose `repr` shows the arguments of their constructor."""
 
     def extra_repr(self) -> str:
-        """Return the arguments that are attributes of the same name, as `beta=1.0`.
+        """Return the constructor's arguments that are also attributes, as text such as `beta=1.0`.
 
         Tensors, methods and modules are left out; torch prints modules on lines of their own.
         """
@@ -20,12 +20,12 @@ class PrintsArguments:
 
 
 class PrintsCall(PrintsArguments):
-    """A mixin for objects that print as a call of their constructor, as `ELBO(beta=1.0)`."""
+    """A mixin for objects whose `repr` is the call of their constructor, such as `ELBO(beta=1.0)`."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
 def shapes(self: Distribution) -> str:
-    """Return the class name and the shapes of a distribution."""
+    """Return a distribution's class name, batch shape and event shape, as text."""
     return f"{type(self).__name__}(batch_shape={[*self.batch_shape]}, event_shape={[*self.event_shape]})"

@@ -1,4 +1,4 @@
-"""Rank and world size of this process, from torchrun's or Slurm's variables."""
+"""The rank and world size of this process, read from the variables of torchrun or Slurm."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Ranks(NamedTuple):
-    """The rank of this process and the number of processes of its run.
+    """The rank of this process, the number of processes of its run, and their number on this machine.
 
     Attributes:
         rank: number of this process; only rank 0 logs and writes.
@@ -30,7 +30,7 @@ SIZES = {"SLURM_NTASKS": "srun", "OMPI_COMM_WORLD_SIZE": "torchrun", "PMI_SIZE":
 
 
 def ranks() -> Ranks:
-    """Return the ranks that torchrun or `srun` has set in the environment; a single process without them.
+    """Return the rank and the numbers of processes set by torchrun or `srun`; rank 0 of 1 without them.
 
     Slurm's batch scripts also see the number of tasks; only the tasks of a step, started by `srun`, are processes.
 
@@ -49,12 +49,12 @@ def ranks() -> Ranks:
 
 
 def by_torchrun() -> bool:
-    """Return whether torchrun started this process, which sets all of its variables; a single one is a leftover."""
+    """Return whether torchrun started this process: only then are all of its environment variables set."""
     return set(TORCHRUN) <= set(os.environ)
 
 
 def size_warning() -> str | None:
-    """Return a warning about a variable that asks for several processes and is ignored, or None.
+    """Return a warning if a variable asks for several processes but this one runs alone, else None.
 
     A process that followed a leftover variable would wait forever for processes that were never started.
     """
@@ -70,7 +70,7 @@ def size_warning() -> str | None:
 
 
 def _number(name: str) -> int:
-    """Return the whole number in a variable, or raise ValueError."""
+    """Return the value of an environment variable as an integer, or raise ValueError."""
     value = os.environ.get(name, "")
     try:
         return int(value)
@@ -81,7 +81,10 @@ def _number(name: str) -> int:
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Have the system signal this process when its parent ends: joblib's workers would wait for it forever."""
+    """Ask the kernel to send this process a signal when its parent process ends (Linux only).
+
+    Without it, joblib's workers would wait for their parent forever.
+    """
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of linux/prctl.h
         ctypes.CDLL(None).prctl(set_parent_death_signal, number)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and progress lines elsewhere."""
+"""Progress of a loop: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import sys
@@ -18,7 +18,7 @@ LINE_EVERY = 10.0
 
 
 def track(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield the items and show the progress."""
+    """Yield the items, and show how many are done: as a bar on a terminal, as log lines elsewhere."""
     if sys.stdout.isatty():
         yield from rich_track(items, what, transient=True)
         return
@@ -31,6 +31,6 @@ def track(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 
 def bar() -> Progress:
-    """Return a progress bar on standard error that is shown on terminals only and removed at the end."""
+    """Return a progress bar on standard error, which appears only on a terminal and disappears at its end."""
     console = Console(stderr=True)
     return Progress(console=console, transient=True, disable=not console.is_terminal)

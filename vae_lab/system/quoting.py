@@ -1,4 +1,4 @@
-"""Quoting of overrides for Hydra's grammar and for the shell."""
+"""Quoting of Hydra overrides, for Hydra's grammar and for the shell."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ COMPOSED = re.compile(r"""\s*(["'\[{]|(choice|range|interval|glob|shuffle|sort|t
 
 
 def quote_override(key: str, value: object) -> str:
-    """Return the override that sets a setting to exactly this text, quoted where Hydra needs quotes."""
+    """Return the override `key=value`, with the value in quotes if Hydra would otherwise read another value."""
     text = str(value)
     plain = f"{key}={text}"
     parsed = parse(plain)
@@ -27,7 +27,7 @@ def quote_override(key: str, value: object) -> str:
 
 
 def quote_typed(text: str, *, sweeps: bool = False) -> str:
-    """Return an override with its value in quotes if Hydra cannot parse it without them.
+    """Return an override from the command line, with its value in quotes if Hydra cannot parse it without them.
 
     A value that begins like a list, a mapping, a quoted text or a function is returned unchanged.
 
@@ -42,12 +42,12 @@ def quote_typed(text: str, *, sweeps: bool = False) -> str:
 
 
 def quote_text(text: str) -> str:
-    """Return a text in quotes, so that Hydra takes it literally, for example as an element of a list."""
+    """Return a text in double quotes, which Hydra takes literally, for example as an element of a list."""
     return QuotedString(text, Quote.double).with_quotes()
 
 
 def command_line(command: str, overrides: Sequence[str] = (), flags: Sequence[str] = ()) -> str:
-    """Return the line that runs a command in a shell; `flags` are others than overrides, such as --config-dir."""
+    """Return the shell line that runs a command of vae_lab; `flags` are options such as --config-dir."""
     return shlex.join(["python", "-m", f"vae_lab.{command}", *flags, *overrides])
 
 
@@ -55,7 +55,7 @@ _parser = cache(OverridesParser.create)
 
 
 def parse(text: str) -> Override | None:
-    """Return an override as parsed by Hydra, or None if its syntax is invalid."""
+    """Return Hydra's `Override` object for the text of an override, or None if its syntax is invalid."""
     try:
         return _parser().parse_override(text)
     except HydraException:
@@ -63,5 +63,5 @@ def parse(text: str) -> Override | None:
 
 
 def key(override: str) -> str:
-    """Return the setting or group that an override names."""
+    """Return the name of the setting or config group in an override, such as "model" in "+model=mlp"."""
     return override.partition("=")[0].lstrip("+~")

@@ -1,4 +1,4 @@
-"""Bounded reading of untrusted JSON files."""
+"""Safe reading of files that others may have written, up to a maximum size."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ MAX_BYTES = 4_000_000
 
 
 class Unreadable(Exception):  # noqa: N818
-    """A file cannot be used; the message is a short reason."""
+    """A file cannot be read as expected; the message is a short reason."""
 
 
 def is_there(path: Path, *, links: bool = False) -> bool:
-    """Return whether a path is a regular file or, with `links`, a link to one."""
+    """Return whether a path is a regular file; a symbolic link to one counts only if `links` is set."""
     try:
         return path.is_file() and (links or not path.is_symlink())
     except OSError:  # no permission to search its folder
@@ -21,7 +21,7 @@ def is_there(path: Path, *, links: bool = False) -> bool:
 
 
 def read_text(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> str:
-    """Return a file's text.
+    """Return the content of a UTF-8 text file of at most `limit` bytes.
 
     Args:
         path: the file.
@@ -43,7 +43,7 @@ def read_text(path: Path, limit: int = MAX_BYTES, *, links: bool = False) -> str
 
 
 def read_json(path: Path, *, links: bool = False) -> dict[str, Any]:
-    """Return the JSON object in a file.
+    """Return the JSON object in a file as a dict.
 
     Raises:
         Unreadable: if the file cannot be read or does not hold a JSON object.

@@ -1,4 +1,4 @@
-"""Signals that end a command."""
+"""Handling of the signals that end a command, such as Ctrl-C and SIGTERM."""
 
 import signal
 import threading
@@ -15,31 +15,32 @@ CLEAN_UP = 10.0
 
 
 class EndAtOnce:
-    """A signal handler that raises Interrupted, and ignores further signals while `finally` blocks clean up."""
+    """A signal handler that raises Interrupted at the first signal, and then ignores signals for a few seconds."""
 
     def __init__(self, how: str) -> None:
         self.how = how
         self.since: float | None = None
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        """Raise Interrupted with the signal's number, unless the command is ending already."""
+        """Raise Interrupted with the signal's number; do nothing if the command is already ending."""
         if not self.is_ending():
             self.begin()
             raise Interrupted(number, self.how)
 
     def begin(self) -> None:
-        """Ignore signals for the next `CLEAN_UP` seconds, because the command is ending."""
+        """Start the `CLEAN_UP` seconds in which the command ends and signals are ignored."""
         self.since = time.monotonic()
 
     def is_ending(self) -> bool:
-        """Return whether `begin` was called in the last `CLEAN_UP` seconds."""
+        """Return whether the command is ending: `begin` was called in the last `CLEAN_UP` seconds."""
         return self.since is not None and time.monotonic() < self.since + CLEAN_UP
 
 
 def handled_signals() -> list[signal.Signals]:
-    """Return the signals that a command handles; none outside the main thread, where Python allows no handlers.
+    """Return the signals for which a command installs handlers; [] outside the main thread.
 
-    A signal that is ignored stays ignored, as `nohup` needs it, and submitit keeps the signal at which it requeues.
+    Python allows handlers in the main thread only. A signal that is ignored stays ignored, as `nohup` needs it, and
+    submitit keeps the signal at which it requeues.
     """
     if threading.current_thread() is not threading.main_thread():
         return []
@@ -47,12 +48,12 @@ def handled_signals() -> list[signal.Signals]:
 
 
 def must_stay(handler: object) -> bool:
-    """Return whether a handler must not be replaced: SIG_IGN, or the one with which submitit requeues a job."""
+    """Return whether an installed handler must be left in place: SIG_IGN, or submitit's that requeues the job."""
     from_submitit = str(getattr(handler, "__module__", "")).partition(".")[0] == "submitit"
     return handler is signal.SIG_IGN or (from_submitit and getattr(handler, "__name__", "") != "bypass")
 
 
 def ignore_signals() -> None:
-    """Ignore all signals of `handled_signals`, because the process is about to exit."""
+    """Ignore all signals in `handled_signals()` until the process exits."""
     for number in handled_signals():
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The number of threads of a process, measured once at the start of a run.
+"""Choice of the number of CPU threads of a process, by a measurement at the start of a run.
 
 Several threads are faster than one only if each has a core to itself. If another process uses one of two cores, a
 training step is many times slower with two threads than with one (docs/threads.md), so `auto` measures.
@@ -32,7 +32,7 @@ On two cores, two threads got a share of 0.94 to 0.99 on an idle machine, and 0.
 
 
 class Threads(NamedTuple):
-    """A number of threads and the reason for it."""
+    """A number of CPU threads, and the reason why it was chosen."""
 
     number: int
     reason: str
@@ -42,12 +42,12 @@ class Threads(NamedTuple):
 
     @property
     def is_news(self) -> bool:
-        """Whether the number differs from what the user typed or exported."""
+        """Whether the number is new to the user: it comes neither from `threads=` nor from OMP_NUM_THREADS."""
         return self.reason not in (TYPED, OMP)
 
 
 class Measured(NamedTuple):
-    """Timing of a convolution: seconds with one thread, seconds with all, and the share of CPU time that all got."""
+    """The mean seconds of a convolution with one and with all threads, and the share of CPU time that all got."""
 
     one: float
     many: float
@@ -55,7 +55,7 @@ class Measured(NamedTuple):
 
 
 def check_threads(setting: object) -> None:
-    """Raise ValueError unless the setting is auto or a number of threads."""
+    """Raise ValueError unless the setting `threads` is "auto" or a whole number of at least 1."""
     if setting != AUTO and not _is_count(setting):
         raise ValueError(f"threads={setting}: choose auto, or a whole number of at least 1.")
 
@@ -65,14 +65,14 @@ def _is_count(value: object) -> bool:
 
 
 def allowed_cores() -> int:
-    """Return the number of cores that this process may use by its affinity and its container's quota."""
+    """Return the number of CPU cores that the CPU affinity and the container's quota allow this process."""
     import joblib  # imports numpy
 
     return joblib.cpu_count()
 
 
 def decide_threads(setting: int | str, auto: Callable[[], Threads], kept: int | None = None) -> Threads:
-    """Return the number of threads of this process.
+    """Return the number of CPU threads that this process is to use, with the reason.
 
     It is the first of these that is known: the setting, the number of the run, sweep or study that is resumed,
     OMP_NUM_THREADS (which torchrun sets too), the result of `auto`.
@@ -105,13 +105,13 @@ def decide_threads(setting: int | str, auto: Callable[[], Threads], kept: int | 
 
 
 def environment_threads() -> int | None:
-    """Return the number in OMP_NUM_THREADS; None if it is unset or invalid."""
+    """Return the number in the variable OMP_NUM_THREADS, or None if it is unset or invalid."""
     text = os.environ.get(OMP, "").partition(",")[0].strip()  # further numbers are for nested regions
     return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else None
 
 
 def use_threads(number: int, nprocesses: int = 1) -> None:
-    """Set the number of threads of this process and of its child processes.
+    """Set the number of CPU threads of this process and of the child processes that it starts later.
 
     Args:
         number: of threads.
@@ -129,7 +129,7 @@ def use_threads(number: int, nprocesses: int = 1) -> None:
 
 
 def threads_in_use(setting: int | str) -> int:
-    """Apply the setting `threads` and return the number of threads of this process; "auto" changes nothing.
+    """Return the number of threads of this process, after setting it if `setting` is a number instead of "auto".
 
     Commands set the number before they train; this function sets it for calls of `vae_lab.train_run` from Python.
 
@@ -145,7 +145,7 @@ def threads_in_use(setting: int | str) -> int:
 
 
 def measured_threads(most: int) -> Threads:
-    """Return `most` or 1, whichever is faster now; `most` only if each thread has a core to itself.
+    """Return `most` threads if a measurement shows that they are faster than one, else 1 thread.
 
     Processes that torchrun or Slurm has started together do not measure, because each could find another number. They
     use one thread each, or SLURM_CPUS_PER_TASK.
@@ -158,7 +158,7 @@ def measured_threads(most: int) -> Threads:
 
 
 def choose_threads(measured: Measured, most: int) -> Threads:
-    """Return `most` or 1, whichever is better by the measurement."""
+    """Return `most` threads if each had a core to itself and they were faster than one thread, else 1 thread."""
     one, many, share = measured
     if share < OWN_CORES:
         return Threads(1, f"auto: {most} threads got {most * share:.1f} of {most} cores")
@@ -167,11 +167,12 @@ def choose_threads(measured: Measured, most: int) -> Threads:
 
 
 def measure_convolution(most: int) -> Measured:
-    """Return the timing of a convolution of the 2018 network with one thread and with `most` threads, in turns.
+    """Return the timing of a convolution, measured alternately with one thread and with `most` threads.
 
-    The batch has only 8 images, so that a turn of a few milliseconds holds many calls. Seconds are means, because
-    medians leave out the waiting. On a busy machine they still depend on what others do in each turn. The share of CPU
-    time that all threads got is more reliable, because threads that wait for each other keep their cores busy.
+    The convolution is one of the 2018 network. The batch has only 8 images, so that a turn of a few milliseconds holds
+    many calls. Seconds are means, because medians leave out the waiting. On a busy machine they still depend on what
+    others do in each turn. The share of CPU time that all threads got is more reliable, because threads that wait for
+    each other keep their cores busy.
     """
     import torch
 
@@ -195,7 +196,7 @@ def measure_convolution(most: int) -> Measured:
 
 
 def kept_threads(folder: Path) -> int | None:
-    """Return the number that the first driver of a sweep or study stored in its folder; None without one."""
+    """Return the number of threads stored in the folder of a sweep or study, or None if there is none."""
     try:
         number = json.loads((folder / KEPT).read_text(encoding="utf-8"))["threads"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -204,7 +205,7 @@ def kept_threads(folder: Path) -> int | None:
 
 
 def keep_threads(folder: Path, decided: Threads) -> Threads:
-    """Store the number in the folder of a sweep or study; return it, or the number that another driver stored first."""
+    """Store the number of threads in the folder of a sweep or study, unless it holds one; return the stored one."""
     try:
         with (folder / KEPT).open("x", encoding="utf-8") as file:
             json.dump({"threads": decided.number, "reason": decided.reason}, file)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
-from vae_lab.runs.folder import Located, checkpoint_path, load_summary, locate, read_summary
+from vae_lab.runs.folder import Located, checkpoint_path, has_summary, load_summary, locate, read_summary
 from vae_lab.runs.identity import WHEN_RESUMED, WITHOUT_EFFECT, describe_changes, differences
 from vae_lab.runs.load import PARTS, load_checkpoint
 from vae_lab.system.folders import expanded
@@ -81,7 +81,7 @@ def check_stored(run: str, overrides: Sequence[str]) -> None:
 def continue_in_folder(at: Located, typed: Sequence[str]) -> list[str]:
     """Return the overrides that make Hydra continue in a run's folder; none if another folder was typed."""
     elsewhere = {"folder", "hydra.run.dir"} & {key(text) for text in typed}
-    if elsewhere or at.checkpoint != "last" or not (at.folder / "summary.json").is_file():
+    if elsewhere or at.checkpoint != "last" or not has_summary(at.folder):
         return []
     number = 2
     while (at.folder / f".hydra-{number}").exists():

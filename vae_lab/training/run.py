@@ -1,6 +1,5 @@
 """One training run: `train_run` builds data, task and trainer, trains, tests and writes the summary."""
 
-import json
 import logging
 import os
 import signal
@@ -25,9 +24,9 @@ from vae_lab.errors import DivergedError
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.configs import build
+from vae_lab.runs.folder import has_summary, write_summary
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.provenance import device_name, git_commit, versions
-from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded, require_writable, seen_from_here
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked, remember
@@ -127,7 +126,8 @@ def train_until(
     summary |= collect_facts(loggers)
     summary["seconds"] = {"setup": time.perf_counter() - started}
     try:
-        write_summary(folder, summary)
+        if ranks().rank == 0:
+            write_summary(folder, summary)
         fit_and_test(data, task, trainer, checkpoint, summary)
         summary["status"] = status_of(trainer, summary)
         summary |= {"reason": "trainer.fast_dev_run keeps nothing"} if is_trial_run(trainer) else {}
@@ -143,7 +143,8 @@ def train_until(
         stop.close()
         collectives.destroy_group()
         summary["seconds"]["total"] = time.perf_counter() - started
-        write_summary(folder, summary)
+        if ranks().rank == 0:
+            write_summary(folder, summary)
         for logger in loggers:
             close_logger(logger, exit_code=0 if summary["status"] == "completed" else 1)
     say_end(task, summary, folder)
@@ -265,12 +266,6 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
     }
 
 
-def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write summary.json, on rank 0 only."""
-    if ranks().rank == 0:
-        write_whole(folder / "summary.json", json.dumps(masked(summary), indent=2).encode())
-
-
 def fit_and_test(
     data: ImageData, task: Task, trainer: Trainer, checkpoint: str | None, summary: dict[str, Any]
 ) -> None:
@@ -378,6 +373,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def check_folder(folder: Path, resume: str | None) -> None:
     """Raise ValueError if the run folder holds another run, and StorageError if it is not writable."""
     resumes = resume is not None and expanded(resume).absolute() == folder.absolute()
-    if (folder / "summary.json").exists() and not resumes:
+    if has_summary(folder) and not resumes:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     require_writable(folder, "name another with folder=")

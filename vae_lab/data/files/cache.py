@@ -1,4 +1,4 @@
-"""A cache of decoded image files, in memory or as a memory map."""
+"""Decoding of many image files into one tensor, in memory or memory-mapped from a cache file."""
 
 import errno
 import hashlib
@@ -44,7 +44,7 @@ OnBad = Callable[[Bad], None]
 
 @dataclass(frozen=True)
 class Rules:
-    """The settings that the decoded pixels depend on; see `decode`."""
+    """The decoding settings that determine the pixels; see `decode`."""
 
     channels: int
     image_size: int
@@ -53,12 +53,12 @@ class Rules:
 
     @property
     def nbytes(self) -> int:
-        """Size of one decoded image."""
+        """The size of one decoded image in bytes."""
         return self.channels * self.image_size**2
 
 
 class Decoded(NamedTuple):
-    """The decoded images of a folder and its bad files, in listing order.
+    """The decoded images of a folder, and the files that could not be decoded, both in listing order.
 
     Attributes:
         pixels: of the images.
@@ -74,20 +74,20 @@ class Decoded(NamedTuple):
 
 
 class Row(NamedTuple):
-    """The hash of an image's pixels and its properties in its file."""
+    """The hash of a decoded image's pixels, and the image's properties in its file."""
 
     digest: str
     source: Source
 
 
 def decode_files(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
-    """Return the images among the files, in memory."""
+    """Return the decoded images of a list of files, in memory."""
     shape = (len(files), rules.channels, rules.image_size, rules.image_size)
     return _fill(torch.empty(shape, dtype=torch.uint8), root, files, rules, on_bad)
 
 
 def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad, cache: Path) -> Decoded:
-    """Return the images among the files, memory-mapped from a file in `cache`; files are decoded only the first time.
+    """Return the decoded images of a list of files, memory-mapped; they are decoded if `cache` lacks them.
 
     Raises:
         StorageError: if the disk is full, or the cache belongs to another user.
@@ -110,7 +110,7 @@ def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad
 
 
 def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
-    """Decode the files into the first rows of `pixels`, and return those rows."""
+    """Decode the files into the first rows of `pixels`; return these rows, and the files that cannot be decoded."""
     good: list[Row] = []
     bad: list[Bad] = []
 
@@ -133,7 +133,7 @@ def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_b
 
 
 def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes: int, rules: Rules) -> Row | BadImage:
-    """Decode a file into `row` and return the hash and source of the image, or the reason why it is bad."""
+    """Decode a file into `row`; return the hash and the file properties, or a BadImage if the file is unusable."""
     try:
         content = _read(path, nbytes, HEADROOM_BYTES + 16 * rules.max_pixels)
         picture = decode(
@@ -146,7 +146,7 @@ def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes
 
 
 def _read(path: Path, nbytes: int, limit: int) -> bytes:
-    """Return the bytes of a file; if it is not an image, only the first few."""
+    """Return the content of a file if it is an image, else only its first `HEAD_BYTES` bytes."""
     if nbytes > limit:
         raise BadImage(f"{nbytes:,} bytes are too many for an image of data.max_pixels")
     try:
@@ -158,7 +158,7 @@ def _read(path: Path, nbytes: int, limit: int) -> bytes:
 
 
 def _write_entry(entry: Path, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> None:
-    """Decode the files into a cache entry, which appears when it is complete."""
+    """Decode the files and write the images to the cache folder `entry`, which is created only when complete."""
     with whole_folder(entry) as folder, (folder / PIXELS).open("wb+") as file:
         # Reserve the space: writing to the map of a sparse file raises SIGBUS when the disk is full.
         os.posix_fallocate(file.fileno(), 0, len(files) * rules.nbytes)
@@ -171,7 +171,7 @@ def _write_entry(entry: Path, root: Path, files: Sequence[Found], rules: Rules, 
 
 
 def _read_entry(entry: Path, rules: Rules) -> Decoded | None:
-    """Return a cache entry, or None if it does not exist; a damaged entry is removed."""
+    """Return the images in the cache folder `entry`, or None if it is missing or damaged; a damaged one is deleted."""
     if not entry.exists():
         return None
     if entry.stat().st_uid != os.getuid():
@@ -190,7 +190,7 @@ def _read_entry(entry: Path, rules: Rules) -> Decoded | None:
 
 
 def _map(path: Path, n: int, rules: Rules, mode: str) -> Pixels:
-    """Return the file mapped as images; mode "r+" writes changes to the file, "c" never does."""
+    """Return a file as a memory-mapped tensor, which writes changes to the file if `mode` is "r+", not if it is "c"."""
     shape = (n, rules.channels, rules.image_size, rules.image_size)
     if n == 0:  # an empty file cannot be mapped
         return torch.empty(shape, dtype=torch.uint8)
@@ -198,7 +198,7 @@ def _map(path: Path, n: int, rules: Rules, mode: str) -> Pixels:
 
 
 def _key(root: Path, files: Sequence[Found], rules: Rules) -> str:
-    """Return the name of the cache entry, a hash of everything that the pixels depend on."""
+    """Return the name of the cache folder for these files and settings, a hash of all that the pixels depend on."""
     digest = hashlib.blake2b(digest_size=16)
     for part in (os.path.realpath(root), PIL.__version__, RULES, rules, *files):
         digest.update(ascii(part).encode("ascii") + b"\n")

@@ -1,4 +1,4 @@
-"""Decoding of any image file to a square of uint8 pixels.
+"""Decoding of an image file to a square of uint8 pixels.
 
 1. The content of a file decides its format, not its name: JPEG (also MPO), PNG, WebP, BMP, TIFF or GIF. The first frame
    or page is used.
@@ -75,23 +75,23 @@ TURN = {
 
 
 class BadImage(Exception):  # noqa: N818
-    """The bytes are not a usable picture; the message is a short reason."""
+    """A file is not a usable image; the message is a short reason."""
 
 
 class Picture(NamedTuple):
-    """The central square of a picture, and the picture's properties in its file."""
+    """The pixels of an image's central square, and the properties of the image in its file."""
 
     pixels: UInt8[Tensor, "channels height width"]
     source: Source
 
 
 def is_image(head: bytes) -> bool:
-    """Return whether the first bytes of a file are those of a format that `decode` accepts."""
+    """Return whether the first bytes of a file mark a format that `decode` accepts."""
     return any(Image.OPEN[name][1](head[:HEAD_BYTES]) for name in FORMATS)  # pyright: ignore[reportOptionalCall]
 
 
 def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, background: int = 255) -> Picture:
-    """Return the central square of a picture as uint8, and the picture's properties in its file.
+    """Return the central square of an image as uint8 pixels, and the properties of the image in its file.
 
     Args:
         content: the bytes of the file.
@@ -123,7 +123,7 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
 
 
 def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image.Image) -> Source:
-    """Return the properties of a picture; `flat` is the whole picture in 8 bits, `square` the decoded square."""
+    """Return the properties of an image; `flat` is the whole image in 8 bits, `square` its central square."""
     try:
         npages = count_pages(image, content)
     except HOSTILE:  # a later page is damaged; only the first one is used
@@ -134,7 +134,7 @@ def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image
 
 
 def _reason(error: BaseException) -> str:
-    """Return the reason of an error in a few words."""
+    """Return the reason of an error as a short text."""
     if isinstance(error, Image.UnidentifiedImageError):
         return "damaged or cut short"
     if isinstance(error, Image.DecompressionBombError):
@@ -143,7 +143,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    """Raise BadImage if an image has more than `max_pixels` pixels or none."""
+    """Raise BadImage if an image has no pixels or more than `max_pixels`."""
     npixels = image.width * image.height
     if npixels > max_pixels:
         raise BadImage(f"{image.width}x{image.height} are {npixels:,} pixels, more than data.max_pixels={max_pixels:,}")
@@ -152,7 +152,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Return the image turned as EXIF says, or as it is if the EXIF data is damaged."""
+    """Return the image rotated or mirrored by its EXIF orientation; unchanged if that is missing or damaged."""
     try:
         turn = TURN.get(image.getexif().get(0x0112, 1))
     except HOSTILE:
@@ -165,7 +165,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image, nbits: int) -> Image.Image:
-    """Return an image of `nbits` bits per sample as L, RGB, RGBA or CMYK."""
+    """Return an image of `nbits` bits per sample converted to 8 bits, in Pillow's mode L, RGB, RGBA or CMYK."""
     if "transparency" not in image.info and image.mode in ("L", "RGB", "CMYK", "1"):
         return image.convert("L") if image.mode == "1" else image
     if is_deep(image):
@@ -177,7 +177,7 @@ def _to_8_bit(image: Image.Image, nbits: int) -> Image.Image:
 
 
 def _scaled(image: Image.Image, nbits: int) -> Image.Image:
-    """Return an image of more than 8 bits as L, with its whole range scaled to 0..255."""
+    """Return a grey image of more than 8 bits scaled to 8 bits, black 0 to white 255; RGBA if it has transparency."""
     values = np.asarray(image)
     if image.mode == "F":
         if not (values.min() >= 0 and values.max() <= 1):
@@ -193,7 +193,7 @@ def _scaled(image: Image.Image, nbits: int) -> Image.Image:
 
 
 def _grey(values: Float[np.ndarray, "height width"], source: Image.Image) -> Image.Image:
-    """Return grey levels in [0, 255] as an 8-bit image with the colour profile of its source."""
+    """Return grey levels in [0, 255] as an 8-bit image with the colour profile of `source`."""
     grey = Image.fromarray(np.rint(values).astype(np.uint8))
     grey.info["icc_profile"] = source.info.get("icc_profile")
     return grey
@@ -215,7 +215,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _flatten(image: Image.Image, background: int) -> Image.Image:
-    """Return the image without transparency, laid over a grey background."""
+    """Return the image composited over a grey background if it has transparency, else unchanged."""
     if image.mode != "RGBA":
         return image
     canvas = Image.new("RGBA", image.size, (background, background, background, 255))
@@ -223,7 +223,7 @@ def _flatten(image: Image.Image, background: int) -> Image.Image:
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
-    """Return the central square of an image, resized unless it has that size."""
+    """Return the central square of an image, resized to `size` pixels if it has another size."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))

@@ -1,4 +1,4 @@
-"""Download of image sets that are published as zip archives."""
+"""Download of data sets that are published as zip archives."""
 
 import hashlib
 import http.client
@@ -40,11 +40,11 @@ FAILURES = (
 
 
 class _UnwantedError(ValueError):
-    """The download is not the expected archive; the message says how it differs."""
+    """The downloaded file is not the expected archive; the message says how it differs."""
 
 
 class ZipArchive:
-    """The files in one folder of a zip archive on the web.
+    """A zip archive on the web, of which the files in one folder are wanted.
 
     Args:
         url: of the archive; http is as safe as https, because the content is verified.
@@ -67,7 +67,7 @@ class ZipArchive:
         self.nfiles = nfiles
 
     def download(self, folder: Path) -> None:
-        """Download the files into `folder`, which appears when they are complete and verified.
+        """Download the wanted files into `folder`, which is created only when all are complete and verified.
 
         Raises:
             DataError: if the download fails for any reason.
@@ -95,7 +95,7 @@ class ZipArchive:
         log.info("%d files downloaded to %s", self.nfiles, folder)
 
     def _fetch(self, archive: IO[bytes]) -> None:
-        """Write the bytes at the URL to `archive`."""
+        """Download the archive from the URL into the open file `archive`."""
         request = Request(self.url, headers={"User-Agent": "vae_lab"})  # noqa: S310 (scheme checked at construction)
         with urlopen(request, timeout=TIMEOUT_SECONDS) as response, bar() as progress:  # noqa: S310
             announced = int(response.headers.get("Content-Length") or 0)
@@ -109,7 +109,7 @@ class ZipArchive:
             raise _UnwantedError(f"the connection ended after {archive.tell():,} of {announced:,} bytes")
 
     def _extract(self, archive: IO[bytes], folder: Path) -> dict[str, str]:
-        """Write the wanted files into `folder`, and return their names and SHA-256."""
+        """Write the wanted files into `folder`, and return the SHA-256 of each file by name."""
         with zipfile.ZipFile(archive) as opened:
             wanted = [info for info in opened.infolist() if self._is_wanted(info)]
             if len(wanted) != self.nfiles:
@@ -119,7 +119,7 @@ class ZipArchive:
             return {name: _copy(opened, info, folder / name) for info in wanted for name in [self._base(info)]}
 
     def _is_wanted(self, info: zipfile.ZipInfo) -> bool:
-        """Return whether an entry is a regular file directly under `members` with a harmless name."""
+        """Return whether an entry is a regular file directly in the folder `members`, with a safe name."""
         base = self._base(info)
         kind = stat.S_IFMT(info.external_attr >> 16)
         if not info.filename.startswith(self.members) or kind not in (0, stat.S_IFREG):
@@ -131,7 +131,7 @@ class ZipArchive:
 
 
 def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:
-    """Write a member of the archive to `target`, which must not exist, and return its SHA-256."""
+    """Write a file of the archive to `target`, which must not exist, and return the SHA-256 of its content."""
     digest = hashlib.sha256()
     with archive.open(info) as source, target.open("xb") as file:
         while chunk := source.read(CHUNK_BYTES):
@@ -143,7 +143,10 @@ def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> str:
 
 
 def files_digest(digests: Mapping[str, str]) -> str:
-    r"""Return the SHA-256 of the UTF-8 lines "<name> <SHA-256 of the content>\n", sorted by the bytes of the names."""
+    r"""Return one SHA-256 for a set of files, given the SHA-256 of each file by name.
+
+    It is the hash of the UTF-8 lines "<name> <SHA-256 of the content>\n", sorted by the bytes of the names.
+    """
     names = sorted(digests, key=lambda name: name.encode("utf-8", "surrogateescape"))
     lines = "".join(f"{name} {digests[name]}\n" for name in names)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""Near-duplicate images in different splits of a data set."""
+"""Search for near-duplicate images in different splits of a data set."""
 
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ Rows = Int64[Tensor, " m"]
 
 
 class NearDuplicates(NamedTuple):
-    """The near duplicates between two parts.
+    """The number of near duplicates between the splits of a data set, and one example.
 
     Attributes:
         nlooked: number of validation and test pictures that were checked.
@@ -43,7 +43,7 @@ class NearDuplicates(NamedTuple):
 
 
 def near_duplicates(pixels: Pixels, hashes: UInt64[np.ndarray, " n"], part: Int64[Tensor, " n"]) -> NearDuplicates:
-    """Return the number of validation and test pictures with near duplicates in another part.
+    """Return how many validation and test images have a near duplicate in another split, and one example.
 
     Near duplicates have similar difference hashes and correlated pixels. The hash alone is not enough: it is 0 for
     every picture of one colour, and similar for all digits, whose black margins have no gradient. A picture of one
@@ -74,13 +74,13 @@ def near_duplicates(pixels: Pixels, hashes: UInt64[np.ndarray, " n"], part: Int6
 
 
 def _signs(hashes: UInt64[np.ndarray, " n"]) -> Float[Tensor, "n 64"]:
-    """Return the bits of hashes as -1 and 1."""
+    """Return the 64 bits of each hash as -1 and 1."""
     bits = np.unpackbits(hashes[:, None].view(np.uint8), axis=1)
     return torch.from_numpy(bits).float() * 2 - 1
 
 
 def _correlate(pixels: Pixels, first: Rows, second: Rows) -> Bool[Tensor, " m"]:
-    """Return for each pair of pictures whether the correlation of their pixels is at least `CORRELATION`."""
+    """Return for each pair of images whether the correlation of their pixels is at least `CORRELATION`."""
     found = [torch.empty(0, dtype=torch.bool)]
     for one, other in zip(first.split(ATONCE), second.split(ATONCE), strict=True):
         a, b = _centred(pixels, one), _centred(pixels, other)
@@ -89,7 +89,7 @@ def _correlate(pixels: Pixels, first: Rows, second: Rows) -> Bool[Tensor, " m"]:
 
 
 def _centred(pixels: Pixels, rows: Rows) -> Float[Tensor, "m values"]:
-    """Return the pixels of the pictures minus their mean; large pictures are subsampled."""
+    """Return the pixels of each image minus their mean; images larger than `SIDE` pixels are subsampled."""
     step = max(1, pixels.shape[-1] // SIDE)
     values = pixels[rows][:, :, ::step, ::step].flatten(1).float()
     return values - values.mean(1, keepdim=True)

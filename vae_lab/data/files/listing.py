@@ -1,4 +1,4 @@
-"""Listing of the image files in a folder; files that are skipped are counted."""
+"""Listing of the files in a folder that may be images; all others are counted by kind."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ NO_LOSS = frozenset({TWICE, HIDDEN, CLUTTER, ODD, TABLES, RUN_PARTS, GRIDS})
 
 
 class Found(NamedTuple):
-    """A regular file: path relative to the root, size in bytes, modification time in nanoseconds."""
+    """A regular file: its path relative to the root, size in bytes, and modification time in nanoseconds."""
 
     path: str
     nbytes: int
@@ -48,14 +48,14 @@ class Found(NamedTuple):
 
 
 class Bad(NamedTuple):
-    """The path of an unusable file or folder, relative to the root, and the reason."""
+    """An unusable file or folder: its path relative to the root, and the reason."""
 
     path: str
     reason: str
 
 
 class PassedOver(NamedTuple):
-    """Entries of one kind that were not listed: their number, and the first one as printable text."""
+    """The skipped entries of one kind: their number, and the path of the first one as printable text."""
 
     kind: str
     count: int
@@ -66,7 +66,9 @@ class PassedOver(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The content of a folder, sorted by the bytes of the paths, which is the same order on every filesystem.
+    """The files and skipped entries of a folder, sorted by path.
+
+    The order is that of the bytes of the paths, which is the same on every filesystem.
 
     Attributes:
         files: files that may be images.
@@ -81,12 +83,12 @@ class Listing(NamedTuple):
     passed: list[PassedOver]
 
     def count(self, kind: str) -> int:
-        """Return how many entries of a kind were passed over."""
+        """Return the number of skipped entries of a kind."""
         return sum(passed.count for passed in self.passed if passed.kind == kind)
 
 
 def list_files(root: Path) -> Listing:
-    """Return the regular files in a folder and its subfolders that may be images.
+    """Return the listing of a folder and its subfolders: files that may be images, and skipped entries by kind.
 
     Hidden names, leftovers of other programs, vae_lab's own output, pipes, sockets, devices and broken links are
     counted but never opened. Links are followed, and each real folder and file is listed once, so loops end.
@@ -105,7 +107,7 @@ def list_files(root: Path) -> Listing:
 
 
 def report_passed(root: Path, listing: Listing) -> None:
-    """Log the entries that were passed over, as a warning if they may hold wanted images.
+    """Log the skipped entries; the line is a warning if they may hold wanted images.
 
     Raises:
         DataError: if there are more broken links than files.
@@ -124,7 +126,7 @@ def report_passed(root: Path, listing: Listing) -> None:
 
 
 class _Walk:
-    """A walk through a folder, with the entries found so far."""
+    """A recursive walk through a folder; it collects the files, skipped entries and unreadable folders."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -135,7 +137,7 @@ class _Walk:
         self.seen_folders: set[str] = set()
 
     def visit(self, folder: Path) -> list[Path]:
-        """Take the files of a folder, and return the folders in it.
+        """Collect the files directly in a folder, and return the paths of its subfolders.
 
         Raises:
             OSError: if it is the root and cannot be read.
@@ -164,14 +166,14 @@ class _Walk:
         return [folder / entry.name for entry in shown if entry.is_dir()]
 
     def is_passed(self, folder: Path, entry: os.DirEntry[str], own: dict[str, str]) -> bool:
-        """Return whether an entry is passed over, and record it if so."""
+        """Return whether an entry is to be skipped; if so, record it."""
         kind = own.get(entry.name) or _kind(entry)
         if kind:
             self.pass_over(kind, folder / entry.name)
         return kind is not None
 
     def regular_files(self, folder: Path, real: str, entries: list[os.DirEntry[str]]) -> Iterator[Found]:
-        """Yield the regular files among the entries of a folder that were not listed before."""
+        """Yield the regular files among the entries of a folder, each real file only once in a walk."""
         for entry in entries:
             if entry.is_file():
                 target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
@@ -183,12 +185,12 @@ class _Walk:
                 yield Found(str(folder / entry.name), stat.st_size, stat.st_mtime_ns)
 
     def pass_over(self, kind: str, path: Path) -> None:
-        """Record an entry that is passed over."""
+        """Record an entry as skipped."""
         self.passed.setdefault(kind, []).append(path)
 
 
 def _own_entries(kind: str | None) -> dict[str, str]:
-    """Return the names of vae_lab's own entries in a root of this kind, with the kinds of the entries."""
+    """Return the names of vae_lab's own entries in a folder of kind `kind`, each with the kind it is counted under."""
     if kind == RUNS:
         return dict.fromkeys(RUN_ENTRIES, RUN_PARTS)
     if kind == SWEEPS:
@@ -197,7 +199,7 @@ def _own_entries(kind: str | None) -> dict[str, str]:
 
 
 def _kind(entry: os.DirEntry[str]) -> str | None:
-    """Return the kind under which an entry is passed over, or None for an ordinary file or folder."""
+    """Return the kind under which an entry is skipped (such as "hidden names"), or None if it is to be listed."""
     if entry.name.startswith("."):
         return HIDDEN
     if entry.name.lower() in CLUTTER_FOLDERS | CLUTTER_FILES:
@@ -210,7 +212,7 @@ def _kind(entry: os.DirEntry[str]) -> str | None:
 
 
 def _shown(root: Path, kind: str, path: Path) -> str:
-    """Return a path as printable text, followed by the target of a broken link."""
+    """Return a path as printable text; a broken link is followed by " -> " and its target."""
     if kind != DEAD:
         return printable(str(path))
     try:

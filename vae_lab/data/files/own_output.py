@@ -1,4 +1,4 @@
-"""Recognition of vae_lab's own output, so that it is never read as a data set."""
+"""Recognition of the files that vae_lab wrote, so that they are never read as a data set."""
 
 import json
 from collections.abc import Collection
@@ -37,7 +37,7 @@ MAX_BYTES = 2**20
 
 
 def own_folder(folder: Path, names: Collection[str]) -> str | None:
-    """Return the kind of vae_lab's output that a folder with entries `names` is, or None."""
+    """Return the kind of a folder that vae_lab or W&B wrote, such as "run folders of vae_lab"; None for any other."""
     if "summary.json" in names and _is_summary(folder / "summary.json"):
         return RUNS
     if MULTIRUN in names and _is_config(folder / MULTIRUN):
@@ -52,7 +52,7 @@ def own_folder(folder: Path, names: Collection[str]) -> str | None:
 
 
 def own_files(folder: Path, names: Collection[str]) -> dict[str, str]:
-    """Return the entries of a folder that vae_lab wrote beside the user's files, with their kinds."""
+    """Return the names of the files that vae_lab wrote among the user's in a folder, each with its kind."""
     own: dict[str, str] = {}
     for name in names:
         if name.lower().endswith(".csv") and begins_as_table(folder / name):
@@ -65,19 +65,19 @@ def own_files(folder: Path, names: Collection[str]) -> dict[str, str]:
 
 
 def begins_as_table(path: Path) -> bool:
-    """Return whether a file begins like a table of detect."""
+    """Return whether a file begins like a CSV table of the command `detect`."""
     return first_bytes(path, 100).startswith(",".join(TABLE_COLUMNS).encode())
 
 
 def table_names(table: Path) -> list[str]:
-    """Return the names of a table of detect and of all files that detect writes beside it."""
+    """Return the file names of a table of the command `detect` and of all files written beside it."""
     stems = (table.stem, f"{table.stem}-truth")
     names = [f"{stem}{end}" for stem in stems for end in (table.suffix, "-strangest.png", "-heat.png")]
     return [*names, f"{table.stem}-truth.json", f"{table.stem}-roc.png"]
 
 
 def first_bytes(path: Path, n: int) -> bytes:
-    """Return the first `n` bytes of a regular file; empty if it cannot be read."""
+    """Return the first `n` bytes of a regular file, or b"" if it cannot be read."""
     try:
         if not path.is_file():  # reading a pipe would wait forever
             return b""
@@ -101,7 +101,7 @@ def _is_config(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; empty if the file cannot be read or holds something else."""
+    """Return the JSON object in a file, or {} if the file cannot be read or holds something else."""
     try:
         content = json.loads(first_bytes(path, MAX_BYTES))
     except (ValueError, RecursionError):

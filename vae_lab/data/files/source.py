@@ -1,4 +1,4 @@
-"""Properties of an image file before it is cropped and resized; `survey` counts them."""
+"""Properties of an image in its file, before it is cropped and resized: format, size, bits, values."""
 
 import io
 import struct
@@ -16,7 +16,7 @@ REDUCED = 1
 
 
 class Source(NamedTuple):
-    """Properties of a picture in its file.
+    """The properties of an image in its file, before it is cropped and resized.
 
     Attributes:
         format: Pillow's name of the file format.
@@ -47,7 +47,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def bits_per_sample(image: Image.Image, content: bytes) -> int:
-    """Return the number of bits per sample in the file; 8 for images with a palette."""
+    """Return the number of bits per sample in the file; 8 if the image has a palette."""
     if image.mode in ("P", "PA"):
         return 8
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -58,7 +58,7 @@ def bits_per_sample(image: Image.Image, content: bytes) -> int:
 
 
 def value_range(image: Image.Image, flat: Image.Image, nbits: int) -> tuple[float, float, float]:
-    """Return the smallest and the largest value of an image, and the value of white; `flat` is the image in 8 bits."""
+    """Return the smallest and largest pixel value of an image and the value of white; `flat` is its 8-bit version."""
     if is_deep(image):
         values = np.asarray(image)
         return float(values.min()), float(values.max()), 1.0 if image.mode == "F" else float(2**nbits - 1)
@@ -68,7 +68,7 @@ def value_range(image: Image.Image, flat: Image.Image, nbits: int) -> tuple[floa
 
 
 def count_pages(image: Image.Image, content: bytes) -> int:
-    """Return the number of pages or frames in a file, without the previews in MPO files, which phones write."""
+    """Return the number of pages or frames in a file; 1 for MPO files, whose others are previews."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _count_tiff_pages(content)
     if image.format == "GIF":
@@ -78,7 +78,7 @@ def count_pages(image: Image.Image, content: bytes) -> int:
 
 
 def _count_tiff_pages(content: bytes) -> int:
-    """Return the number of pages in the chain of TIFF directories, up to the first damaged one."""
+    """Return the number of pages in a TIFF file, counted up to the first damaged one; at least 1."""
     order = "<" if content[:2] == b"II" else ">"
     big = struct.unpack_from(order + "H", content, 2)[0] == 43
     count_format, entry_bytes, offset_format = ("Q", 20, "Q") if big else ("H", 12, "I")
@@ -98,7 +98,10 @@ def _count_tiff_pages(content: bytes) -> int:
 
 
 def _is_reduced(content: bytes, order: str, entries: int, nentries: int, entry_bytes: int) -> bool:
-    """Return whether a directory marks its page as a smaller copy; this tag is the first, because tags are sorted."""
+    """Return whether a TIFF directory marks its page as a smaller copy of another page.
+
+    Only the first tag is read: tags are sorted, and this one has the smallest number.
+    """
     if not nentries:
         return False
     (tag,) = struct.unpack_from(order + "H", content, entries)
@@ -107,6 +110,6 @@ def _is_reduced(content: bytes, order: str, entries: int, nentries: int, entry_b
 
 
 def difference_hash(square: Image.Image) -> int:
-    """Return a 64-bit hash that is robust to small changes of the picture; see `Source.dhash`."""
+    """Return the 64-bit difference hash (dHash) of an image, which is robust to small changes; see `Source.dhash`."""
     cells = np.asarray(square.convert("L").resize((9, 8), Image.Resampling.BOX))
     return int.from_bytes(np.packbits(cells[:, :-1] < cells[:, 1:]).tobytes(), "big")

@@ -1,4 +1,4 @@
-"""Atomic writing of folders."""
+"""Creation of folders that are either complete or absent."""
 
 import errno
 import glob
@@ -16,7 +16,7 @@ STALE_SECONDS = 24 * 3600
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, and rename it to `path` when the block succeeds.
+    """Yield a temporary folder beside `path`; it is renamed to `path` if the `with` block succeeds, else deleted.
 
     If another process has created a folder at `path` meanwhile, that folder stays and the temporary one is removed.
     """
@@ -35,7 +35,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def made_folder(path: Path) -> Iterator[None]:
-    """Make a folder and its missing parents; if the block fails, remove those of them that are empty."""
+    """Create a folder and its missing parents; if the `with` block fails, delete those that are still empty."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
     try:
@@ -48,7 +48,7 @@ def made_folder(path: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove temporary folders for `path` that killed processes have left."""
+    """Delete temporary folders for `path` that killed processes left more than `STALE_SECONDS` ago."""
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         with suppress(OSError):
             if time.time() - leftover.stat().st_mtime > STALE_SECONDS:

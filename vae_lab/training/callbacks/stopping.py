@@ -6,6 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from vae_lab.errors import StorageError
+from vae_lab.runs.folder import has_summary
 
 TIME = "trainer.max_time or a Timer"
 """The reason if a time limit ended training."""
@@ -33,7 +34,7 @@ class FolderWatch(Callback):
 
     def check(self, trainer: Trainer) -> None:
         """Raise StorageError if the run folder was removed."""
-        if trainer.is_global_zero and not (self.folder / "summary.json").exists():
+        if trainer.is_global_zero and not has_summary(self.folder):
             raise StorageError(
                 f"{self.folder.absolute()} was removed or emptied during the run; train again, and keep the folder."
             )
