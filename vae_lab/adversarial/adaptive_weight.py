@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def gradient_norm(gradients: Iterable[Tensor | None]) -> Float[Tensor, ""]:
-    """Return the Euclidean norm of all gradients together; None counts as zero."""
+    """Return the Euclidean norm of all gradients as one vector; None counts as zero."""
     return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
 
 

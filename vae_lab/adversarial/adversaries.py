@@ -24,7 +24,7 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class AdversarialBatch(NamedTuple):
-    """The input of an adversary: as many reconstructions and samples as real images.
+    """The input of an adversary: real images, as many reconstructions, as many samples, and the labels.
 
     Attributes:
         image: real images.
@@ -76,11 +76,11 @@ class Adversary(PrintsArguments, nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: AdversarialBatch, step: int) -> AdversaryLosses:
-        """Return the losses, with gradients to the adversary's weights and to the images."""
+        """Return the losses, which are differentiable with respect to the adversary's weights and the images."""
 
 
 class Discriminator(Adversary):
-    """A discriminator of real and generated images: the D of Larsen et al. 2016 and of Bao et al. 2017.
+    """A discriminator of real and generated images, as in Larsen et al. 2016 and in Bao et al. 2017.
 
     One forward pass of all images serves the discriminator's loss and the decoder's, with the weights before either
     optimizer steps.
@@ -155,7 +155,7 @@ class Discriminator(Adversary):
         )
 
     def augmented(self, batch: AdversarialBatch) -> tuple[Images, Images, Images]:
-        """Return the augmented real images, reconstructions and samples."""
+        """Return the real images, reconstructions and samples, augmented if `augment` is set."""
         if self.augment is None:
             return batch.image, batch.reconstruction, batch.sample
         shared, separate = self.augment.draw(batch.image), self.augment.draw(batch.sample)
@@ -163,7 +163,7 @@ class Discriminator(Adversary):
 
 
 class Classifier(Adversary):
-    """A classifier trained on real images: the C of Bao et al. 2017, https://arxiv.org/abs/1703.10155.
+    """A classifier trained on real images, as in Bao et al. 2017, https://arxiv.org/abs/1703.10155.
 
     Args:
         network: called with (nin, image_size, nout), returns the network.
@@ -221,7 +221,7 @@ class Classifier(Adversary):
 
 
 def embedding_size(network: nn.Module, channels: int, image_size: int) -> int:
-    """Return the length of the network's embedding."""
+    """Return the length of the embedding vectors that an adversary's network returns."""
     device = next(network.parameters()).device
     with torch.no_grad():
         return network(torch.zeros(1, channels, image_size, image_size, device=device)).embedding.shape[1]

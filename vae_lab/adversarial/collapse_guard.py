@@ -80,13 +80,13 @@ class BalanceGuard(nn.Module):
 
     @torch.no_grad()
     def observe(self, **measured: Float[Tensor, ""]) -> None:
-        """Update the running means with a batch's values, named as in `WATCHED`."""
+        """Update the running means with the values of one batch, named as in `WATCHED`."""
         self.nbatches += 1
         share = self.nbatches.reciprocal().clamp(min=2 / self.every)
         self.means += share * (torch.stack([measured[name].float() for name in WATCHED]) - self.means)
 
     def look(self) -> str | None:
-        """Return a description of a collapse, or None; call it every `every` batches."""
+        """Return a description if training has collapsed, else None; call it once every `every` batches."""
         self.nlooks += 1
         complaint = self.lost() or self.imbalance()
         self.well = complaint is None
@@ -95,7 +95,7 @@ class BalanceGuard(nn.Module):
         return complaint if self.nlooks >= wait or self.lost() is not None else None
 
     def imbalance(self) -> str | None:
-        """Return a description of what is wrong with the running means, or None."""
+        """Return a description of how the running means show a collapse; None if they show none."""
         real, fake, cross_entropy, spread, _ = self.means.tolist()
         if min(real, fake) > self.sure:
             return f"the discriminator is always right (on {real:.1%} of real and {fake:.1%} of generated images)"
@@ -109,12 +109,12 @@ class BalanceGuard(nn.Module):
         return None
 
     def lost(self) -> str | None:
-        """Return a description if the loss is not finite, or None; this check has no waiting time."""
+        """Return a description if the loss is not finite, else None; this collapse is reported at once."""
         loss = float(self.means[WATCHED.index("loss")])
         return None if abs(loss) < float("inf") else f"the loss is {loss}"
 
     def lower(self) -> None:
-        """Record a collapse: lower the scale and reset the running means."""
+        """Record a collapse: lower the scale of the adversarial weight and reset the running means."""
         self.scale *= self.factor
         self.ncollapses += 1
         self.means.zero_()

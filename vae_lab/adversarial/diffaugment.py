@@ -17,7 +17,7 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class Augmentation(NamedTuple):
-    """Random parameters for each image of a batch; can be applied to several batches of that size.
+    """An augmentation with fixed random parameters for each image; call it on any batch of the same size.
 
     Attributes:
         flip: whether the image is mirrored left to right.
@@ -59,7 +59,7 @@ class Augmentation(NamedTuple):
 
 
 class DiffAugment(PrintsCall):
-    """Draws random augmentations; 0 turns a part off.
+    """Draws random augmentations: colour, translation, cutout and flip; a strength of 0 turns one off.
 
     Args:
         colour: strength; 1, as in the paper, changes brightness by up to 0.25, saturation by factors from 0 to 2 and
@@ -78,7 +78,7 @@ class DiffAugment(PrintsCall):
         self.flip = flip
 
     def draw(self, image: Images) -> Augmentation:
-        """Return random parameters for each image."""
+        """Return an augmentation with random parameters for each image of a batch."""
         n, side = len(image), image.shape[-1]
         brightness, saturation, contrast, mirrored = torch.rand(4, n, device=image.device)
         reach, hole = round(self.translation * side), round(self.cutout * side)
@@ -96,10 +96,10 @@ class DiffAugment(PrintsCall):
 
 
 def column(values: Tensor) -> Tensor:
-    """Return one value per image, reshaped to broadcast over pixels."""
+    """Return one value per image as [batch, 1, 1, 1], which broadcasts over pixels."""
     return values[:, None, None, None]
 
 
 def within(x: Tensor, low: int, high: int) -> Tensor:
-    """Return a mask of low <= x < high."""
+    """Return a mask that is true where low <= x < high."""
     return (x >= low) & (x < high)

@@ -14,12 +14,15 @@ Embedding = Float[Tensor, "batch n"]
 
 
 def discriminator_loss(real: Logits, fake: Float[Tensor, "nfake nlogits"]) -> Float[Tensor, ""]:
-    """Return the summed cross-entropies of real and fake: Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661."""
+    """Return the sum of the cross-entropies of real and of fake logits.
+
+    Goodfellow et al. 2014, https://arxiv.org/abs/1406.2661.
+    """
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
 def nonsaturating_loss(fake: Logits) -> Float[Tensor, ""]:
-    """Return the cross-entropy of fakes with the label "real"; its gradient does not vanish for detected fakes."""
+    """Return the cross-entropy of fake images with the label "real", which has a large gradient for detected fakes."""
     return F.softplus(-fake).mean()
 
 
@@ -40,7 +43,7 @@ def gradient_penalty(
 def feature_distance(
     ours: Float[Tensor, "batch nfeatures height width"], theirs: Float[Tensor, "batch nfeatures height width"]
 ) -> Float[Tensor, " batch"]:
-    """Return half the squared distance of two images' features, the negative log-density of N(theirs, I) + constant.
+    """Return half the squared distance of two images' features: -log N(ours; theirs, I) up to a constant.
 
     Larsen et al. 2016, https://arxiv.org/abs/1512.09300, and Bao et al. 2017, https://arxiv.org/abs/1703.10155.
     """

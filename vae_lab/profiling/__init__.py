@@ -1,1 +1,1 @@
-"""The cost of training and generation at several image sizes."""
+"""The cost of training and generation of images at several image sizes."""

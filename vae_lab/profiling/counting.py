@@ -18,7 +18,7 @@ from vae_lab.profiling.workload import Setting, Workload, phases
 
 
 def multiplications(setting: Setting) -> dict[str, int]:
-    """Return the multiply-accumulates per image of inference, generation and training.
+    """Return the number of multiply-accumulates per image, by name, of inference, generation and training.
 
     Inference is a forward pass through encoder and decoder, generation a forward pass through the decoder, and training
     a forward and a backward pass. Only matrix products and convolutions are counted.
@@ -47,7 +47,7 @@ class ModelSize(NamedTuple):
 
 
 def count_parameters(setting: Setting) -> ModelSize:
-    """Return the size of a setting's model."""
+    """Return the number of a model's parameters and the share of them in linear layers."""
     with FakeTensorMode():
         model = Workload(setting._replace(batch_size=1)).model
     total = sum(weight.numel() for weight in model.parameters())
@@ -99,7 +99,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def predicted_peaks(setting: Setting) -> dict[str, int]:
-    """Return the peak memory in bytes of all tensors in generation and in training.
+    """Return the predicted peak memory in bytes of all tensors, in generation and in training.
 
     These are weights, gradients, optimizer moments and activations; buffers inside an operation are not counted.
     """

@@ -13,7 +13,7 @@ COLOURS = {"training": "#c2452d", "generation": "#2d6fc2", "inference": "#5a8a3a
 
 
 def cost_figure(result: dict[str, Any]) -> "Figure":
-    """Return a figure of the result of `vae_lab.profiling.run.profile_sizes`: weights, arithmetic, memory and time.
+    """Return a figure with four plots of a result of `profile_sizes`: weights, arithmetic, memory and time.
 
     Dots are measurements, lines are fitted power laws, and legends show the exponents.
     """
@@ -41,14 +41,14 @@ def cost_figure(result: dict[str, Any]) -> "Figure":
 
 
 def draw(axes: "Axes", costs: dict[int, int | float], law: PowerLaw, name: str, colour: str) -> None:
-    """Draw the measurements and the fitted line, with exponent and interval in the legend."""
+    """Draw measured costs and their fitted power law; the legend shows its exponent with interval."""
     label = f"{name}: {law.exponent:.2f}" + (f" ({law.low:.2f} to {law.high:.2f})" if not math.isnan(law.low) else "")
     axes.plot(list(costs), list(costs.values()), "o", color=colour, markersize=5)
     axes.plot(list(costs), [law.at(float(size)) for size in costs], "--", color=colour, linewidth=1, label=label)
 
 
 def finish(axes: "Axes", sizes: list[int], title: str) -> None:
-    """Set logarithmic scales, labels and legend."""
+    """Set a plot's logarithmic scales, title, labels and legend."""
     axes.set(xscale="log", yscale="log", xlabel="image side in pixels", title=title)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xticks([], minor=True)

@@ -19,7 +19,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def footprint(setting: Setting, warm_up: Setting) -> dict[str, int]:
-    """Return the peak memory in bytes of `generation` and `training`, and that of the `process` without them.
+    """Return the memory in bytes of the idle `process`, and how much `generation` and `training` add at their peaks.
 
     Raises:
         MemoryError: if the process was killed or ran out of memory.
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(setting: Setting, warm_up: Setting) -> dict[str, int]:
-    """Return the peaks of this process minus its memory after the warm-up."""
+    """Return what `footprint` returns, measured in this process: peaks minus the memory after the warm-up."""
     for _ in phases(Workload(warm_up)):
         pass
     gc.collect()
@@ -62,7 +62,7 @@ def measure(setting: Setting, warm_up: Setting) -> dict[str, int]:
 
 
 def restart(device: str) -> int:
-    """Return the current memory in bytes, and reset the peak if the system supports it."""
+    """Return the current memory in bytes, and reset the recorded peak; if it cannot be reset, return the peak."""
     if device != "cpu":
         import torch
 
@@ -75,7 +75,7 @@ def restart(device: str) -> int:
 
 
 def peak(device: str) -> int:
-    """Return the peak memory in bytes."""
+    """Return the peak memory in bytes: of torch's allocator on a GPU, of this process on a CPU."""
     if device != "cpu":
         import torch
 

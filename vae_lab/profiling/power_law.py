@@ -12,7 +12,7 @@ from vae_lab.intervals import t_factor
 
 
 class PowerLaw(NamedTuple):
-    """A power law: a straight line through the logarithms of sizes and costs.
+    """A fitted power law, cost = constant * size^exponent, with the interval of its exponent and its misfit.
 
     Attributes:
         exponent: slope of the line.
@@ -36,7 +36,7 @@ class PowerLaw(NamedTuple):
 
 
 def fit_power_law(sizes: Sequence[int], costs: Float64[Tensor, "repetitions sizes"], level: float = 0.95) -> PowerLaw:
-    """Return the least-squares power law of costs.
+    """Return the power law of costs against sizes, fitted by least squares to their logarithms.
 
     With several repetitions, the interval is Student's t interval for the mean of the repetitions' slopes, so that a
     machine that is slow during one repetition shifts the line but not its slope. It measures the precision of the

@@ -34,7 +34,7 @@ NOCTAVES = 12
 
 
 def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
-    """Return the cost of a network at each size and the fitted exponents, and write them with a plot into `cfg.out`.
+    """Return a network's costs at each image size and the fitted exponents; write them and a plot into `cfg.out`.
 
     `cfg` is the composed conf/profile.yaml. Costs are in bytes, seconds and multiply-accumulates, per image unless
     stated otherwise.
@@ -74,7 +74,7 @@ def profile_sizes(cfg: DictConfig) -> dict[str, Any]:
 
 
 def count_costs(setting: Setting, memory: int) -> dict[str, Any]:
-    """Return the costs of a size that are counted, not measured.
+    """Return the costs at one image size that need no measurement: parameters, multiplications, predicted memory.
 
     Raises:
         ValueError: if the network does not support the size.
@@ -101,7 +101,7 @@ def count_costs(setting: Setting, memory: int) -> dict[str, Any]:
 def exponents(
     rows: dict[int, dict[str, Any]], timings: dict[str, dict[int, list[float]]], timed_from: int
 ) -> dict[str, PowerLaw]:
-    """Return the power law of every cost; times are fitted at sizes from `timed_from` on, if there are two or more."""
+    """Return the power law of each cost; times are fitted at sizes from `timed_from` on if two exist, else at all."""
     costs = {"parameters": [row["parameters"] for row in rows.values()]}
     for kind, names in (("multiplications", (*TASKS, "inference")), ("memory_per_image", TASKS)):
         costs |= {f"{kind} {name}": [row[kind][name] for row in rows.values()] for name in names}
@@ -117,7 +117,7 @@ def exponents(
 
 
 def limits(make: Callable[[int, int], Setting], largest: int) -> dict[str, float]:
-    """Return the asymptotic exponents of counted costs, between `FAR` and 2 * `FAR` times the largest size."""
+    """Return the asymptotic exponents of counted costs: their growth from `FAR` to 2 * `FAR` times the largest size."""
     near, far = make(FAR * largest, 1), make(2 * FAR * largest, 1)
     pairs = {"parameters": (count_parameters(near).parameters, count_parameters(far).parameters)}
     before, after = multiplications(near), multiplications(far)
@@ -126,7 +126,7 @@ def limits(make: Callable[[int, int], Setting], largest: int) -> dict[str, float
 
 
 def largest_that_fits(make: Callable[[int, int], Setting], batch_size: int, room: float) -> dict[str, int | None]:
-    """Return the largest size whose predicted peak is at most `room` bytes, for training and for generation.
+    """Return the largest image size with a predicted peak of at most `room` bytes, for training and for generation.
 
     Sizes are 4, 5, 6 and 7 times powers of two, from 32 on, because these can be halved down to a few pixels.
     """
@@ -159,7 +159,7 @@ def environment(cfg: DictConfig) -> dict[str, Any]:
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:
-    """Write profile.json and profile.png."""
+    """Write profile.json and profile.png into a folder."""
     laws = {name: law._asdict() for name, law in result["exponents"].items()}
     plain = json.loads(json.dumps(result | {"exponents": laws}), parse_constant=lambda _: None)
     write_whole(folder / "profile.json", json.dumps(plain, indent=2).encode())

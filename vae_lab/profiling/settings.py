@@ -16,14 +16,14 @@ UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class Sizes(NamedTuple):
-    """The setting of each size, smallest first, and a function that makes one from a size and a batch size."""
+    """The `Setting` of each image size, smallest first, and a function that makes one from size and batch size."""
 
     settings: dict[int, Setting]
     make: Callable[[int, int], Setting]
 
 
 def read_sizes(cfg: DictConfig) -> Sizes:
-    """Return the setting of each size.
+    """Return the `Setting` of each image size in the config.
 
     Raises:
         ValueError: if there are fewer than two different sizes, or a setting is out of range.
@@ -55,7 +55,7 @@ def read_sizes(cfg: DictConfig) -> Sizes:
 
 
 def read_memory(text: str | int | float | None, where: str) -> int:
-    """Return the number of bytes in a text such as 8GiB, 500MiB or 1000000; None returns the memory of the device.
+    """Return the bytes that a text means, such as 8GiB, 500MiB or 1000000; for None, the memory of the device.
 
     Raises:
         ValueError: if the text is not a number of bytes above 0.
@@ -74,7 +74,7 @@ def read_memory(text: str | int | float | None, where: str) -> int:
 
 
 def machine_memory() -> int:
-    """Return the memory of this machine in bytes, or the memory limit of its container."""
+    """Return the memory of this machine in bytes, or the limit of its container if that is smaller."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     allowed = limit.read_text(encoding="utf-8").strip() if limit.exists() else ""

@@ -1,4 +1,4 @@
-"""Seconds per image at several sizes, measured round-robin."""
+"""Seconds per image at several image sizes, which are measured in turn."""
 
 import math
 import time
@@ -18,7 +18,7 @@ FEWEST = 3
 
 
 def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> dict[str, dict[int, list[float]]]:
-    """Return the seconds per image of training and of generation at each size, one for each round.
+    """Return the seconds per image by task (training, generation) and image size, one value for each round.
 
     Each round measures every size once, so that machine noise affects all sizes equally.
     """
@@ -44,7 +44,7 @@ def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> di
 
 
 def stopwatch(task: Callable[[], object], calls: int) -> float:
-    """Return the mean seconds per call."""
+    """Return the mean duration of a call of `task` in seconds."""
     start = time.perf_counter()
     for _ in range(calls):
         task()

@@ -18,7 +18,7 @@ STEPS = 2
 
 
 class Setting(NamedTuple):
-    """The settings of a workload; `config` has the resolved configs of model, objective and optimizer."""
+    """The settings of a `Workload`; `config` holds the resolved configs of model, objective and optimizer."""
 
     config: dict[str, Any]
     batch_size: int
@@ -44,7 +44,7 @@ class Workload:
 
     @property
     def given(self) -> LatentModel:
-        """The model conditioned on the batch's labels, or the model if it is unconditional."""
+        """The model conditioned on the batch's labels; the model itself if it is unconditional."""
         return self.model.given(self.batch.label)
 
     def train(self) -> None:
@@ -58,7 +58,7 @@ class Workload:
 
     @torch.no_grad()
     def generate(self) -> Tensor:
-        """Return the mean images of one batch of latents from the prior."""
+        """Return the images that the model decodes from a batch of prior samples, as means of the likelihood."""
         with self.autocast():
             return self.given.generative(self.model.prior().sample((self.setting.batch_size,))).mean
 
@@ -68,7 +68,10 @@ class Workload:
 
 
 def channels_last(model: nn.Module) -> None:
-    """Convert convolution weights to channels-last; `model.to(memory_format=...)` does not support fake tensors."""
+    """Convert the weights of convolutions to channels-last.
+
+    `model.to(memory_format=...)` does not support fake tensors.
+    """
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if weight.dim() == 4:
@@ -77,7 +80,7 @@ def channels_last(model: nn.Module) -> None:
 
 
 def phases(workload: Workload) -> Iterator[str]:
-    """Run generation and training, and yield the name of each after it has run."""
+    """Run generation, then training, and yield the name of each after it has run."""
     workload.generate()
     yield "generation"
     for _ in range(STEPS):

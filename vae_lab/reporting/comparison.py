@@ -7,7 +7,7 @@ from vae_lab.reporting.run_records import RunRecord
 
 
 class Difference(NamedTuple):
-    """A setting that differs between two runs."""
+    """The key and the two values of a setting that differs between two runs."""
 
     key: str
     first: str
@@ -15,7 +15,7 @@ class Difference(NamedTuple):
 
 
 class MetricPair(NamedTuple):
-    """A metric of two runs."""
+    """The name of a metric and its values in two runs."""
 
     key: str
     first: float
@@ -23,12 +23,12 @@ class MetricPair(NamedTuple):
 
     @property
     def change(self) -> float:
-        """Second minus first."""
+        """The second value minus the first."""
         return self.second - self.first
 
 
 def setting_differences(first: RunRecord, second: RunRecord) -> list[Difference]:
-    """Return the settings and the provenance that differ between two runs, except the run folder."""
+    """Return the settings and facts of provenance that differ between two runs, except the run folder."""
     keys = varied_keys([first.settings, second.settings], ["folder"])
     settings = [Difference(key, *(shown(trial.chosen([key])[key]) for trial in (first, second))) for key in keys]
     origins = dict.fromkeys([*first.provenance, *second.provenance])

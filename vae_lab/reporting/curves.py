@@ -18,7 +18,7 @@ MAX_COLUMNS = 9
 
 
 def parallel(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
-    """Return parallel coordinates: a line for each run across an axis for each varying setting and one for the metric.
+    """Return a parallel-coordinates plot: a line per run, an axis per varying setting, and an axis for the metric.
 
     The page's script highlights the lines that pass through a box drawn on an axis.
     """
@@ -55,7 +55,7 @@ def parallel(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, l
 
 
 def _axis(values: Sequence[Value]) -> dict[str, float]:
-    """Return the position in [0, 1] of each value: linear or logarithmic for numbers, evenly spaced for texts."""
+    """Return each value's position on an axis, in [0, 1]: linear or logarithmic for numbers, by rank for texts."""
     distinct = ordered(values)
     positions = [float(i) for i in range(len(distinct))]
     if all(is_number(value) for value in distinct):
@@ -70,7 +70,7 @@ def _axis(values: Sequence[Value]) -> dict[str, float]:
 
 
 def _line(value: float | None, found: Sequence[float], *, lowest: bool) -> dict[str, object]:
-    """Return the style of a run's line: dark for good results, red and dotted without a result."""
+    """Return plotly's style for a run's line: dark for good results, red and dotted without a result."""
     if value is None:
         return {"color": "#c2452d", "dash": "dot", "width": 1.5}
     rank = sum(other < value for other in found) / max(1, len(found) - 1)
@@ -91,7 +91,7 @@ def _add_axis(figure: go.Figure, i: int, axis: dict[str, float]) -> None:
 
 
 def curves(trials: Sequence[RunRecord], keys: Sequence[str], first: str) -> go.Figure | None:
-    """Return a line for each run over its batches, with a menu of metrics; runs with equal settings share a colour."""
+    """Return a plot of a metric over batches, a line per run, with a menu of metrics; equal settings share a colour."""
     columns = chosen_columns(trials, first)
     if not columns:
         return None
@@ -119,7 +119,7 @@ def curves(trials: Sequence[RunRecord], keys: Sequence[str], first: str) -> go.F
 
 
 def chosen_columns(trials: Sequence[RunRecord], first: str) -> list[str]:
-    """Return the columns of metrics.csv to draw: the validation version of `first`, other validation, then training.
+    """Return the columns of metrics.csv to draw, by name: `first` in validation, other validation, then training.
 
     Columns with fewer than three points in every run come last.
     """
@@ -134,7 +134,7 @@ def chosen_columns(trials: Sequence[RunRecord], first: str) -> list[str]:
 
 
 def _button(trials: Sequence[RunRecord], column: str) -> dict[str, Any]:
-    """Return the menu entry of a column."""
+    """Return plotly's menu entry that shows a column of metrics.csv."""
     found = [trial.curves.get(column, ([], [])) for trial in trials]
     data = {"x": [steps for steps, _ in found], "y": [[_short(value) for value in values] for _, values in found]}
     axis = {"title": {"text": safe(column)}, "range": _view([values for _, values in found])}
@@ -142,7 +142,7 @@ def _button(trials: Sequence[RunRecord], column: str) -> dict[str, Any]:
 
 
 def _view(lines: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Return the initial range of the vertical axis, which omits the highest 3 % of values, the start of training."""
+    """Return the vertical range shown at first, without the highest 3 % of values, those of the start of training."""
     values = sorted(value for line in lines for value in line)
     if not values:
         return None
@@ -150,5 +150,5 @@ def _view(lines: Sequence[Sequence[float]]) -> tuple[float, float] | None:
 
 
 def _short(value: float) -> float:
-    """Return a value rounded to six digits, to keep the page small."""
+    """Return a value rounded to six significant digits, to keep the page small."""
     return float(f"{value:.6g}")

@@ -27,7 +27,7 @@ REPEATING = ("task",)
 
 
 def flat_settings(config: dict[str, Any]) -> Settings:
-    """Return a config's values by dotted key; the key of a node with a `_target_` has its class as value.
+    """Return a config's values by dotted key; a node with a `_target_` also has its class under the node's key.
 
     Raises:
         ValueError: if the config has more than `MAX_SETTINGS` settings or more than `MAX_DEPTH` levels.
@@ -43,7 +43,7 @@ def flat_settings(config: dict[str, Any]) -> Settings:
 
 
 def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 0) -> Iterator[tuple[str, Value]]:  # noqa: ANN401
-    """Yield the settings below a node, with keys below `path`; references are resolved relative to position `at`."""
+    """Yield (dotted key, value) for each leaf of a node at `path`; references are relative to the position `at`."""
     if depth > MAX_DEPTH:
         raise ValueError(f"the config is nested more than {MAX_DEPTH} levels deep.")
     key = ".".join(path)
@@ -64,7 +64,7 @@ def _leaves(node: Any, root: dict[str, Any], path: Path, at: Path, depth: int = 
 
 
 def _target(text: str, at: Path) -> Path:
-    """Return the path that a reference at position `at` points to; () if the text is not a reference."""
+    """Return the path to which a reference such as `${..key}` at position `at` points; () for any other text."""
     reference = REFERENCE.fullmatch(text)
     if not reference:
         return ()
@@ -73,14 +73,14 @@ def _target(text: str, at: Path) -> Path:
 
 
 def _select(root: Any, path: Sequence[str]) -> Any:  # noqa: ANN401
-    """Return the node at a path, or None."""
+    """Return the node at a path in a nested mapping, or None if there is none."""
     for key in path:
         root = root.get(key) if isinstance(root, dict) else None
     return root
 
 
 def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> list[str]:
-    """Return the keys whose values differ, in the configs' order.
+    """Return the keys whose values differ between configs, in the configs' order.
 
     Keys are omitted if they only repeat another key (`schedule.max_lr: ${optimizer.lr}`), if their values, or their
     presence, follow from the choice of a class above them, or if they or their prefixes are `ignored`.
@@ -96,7 +96,7 @@ def varied_keys(configs: Sequence[Settings], ignored: Collection[str] = ()) -> l
 
 
 def _repeats(key: str, other: str, columns: dict[str, Column]) -> bool:
-    """Return whether a key adds nothing to another: equal values, or classes of one group that are chosen together."""
+    """Return whether `key` varies only as `other` does: with equal values, or as a class of the same config group."""
     column, reference = columns[key], columns[other]
     present = [value != _comparable(ABSENT) for value in column]
     if all(mine == theirs for mine, theirs, is_there in zip(column, reference, present, strict=True) if is_there):
@@ -106,7 +106,7 @@ def _repeats(key: str, other: str, columns: dict[str, Column]) -> bool:
 
 
 def _group(key: str) -> str:
-    """Return the config group of a key, also if the key is below a repeating group."""
+    """Return the config group of a key: its second part if the first is in `REPEATING`, else its first part."""
     parts = key.split(".")
     return parts[1] if parts[0] in REPEATING and len(parts) > 1 else parts[0]
 
@@ -116,12 +116,12 @@ def _classes(column: Column) -> bool:
 
 
 def _comparable(value: Value) -> tuple[str, Value]:
-    """Return a value with its kind, so that True and 1 compare as different."""
+    """Return (kind, value), so that True and 1 compare as different."""
     return ("bool" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "text", value)
 
 
 def _implied(key: str, columns: dict[str, Column]) -> bool:
-    """Return whether a class above a key determines its value or its presence."""
+    """Return whether the class of a parent node determines a key's value or presence."""
     column, absent = columns[key], _comparable(ABSENT)
     optional = absent in column and len(set(column)) == 2
     return (optional or _classes(column)) and any(
@@ -130,18 +130,18 @@ def _implied(key: str, columns: dict[str, Column]) -> bool:
 
 
 def _parents(key: str) -> list[str]:
-    """Return the prefixes of a dotted key."""
+    """Return the keys of all nodes above a dotted key: a and a.b for a.b.c."""
     parts = key.split(".")
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
 def _determines(parent: Sequence[object], column: Sequence[object]) -> bool:
-    """Return whether `column` is a function of `parent`."""
+    """Return whether equal values of `parent` always have equal values of `column`."""
     return len(set(zip(parent, column, strict=True))) == len(set(parent))
 
 
 def shown(value: Value) -> str:
-    """Return a value as text: classes without modules, numbers with six digits."""
+    """Return a value as text: classes without modules, numbers with six significant digits."""
     if isinstance(value, bool) or value is None:
         return str(value).lower() if isinstance(value, bool) else "null"
     if isinstance(value, float):
@@ -151,6 +151,6 @@ def shown(value: Value) -> str:
 
 
 def labelled(settings: Settings) -> str:
-    """Return the first `MAX_LABEL` settings in one line."""
+    """Return the first `MAX_LABEL` settings as one line of text."""
     texts = [f"{key}={shown(value)}" for key, value in settings.items()]
     return ", ".join(texts[:MAX_LABEL]) + (", …" if len(texts) > MAX_LABEL else "")

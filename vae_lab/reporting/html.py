@@ -52,7 +52,7 @@ class Report(NamedTuple):
 
 
 def summarised(trials: Sequence[RunRecord], title: str, metric: str, ignored: Sequence[str], *, lowest: bool) -> Report:
-    """Return the report of some runs; `ignored` settings do not distinguish groups of runs."""
+    """Return the `Report` on runs, grouped by all settings that vary except those in `ignored`."""
     ignored = [*ignored, *WITHOUT_EFFECT]
     image_sets = {trial.settings.get("images") for trial in trials if trial.status == COMPLETED or trial.images}
     ignored += ["images"] if len(image_sets) < 2 else []  # a run that failed early has no images and is not counted
@@ -70,7 +70,7 @@ def summarised(trials: Sequence[RunRecord], title: str, metric: str, ignored: Se
 
 
 def render(report: Report, picture_side: int) -> str:
-    """Return the page's HTML, with pictures of at most `picture_side` pixels in width and height."""
+    """Return the HTML page of a report, with pictures of at most `picture_side` pixels in width and height."""
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
@@ -95,12 +95,12 @@ def render(report: Report, picture_side: int) -> str:
 
 
 def digest(script: str) -> str:
-    """Return a script's hash in the format of a content security policy."""
+    """Return a script's SHA-256 hash in base64, as in a content security policy."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def figures(report: Report) -> dict[str, Markup | None]:
-    """Return the plots as JSON to embed in the page; None for a plot without data."""
+    """Return the plots by name, as JSON to embed in the page; None for a plot without data."""
     from vae_lab.reporting import curves, scatter
 
     known = [trial for trial in report.trials if trial.settings]
@@ -122,7 +122,7 @@ def embedded(figure: "go.Figure") -> Markup:
 
 
 def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunRecord, str, Markup]]:
-    """Return each run that has the picture, with a caption and the picture."""
+    """Return (run, caption, HTML image) for each run that has the picture `name`."""
     found: list[tuple[RunRecord, str, Markup]] = []
     for trial in report.trials:
         caption = labelled(trial.chosen(report.keys)) if report.keys else ""
@@ -133,7 +133,7 @@ def gallery(report: Report, name: str, title: str, side: int) -> list[tuple[RunR
 
 
 def compared(trials: Sequence[RunRecord]) -> dict[str, object] | None:
-    """Return the comparison of two runs; None for any other number of runs."""
+    """Return two runs, their different settings and their common metrics; None for any other number of runs."""
     if len(trials) != 2:
         return None
     first, second = trials

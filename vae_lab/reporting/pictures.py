@@ -15,7 +15,7 @@ MAX_PIXELS = 50_000_000
 
 
 def thumbnail(path: Path, side: int, alt: str) -> Markup | None:
-    """Return an HTML element with a PNG file as a JPEG of at most `side` pixels; None if it cannot be decoded."""
+    """Return an HTML image of a PNG file, as a JPEG of at most `side` pixels; None if it cannot be decoded."""
     content = encoded(path, side)
     if content is None:
         return None
@@ -24,7 +24,7 @@ def thumbnail(path: Path, side: int, alt: str) -> Markup | None:
 
 
 def encoded(path: Path, side: int) -> bytes | None:
-    """Return a PNG file as JPEG bytes, or None if it is missing or damaged."""
+    """Return a PNG file, shrunk to `side` pixels, as JPEG bytes; None if it is missing, too large or damaged."""
     if not is_there(path):
         return None
     try:

@@ -28,7 +28,7 @@ def traces(figure: go.Figure) -> list[Any]:
 
 
 def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """Return the figure in the style of the page; a legend with long names is placed below the plot."""
+    """Apply the page's style to a figure, and return it; a legend with long names is placed below the plot."""
     if max((len(trace.name or "") for trace in traces(figure)), default=0) > LONG_NAME:
         figure.update_layout(legend={"orientation": "h", "y": -0.2, "yanchor": "top"})
         height += 140
@@ -43,13 +43,13 @@ def styled(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
 
 
 def ordered(values: Sequence[Value]) -> list[Value]:
-    """Return the distinct values: sorted numbers, then sorted texts."""
+    """Return the distinct values: first the numbers, sorted, then the texts, sorted."""
     distinct = {shown(value): value for value in values}.values()
     return sorted(distinct, key=lambda v: (not is_number(v), v if is_number(v) else 0, shown(v)))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def name_once(figure: go.Figure) -> None:
-    """Show each name once in the legend."""
+    """Show each trace name only once in a figure's legend."""
     seen: set[str] = set()
     for trace in traces(figure):
         trace.legendgroup, trace.showlegend = trace.name, trace.name not in seen and len(seen) < MAX_LEGEND
@@ -57,11 +57,11 @@ def name_once(figure: go.Figure) -> None:
 
 
 def padded(values: Sequence[float]) -> tuple[float, float]:
-    """Return the range of the values, extended by 8 % at both ends."""
+    """Return the lowest and highest value, moved outwards by 8 % of their distance."""
     room = (max(values) - min(values)) * 0.08 or 1.0
     return min(values) - room, max(values) + room
 
 
 def first_of(keys: Sequence[str], wanted: str) -> str | None:
-    """Return `wanted` if it is in `keys`, else the first key, or None."""
+    """Return `wanted` if it is in `keys`, else the first key, or None if there is no key."""
     return wanted if wanted in keys else next(iter(keys), None)

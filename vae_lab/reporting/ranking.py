@@ -9,7 +9,7 @@ VALIDATION, TEST = "val/", "test/"
 
 
 def direction(*, lowest: bool) -> str:
-    """Return "lower is better" or "higher is better"."""
+    """Return "lower is better" if `lowest`, else "higher is better"."""
     return "lower is better" if lowest else "higher is better"
 
 
@@ -36,18 +36,18 @@ def part_of(metric: str) -> str:
 
 
 def measured_on(trial: RunRecord, metric: str) -> str:
-    """Return the digest of the images that a run's metric is measured on; "" if it is unknown."""
+    """Return the digest of the images on which a run's metric is measured; "" if it is unknown."""
     return trial.images.get(part_of(metric), "")
 
 
 def ranked_sets(trials: Sequence[RunRecord], metric: str) -> list[str]:
-    """Return the distinct digests of the images that the metric of completed runs is measured on."""
+    """Return the distinct digests of the images on which completed runs measured the metric."""
     found = [measured_on(trial, metric) for trial in trials if trial.status == COMPLETED and metric in trial.metrics]
     return list(dict.fromkeys(found))
 
 
 def check_protocols(trials: Sequence[RunRecord], metric: str) -> None:
-    """Raise ValueError if runs evaluated a metric on the same images with different settings."""
+    """Raise ValueError if two runs measured a metric on the same images with different evaluation settings."""
     name = metric.partition("/")[0]
     first: dict[str, RunRecord] = {}
     for trial in trials:

@@ -39,7 +39,7 @@ NPOINTS = 20_000
 
 
 class RunRecord(NamedTuple):
-    """The readable content of a run folder.
+    """The content of a run folder that a report uses, as far as it is readable.
 
     Attributes:
         name: relative path of the folder; for a trial of a sweep the swept settings, and the folder in brackets.
@@ -74,12 +74,12 @@ class RunRecord(NamedTuple):
     protocols: dict[str, dict[str, Any]] = {}  # noqa: RUF012
 
     def chosen(self, keys: Sequence[str]) -> Settings:
-        """Return the settings with the given keys; missing ones are a dash."""
+        """Return the settings with the given keys; the value of a missing setting is a dash."""
         return {key: self.settings.get(key, ABSENT) for key in keys}
 
 
 def read_runs(roots: Sequence[Path]) -> list[RunRecord]:
-    """Return the runs at and below the folders, in the order of `roots`.
+    """Return the records of all runs at and below the folders, in the order of `roots`.
 
     Raises:
         DataError: if a folder is missing or contains no run.
@@ -101,7 +101,7 @@ def read_runs(roots: Sequence[Path]) -> list[RunRecord]:
 
 
 def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
-    """Yield the run folders at and below a folder; a folder with only a summary and runs below it is a sweep."""
+    """Yield the run folders at and below `root`, except a sweep: a folder with only a summary and runs below it."""
     try:
         is_run = any((root / mark).exists() for mark in MARKS[:3])
         is_summarised = has_summary(root)
@@ -117,7 +117,7 @@ def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
 
 
 def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
-    """Return the record of a run; its `reason` names files that cannot be read."""
+    """Return the record of a run; its `reason` also names files that cannot be read."""
     reasons: list[str] = []
     summary: dict[str, Any] = masked(_tried(reasons, lambda: read_json(folder / SUMMARY), {}))
     status = str(summary.get("status", "unreadable"))[:40]
@@ -155,7 +155,7 @@ def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:
 
 
 def read_settings(folder: Path) -> Settings:
-    """Return a run's flattened config: Hydra's, or else the one in its checkpoint.
+    """Return a run's flattened config, from .hydra/config.yaml if it exists, else from the checkpoint.
 
     Raises:
         Unreadable: if the run has neither, or it cannot be read.
@@ -173,7 +173,7 @@ def read_settings(folder: Path) -> Settings:
 
 
 def read_metrics(summary: dict[str, Any], evaluations: dict[str, dict[str, Any]]) -> dict[str, float]:
-    """Return the metrics of a summary, whose names contain a slash, and of the evaluations."""
+    """Return a run's metrics by name: entries of the summary with a slash in the name, and evaluation results."""
     metrics = {str(key): float(value) for key, value in summary.items() if "/" in str(key) and is_number(value)}
     for name, found in evaluations.items():
         metrics |= {f"{name}/{key}": value for key, value in found["numbers"].items()}
@@ -181,7 +181,7 @@ def read_metrics(summary: dict[str, Any], evaluations: dict[str, dict[str, Any]]
 
 
 def read_evaluations(folder: Path, reasons: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the protocol and the values of each evaluation, by its file's name.
+    """Return the settings ("protocol") and results ("numbers") of each evaluation, by the name of its file.
 
     Evaluations of weights that differ from the current checkpoint are skipped, and a reason is added.
     """
@@ -203,7 +203,7 @@ def read_evaluations(folder: Path, reasons: list[str]) -> dict[str, dict[str, An
 
 
 def digests(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the digest of the images of each split, as far as the summary has them."""
+    """Return the digest of the images of each split, by split, for those in the summary."""
     data = summary.get("data")
     found = {part: data.get(f"{part}_digest") for part in PARTS} if isinstance(data, dict) else {}
     return {part: str(value)[:100] for part, value in found.items() if value is not None}
@@ -230,7 +230,7 @@ def masked_line(line: str) -> str:
 
 
 def provenance(summary: dict[str, Any]) -> dict[str, str]:
-    """Return commit, device, precision, parameters, steps and versions of a run."""
+    """Return commit, device, precision, parameters, steps and versions of a run, as texts by name."""
     versions = summary.get("versions")
     named = {f"versions.{key}": value for key, value in versions.items()} if isinstance(versions, dict) else {}
     found = {key: summary.get(key) for key in ("commit", "device", "precision", "parameters", "steps")} | named
@@ -238,7 +238,7 @@ def provenance(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _tried(reasons: list[str], read: Any, otherwise: Any) -> Any:  # noqa: ANN401
-    """Return `read()`; if it raises Unreadable, add its message to `reasons` and return `otherwise`."""
+    """Return what `read()` returns; if it raises Unreadable, note the reason in `reasons` and return `otherwise`."""
     try:
         return read()
     except Unreadable as error:

@@ -76,7 +76,7 @@ def _add_isolines(figure: go.Figure) -> None:
 
 
 def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lowest: bool = True) -> go.Figure | None:
-    """Return the best group's mean for each learning rate and latent size, or for the first two varying settings."""
+    """Return a heat map of the best group's mean by learning rate and latent size, or by other varying settings."""
     y = first_of(keys, LATENTS)
     x = first_of([key for key in keys if key != y], LEARNING_RATE)
     if x is None or y is None:
@@ -111,7 +111,7 @@ def heat_map(cells: Sequence[SeedGroup], keys: Sequence[str], metric: str, *, lo
 
 
 def _square(cell: SeedGroup | None) -> str:
-    """Return the text of a square of the heat map."""
+    """Return the text in a cell of the heat map: mean and number of seeds; "" without a result."""
     if cell is None or cell.mean is None:
         return ""
     return f"{decimal(cell.mean)}<br>{len(cell.values)} seed{'s' if len(cell.values) > 1 else ''}"

@@ -34,17 +34,17 @@ class SeedGroup(NamedTuple):
 
     @property
     def label(self) -> str:
-        """The settings in one line."""
+        """The settings of the group in one line."""
         return labelled(self.settings) or "all runs"
 
     @property
     def values(self) -> list[float]:
-        """The metric, one value for each seed."""
+        """The values of the metric, one for each seed."""
         return [*self.by_seed.values()]
 
 
 def difference(first: SeedGroup, second: SeedGroup) -> tuple[Interval, int]:
-    """Return the second group's mean minus the first's with its interval, and the number of common seeds.
+    """Return the second group's mean minus the first's, as an interval, and the number of seeds in both.
 
     With two or more common seeds, this is Student's paired t interval over them. Otherwise it is Welch's interval for
     independent groups: Welch 1947, The generalization of Student's problem, https://doi.org/10.1093/biomet/34.1-2.28
@@ -89,12 +89,12 @@ def grouped(trials: Sequence[RunRecord], keys: Sequence[str], metric: str, *, lo
 
 
 def mean_of(by_seed: dict[str, float]) -> float | None:
-    """Return the mean over seeds, or None without a result."""
+    """Return the mean over seeds, or None without seeds."""
     return fmean(by_seed.values()) if by_seed else None
 
 
 def per_seed(trials: Sequence[RunRecord], metric: str) -> dict[str, float]:
-    """Return the metric of each seed; repeated seeds count once, because training is reproducible bit for bit."""
+    """Return the metric by seed; runs with the same seed count once, because training is reproducible."""
     seeds: dict[str, list[float]] = {}
     for trial in trials:
         value = result(trial, metric)
@@ -104,12 +104,12 @@ def per_seed(trials: Sequence[RunRecord], metric: str) -> dict[str, float]:
 
 
 def result(trial: RunRecord, metric: str) -> float | None:
-    """Return a run's metric, or None if the run is not completed or does not have it."""
+    """Return a run's value of the metric, or None if the run is not completed or lacks the metric."""
     return trial.metrics.get(metric) if trial.status == COMPLETED else None
 
 
 def verdicts(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> list[str]:
-    """Return the verdict for each set of images that the metric is measured on."""
+    """Return one verdict for each different set of images on which the metric was measured."""
     sets = list(dict.fromkeys(cell.images for cell in cells if cell.mean is not None))
     if len(sets) < 2:
         return [verdict(cells, metric, lowest=lowest)]
@@ -142,7 +142,7 @@ def verdict(cells: Sequence[SeedGroup], metric: str, *, lowest: bool = True) -> 
 
 
 def tested(cell: SeedGroup, metric: str) -> str:
-    """Return the group's test metric as text, if the group is ranked by the validation metric; "" otherwise."""
+    """Return a group's test metric as text if runs are ranked by the validation metric, else ""."""
     return "" if cell.tested is None else f", {beside(metric)} {decimal(cell.tested)}"
 
 
@@ -154,19 +154,19 @@ def spoken(cell: SeedGroup) -> str:
 
 
 def spanned(interval: Interval | None) -> str:
-    """Return the ends of an interval as text."""
+    """Return an interval as text, such as "1.2 to 3.4"; a dash for None."""
     return ABSENT if interval is None else f"{decimal(interval.low)} to {decimal(interval.high)}"
 
 
 def decimal(value: float | None) -> str:
-    """Return a number as text: with two decimals from 10 to 1e7, otherwise with four significant digits."""
+    """Return a number as text: with two decimals from 10 to 1e7, else four significant digits; a dash for None."""
     if value is None:
         return ABSENT
     return f"{value:.2f}" if 10 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def cautions(trials: Sequence[RunRecord], keys: Sequence[str], metric: str) -> list[str]:
-    """Return warnings about results that are not comparable."""
+    """Return sentences that warn of results that are biased or not comparable."""
     found = [caution(metric)] if caution(metric) else []
     nsets = len(ranked_sets(trials, metric))
     if nsets > 1:

@@ -32,7 +32,7 @@ def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
 
 
 def literal(text: str) -> str:
-    """Return a text with a leading quote if a spreadsheet would read it as a formula; numbers are unchanged."""
+    """Return a text for a spreadsheet: a leading quote is added to formulas; numbers and other texts are unchanged."""
     if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d[\d.]*(e[+-]?\d+)?", text):
         return text
     return f"'{text}"

@@ -23,7 +23,7 @@ Curve = tuple[list[int], list[float]]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file."""
+    """Return the content of a YAML file, which must be a mapping."""
     content = _load(path)
     if not isinstance(content, dict):
         raise Unreadable(f"{path.name} contains no settings or results")
@@ -31,7 +31,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_overrides(path: Path) -> list[str]:
-    """Return Hydra's list of overrides."""
+    """Return the list of overrides in Hydra's overrides.yaml."""
     overrides = _load(path)
     if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
         raise Unreadable(f"{path.name} is not a list of overrides")
@@ -41,7 +41,7 @@ def read_overrides(path: Path) -> list[str]:
 
 
 def _load(path: Path) -> Any:  # noqa: ANN401
-    """Return the content of a YAML file, whose nesting and aliases are checked before objects are built.
+    """Return the content of a YAML file, after checking its nesting and aliases.
 
     Deep nesting crashes the process, and aliases can exhaust memory; Hydra writes neither.
     """
@@ -67,7 +67,7 @@ def numbers(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float
 
 
 def is_number(value: object) -> bool:
-    """Return whether a value is a finite number."""
+    """Return whether a value is a finite int or float, and not a bool."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:  # the integer is larger than any float
@@ -75,7 +75,7 @@ def is_number(value: object) -> bool:
 
 
 def read_curves(path: Path, npoints: int) -> dict[str, Curve]:
-    """Return the columns of metrics.csv, each thinned to at most `npoints` points; other values are skipped."""
+    """Return the columns of metrics.csv by name: steps and finite values, thinned to at most `npoints` points."""
     rows = csv.reader(read_text(path, MAX_TABLE_BYTES).splitlines())
     try:
         return {name: thinned(curve, npoints) for name, curve in _columns(rows).items() if curve[0]}

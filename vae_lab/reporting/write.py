@@ -22,7 +22,7 @@ def write_report(
     ignored: Sequence[str],
     picture_side: int,
 ) -> Report:
-    """Write a report on runs as an HTML page, a CSV file and a Markdown file, and return it.
+    """Write a report on runs as an HTML page, a CSV file and a Markdown file, and return the `Report`.
 
     Args:
         runs: run folders, or folders of run folders.
@@ -57,12 +57,12 @@ def write_report(
 
 
 def encodable(text: str) -> str:
-    """Return a text with characters that UTF-8 cannot encode escaped; undecodable file names contain them."""
+    """Return a text in which characters that UTF-8 cannot encode, as in some file names, are escaped."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def check_metric(trials: Sequence[RunRecord], metric: str) -> None:
-    """Raise ValueError if no completed run has the metric, unless no run is completed."""
+    """Raise ValueError if completed runs have metrics, but none has this metric."""
     names = sorted({name for trial in trials if trial.status == COMPLETED for name in trial.metrics})
     if names and metric not in names:
         raise ValueError(f"no completed run has metric={metric}; choose another, such as {nearest(metric, names, 3)}.")

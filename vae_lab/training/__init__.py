@@ -1,1 +1,1 @@
-"""Training runs, from a composed config to a run folder."""
+"""The training of a model, from a composed Hydra config to a run folder with checkpoints and metrics."""

@@ -13,7 +13,7 @@ from vae_lab.training.tasks.task import UNAVERAGED, Task
 
 
 def finish_averaging(trainer: Trainer, task: Task, data: ImageData) -> bool:
-    """Load averaged weights into the model, validate them and store them in `last`; return whether there are any.
+    """Return whether Lightning averaged weights (SWA); if so, load, validate and store them in last.ckpt.
 
     Lightning 2.6 copies averaged weights into the model only after the last validation and checkpoint, and not at all
     if training ends before the last epoch. The checkpoint also keeps the weights in training, for resuming.
@@ -37,7 +37,7 @@ def finish_averaging(trainer: Trainer, task: Task, data: ImageData) -> bool:
 
 
 def store_average(path: Path, trainer: Trainer, task: Task) -> None:
-    """Store the task's weights and their validation metrics in a checkpoint, and keep its previous weights."""
+    """Replace a checkpoint's weights and metrics by those of the averaged task; keep the unaveraged weights too."""
     stored = torch.load(path, map_location="cpu", weights_only=True)
     stored[UNAVERAGED] = stored["state_dict"]
     stored["state_dict"] = task.state_dict()

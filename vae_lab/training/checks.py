@@ -6,7 +6,7 @@ from vae_lab.runs.configs import build
 
 
 def check_model(cfg: DictConfig) -> None:
-    """Build model and optimizer on the meta device, to report a wrong setting before Lightning is imported.
+    """Check the settings of model and optimizer by building both on the meta device, without Lightning.
 
     Raises:
         ValueError: if the optimizer does not accept its settings.

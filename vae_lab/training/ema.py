@@ -6,7 +6,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightEMA:
-    """EMA of a module's weights in another module of the same architecture; buffers are copied.
+    """Keeps the EMA of a module's weights in a second module of the same architecture; buffers are copied.
 
     The decay is min(decay, (1 + step) / (10 + step)), so that the average forgets the initial weights.
 

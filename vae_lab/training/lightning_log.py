@@ -22,12 +22,12 @@ HINTS = (
 
 
 def keep_record(record: logging.LogRecord) -> bool:
-    """Return whether a message is a warning, or comes from a callback, a profiler or a tuner."""
+    """Return whether to show a log record: a warning, or a message of a Lightning callback, profiler or tuner."""
     return record.levelno >= logging.WARNING or Path(record.pathname).parent.name in CHOSEN
 
 
 def quieten_lightning() -> None:
-    """Filter Lightning's hints, and remove its handlers, which would repeat each line under Hydra."""
+    """Hide Lightning's hints, and remove its log handlers, with which each line would appear twice under Hydra."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(name).handlers.clear()

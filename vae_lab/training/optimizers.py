@@ -11,7 +11,7 @@ NamedParameter = tuple[str, nn.Parameter]
 
 
 def make_adamw(named_parameters: Iterable[NamedParameter], *, weight_decay: float, **settings: Any) -> AdamW:
-    """Return AdamW with weight decay on the weights of layers only.
+    """Return an AdamW optimizer that applies weight decay to the weights of layers only.
 
     Args:
         named_parameters: parameters from `nn.Module.named_parameters`.
@@ -22,7 +22,7 @@ def make_adamw(named_parameters: Iterable[NamedParameter], *, weight_decay: floa
 
 
 def decay_groups(named_parameters: Iterable[NamedParameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Return the nonempty parameter groups: weights of layers with this weight decay, other parameters without."""
+    """Return up to two parameter groups: weights of layers with `weight_decay`, and other parameters with 0."""
     weights, others = partition(named_parameters, is_weight)
     groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": weight_decay},
@@ -34,13 +34,13 @@ def decay_groups(named_parameters: Iterable[NamedParameter], weight_decay: float
 def partition(
     named_parameters: Iterable[NamedParameter], selects: Callable[[str, Tensor], bool]
 ) -> tuple[list[NamedParameter], list[NamedParameter]]:
-    """Return the parameters that a predicate selects, and the others, in their order."""
+    """Return two lists: the named parameters that `selects` accepts, and the others."""
     pairs = list(named_parameters)
     return [pair for pair in pairs if selects(*pair)], [pair for pair in pairs if not selects(*pair)]
 
 
 def is_weight(name: str, parameter: Tensor) -> bool:
-    """Return whether a parameter is the weight of a layer, by its name and shape, and not the scale of a norm."""
+    """Return whether a parameter is a layer's weight: "weight" is in its name, and it has two or more dimensions."""
     return parameter.ndim >= 2 and "weight" in name
 
 
@@ -108,7 +108,7 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401
-        """Step both optimizers and return the closure's loss."""
+        """Step both optimizers, and return the closure's loss, or None without a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -34,7 +34,7 @@ KEPT_OF_TRAINER = (
 
 
 def continued(arguments: list[str]) -> list[str]:
-    """Return the command line with the stored overrides and the folder of the run that `resume=<run>` names.
+    """Return the command-line arguments; with `resume=<run>`, add that run's stored overrides and its folder.
 
     Stored overrides that are typed again are left out. Without folder= or hydra.run.dir=, the run continues in its own
     folder, and keeps the first `.hydra/` there beside the new one.
@@ -64,7 +64,7 @@ def continued(arguments: list[str]) -> list[str]:
 
 
 def check_stored(run: str, overrides: Sequence[str]) -> None:
-    """Raise ValueError if a stored override is not trusted, because a run folder may come from someone else.
+    """Raise ValueError if a stored override is unsafe, because a run folder may come from someone else.
 
     A stored override must not name a class or a path (except data.root), refer to a variable, or configure Hydra.
     """
@@ -79,7 +79,7 @@ def check_stored(run: str, overrides: Sequence[str]) -> None:
 
 
 def continue_in_folder(at: Located, typed: Sequence[str]) -> list[str]:
-    """Return the overrides that make Hydra use the folder of a run, unless another folder was typed."""
+    """Return the overrides that make Hydra continue in a run's folder; none if another folder was typed."""
     elsewhere = {"folder", "hydra.run.dir"} & {key(text) for text in typed}
     if elsewhere or at.checkpoint != "last" or not has_summary(at.folder):
         return []
@@ -90,7 +90,7 @@ def continue_in_folder(at: Located, typed: Sequence[str]) -> list[str]:
 
 
 def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
-    """Return the path of the checkpoint to resume from; None without `resume=`.
+    """Check that a run can be resumed, and return the path of its checkpoint; None without `resume=`.
 
     Raises:
         DataError: if the run has no readable checkpoint.
@@ -120,7 +120,7 @@ def resumable(config: dict[str, Any], data: dict[str, Any]) -> str | None:
 
 
 def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> None:
-    """Raise ValueError if a run has no steps left, or has a schedule for another length."""
+    """Raise ValueError if the run to resume has no steps left, or if its schedules were made for another length."""
     before, now = stored["hyper_parameters"]["trainer"], config["trainer"]
     lengths = [{name: one.get(name) for name in ("max_steps", "max_epochs", "max_time")} for one in (before, now)]
     if lengths[0] == lengths[1]:
@@ -145,7 +145,7 @@ def check_length(run: str, stored: dict[str, Any], config: dict[str, Any]) -> No
 
 
 def describe_data_change(stored: dict[str, Any], config: dict[str, Any], data: dict[str, Any]) -> str:
-    """Return a phrase with the number and folder of the checkpoint's images, which differ from those of `data`."""
+    """Return a phrase on how the images of a checkpoint's run differ from those of `data`: number and folder."""
     if not stored.get("data"):
         return "no stored fingerprint of its images, as in early versions of vae_lab"
     counts = [" + ".join(str(one.get(f"n{part}")) for part in PARTS) for one in (stored["data"], data)]
@@ -155,7 +155,7 @@ def describe_data_change(stored: dict[str, Any], config: dict[str, Any], data: d
 
 
 def warn_of_version(run: str | Path) -> None:
-    """Log a warning if another version or commit of vae_lab started the run."""
+    """Log a warning if the run was started by another version or commit of vae_lab."""
     from vae_lab.runs.provenance import git_commit, versions  # imports torch
 
     try:
@@ -171,7 +171,7 @@ def warn_of_version(run: str | Path) -> None:
 
 
 def load_initial_weights(task: "Task", run: str) -> dict[str, Any]:
-    """Load the weights of another run that match in name and shape, and return an entry for the summary.
+    """Load into a task another run's weights that match in name and shape; return the summary's entry `init`.
 
     Args:
         task: a task with initial weights; with an EMA, both the EMA and the network in training get the weights.

@@ -1,4 +1,4 @@
-"""One training run: `train_run` builds data, task and trainer, fits, tests and writes the summary."""
+"""One training run: `train_run` builds data, task and trainer, trains, tests and writes the summary."""
 
 import logging
 import os
@@ -56,7 +56,7 @@ Watcher = TypeVar("Watcher", bound=Callback)
 def train_run(
     cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Train and test a run, and return its summary, which is also written to `cfg.folder` as summary.json.
+    """Train and test a model by its config, and return the run's summary, which is also written to summary.json.
 
     Args:
         cfg: the composed config.
@@ -87,7 +87,7 @@ def train_run(
 
 
 def run_folder(cfg: DictConfig) -> Path:
-    """Return the folder of a run.
+    """Return the run folder that the config names.
 
     Raises:
         ValueError: if the config has no folder, as without a command.
@@ -101,7 +101,7 @@ def run_folder(cfg: DictConfig) -> Path:
 def train_until(
     stop: GracefulStop, cfg: DictConfig, watchers: Sequence[Callback], facts: Mapping[str, object]
 ) -> dict[str, Any]:
-    """Train and test a run, and return its summary; see `train_run`. `stop` handles signals."""
+    """Train and test a model as `train_run` does, with `stop` to handle signals, and return the run's summary."""
     started = time.perf_counter()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     config["threads"] = threads_in_use(config["threads"])
@@ -152,12 +152,12 @@ def train_until(
 
 
 def is_trial_run(trainer: Trainer) -> bool:
-    """Return whether `trainer.fast_dev_run` is set: a few batches, and no files."""
+    """Return whether `trainer.fast_dev_run` is set: Lightning runs a few batches, without checkpoints or loggers."""
     return bool(trainer.fast_dev_run)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def status_of(trainer: Trainer, summary: Mapping[str, Any]) -> str:
-    """Return the status of a run that ended without an error.
+    """Return the status of a run that ended without an error: completed, stopped or fast_dev_run.
 
     A time limit gives "stopped" if it came before the limit of steps or epochs. `trainer.max_time` without another
     limit is the length of training and gives "completed".
@@ -169,7 +169,7 @@ def status_of(trainer: Trainer, summary: Mapping[str, Any]) -> str:
 
 
 def say_end(task: Task, summary: Mapping[str, Any], folder: Path) -> None:
-    """Log the number that judges a run, and what ended training.
+    """Log the test metric that judges the model, and what ended training.
 
     Raises:
         TimeLimit: if the time limit ended training before the last step.
@@ -185,7 +185,7 @@ def say_end(task: Task, summary: Mapping[str, Any], folder: Path) -> None:
 
 
 def judgement(task: Task, summary: Mapping[str, Any]) -> str:
-    """Return the test metric by which a task is judged, in words."""
+    """Return a line of text with the test metric that judges the model, and its meaning."""
     metric, meaning = task.judged_by()
     value = summary.get(f"test/{metric}")
     if value is None:
@@ -201,7 +201,7 @@ def judgement(task: Task, summary: Mapping[str, Any]) -> str:
 def build_parts(
     cfg: DictConfig, config: dict[str, Any], watchers: Sequence[Callback] = ()
 ) -> tuple[ImageData, Task, Trainer]:
-    """Return the decoded data, the task with weights drawn from the seed, and a trainer without loggers."""
+    """Return the decoded images, the task with initial weights drawn from the seed, and a trainer without loggers."""
     quieten_lightning()
     with seeded("weights", cfg.seed):
         task: Task = build(cfg.task)
@@ -226,7 +226,7 @@ def build_parts(
 
 
 def check_classes(model: LatentModel, data: ImageData) -> None:
-    """Raise ValueError if the images do not have the model's classes, and warn of classes without training images."""
+    """Raise ValueError if images have no classes, or more than the model; warn of classes without training images."""
     if not model.nclasses:
         return
     if not data.classes:
@@ -269,7 +269,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
 def fit_and_test(
     data: ImageData, task: Task, trainer: Trainer, checkpoint: str | None, summary: dict[str, Any]
 ) -> None:
-    """Train, then test the checkpoint with the best validation, and add the results to `summary`."""
+    """Train the task, then test its best checkpoint, and add the results to `summary`."""
     number, size = f"{summary['parameters']:,}", f"{data.channels}x{data.image_size}x{data.image_size}"
     line = "training %s parameters on %s (%d images of %s): %s, %s"
     images = (type(data).__name__, len(data.splits.train), size)
@@ -294,19 +294,19 @@ def fit_and_test(
 
 
 def logged_metrics(trainer: Trainer) -> dict[str, float]:
-    """Return all logged metrics except those of training batches."""
+    """Return the logged metrics by name, without those of training batches (train/…)."""
     metrics = trainer.callback_metrics.items()
     return {name: float(value) for name, value in metrics if name != "step" and not name.startswith("train/")}
 
 
 def collect_facts(parts: Iterable[object]) -> dict[str, Any]:
-    """Return the summary entries of callbacks or loggers, from their `describe` methods."""
+    """Return the entries that callbacks or loggers add to the summary, from their `describe` methods."""
     facts = [part.describe() for part in parts if hasattr(part, "describe")]  # pyright: ignore[reportAttributeAccessIssue]
     return {name: value for part in facts for name, value in part.items()}
 
 
 def translate_error(error: BaseException) -> BaseException:
-    """Return the vae_lab error for divergence, a failed compilation or a lost process; other errors unchanged."""
+    """Return a clearer error for divergence, a failed compilation or a lost process, else `error` itself."""
     if isinstance(error, RuntimeError) and "returned nan values in its" in str(error):  # torch's anomaly detection
         return DivergedError(f"{error} Try a smaller optimizer.lr.")
     if isinstance(error, TrainingSpikeException):
@@ -328,7 +328,7 @@ def find_callback(trainer: Trainer, kind: type[Watcher]) -> Watcher:
 
 
 def test(trainer: Trainer, task: Task, data: ImageData, *, last: bool) -> dict[str, Any]:
-    """Return the test metrics of the best checkpoint; of the last weights if `last` is set or there is no checkpoint.
+    """Test the last weights if `last` is true or no checkpoint exists, else the best checkpoint; return the metrics.
 
     The result includes the validation metrics of the same weights.
     """
@@ -347,7 +347,7 @@ def test(trainer: Trainer, task: Task, data: ImageData, *, last: bool) -> dict[s
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock the folder against other runs, unless this command holds the lock already, as in a trial of a sweep.
+    """Lock a run folder inside a `with` block; do nothing if this command already holds its lock, as in a sweep.
 
     Raises:
         StorageError: if the folder cannot be written.
@@ -371,7 +371,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def check_folder(folder: Path, resume: str | None) -> None:
-    """Raise StorageError unless `folder` is writable, and ValueError if it holds another run."""
+    """Raise ValueError if the run folder holds another run, and StorageError if it is not writable."""
     resumes = resume is not None and expanded(resume).absolute() == folder.absolute()
     if has_summary(folder) and not resumes:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")

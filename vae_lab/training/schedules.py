@@ -1,4 +1,4 @@
-"""Learning-rate schedules by optimizer step."""
+"""Learning-rate schedules that change at every optimizer step."""
 
 import inspect
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def make_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int | float) -> LRScheduler:
-    """Return the learning-rate schedule of an optimizer.
+    """Return the learning-rate schedule of an optimizer, made by a factory.
 
     Args:
         make: factory called with the optimizer, and with `total_steps` if it has this parameter without a value.
@@ -36,7 +36,7 @@ def make_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_
 
 
 def takes_length(make: Callable[..., LRScheduler]) -> bool:
-    """Return whether a schedule needs `total_steps`: it has this parameter, and no length in steps or epochs yet."""
+    """Return whether a factory of schedules has a parameter `total_steps`, but was given no length yet."""
     given: dict[str, object] = getattr(make, "keywords", {})
     if given.get("total_steps") is not None or given.get("steps_per_epoch") is not None:
         return False
@@ -44,7 +44,7 @@ def takes_length(make: Callable[..., LRScheduler]) -> bool:
 
 
 def warm_up_and_cosine(optimizer: Optimizer, *, warmup: int, floor: float, total_steps: int) -> LambdaLR:
-    """Return a schedule with linear warm-up, followed by half a cosine that ends at a floor.
+    """Return a learning-rate schedule: a linear warm-up, then half a cosine period down to a share of the peak.
 
     Loshchilov and Hutter 2017, equation 5 with one cycle, https://arxiv.org/abs/1608.03983, after the linear warm-up of
     Goyal et al. 2017, https://arxiv.org/abs/1706.02677.

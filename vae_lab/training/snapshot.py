@@ -26,13 +26,13 @@ class Snapshot:
         self.state: dict[str, Any] | None = None
 
     def take(self, step: int, optimizers: Sequence[AnyOptimizer]) -> None:
-        """Copy the current state, after `step` steps."""
+        """Copy the current weights and optimizer states, which are those after `step` steps."""
         states = {name: copy.deepcopy(module.state_dict()) for name, module in self.modules.items()}
         moments = [copy.deepcopy(optimizer.state_dict()["state"]) for optimizer in optimizers]
         self.state = {**states, "optimizers": moments, "step": step}
 
     def restore(self, optimizers: Sequence[AnyOptimizer]) -> int:
-        """Restore the copy and return its step; learning rates, which the schedules set, stay unchanged."""
+        """Restore the copied weights and optimizer states, but not learning rates; return the step of the copy."""
         assert self.state is not None
         for name, module in self.modules.items():
             module.load_state_dict(self.state[name])

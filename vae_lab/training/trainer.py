@@ -41,7 +41,7 @@ def build(
     enable_model_summary: bool,
     **settings: Any,
 ) -> Trainer:
-    """Return a trainer without loggers, which are set after all checks.
+    """Return a `lightning.Trainer` without loggers; the caller sets them after all checks.
 
     Args:
         callbacks: callbacks of the config and of vae_lab.
@@ -96,7 +96,7 @@ def build(
 
 
 def check_nodes(num_nodes: int) -> None:
-    """Raise ValueError unless `num_nodes` is 1 or the number of machines of the started processes."""
+    """Raise ValueError unless `num_nodes` is 1 or the number of machines on which processes were started."""
     _, size, local_size = ranks()
     if num_nodes not in (1, size // local_size):
         raise ValueError(
@@ -106,13 +106,16 @@ def check_nodes(num_nodes: int) -> None:
 
 
 def skip_nvml() -> None:
-    """Unset a variable that Lightning sets on import, with which each optimizer step would load NVIDIA's library."""
+    """Unset the environment variable PYTORCH_NVML_BASED_CUDA_CHECK if there is no GPU.
+
+    Lightning sets it on import, and each optimizer step would load NVIDIA's library.
+    """
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def construct(asked: dict[str, Any], **arguments: Any) -> Trainer:
-    """Return Lightning's trainer; errors become ValueErrors that name the settings in `asked`."""
+    """Return a `lightning.Trainer`; if Lightning rejects an argument, raise ValueError with the settings in `asked`."""
     try:
         return Trainer(**arguments)
     except TypeError as error:
@@ -125,7 +128,7 @@ def construct(asked: dict[str, Any], **arguments: Any) -> Trainer:
 
 
 def validation(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings with the `check_val_every_n_epoch` that `val_check_interval` needs.
+    """Return the settings; if `val_check_interval` is a fraction, `check_val_every_n_epoch` is 1 in place of None.
 
     Lightning accepts a fraction of an epoch as interval only if `check_val_every_n_epoch` is a number, and counts an
     integer interval over the whole run only if it is None.
@@ -136,7 +139,7 @@ def validation(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def drop_disabled(callbacks: Sequence[Callback], *, bar: bool, checkpoints: bool) -> list[Callback]:
-    """Return the callbacks without vae_lab's progress bar, if disabled or replaced, and checkpoints, if disabled."""
+    """Return the callbacks except ProgressLine, if disabled or replaced, and except BestCheckpoint, if disabled."""
     others = any(isinstance(one, ProgressBar) and not isinstance(one, ProgressLine) for one in callbacks)
     idle = (() if bar and not others else (ProgressLine,)) + (() if checkpoints else (BestCheckpoint,))
     if not checkpoints:
@@ -145,7 +148,7 @@ def drop_disabled(callbacks: Sequence[Callback], *, bar: bool, checkpoints: bool
 
 
 def chosen_strategy(strategy: str, size: int, *, automatic: bool) -> str | Strategy:
-    """Return Lightning's strategy for this number of processes."""
+    """Return the strategy for Lightning's trainer, by the setting and the number of processes."""
     if strategy not in ("auto", "ddp"):
         log.warning("trainer.strategy=%s is passed to Lightning; vae_lab does not test it", strategy)
         return strategy
@@ -171,7 +174,7 @@ def check_devices(devices: Any, strategy: str) -> None:  # noqa: ANN401
 
 
 def environment() -> list[ClusterEnvironment]:
-    """Return the cluster environment, in place of the one that Lightning detects.
+    """Return a list with the cluster environment for Lightning; an empty list under torchrun, which it detects.
 
     By default, Lightning requeues a Slurm job at SIGUSR1: it writes a checkpoint inside the signal handler while
     training continues. Here, SIGUSR1 ends a run as SIGTERM does. A run of one process does not use Slurm.

@@ -51,7 +51,7 @@ SPAWNED = ("spawn", "fork", "notebook")
 
 
 def check_owned(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings without those of `OWNED`.
+    """Return the trainer's settings without those in `OWNED`, which vae_lab sets itself.
 
     Raises:
         ValueError: if one of `OWNED` is set.
@@ -63,7 +63,7 @@ def check_owned(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(settings: dict[str, Any], strategy: str) -> None:
-    """Raise ValueError if a setting cannot have an effect, and warn of a setting without effect in a command."""
+    """Raise ValueError if a trainer setting has no effect or spawns processes; warn of `limit_predict_batches`."""
     if settings.get("gradient_clip_algorithm") is not None and settings.get("gradient_clip_val") is None:
         raise ValueError(
             f"trainer.gradient_clip_algorithm={settings['gradient_clip_algorithm']} has no effect, because"
@@ -78,7 +78,7 @@ def check_settings(settings: dict[str, Any], strategy: str) -> None:
 
 
 def check_several(callbacks: Sequence[Callback], settings: dict[str, Any], precision: str | int) -> None:
-    """Raise ValueError if a task with several optimizers gets a setting or callback for one optimizer."""
+    """Raise ValueError, for a task with several optimizers, if a setting or callback supports only one optimizer."""
     for name, (neutral, remedy) in SEVERAL.items():
         if settings.get(name) not in (neutral, None):
             raise ValueError(
@@ -108,7 +108,7 @@ def check_several(callbacks: Sequence[Callback], settings: dict[str, Any], preci
 
 
 def check_precision(precision: str | int) -> None:
-    """Raise ValueError if weights would have 16 bits, because densities and their gradients are in float32."""
+    """Raise ValueError if a precision stores weights in 16 bits; densities and their gradients need float32."""
     if str(precision) in ("16-true", "bf16-true"):
         raise ValueError(
             f"trainer.precision={precision} stores weights in 16 bits, but densities need float32; choose bf16-mixed."
@@ -116,7 +116,7 @@ def check_precision(precision: str | int) -> None:
 
 
 def check_callbacks(callbacks: Sequence[Callback], accelerator: str, max_epochs: int | None) -> None:
-    """Raise ValueError if one of Lightning's callbacks cannot work here."""
+    """Raise ValueError if one of Lightning's callbacks cannot work with vae_lab or with these settings."""
     for one in callbacks:
         if isinstance(one, BatchSizeFinder):
             raise ValueError(

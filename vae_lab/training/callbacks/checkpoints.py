@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its path and renames it.
+    """Lightning's checkpoint reader and writer with atomic writes: a temporary file is written, then renamed.
 
     Lightning copies checkpoints from $TMPDIR, and a killed process can leave a truncated copy.
     """
@@ -42,12 +42,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Return the checkpoint, loaded with `weights_only=True` for any arguments."""
+        """Return the content of a checkpoint, always loaded to the CPU and with `weights_only=True`."""
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoints of the best and of the last validation, as `best` and `last`.
+    """Keeps the checkpoints of the best and of the last validation, as best.ckpt and last.ckpt.
 
     Lightning 2.6 writes `last` only when a validation is the best so far, and never without validation. A separate
     class also separates this callback's state from that of a user's `ModelCheckpoint`.
@@ -56,27 +56,27 @@ class BestCheckpoint(ModelCheckpoint):
     came_from: Path | None = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Write `last` at the end of training if validation is disabled."""
+        """Write last.ckpt at the end of training if validation is disabled."""
         super().on_train_batch_end(trainer, pl_module, *args)
         if trainer.should_stop and not trainer.enable_validation:
             self.write_last(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `best` and `last`."""
+        """Write best.ckpt if this validation is the best so far, and write last.ckpt."""
         super().on_validation_end(trainer, pl_module)
         self.write_last(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write `last` if there is no checkpoint; unlike Lightning, not with `trainer.fast_dev_run`."""
+        """Write last.ckpt if there is no checkpoint yet, but never with `trainer.fast_dev_run`, unlike Lightning."""
         if not trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             super().on_train_end(trainer, pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the folder of the loaded checkpoint, which contains the best one so far."""
+        """Remember the folder of the loaded checkpoint, which also contains the best checkpoint so far."""
         self.came_from = Path(str(trainer.ckpt_path)).parent if trainer.ckpt_path else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best checkpoint so far, and copy its file if the run resumes in another folder.
+        """Restore the path and score of the best checkpoint; copy its file if the run resumes in another folder.
 
         Lightning discards the best checkpoint in another folder, so a later and worse one would replace it.
         """
@@ -97,7 +97,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().load_state_dict(state | {"dirpath": self.dirpath, "last_model_path": ""})
 
     def write_last(self, trainer: Trainer) -> None:
-        """Write `last`, unless it was written at this step."""
+        """Write last.ckpt, unless it was already written at this step."""
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
@@ -119,11 +119,11 @@ class StoredConfig(Callback):
         self.validated_at: int | None = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the step of the validated weights."""
+        """Remember the step at which the weights were validated."""
         self.validated_at = None if trainer.sanity_checking else trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the config, the data fingerprint and the validation metrics in the checkpoint."""
+        """Store the config, the fingerprint of the images and the validation metrics in the checkpoint."""
         checkpoint["hyper_parameters"] = self.config
         checkpoint["data"] = self.data
         seen = trainer.callback_metrics if self.validated_at == trainer.global_step else {}

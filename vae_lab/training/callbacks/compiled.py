@@ -1,4 +1,4 @@
-"""`compile=`: training batches run through CUDA graphs or another backend of torch.compile."""
+"""The setting `compile`: training batches run as CUDA graphs or with another backend of torch.compile."""
 
 from typing import Any
 
@@ -52,20 +52,20 @@ class Compiled(Callback):
         torch.compiler.set_stance("force_eager")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Enable compiled code, and allow CUDA graphs to overwrite the outputs of the last batch."""
+        """Enable compiled code, and allow CUDA graphs to overwrite the outputs of the previous batch."""
         torch.compiler.set_stance("default")
         torch.compiler.cudagraph_mark_step_begin()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Disable compiled code."""
+        """Switch to eager execution until the next training batch."""
         torch.compiler.set_stance("force_eager")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the eager networks."""
+        """Undo the compilation of the networks."""
         torch.compiler.set_stance("default")
         for network in pl_module.trained_networks() if isinstance(pl_module, Task) else ():
             network._compiled_call_impl = None  # noqa: SLF001 - torch has no public way to undo compile
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restore the eager networks."""
+        """Undo the compilation of the networks after an error."""
         self.teardown(trainer, pl_module, "fit")

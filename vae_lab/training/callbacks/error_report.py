@@ -1,4 +1,4 @@
-"""Reporting of an error before the process group is destroyed."""
+"""A callback that reports an error before the process group is destroyed."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from vae_lab.training.tasks.task import Task
 
 
 class ReportError(Callback):
-    """Reports an error as soon as training raises it, before the launcher can end this process.
+    """Calls `report` with an error as soon as training raises it, before the launcher can end this process.
 
     Args:
         report: function called with the error.
@@ -18,5 +18,5 @@ class ReportError(Callback):
         self.report = report
 
     def on_exception(self, trainer: Trainer, pl_module: Task, exception: BaseException) -> None:
-        """Report the error."""
+        """Call `report` with the error."""
         self.report(exception)

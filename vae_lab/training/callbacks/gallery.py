@@ -1,4 +1,4 @@
-"""Figures of reconstructions, samples and traversals, for the run folder and loggers."""
+"""Figures of reconstructions, samples and latent traversals, for the run folder and loggers."""
 
 import logging
 from pathlib import Path
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Gallery(Callback):
-    """Writes grids of reconstructions beside their originals, of samples and of latent traversals.
+    """Writes grids of images: reconstructions beside their originals, samples and latent traversals.
 
     The grids are made after the first validation, after later ones at least `every` steps after the last grids, and at
     the end. They have their own random state, so they do not affect training.
@@ -39,7 +39,7 @@ class Gallery(Callback):
         self.visited: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Log a warning if validations are less frequent than `every`."""
+        """Log a warning if more than `every` steps lie between two validations, at which the grids are made."""
         interval = getattr(trainer, "val_check_interval", None)  # None if it is a time
         if (
             trainer.check_val_every_n_epoch is None
@@ -50,7 +50,7 @@ class Gallery(Callback):
             log.warning(line, interval, self.every)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Make the grids if `every` steps have passed."""
+        """Make the grids if `every` steps have passed since the last ones, or if training is ending."""
         due = trainer.global_step >= self.next_visit or trainer.should_stop
         if due and trainer.is_global_zero and not trainer.sanity_checking:
             self.next_visit = trainer.global_step + self.every
@@ -62,7 +62,7 @@ class Gallery(Callback):
             self.show(trainer, pl_module)
 
     def show(self, trainer: Trainer, task: Task) -> None:
-        """Write the three grids and send them to every logger that accepts images."""
+        """Write the three grids as PNG files, and send them to every logger that accepts images."""
         self.visited = trainer.global_step
         model, images = placed(task.model, trainer.datamodule.splits.val, slice(self.nimages))  # pyright: ignore[reportAttributeAccessIssue]
         with seeded("gallery", task.seed), torch.no_grad(), trainer.precision_plugin.tensor_init_context():

@@ -17,7 +17,7 @@ AGREE_EVERY = 10
 
 
 class GracefulStop(Callback):
-    """Ends a run at a signal; a context manager that handles signals inside its block.
+    """Ends a run when it receives a signal; its signal handlers are active inside a `with` block.
 
     During training, the first signal ends training after the current optimizer step, with a last validation and
     checkpoint; a second signal ends the run at once. Several processes stop at the same batch, on which they agree
@@ -44,14 +44,14 @@ class GracefulStop(Callback):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Restore the previous signal handlers, and notify an outer `EndAtOnce` handler if the run is ending."""
+        """Restore the previous signal handlers, and notify an outer `EndAtOnce` if a signal is ending the run."""
         for number, handler in self._previous.items():
             if isinstance(handler, EndAtOnce) and self._end.is_ending() and self.received is not None:
                 handler.begin()
             signal.signal(number, handler)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the handlers again; from now on the first signal leads to a checkpoint."""
+        """Install the handlers again; during training, the first signal leads to a validation and a checkpoint."""
         self._training = True
         self._end = EndAtOnce("at once; checkpoints are those of the last validation")
         self._listen()
@@ -67,7 +67,7 @@ class GracefulStop(Callback):
             self._agree(trainer, pl_module)
 
     def _agree(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End training in all processes if one received a signal, when no gradients are being accumulated.
+        """Stop all processes after the current optimizer step if one of them has received a signal.
 
         Lightning's `min_epochs` and `min_steps` are ignored.
         """
@@ -78,16 +78,16 @@ class GracefulStop(Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End the run at once at the next signal, because nothing is left to save."""
+        """Let the next signal end the run at once, because nothing is left to save."""
         self._training = False
         self._end = EndAtOnce("after training; checkpoints are those of the last validation")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Install the handlers again."""
+        """Install the handlers again, because Lightning has replaced the one for SIGTERM."""
         self._listen()
 
     def close(self) -> None:
-        """Ignore signals while the end of the run is recorded."""
+        """Ignore signals from now on, while the summary is written and the loggers are closed."""
         self._end.begin()
 
     def _listen(self) -> None:

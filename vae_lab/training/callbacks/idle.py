@@ -16,7 +16,7 @@ HOOKS = (
 
 
 def skip_idle_hooks(callbacks: Iterable[Callback]) -> None:
-    """Set batch hooks that callbacks do not override to None, so that Lightning skips them.
+    """Set to None each batch hook that a callback does not override, so that Lightning skips it.
 
     Lightning 2.6 opens a profiler context for each hook of each callback, even for empty hooks: 70 contexts per step
     with a dozen callbacks. It skips hooks that are not callable.

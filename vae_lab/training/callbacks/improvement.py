@@ -1,4 +1,4 @@
-"""Detection of training that ends with a higher loss than at its beginning."""
+"""Detection of runs whose loss is higher after training than before."""
 
 import logging
 
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Improvement(Callback):
-    """Compares the loss of the first validation images before and after training, and fails a run that got worse.
+    """Fails a run whose loss on the first validation images is higher after training than before.
 
     The loss is `Task.measure`, with the same noise each time. A learning rate that is far too large often gives weights
     that are finite but useless. A run fails only if the *tested* weights are worse, because overfitting a few images
@@ -43,7 +43,7 @@ class Improvement(Callback):
         self.fresh = True
 
     def on_train_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Measure the initial weights.
+        """Store the loss of the first validation images with the initial weights.
 
         Raises:
             DivergedError: if the loss is not finite.
@@ -53,13 +53,13 @@ class Improvement(Callback):
         pl_module.refuse_nonfinite(self.before, "the loss of the first validation images")
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Log a warning if the last weights are worse than the initial ones."""
+        """Log a warning if the last weights have a higher loss than the initial ones."""
         after = mean_loss(trainer, pl_module)
         if self.is_worse(after):
             log.warning("last.ckpt: %s", self.comparison(after))
 
     def on_test_start(self, trainer: Trainer, pl_module: Task) -> None:
-        """Measure the tested weights.
+        """Compare the loss of the tested weights with that of the initial ones.
 
         Raises:
             DivergedError: if the tested weights are worse than the initial ones.
@@ -74,22 +74,22 @@ class Improvement(Callback):
         log.warning("tested weights: %s", self.comparison(self.after))
 
     def is_worse(self, after: float) -> bool:
-        """Return whether a loss is above the initial one by more than the tolerance, or not finite."""
+        """Return whether a loss exceeds the initial one by more than the tolerance, or is not finite."""
         return self.before is not None and not after <= self.before + self.tolerance * abs(self.before)
 
     def comparison(self, after: float) -> str:
-        """Return a sentence with both losses."""
+        """Return a sentence with the loss `after` training and the loss before training."""
         since = "before training" if self.fresh else "when the run resumed"
         return f"the loss of the first validation images is {after:.6g}, and was {self.before:.6g} {since}"
 
     def describe(self) -> dict[str, object]:
-        """Return both losses for the summary."""
+        """Return the losses before and after training, as an entry of summary.json."""
         return {"improvement": {"before": self.before, "after": self.after}}
 
 
 @torch.no_grad()
 def mean_loss(trainer: Trainer, task: Task) -> float:
-    """Return the mean loss of the first validation images, as many as in a training batch, without side effects."""
+    """Return the mean loss of the first `data.batch_size` validation images of each process."""
     data = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
     first = trainer.precision_plugin.convert_input(next(iter(data.val_dataloader())))
     images, labels = (part[: data.batch_size].to(task.device) for part in first)

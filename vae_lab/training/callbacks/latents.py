@@ -44,7 +44,7 @@ class Latents(Callback):
         self.rate = math.nan
 
     def on_validation_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Compute and log the statistics of the first validation images."""
+        """Log the KL per latent and a histogram of posterior means, for the first `nimages` validation images."""
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         images = trainer.datamodule.splits.val  # pyright: ignore[reportAttributeAccessIssue]
@@ -55,7 +55,7 @@ class Latents(Callback):
                 log_histogram(logger, name, heights, edges, step=trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Write the figure of the last validation, and log a warning if no latent is active."""
+        """Write latents.png with the statistics of the last validation; log a warning if no latent is active."""
         if self.seen is None:
             return
         with whole(self.folder / "latents.png") as path:
@@ -65,7 +65,7 @@ class Latents(Callback):
             log.warning("%s: %s", self.describe()["latents"], advice)
 
     def nactive(self) -> int:
-        """Return the number of active latents; 0 if the whole rate is at most `active_above`.
+        """Return the number of active latents; 0 if the rate, summed over latents, is at most `active_above` nats.
 
         The rate is checked because the KL per latent is to N(0, 1) if the prior does not factorize over latents.
         """
@@ -73,7 +73,7 @@ class Latents(Callback):
         return int((self.seen[1] > self.active_above).sum()) if self.rate > self.active_above else 0
 
     def describe(self) -> dict[str, object]:
-        """Return the number of active latents for the summary, and a sentence about them."""
+        """Return the number of active latents and a sentence about them, as entries of summary.json."""
         if self.seen is None:
             return {}
         number, total = self.nactive(), len(self.seen[1])
@@ -84,7 +84,7 @@ class Latents(Callback):
 def histograms(
     means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return histograms as (heights, edges): of the posterior means, and of the KL in nats with one bin per latent."""
+    """Return two histograms by name, as (heights, edges): of posterior means, and of KL with one bar per latent."""
     counts, edges = np.histogram(means.numpy(), bins=64)
     return {
         "latents/posterior_means": (counts, edges),

@@ -44,7 +44,7 @@ class ProgressLine(ProgressBar):
         self.enabled = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Open the bar."""
+        """Open the progress bar if the output is a terminal."""
         self.next_update = time.monotonic() + self.interval
         if trainer.is_global_zero and self.terminal and self.enabled:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
@@ -56,7 +56,7 @@ class ProgressLine(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Show the progress if the interval has passed."""
+        """Show steps, loss and images per second if `interval` seconds have passed since the last time."""
         if time.monotonic() < self.next_update or not trainer.is_global_zero or not self.enabled:
             return
         self.next_update = time.monotonic() + self.interval
@@ -80,18 +80,18 @@ class ProgressLine(ProgressBar):
             log.info(line, trainer.global_step, *values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
+        """Close the progress bar."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar."""
+        """Close the progress bar after an error."""
         self.on_train_end(trainer, pl_module)
 
 
 def progress_of(trainer: Trainer) -> tuple[int, int | None]:
-    """Return the steps done and in all, or the batches if there is no limit of steps; None for an unknown total."""
+    """Return (done, total) in steps if `trainer.max_steps` is set, else in batches; an unknown total is None."""
     if trainer.max_steps >= 0:
         return trainer.global_step, trainer.max_steps
     batches = trainer.num_training_batches

@@ -13,7 +13,9 @@ TIME = "trainer.max_time or a Timer"
 
 
 class FolderWatch(Callback):
-    """Fails a run whose folder was removed, because later files would create an incomplete folder.
+    """Raises StorageError during a run if the run folder has been removed.
+
+    Otherwise, files that are written later would create an incomplete folder.
 
     Args:
         folder: the run folder, which has a summary.json from the start.
@@ -23,15 +25,15 @@ class FolderWatch(Callback):
         self.folder = folder
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before each checkpoint."""
+        """Check that the folder exists before a validation, after which a checkpoint is written."""
         self.check(trainer)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check before the run gets the status completed."""
+        """Check that the folder exists before the run gets the status completed."""
         self.check(trainer)
 
     def check(self, trainer: Trainer) -> None:
-        """Raise StorageError if the folder was removed."""
+        """Raise StorageError if the run folder was removed."""
         if trainer.is_global_zero and not has_summary(self.folder):
             raise StorageError(
                 f"{self.folder.absolute()} was removed or emptied during the run; train again, and keep the folder."
@@ -39,7 +41,7 @@ class FolderWatch(Callback):
 
 
 class FinalValidation(Callback):
-    """Adds a validation, and so a checkpoint, after the last batch.
+    """Adds a validation, and thereby a checkpoint, after the last training batch.
 
     Lightning validates at its interval and when `trainer.should_stop` is set, but not when a limit is reached between
     two validations. So this callback sets `should_stop` at a limit. It must follow all callbacks that set it.
@@ -53,7 +55,7 @@ class FinalValidation(Callback):
         self.validated_at: int | None = None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """Ask for a validation if this was the last batch."""
+        """Make Lightning validate after this batch if it was the last one."""
         self.limit = reached_limit(trainer)
         if self.limit is not None:
             trainer.should_stop = True
@@ -63,13 +65,13 @@ class FinalValidation(Callback):
             trainer.check_val_every_n_epoch = 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Store the step of the validated weights."""
+        """Remember the step at which the weights were validated."""
         if not trainer.sanity_checking:
             self.validated_at = trainer.global_step
 
 
 class LateValidation(Callback):
-    """Adds a validation if a callback ended training after the last validation, as at the end of an epoch.
+    """Adds a validation at the end of training if a callback ended training after the last validation.
 
     It must precede Lightning's callbacks that load averaged weights into the model at the end of training.
 
@@ -81,7 +83,7 @@ class LateValidation(Callback):
         self.final = final
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate if the last weights were not."""
+        """Validate the last weights if they have not been validated."""
         if trainer.enable_validation and trainer.global_step and self.final.validated_at != trainer.global_step:
             trainer.validating = True
             trainer.fit_loop.epoch_loop.val_loop.run()
@@ -89,7 +91,7 @@ class LateValidation(Callback):
 
 
 def reached_limit(trainer: Trainer) -> str | None:
-    """Return the setting whose limit is reached with the current batch, or None."""
+    """Return the setting whose limit is reached with this batch, such as "trainer.max_steps=100", or None."""
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"trainer.max_steps={trainer.max_steps}"
     epochs = trainer.max_epochs
@@ -99,7 +101,7 @@ def reached_limit(trainer: Trainer) -> str | None:
 
 
 def limit_at_start(trainer: Trainer) -> str | None:
-    """Return the setting whose limit leaves no batch to train on, as in a finished run that is resumed, or None."""
+    """Return the setting whose limit was reached before training, as when resuming a finished run, or None."""
     if 0 <= trainer.max_steps <= trainer.global_step:
         return f"trainer.max_steps={trainer.max_steps}"
     if trainer.max_epochs is not None and 0 <= trainer.max_epochs <= trainer.current_epoch:
@@ -108,7 +110,7 @@ def limit_at_start(trainer: Trainer) -> str | None:
 
 
 def ended_by(trainer: Trainer, limit: str | None) -> str:
-    """Return the reason that training ended: a limit, a timer or another callback."""
+    """Return what ended training, as text: a setting with a limit, a timer or another callback."""
     limit = limit or limit_at_start(trainer)
     if limit is not None:
         return limit

@@ -8,7 +8,7 @@ from vae_lab.data.sample import Batch, batch_size
 
 
 class Stopwatch(Callback):
-    """Measures the time of training without validations and their figures and checkpoints.
+    """Measures the time of training, excluding validations and the figures and checkpoints after them.
 
     Attributes:
         fit: seconds from the first batch to the end of training, including validations.
@@ -30,7 +30,7 @@ class Stopwatch(Callback):
 
     @property
     def images_per_second(self) -> float:
-        """The training speed so far."""
+        """Training images per second so far, over all processes."""
         return self.images / max(self.training, 1e-9)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -38,17 +38,17 @@ class Stopwatch(Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """End a pause."""
+        """Continue the clock if it was paused for a validation."""
         self._end_pause()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        """Count the images."""
+        """Count the images of the batch."""
         self.images += batch_size(batch) * trainer.world_size
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a pause."""
+        """Pause the clock for the validation."""
         self._pause = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -58,7 +58,7 @@ class Stopwatch(Callback):
             self.fit = time.perf_counter() - self._started
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop the clock."""
+        """Stop the clock after an error."""
         self.on_train_end(trainer, pl_module)
 
     def _end_pause(self) -> None:

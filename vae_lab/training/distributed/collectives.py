@@ -13,7 +13,7 @@ def is_distributed() -> bool:
 
 
 def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the mean of each tensor over all processes, computed in one message; shapes must be equal everywhere."""
+    """Return each tensor's mean over all processes, by one all-reduce; shapes must be equal in all processes."""
     if not is_distributed() or not tensors:
         return list(tensors)
     message = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
@@ -24,7 +24,7 @@ def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 @torch.no_grad()
 def synchronize_buffers(module: nn.Module) -> None:
-    """Synchronize buffers over processes: the mean of floating-point buffers, the maximum of counters."""
+    """Set each buffer of a module to its mean over all processes, or to its maximum if it is an integer."""
     if not is_distributed():
         return
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
@@ -37,14 +37,14 @@ def synchronize_buffers(module: nn.Module) -> None:
 
 @torch.no_grad()
 def broadcast_weights(module: nn.Module) -> None:
-    """Broadcast the parameters and buffers of rank 0."""
+    """Copy the parameters and buffers of rank 0 to all other processes."""
     if is_distributed():
         for tensor in (*module.parameters(), *module.buffers()):
             dist.broadcast(tensor, 0)
 
 
 def max_over_processes(number: int, device: torch.device) -> int:
-    """Return the maximum of a number over all processes."""
+    """Return the maximum of an integer over all processes."""
     if not is_distributed():
         return number
     shared = torch.tensor(number, device=device)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class FailureReport(NamedTuple):
-    """Why a process failed.
+    """The report of a failed process: time, exit code, status and reason.
 
     Attributes:
         when: time of the failure in seconds since 1970.
@@ -27,7 +27,7 @@ class FailureReport(NamedTuple):
 
 
 def write_report(folder: Path, rank: int, error: BaseException) -> int:
-    """Write the failure report of a process, unless it exists, and return the exit code."""
+    """Write a process's failure report if it has none yet, and return its exit code."""
     from vae_lab.cli.entry import describe_error
     from vae_lab.errors import RanksLost, status
     from vae_lab.system.atomic import write_whole
@@ -42,6 +42,6 @@ def write_report(folder: Path, rank: int, error: BaseException) -> int:
 
 
 def read_reports(folder: Path) -> dict[int, FailureReport]:
-    """Return the failure reports by rank."""
+    """Return the failure reports in a folder, by rank."""
     found = {path: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("rank-*.json")}
     return {int(path.stem.removeprefix("rank-")): FailureReport(**report) for path, report in found.items()}

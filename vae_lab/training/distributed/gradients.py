@@ -10,7 +10,7 @@ from vae_lab.training.distributed.collectives import mean_over_processes
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -> None:
-    """Set the gradient of a loss for these parameters, except frozen ones, averaged over processes."""
+    """Set `grad` of all parameters that are not frozen to the gradient of the loss, averaged over processes."""
     updated = trainable(parameters)
     gradients = torch.autograd.grad(loss, updated, retain_graph=True) if updated else ()
     for parameter, gradient in zip(updated, mean_over_processes(gradients), strict=True):
@@ -18,12 +18,12 @@ def set_gradients(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Return the parameters that require gradients, because no callback has frozen them."""
+    """Return the parameters that require gradients, without those that a callback has frozen."""
     return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def mean_of_groups(*groups: Sequence[Tensor | None]) -> tuple[list[Tensor | None], ...]:
-    """Return several groups of gradients averaged over all processes; None stays None."""
+    """Return groups of gradients, with each gradient averaged over all processes; None stays None."""
     means = iter(mean_over_processes([gradient for group in groups for gradient in group if gradient is not None]))
     return tuple([None if gradient is None else next(means) for gradient in group] for group in groups)
 

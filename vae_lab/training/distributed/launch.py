@@ -25,7 +25,7 @@ POLL = 0.1  # seconds between two checks of the processes
 
 
 def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
-    """Train in `ndevices` processes, which read config, logging and facts for the summary from a file.
+    """Train a run in `ndevices` processes, which read the config and `facts` for the summary from a file.
 
     Rank 0 writes the summary. If a process fails, this function corrects the status and the reason.
 
@@ -71,7 +71,7 @@ def launch(cfg: DictConfig, ndevices: int, facts: dict[str, Any]) -> None:
 
 
 def worker_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return the resolved config and the logging config for the workers."""
+    """Return what the worker processes read: the resolved config and Hydra's logging config."""
     runs = HydraConfig.initialized() and not OmegaConf.is_missing(HydraConfig.get().runtime, "output_dir")
     logs = HydraConfig.get().job_logging if runs else None
     return {

@@ -10,7 +10,7 @@ TIMEOUT = timedelta(minutes=10)  # of one message; a process that waits longer f
 
 
 class Replicas(DDPStrategy):
-    """Lightning's data parallelism without torch's DistributedDataParallel, for tasks with several optimizers.
+    """Lightning's DDP strategy without torch's DistributedDataParallel, for tasks with several optimizers.
 
     DistributedDataParallel averages the gradients of one call of `backward`. GAN tasks compute gradients of several
     losses with `torch.autograd.grad` and average them themselves; see `vae_lab.training.distributed.gradients`.
@@ -20,6 +20,6 @@ class Replicas(DDPStrategy):
         super().__init__(timeout=TIMEOUT)
 
     def configure_ddp(self) -> None:
-        """Broadcast the weights of rank 0; all ranks drew the same from the seed."""
+        """Broadcast the weights of rank 0, without DistributedDataParallel; all ranks drew the same from the seed."""
         assert self.model is not None
         broadcast_weights(self.model)

@@ -1,4 +1,4 @@
-"""`python -m vae_lab.training.distributed.worker <folder>`: one process of a run on several devices.
+"""One process of a run on several devices: `python -m vae_lab.training.distributed.worker <folder>`.
 
 `vae_lab.training.distributed.launch` starts it.
 """
@@ -17,7 +17,7 @@ from vae_lab.training.distributed import failures
 
 
 def main(path: str) -> int:
-    """Train with the settings in a folder's file, and return the exit code; a failure report goes into the folder."""
+    """Train with the settings in a folder's settings.json, and return the exit code; report a failure in the folder."""
     end_with_parent(signal.SIGKILL)  # a process that resumes this run must not find it running
     settings = json.loads((Path(path) / "settings.json").read_text(encoding="utf-8"))
     if settings["logging"] is not None and ranks().rank == 0:

@@ -1,1 +1,1 @@
-"""Loggers of metrics and pictures."""
+"""Lightning loggers of metrics and images."""

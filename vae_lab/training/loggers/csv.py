@@ -35,21 +35,21 @@ class MetricsTable(Logger):
 
     @property
     def save_dir(self) -> str:
-        """The run folder, the default place for the checkpoints of a user's ModelCheckpoint."""
+        """The run folder; a user's ModelCheckpoint writes below it by default."""
         return str(self.path.parent)
 
     def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Do nothing, because the run folder contains the config."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add metrics to the row of `step`, which `save` or the next step writes."""
+        """Add metrics to the row of `step`, which is written by `save` or when another step is logged."""
         if self.row and self.row["step"] != (step or 0):
             self.save()
             self.row, self.begin = {}, None
         self.row |= {"step": step or 0, **metrics}
 
     def save(self) -> None:
-        """Write the current row."""
+        """Write the row of the current step."""
         if not self.row:
             return
         new = [name for name in self.row if name not in self.columns]
@@ -68,7 +68,7 @@ class MetricsTable(Logger):
         self.save()
 
     def _rewrite(self, new: list[str], end: float) -> None:
-        """Rewrite the file with new columns, without the current row and without rows from step `end` on."""
+        """Rewrite the file with additional columns; drop the current row and all rows from step `end` on."""
         content = self.path.read_bytes()[: self.begin].decode() if self.path.exists() else ""
         rows = list(csv.DictReader(content.splitlines()))
         self.columns += new

@@ -43,7 +43,10 @@ class MLflow(MLFlowLogger):
 
     @property
     def experiment(self) -> "MlflowClient":
-        """MLflow's client; MLFLOW_TRACKING_URI, which Lightning sets and the next run would read, is unset again."""
+        """MLflow's client; MLFLOW_TRACKING_URI is unset again if Lightning sets it.
+
+        The next run in this process would read the variable.
+        """
         before = os.environ.get("MLFLOW_TRACKING_URI")
         try:
             return super().experiment

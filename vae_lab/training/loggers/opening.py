@@ -19,7 +19,7 @@ Maker = Callable[[], Logger]
 
 
 def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, Any] | None) -> list[Logger]:
-    """Return the chosen loggers, with hyper-parameters logged, and the logger of metrics.csv; none above rank 0.
+    """Return the chosen loggers, to which `hparams` are logged, and that of metrics.csv; [] on ranks above 0.
 
     Args:
         makers: factories of the chosen loggers, by name.
@@ -43,7 +43,7 @@ def open_loggers(makers: Mapping[str, Maker], folder: Path, hparams: dict[str, A
 
 
 def open_logger(name: str, make: Maker, hparams: dict[str, Any] | None) -> Logger:
-    """Return a logger, with hyper-parameters logged.
+    """Return a new logger, to which the hyper-parameters have been logged.
 
     Raises:
         ValueError: if a package that it needs is missing.
@@ -61,7 +61,10 @@ def open_logger(name: str, make: Maker, hparams: dict[str, Any] | None) -> Logge
 
 
 def close_logger(logger: Logger, exit_code: int) -> None:
-    """Finish a logger's run. Lightning leaves W&B's run open, and the next trial would log to it."""
+    """Finish the run of a logger that has one, as W&B's has.
+
+    Lightning leaves W&B's run open, and the next trial of a sweep would log to it.
+    """
     if hasattr(logger, "close"):
         logger.close(exit_code=exit_code)  # pyright: ignore[reportAttributeAccessIssue]
     elif isinstance(logger, WandbLogger):

@@ -7,7 +7,7 @@ from vae_lab.system.config_dir import CONF
 
 
 def require_packages(names: Iterable[str]) -> None:
-    """Raise ValueError if the package of a logger in conf/logger, which has the same name, is not installed."""
+    """Raise ValueError if a chosen logger of conf/logger needs a package, of the same name, that is not installed."""
     for name in names:
         if (CONF / "logger" / f"{name}.yaml").is_file() and not is_installed(name):
             raise ValueError(f"logger={name} is not installed: pip install 'vae_lab[{name}]', or choose logger=none.")

@@ -38,7 +38,7 @@ def _(logger: MLFlowLogger, name: str, picture: Picture, step: int) -> None:
 
 @singledispatch
 def log_histogram(logger: Logger, name: str, heights: np.ndarray, edges: np.ndarray, step: int) -> None:
-    """Send a histogram to a logger, as an image unless the logger supports histograms.
+    """Send a histogram to a logger, as an image if the logger does not support histograms.
 
     Args:
         logger: a logger for which `takes_images` is true.
@@ -79,7 +79,7 @@ def takes_images(logger: Logger) -> bool:
 
 
 def drawn_bars(title: str, heights: np.ndarray, edges: np.ndarray) -> UInt8[Tensor, "3 height width"]:
-    """Return an image of a histogram."""
+    """Return a histogram drawn as an RGB image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes half a second
     from matplotlib.figure import Figure
 
@@ -92,5 +92,5 @@ def drawn_bars(title: str, heights: np.ndarray, edges: np.ndarray) -> UInt8[Tens
 
 
 def _pixels(picture: Picture) -> np.ndarray:
-    """Return an image as uint8 [height, width, channels]; W&B shows float images as black."""
+    """Return an image as uint8 [height, width, channels], because W&B shows float images as black."""
     return picture.permute(1, 2, 0).numpy()

@@ -40,7 +40,7 @@ FINISH_TIMEOUT = 60.0  # seconds; by default W&B waits without limit for the upl
 
 
 class WeightsAndBiases(WandbLogger):
-    """Lightning's W&B logger with a run that is opened at once and always finished.
+    """Lightning's W&B logger that opens its W&B run when it is constructed, and finishes it in `close`.
 
     Args:
         project: W&B project.
@@ -89,7 +89,7 @@ class WeightsAndBiases(WandbLogger):
         self._define_metrics(define_metric)
 
     def _define_metrics(self, summaries: Mapping[str, str]) -> None:
-        """Set the horizontal axis of every metric, and the aggregation in the summary."""
+        """Tell W&B the horizontal axis of all metrics, and which aggregation of a metric its summary shows."""
         from_tensorboard = self._wandb_init.get("sync_tensorboard")  # TensorBoard has its own step
         step = "global_step" if from_tensorboard else "trainer/global_step"  # as in Lightning's logger
         self.run.define_metric(step)
@@ -100,11 +100,11 @@ class WeightsAndBiases(WandbLogger):
 
     @property
     def is_offline(self) -> bool:
-        """Whether the run is offline, to be uploaded later with `wandb sync`."""
+        """Whether the W&B run is offline, to be uploaded later with `wandb sync`."""
         return self.run.settings.mode == "offline"
 
     def log_graph(self, model: LightningModule, *_: object) -> None:
-        """Watch the model, as `logger.watch` does; Lightning calls this before the first batch.
+        """Make W&B log histograms of gradients or parameters if `watch` is set; called before the first batch.
 
         W&B logs parameters at calls of `forward`. Training does not call a LightningModule's `forward`, so W&B watches
         the task's latent model, if any.
@@ -114,11 +114,11 @@ class WeightsAndBiases(WandbLogger):
             self.watch(inner, log=self.watched, log_freq=self.watch_every, log_graph=False)
 
     def describe(self) -> dict[str, str]:
-        """Return the run's id and mode for the summary."""
+        """Return the W&B run's id and mode, as entries of summary.json."""
         return {"wandb_id": str(self.run.id), "wandb_mode": str(self.run.settings.mode)}
 
     def close(self, exit_code: int) -> None:
-        """Finish the run, so that the next run in this process opens a new one."""
+        """Finish the W&B run, so that the next run in this process opens a new one."""
         self.run.finish(exit_code=exit_code)
         if self.is_offline:
             command = shlex.join(["wandb", "sync", str(Path(self.run.dir).parent.absolute())])
@@ -126,7 +126,7 @@ class WeightsAndBiases(WandbLogger):
 
 
 def checked_mode(mode: str, *, offline: bool) -> str:
-    """Return W&B's name of a mode, or "auto"; `offline` is Lightning's argument for the mode "offline".
+    """Return "offline" if Lightning's argument `offline` is true, else W&B's name of `mode`, or "auto".
 
     Raises:
         ValueError: if the mode is unknown, or contradicts `offline`.
@@ -140,7 +140,7 @@ def checked_mode(mode: str, *, offline: bool) -> str:
 
 
 def check_summaries(summaries: Mapping[str, str]) -> None:
-    """Raise ValueError unless W&B knows the aggregation of each metric."""
+    """Raise ValueError if W&B does not support the aggregation of a metric."""
     for name, summary in summaries.items():
         if not set(str(summary).split(",")) <= set(SUMMARIES):
             raise ValueError(
@@ -150,7 +150,7 @@ def check_summaries(summaries: Mapping[str, str]) -> None:
 
 
 def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Return the arguments of `wandb.init` among the settings, where `version` and `save_dir` are Lightning's names.
+    """Return the settings that are arguments of `wandb.init`; `version` becomes `id`, and `save_dir` becomes `dir`.
 
     Raises:
         ValueError: if a setting is an argument neither of `wandb.init` nor of Lightning's logger.
@@ -176,7 +176,10 @@ def init_arguments(settings: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 @contextmanager
 def masked_command_line() -> Iterator[None]:
-    """Mask secrets in sys.argv while W&B stores the command line, which none of its settings prevents."""
+    """Mask secrets in sys.argv inside a `with` block, in which W&B stores the command line.
+
+    No setting of W&B prevents that it stores the command line.
+    """
     before = sys.argv
     sys.argv = masked(before)
     try:
@@ -226,7 +229,7 @@ def open_run(mode: str, timeout: float, *, settings: "Settings | dict[str, Any] 
 
 
 def run_settings(timeout: float, given: "Settings | dict[str, Any] | None") -> "Settings":
-    """Return W&B's settings of a run: vae_lab's defaults, overridden by `given`."""
+    """Return the `wandb.Settings` of a run: vae_lab's defaults, overridden by `given`."""
     import wandb
 
     ours = {"init_timeout": timeout, "finish_timeout": FINISH_TIMEOUT, "silent": True, "disable_git": True}

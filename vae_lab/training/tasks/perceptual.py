@@ -14,7 +14,7 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class Perceptual(nn.Module, ABC):
-    """Abstract role: a distance between each image and its reconstruction."""
+    """Abstract base class: a distance between each image and its reconstruction."""
 
     @abstractmethod
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
@@ -25,7 +25,7 @@ class NoPerceptual(Perceptual):
     """A distance of 0, which switches the perceptual loss off."""
 
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
-        """Return zeros."""
+        """Return 0 for each image."""
         return image.new_zeros(len(image))
 
 
@@ -73,7 +73,7 @@ class LPIPS(Perceptual):
 
 
 def load_network(backbone: str, file: Path) -> nn.Module:
-    """Return the LPIPS network with the backbone's weights in a file.
+    """Return the LPIPS network, with the backbone's weights loaded from `file`.
 
     Raises:
         DataError: if the file is missing or does not hold these weights.
@@ -91,5 +91,5 @@ def load_network(backbone: str, file: Path) -> nn.Module:
 
 
 def backbone_weights(backbone: str) -> Path:
-    """Return the path to which torchvision downloads the weights of a backbone."""
+    """Return the path of the file to which torchvision downloads a backbone's weights."""
     return torch_folder() / "hub" / "checkpoints" / BACKBONES[backbone]

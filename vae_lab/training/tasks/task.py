@@ -32,7 +32,7 @@ UNBOUNDED = 2**62
 
 
 class Task(LightningModule, ABC):
-    """Trains a latent model; for any objective, it reports the ELBO with weight 1 on the rate.
+    """Base class of tasks: trains a latent model with any objective, and reports the ELBO with beta = 1.
 
     Every `trainer.log_every_n_steps` steps, the task logs train/{loss,distortion,rate,lr}. Callbacks receive them at
     every step if one of them has such a metric as its `monitor`. Each validation and test logs
@@ -80,7 +80,9 @@ class Task(LightningModule, ABC):
         trust: Sequence[str] = (),
         **parts: Any,
     ) -> Kind:
-        """Return the task of a checkpoint, in evaluation mode. The file may hold only tensors and plain values.
+        """Return the task that a checkpoint stores, in evaluation mode.
+
+        The file may hold only tensors and plain values.
 
         Args:
             checkpoint_path: a checkpoint of a vae_lab run, which contains its config, or of another
@@ -104,13 +106,13 @@ class Task(LightningModule, ABC):
 
     @abstractmethod
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return the training loss of each image, in nats for a bound, with the weights of the end of the run.
+        """Return the training loss of each image (nats for a bound), with scheduled loss weights at their final values.
 
         Values at different steps are comparable, because scheduled weights have their final values.
         """
 
     def judged_by(self) -> tuple[str, str]:
-        """Return the metric in `METRICS` that judges the model, and its description; lower is better.
+        """Return the name and description of the metric that judges the model, one of `METRICS`; lower is better.
 
         The metric is the bound, or the mean squared error if a bound is not the only loss. Under a normal density with
         variance 1/2, the bound is reported without its constant D/2 ln(pi), which is 449 of 467 nats for the bundled
@@ -124,7 +126,7 @@ class Task(LightningModule, ABC):
         return "neg_elbo", "nats of an image, an upper bound on -log p(x)"
 
     def trained_networks(self) -> list[nn.Module]:
-        """Return the networks in training, which the setting `compile` compiles."""
+        """Return the networks that are trained, and compiled if the setting `compile` is on."""
         return [self.model.encoder, self.model.decoder]
 
     def begin_batch(self, batch: Batch, batch_idx: int) -> Sample:
@@ -135,7 +137,7 @@ class Task(LightningModule, ABC):
         return as_sample(batch, check=batch_idx == 0)
 
     def end_batch(self, terms: Terms, notes: Mapping[str, Tensor], step: int) -> None:
-        """Add the batch's loss to `loss_sum`, and log the batch every `log_every_n_steps` steps.
+        """Add the batch's mean loss to `loss_sum`, and log the batch every `log_every_n_steps` steps.
 
         Args:
             terms: loss, distortion and rate of each image.
@@ -160,7 +162,7 @@ class Task(LightningModule, ABC):
             self.trainer._logger_connector.log_metrics(seen, step=step + 1)  # noqa: SLF001
 
     def on_train_start(self) -> None:
-        """Reset the loss sum after a learning rate search, and find out whether a callback needs metrics every step.
+        """Reset the sum of losses; determine whether a callback monitors training or searches for a learning rate.
 
         After a resume, Lightning's count of logged steps can be one too low, and its own callbacks would overwrite the
         last row with the next batch.
@@ -175,7 +177,7 @@ class Task(LightningModule, ABC):
         self.is_searching = any(isinstance(one, _LRCallback) for one in callbacks)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Correct Lightning's count of logged steps, and remove the metric "step" of the last validation.
+        """Correct Lightning's count of logged steps, and remove the metric "step" of the previous validation.
 
         Otherwise, a ModelCheckpoint would use that step in its file names.
         """
@@ -191,7 +193,7 @@ class Task(LightningModule, ABC):
         self._evaluate(batch, "test", batch_idx)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return posterior mean and log sigma, [batch, nlatent], and the reconstruction from the mean of each image."""
+        """Return each image's posterior mean and log sigma, [batch, nlatent], and its reconstruction from the mean."""
         sample = as_sample(batch, check=batch_idx == 0)
         model = self.model.given(sample.label)
         inference = model.infer(model.posterior(sample.image), noise=sample.image.new_zeros(1, model.nlatent))
@@ -210,12 +212,12 @@ class Task(LightningModule, ABC):
         self._conclude("test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the weights in training, if the checkpoint's `state_dict` holds their average."""
+        """Make a resumed run load the unaveraged weights if the checkpoint's `state_dict` holds their average."""
         if UNAVERAGED in checkpoint:
             checkpoint["state_dict"] = checkpoint.pop(UNAVERAGED)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the state is finite before any callback stores it.
+        """Check that weights and optimizer states are finite before the checkpoint is written.
 
         Raises:
             DivergedError: if a weight or an optimizer state is not finite.
@@ -224,7 +226,7 @@ class Task(LightningModule, ABC):
 
     @property
     def log_every_n_steps(self) -> int:
-        """The interval of logging in steps; 0 is never."""
+        """The number of steps between two logged batches; 0 turns logging off."""
         return self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
@@ -269,21 +271,21 @@ class Task(LightningModule, ABC):
         self.log_dict(metrics, sync_dist=True)  # the values are already equal in all processes
 
     def refuse_nonfinite_losses(self) -> None:
-        """Raise DivergedError unless all training losses since the last validation were finite."""
+        """Raise DivergedError if a training loss since the last validation was not finite."""
         if self.loss_sum is not None:
             (total,) = mean_over_processes([self.loss_sum])
             self.loss_sum = None
             self.refuse_nonfinite(float(total), "the training loss")
 
     def refuse_nonfinite_state(self) -> None:
-        """Raise DivergedError unless weights and optimizer states are finite."""
+        """Raise DivergedError if a weight or an optimizer state is not finite."""
         self.refuse_nonfinite(nonfinite([*self.parameters(), *self.model.buffers()]), "a weight")
         for optimizer in self.trainer.optimizers:
             numbers = [number for state in optimizer.state.values() for number in state.values()]
             self.refuse_nonfinite(nonfinite(numbers), "a number of the optimizer's state")
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
-        """Raise DivergedError unless the value is finite, or Lightning searches for a learning rate."""
+        """Raise DivergedError if `value` is not finite, except while Lightning searches for a learning rate."""
         if not abs(value) < float("inf") and not self.is_searching:
             raise DivergedError(
                 f"{what} is {value} after {self.global_step} batches; the checkpoints hold the last finite state; try a"
@@ -292,7 +294,7 @@ class Task(LightningModule, ABC):
 
 
 def nonfinite(numbers: Iterable[object]) -> float:
-    """Return the first value that is not finite in the floating-point tensors among `numbers`; 0 if there is none."""
+    """Return the first infinite or NaN value in the floating-point tensors of `numbers`; 0 if all are finite."""
     for tensor in numbers:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             return tensor[~tensor.isfinite()][0].item()
@@ -300,7 +302,7 @@ def nonfinite(numbers: Iterable[object]) -> float:
 
 
 def as_list(found: object) -> list[Any]:
-    """Return a list, given Lightning's None for no object, the object itself for one, or a list for several."""
+    """Return a list of what Lightning returned: [] for None, [x] for a single object x, or the list itself."""
     if found is None:
         return []
     return found if isinstance(found, list) else [found]
@@ -309,7 +311,7 @@ def as_list(found: object) -> list[Any]:
 def evaluation_metrics(
     inference: Inference, image: Float[Tensor, "batch channels height width"]
 ) -> dict[str, Float[Tensor, " batch"]]:
-    """Return the reported metrics of each image at one posterior sample."""
+    """Return the metrics of each image by name, from one posterior sample."""
     terms = elbo_terms(inference, image)
     squares = (inference.generative.mean - image).square().sum((1, 2, 3))
     return {

@@ -51,7 +51,7 @@ class VAETask(Task):
         self.lr: float | None = None
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer and its schedule, if any.
+        """Return the optimizer, and its learning-rate schedule if there is one.
 
         Raises:
             ValueError: if the task has no optimizer.
@@ -66,7 +66,7 @@ class VAETask(Task):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Set the learning rate found by LearningRateFinder in the optimizer and its schedule."""
+        """Apply the learning rate that LearningRateFinder found to the optimizer and its schedule."""
         super().on_train_start()
         if self.lr is None or self.is_searching:
             return
@@ -79,7 +79,7 @@ class VAETask(Task):
             config.scheduler = self.remake_schedule(optimizer, self.lr)
 
     def remake_schedule(self, optimizer: Optimizer, lr: float) -> LRScheduler:
-        """Return a new schedule for this learning rate."""
+        """Return a new learning-rate schedule for the learning rate `lr`."""
         assert self.make_schedule is not None
         given = getattr(self.make_schedule, "keywords", {})
         make = partial(self.make_schedule, max_lr=lr) if "max_lr" in given else self.make_schedule
@@ -93,5 +93,5 @@ class VAETask(Task):
         return {"loss": terms.loss.mean()}
 
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return the objective's loss of each image, with the weights of the end of the run."""
+        """Return the objective's loss of each image, with scheduled loss weights at their final values."""
         return self.objective(self.model.given(batch.label), batch, self.last_step).loss

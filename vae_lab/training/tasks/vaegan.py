@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class ModelLosses(NamedTuple):
-    """Losses of the model in one batch, as means over images.
+    """The VAE's losses in one batch, as means over images.
 
     Attributes:
         bound: weighted sum of distortion and rate.
@@ -139,7 +139,7 @@ class VAEGANTask(Task):
         self.notes: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[dict[str, Any]]]:
-        """Return the optimizers of the model and of each adversary, and the schedule of the model's optimizer."""
+        """Return the optimizers of VAE and adversaries, and the learning-rate schedule of the VAE's optimizer."""
         self.objective.plan(self.total_steps)
         optimizer = self.make_optimizer(self.learner.named_parameters())
         others = adversary_optimizers(self.make_adversary_optimizer, self.adversaries.values())
@@ -148,7 +148,7 @@ class VAEGANTask(Task):
         return [optimizer, *others], [{"scheduler": make_schedule(self.make_schedule, optimizer, self.total_steps)}]
 
     def trained_networks(self) -> list[nn.Module]:
-        """Return the networks in training, including those of the adversaries."""
+        """Return the networks that are trained: encoder, decoder and those of the adversaries."""
         networks = [getattr(adversary, "network", None) for adversary in self.adversaries.values()]
         return [self.learner.encoder, self.learner.decoder, *(one for one in networks if isinstance(one, nn.Module))]
 
@@ -167,7 +167,7 @@ class VAEGANTask(Task):
         return {"loss": terms.loss.mean()}
 
     def step(self, batch: Sample, step: int, *optimizers: AnyOptimizer) -> Terms:
-        """Take one step with every optimizer, after `step` earlier steps, and return the batch's terms."""
+        """Take step number `step`, from 0, with every optimizer; return loss, distortion and rate of each image."""
         if len(batch.image) < 2:
             raise ValueError(
                 "data.batch_size=1 gives no spread of samples, which the guard monitors; choose at least 2."
@@ -193,16 +193,16 @@ class VAEGANTask(Task):
         return Terms(terms.loss + (matching + losses.perceptual).detach(), terms.distortion, terms.rate)
 
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
-        """Return the negative ELBO of each image under the EMA, with the beta of the end of the run."""
+        """Return each image's negative ELBO under the EMA of the weights, with beta at its final value."""
         inference = self.model.given(batch.label)(batch.image)
         return elbo_terms(inference, batch.image, value_at(self.beta, self.last_step)).loss
 
     def feature_matching_weight(self, ramp: float) -> float:
-        """Return the weight of feature matching: 1 if it replaces the distortion, else `ramp`."""
+        """Return the weight of feature matching: 1 if the distortion has weight 0, else `ramp`."""
         return ramp if self.distortion else 1.0
 
     def forward_batch(self, batch: Sample, step: int) -> tuple[Terms, AdversarialBatch]:
-        """Return the ELBO's terms with the weighted loss, and the adversaries' batch."""
+        """Return the loss, distortion and rate of each image, and the batch of images for the adversaries."""
         view = self.learner.given(batch.label)
         inference = view(batch.image)
         terms = elbo_terms(inference, batch.image)
@@ -214,7 +214,7 @@ class VAEGANTask(Task):
         return terms._replace(loss=loss), AdversarialBatch(batch.image, reconstruction, sample, batch.label)
 
     def model_losses(self, terms: Terms, shown: AdversarialBatch, found: dict[str, AdversaryLosses]) -> ModelLosses:
-        """Return the losses of the model."""
+        """Return the VAE's losses, as means over the batch."""
         return ModelLosses(
             bound=terms.loss.mean(),
             feature_matching=torch.stack([one.feature_matching.mean() for one in found.values()]).sum(),
@@ -223,9 +223,9 @@ class VAEGANTask(Task):
         )
 
     def set_model_gradients(self, losses: ModelLosses, ramp: float) -> dict[str, Tensor]:
-        """Set the model's gradients, and return the weight and the share of the adversarial gradient.
+        """Set the VAE's gradients, and return the weight and the relative norm of the adversarial gradient.
 
-        The share is the norm of the weighted adversarial gradient divided by the norm of the other gradients.
+        The relative norm is that of the weighted adversarial gradient divided by that of the other gradients.
         """
         decoder = trainable(self.learner.decoder.parameters())
         keep: dict[str, Any] = {"retain_graph": True, "allow_unused": True}
@@ -272,7 +272,7 @@ class VAEGANTask(Task):
         losses: ModelLosses,
         weights: dict[str, Tensor],
     ) -> None:
-        """Store the batch's values for the log, and pass the monitored ones to the guard."""
+        """Store the batch's losses and statistics for the log, and pass those in `WATCHED` to the guard."""
         notes = {name: value.detach() for name, value in (losses._asdict() | weights).items()}
         for name, one in found.items():
             notes |= {f"{name}_loss": one.loss.detach(), **one.notes}
@@ -320,16 +320,16 @@ class VAEGANTask(Task):
         log.warning(line, seen, complaint, at, float(self.guard.scale))
 
     def refuse_nonfinite(self, value: float, what: str) -> None:
-        """Leave a training loss that is not finite to the guard after the warm-up."""
+        """Raise DivergedError if `value` is not finite; after the warm-up, leave a training loss to the guard."""
         if what != "the training loss" or self.global_step <= 2 * self.warmup:
             super().refuse_nonfinite(value, what)
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Store the snapshot too, so that a resumed run can roll back to it."""
+        """Store the snapshot in the checkpoint, so that a resumed run can roll back to it."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["snapshot"] = self.snapshot.state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load the snapshot."""
+        """Load the snapshot from the checkpoint."""
         super().on_load_checkpoint(checkpoint)
         self.snapshot.state = checkpoint["snapshot"]

@@ -21,7 +21,7 @@ def read_weight_bounds(weight_bounds: object) -> tuple[float, float]:
 
 
 def adversary_optimizers(make: Callable[..., Optimizer], adversaries: Iterable[nn.Module]) -> list[Optimizer]:
-    """Return an optimizer for each adversary.
+    """Return a new optimizer for each adversary.
 
     Raises:
         ValueError: if torch rejects a setting; the message names the keys.
