@@ -1,11 +1,13 @@
 """Losses, augmentation, networks and guard of adversarial training, each against what it must be."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vae_lab.adversarial.adaptive_weight import adaptive_weight
 from vae_lab.adversarial.collapse_guard import WATCHED, BalanceGuard
 from vae_lab.adversarial.diffaugment import DiffAugment
 from vae_lab.adversarial.losses import (
@@ -228,3 +230,11 @@ def test_embeddings_of_patches_are_means_over_places() -> None:
     image = torch.rand(2, 3, 16, 16)
     wide: Tensor = discriminator(16, patches=True)(image).embedding
     assert wide.shape == (2, 24)
+
+
+@pytest.mark.parametrize(("reference", "expected"), [(6.0, 2.0), (600.0, 5.0), (0.0, 0.5)])
+def test_the_adaptive_weight_is_a_ratio_of_norms_within_its_bounds(reference: float, expected: float) -> None:
+    gradients = [torch.tensor([reference, 0.0]), None], [torch.tensor([0.0, 0.6]), torch.tensor([1.2])]
+    norm = math.hypot(0.6, 1.2)
+    found = adaptive_weight(*gradients, ratio=norm / 3, bounds=(0.5, 5.0))
+    assert found.item() == pytest.approx(expected, rel=1e-6)

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from invoking import invoke
 from omegaconf import OmegaConf
 
-from vae_lab.cli.overrides import SHARES, normalise_overrides
+from vae_lab.cli.overrides import SHARES, normalise_overrides, settle_limits
 from vae_lab.errors import DataError
 from vae_lab.system.atomic import expand_wildcards
 from vae_lab.system.config_dir import CONF
@@ -132,3 +132,15 @@ def test_help_shows_the_choices_of_ones_own(own: Path, capfd: pytest.CaptureFixt
     assert invoke(main, "train", "--config-dir", str(own), "--help", monkeypatch=monkeypatch) == 0
     (line,) = [line for line in capfd.readouterr().out.splitlines() if line.startswith("data: ")]
     assert "mine, mnist" in line
+
+
+@pytest.mark.parametrize("limit", ["max_epochs=2", "max_time=00:00:01:00"])
+def test_a_typed_limit_switches_the_default_number_of_steps_off(limit: str) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"trainer.{limit}"])
+    settle_limits(cfg, [f"trainer.{limit}"])
+    assert cfg.trainer.max_steps == -1
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"trainer.{limit}", "trainer.max_steps=5"])
+    settle_limits(cfg, [f"trainer.{limit}", "trainer.max_steps=5"])
+    assert cfg.trainer.max_steps == 5

@@ -14,7 +14,7 @@ from torch import Tensor
 from vae_lab.data.files.cache import decode_files
 from vae_lab.detection.calibration import calibration_path, load_detector, score_config
 from vae_lab.detection.conformal import p_values
-from vae_lab.detection.detector import CombinedDetector, RunDetector, to_pixels
+from vae_lab.detection.detector import CombinedDetector, RunDetector, prepared, to_pixels
 from vae_lab.detection.score_folder import file_rules, score_folder
 from vae_lab.detection.score_images import score_images
 from vae_lab.detection.score_table import find, score_block
@@ -294,3 +294,13 @@ def test_binary_runs_take_grey_files(tmp_path: Path, config: Any, pictures: Path
     pixels = load_data(tmp_path / "binary").raw_splits.test.pixels(slice(None))
     assert detector.binary
     torch.testing.assert_close(detector.scores(pixels.flip(0)), detector.scores(pixels).flip(0))
+
+
+def test_each_image_is_binarized_by_its_own_draw_wherever_it_stands() -> None:
+    grey = torch.full((3, 1, 16, 16), 128, dtype=torch.uint8)
+    grey[1, 0, 0, 0], grey[2] = 129, grey[0]
+    found = prepared(grey, binary=True)
+    assert found.unique().tolist() == [0.0, 1.0]
+    assert found[0].equal(found[2])
+    assert not found[0, 0, 1:].equal(found[1, 0, 1:])
+    assert prepared(grey.flip(0), binary=True).flip(0).equal(found)

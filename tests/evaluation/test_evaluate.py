@@ -380,3 +380,8 @@ def test_the_command_composes() -> None:
         cfg = compose("evaluate", ["run=x"])
     assert isinstance(cfg, DictConfig)
     assert {*SMALL} - {"root"} <= {*cfg}
+
+
+def test_infinities_and_nan_are_null_in_json() -> None:
+    found = {"a": [math.nan, math.inf, 1.5], "b": {"c": -math.inf, "d": None, "e": "nan"}}
+    assert evaluation_run.replace_nonfinite(found) == {"a": [None, None, 1.5], "b": {"c": None, "d": None, "e": "nan"}}

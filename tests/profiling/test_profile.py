@@ -275,3 +275,9 @@ def test_help_does_not_wait_for_torch() -> None:
     root = str(Path(__file__).parents[2])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert done.stdout.strip() == "False"
+
+
+def test_one_slow_repetition_moves_no_line() -> None:
+    costs = torch.tensor(SIZES, dtype=torch.float64).square().expand(5, -1).clone()
+    costs[2] *= 100
+    assert fit_power_law(SIZES, costs).at(64.0) == pytest.approx(64**2)

@@ -7,8 +7,9 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from logged import Logged, read_mlflow, read_tensorboard, read_wandb
 from omegaconf import DictConfig
 
+from vae_lab.errors import DivergedError
 from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
 from vae_lab.training.loggers.packages import is_installed
@@ -56,6 +58,15 @@ class Listed(Logger):
     def log_image(self, key: str, images: list[Any], step: int) -> None:
         assert all(image.dtype == "uint8" and image.ndim == 3 for image in images)
         self.heard.media.setdefault(key, []).append(step)
+
+
+class Closed(Listed):
+    """Somebody's own logger, which is told how a run ended."""
+
+    codes: ClassVar[list[int]] = []
+
+    def close(self, exit_code: int) -> None:
+        self.codes.append(exit_code)
 
 
 def read_csv(folder: Path) -> Logged:
@@ -233,3 +244,14 @@ def test_a_logger_is_taught_pictures_in_one_function() -> None:
     picture = drawn_bars("rate", heights, edges)
     assert picture.dtype == torch.uint8
     assert picture.float().std() > 1
+
+
+@pytest.mark.parametrize(("settings", "code"), [((), 0), (("optimizer.lr=1e30",), 1)])
+def test_a_logger_is_told_how_the_run_ended(
+    config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], code: int
+) -> None:
+    monkeypatch.setattr(Closed, "codes", [])
+    mine = f"+logger.mine._target_={__name__}.Closed"
+    with nullcontext() if code == 0 else pytest.raises(DivergedError):
+        train_run(config(*TINY, "logger=none", mine, *settings))
+    assert Closed.codes == [code]

@@ -185,6 +185,8 @@ def replace_nonfinite(node: Any) -> Any:  # noqa: ANN401
     """Return nested dicts with None in place of infinite and NaN numbers, which JSON cannot represent."""
     if isinstance(node, dict):
         return {key: replace_nonfinite(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [replace_nonfinite(value) for value in node]
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
