@@ -91,7 +91,7 @@ class ImageData(LightningDataModule, ABC):
 
     @property
     def survey(self) -> Survey:
-        """The summary of the data set for the log and for summary.json."""
+        """The `Survey` of the images: counts, sizes, duplicates and warnings, for the log and summary.json."""
         parts = self.raw_splits
         return self._survey or survey_parts(parts, self.classes)
 

@@ -18,7 +18,7 @@ FEWEST = 3
 
 
 def timed(settings: dict[int, Setting], nrepeats: int, max_seconds: float) -> dict[str, dict[int, list[float]]]:
-    """Return the seconds per image by task (training, generation) and image size, one value for each round.
+    """Return lists of seconds per image by task (training, generation) and image size, one value per repetition.
 
     Each round measures every size once, so that machine noise affects all sizes equally.
     """

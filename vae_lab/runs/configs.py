@@ -39,7 +39,7 @@ def build(config: Any) -> Any:  # noqa: ANN401 (the config names the type)
 
 @cache
 def packaged_roles(group: str) -> dict[str, Role]:
-    """Return the role of each part of vae_lab's own configs of a group, by dotted names such as `model.encoder`."""
+    """Return the classes that vae_lab's configs of a group allow for each part, by names such as `model.encoder`."""
     import yaml
 
     found: dict[str, Role] = {}

@@ -122,7 +122,7 @@ def _leaves(node: object, key: str) -> Iterator[tuple[str, object]]:
 
 
 def describe_changes(changes: Collection[Change]) -> str:
-    """Return a text that lists changes; of those with the same two values, it lists only the least nested key."""
+    """Return changes as a short text; changes with equal old and new values are listed once, under the shortest key."""
     first: dict[tuple[str, str], str] = {}
     for change in sorted(changes, key=lambda change: (change.key.startswith("task."), change.key.count("."))):
         first.setdefault((_shown(change.before), _shown(change.now)), str(change))

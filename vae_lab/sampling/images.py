@@ -33,7 +33,7 @@ def generate_images(
     counts: Sequence[int] = (),
     drawn: list[int] | None = None,
 ) -> "Float[Tensor, 'images channels height width']":
-    """Return the decoder's mean images for `n` drawn latents; image i depends only on the seed and on i.
+    """Return the means of p(x | z) for `n` latents drawn by a sampler; image i depends only on the seed and i.
 
     The decoder runs in double precision. In single precision, rounding errors depend on the batch size, which changes
     about ten pixels of a million after rounding to 8 bits.
@@ -167,7 +167,7 @@ def save_images(
     nrow: int | None = None,
     folders: Sequence[str] = (),
 ) -> list[str]:
-    """Write a grid of the images; if `out` is a folder, also write each image as a PNG and return these file names.
+    """Write a grid of the images and, if `out` is a folder, a PNG of each; return the names of these PNGs, or [].
 
     Args:
         images: pixels in [0, 1].

@@ -270,7 +270,7 @@ def label(cfg: DictConfig, group: str, swept: Sequence[str], wandb_id: str | Non
 
 
 def resolved(cfg: DictConfig) -> object:
-    """Return a config as plain values; interpolations stay unresolved if one fails, which training reports later."""
+    """Return a config as plain values, with interpolations resolved; if one fails, all stay as text."""
     try:
         return OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException:

@@ -19,7 +19,7 @@ def counter_seed(*counters: int | str) -> int:
 
 @contextmanager
 def seeded(*counters: int | str) -> Iterator[None]:
-    """Seed torch's random generators by the counters in the `with` block, and restore their states after it."""
+    """Seed torch's random generators from `counters` for the `with` block, and restore their states afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(counter_seed(*counters))
         yield

@@ -23,7 +23,7 @@ class Ensemble(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, scores: Float[Tensor, "nmodels batch"]) -> Nats:
-        """Return one combined score per image."""
+        """Return one score per image, combined from its scores under several models."""
 
 
 class WAIC(Ensemble):
