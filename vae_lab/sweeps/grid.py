@@ -190,7 +190,7 @@ class PassOn(EndAtOnce):
         self.trials = trials
 
     def __call__(self, number: int, frame: FrameType | None = None) -> None:
-        """Handle a signal: pass it to the trials' processes as SIGTERM; if it is the first, wait and raise Interrupted."""
+        """Handle a signal: send SIGTERM to the trials; at the first one, wait for them and raise Interrupted."""
         for pid in own_processes(self.trials):
             with suppress(ProcessLookupError):  # it has just ended
                 os.kill(pid, signal.SIGTERM)
