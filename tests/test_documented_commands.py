@@ -157,9 +157,10 @@ def stand_ins(command: Documented, place: Place) -> dict[str, Callable[[], str]]
 
 
 def filled(word: str, fillers: dict[str, Callable[[], str]]) -> str:
-    """A word with real things in place of what a reader has to fill in: `<…>`, or nothing behind the sign."""
+    """A word with real things in place of a reader's: `<…>`, nothing behind the sign, or what lies in outputs/."""
     key, sign, value = word.partition("=")
-    if not sign or not ("<" in value or not value):
+    made = key in ("run", "runs") and value.partition("/")[0] == "outputs"
+    if not sign or not (made or "<" in value or not value):
         return word
     assert key in fillers, f"{word}: say in stand_ins() what stands for it"
     if value.startswith("["):

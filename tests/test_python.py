@@ -198,6 +198,5 @@ def test_the_code_of_the_readme_runs(blobs_run: Path) -> None:
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(block.replace("<run folder>", str(blobs_run)), "README.md", "exec"), names)
-    assert names["images"].shape == (16, *names["images"].shape[1:])
-    assert len(names["means"]) == 16
-    assert len(names["found"].p_values) == 16
+    assert names["new"].shape == (16, *names["images"].shape[1:])
+    assert len(names["means"]) == len(names["found"].p_values) == len(names["images"])
