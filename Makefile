@@ -82,11 +82,11 @@ $(VENV)/train: pyproject.toml $(CONSTRAINTS)
 		"On Linux PyTorch brings CUDA: 3.2 GB to download, 6 GB on disk. Without a GPU 0.4 GB to download are enough:" \
 		"$(if $(UV),UV_TORCH_BACKEND=cpu,PIP_EXTRA_INDEX_URL=<the index of CPU builds that pytorch.org names>) make train"
 	test -x $(BIN)/python || $(if $(UV),$(UV) venv --seed --python $(PYTHON),$(PYTHON) -m venv) $(VENV)
-	$(INSTALL) . || { echo "make CONSTRAINTS= takes other versions"; exit 1; }
+	$(INSTALL) . || { echo "see the error above (6 GB of disk, a network); if versions conflict, make CONSTRAINTS= takes others"; exit 1; }
 	touch $@
 
 $(VENV)/dev: $(VENV)/train
-	$(INSTALL) '.[dev]' || { echo "make CONSTRAINTS= takes other versions"; exit 1; }
+	$(INSTALL) '.[dev]' || { echo "see the error above (6 GB of disk, a network); if versions conflict, make CONSTRAINTS= takes others"; exit 1; }
 	touch $@
 
 $(VENV)/bench: $(VENV)/train

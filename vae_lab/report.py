@@ -29,7 +29,9 @@ def main(cfg: DictConfig) -> None:
     failed = sum(trial.status != "completed" for trial in report.trials)
     for sentence in report.sentences:
         log.log(logging.WARNING if sentence == caution(report.metric) else logging.INFO, "%s", encodable(sentence))
-    log.info("%d runs, %d without a result: %s", len(report.trials), failed, encodable(str(Path(str(out)).absolute())))
+    page = Path(str(out)).absolute()
+    page = page if page.suffix.lower() == ".html" else page / "report.html"
+    log.info("%d runs, %d without a result: %s", len(report.trials), failed, encodable(str(page)))
 
 
 def listed(setting: object) -> list[str]:
