@@ -16,7 +16,7 @@ log = logging.getLogger("vae_lab.report")  # __name__ is __main__ when run as a 
 def main(cfg: DictConfig) -> None:
     """Write the comparison of the runs as report.html, report.csv and report.md."""
     from vae_lab.reporting.ranking import caution
-    from vae_lab.reporting.write import encodable, write_report
+    from vae_lab.reporting.write import encodable, page_path, write_report
     from vae_lab.system.atomic import expand_wildcards
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
@@ -29,8 +29,7 @@ def main(cfg: DictConfig) -> None:
     failed = sum(trial.status != "completed" for trial in report.trials)
     for sentence in report.sentences:
         log.log(logging.WARNING if sentence == caution(report.metric) else logging.INFO, "%s", encodable(sentence))
-    page = Path(str(out)).absolute()
-    page = page if page.suffix.lower() == ".html" else page / "report.html"
+    page = page_path(Path(str(out)).absolute())
     log.info("%d runs, %d without a result: %s", len(report.trials), failed, encodable(str(page)))
 
 

@@ -227,7 +227,7 @@ def test_the_command_writes_three_files_and_says_what_it_found(tmp_path: Path, m
     done = command("runs=sweep", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert "Best of 4" in done.stdout
-    assert "9 runs, 1 without a result" in done.stdout
+    assert re.search(r"9 runs, 1 without a result: /\S+/report\.html$", done.stdout, re.MULTILINE)
     assert {"report.html", "report.csv", "report.md"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
     monkeypatch.chdir(tmp_path)
     assert invoke(main, "report", "runs=[sweep/bad,sweep/2-0.001-0]", monkeypatch=monkeypatch) == 0

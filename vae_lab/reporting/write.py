@@ -39,7 +39,7 @@ def write_report(
     require_count("picture_side", picture_side)
     require_folder_name(out, ".html")
     require_choice("mode", mode, ("min", "max"))
-    page = out if out.suffix.lower() == ".html" else out / "report.html"
+    page = page_path(out)
     require_writable(page.parent)
     trials = read_runs(runs)
     check_metric(trials, metric)
@@ -54,6 +54,11 @@ def write_report(
     for path, text in texts.items():
         write_whole(path, encodable(text).encode())
     return report
+
+
+def page_path(out: Path) -> Path:
+    """Return the path of the HTML page: `out` itself if it ends in .html, else report.html in that folder."""
+    return out if out.suffix.lower() == ".html" else out / "report.html"
 
 
 def encodable(text: str) -> str:
