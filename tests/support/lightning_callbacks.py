@@ -12,6 +12,7 @@ import torch
 from lightning import Callback
 from lightning.pytorch import callbacks as stock
 from lightning_rows import LOGGED, Check, Row, Run, heard
+from logged import read_mlflow, read_tensorboard, read_wandb
 
 from vae_lab.data.sample import batch_size
 from vae_lab.errors import DivergedError, TimeLimit
@@ -334,37 +335,35 @@ def own_logger(row: Row) -> None:
     assert {"hyper_parameters", "metrics"} <= {path.name for path in run.folder.iterdir()}
 
 
-def written(row: Row, name: str, pattern: str, **settings: Any) -> list[bytes]:
-    """The files that one of Lightning's own loggers leaves of a run."""
-    own = {"_target_": f"lightning.pytorch.loggers.{name}", **settings}
-    run = row.run({"logger.own": own, **LOGGED})
+def logged_by(row: Row, name: str, **settings: Any) -> Path:
+    """The folder of a run that one of Lightning's own loggers has recorded."""
+    run = row.run({"logger.own": {"_target_": f"lightning.pytorch.loggers.{name}", **settings}, **LOGGED})
     assert run.column("train/loss")
-    return [path.read_bytes() for path in run.folder.rglob(pattern)]
+    return run.folder
 
 
 def tensorboard_logger(row: Row) -> None:
-    events = b"".join(written(row, "TensorBoardLogger", "events.out.tfevents.*", save_dir="${folder}"))
-    assert b"train/loss" in events
-    assert b"val/neg_elbo" in events
+    folder = logged_by(row, "TensorBoardLogger", save_dir="${folder}/own")
+    (written,) = (folder / "own").rglob("hparams.yaml")
+    assert {"train/loss", "val/neg_elbo"} <= read_tensorboard(written.parent).metrics.keys()
 
 
 def wandb_logger(row: Row) -> None:
-    (record,) = written(row, "WandbLogger", "run-*.wandb", save_dir="${folder}", offline=True)
-    assert b"train/loss" in record
-    assert b"val/neg_elbo" in record
+    folder = logged_by(row, "WandbLogger", save_dir="${folder}", offline=True)
+    assert {"train/loss", "val/neg_elbo"} <= read_wandb(folder).metrics.keys()
 
 
 def mlflow_logger(row: Row) -> None:
     pytest.importorskip("mlflow")
-    store = "sqlite:///${folder}/mlflow.db"
-    assert b"train/loss" in b"".join(written(row, "MLFlowLogger", "mlflow.db", tracking_uri=store))
+    folder = logged_by(row, "MLFlowLogger", tracking_uri="sqlite:///${folder}/mlflow.db")
+    assert {"train/loss", "val/neg_elbo"} <= read_mlflow(folder).metrics.keys()
 
 
 def without_package(row: Row, *, name: str, package: str) -> None:
     if importlib.util.find_spec(package) is not None:
         pytest.skip(f"{package} is installed, and would ask its server")
     with pytest.raises(ValueError, match=rf"logger\.own: .*{name.removesuffix('Logger').lower()}"):
-        written(row, name, "*")
+        logged_by(row, name)
 
 
 WORKS: dict[str, Check] = {
