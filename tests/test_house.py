@@ -13,6 +13,7 @@ TORCH = {"torch", "jaxtyping", "vae_lab", "numpy"}
 LIGHTNING = TORCH | {"lightning", "torchmetrics", "rich"}
 ROOMS = {
     "probability": TORCH,
+    "features": TORCH | {"timm"},
     "models": TORCH,
     "adversarial": TORCH,
     "sampling": TORCH | {"sklearn"},
