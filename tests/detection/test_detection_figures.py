@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vae_lab.detection.figures import contact_sheet, heat_map, heat_sheet, pixel_errors, roc_figure
+from vae_lab.detection.figures import contact_sheet, heat_map, heat_sheet, roc_figure
+from vae_lab.detection.scores.anomaly import pixel_errors
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -74,7 +75,8 @@ def test_heat_is_where_the_error_is(channels: int) -> None:
     decoded = images.clone()
     decoded[1, :, 4:8, 5:9] = 1 - decoded[1, :, 4:8, 5:9]
     decoded[2] = (images[2] + 0.2).clamp(max=1)
-    found = heat_map(images, decoded, full=0.3)
+    errors = pixel_errors(images, decoded)
+    found = heat_map(images, errors, full=0.3)
     assert found.shape == (4, 3, 16, 24)
     assert 0 <= found.min() <= found.max() <= 1
     grey = 0.5 * images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
@@ -82,7 +84,7 @@ def test_heat_is_where_the_error_is(channels: int) -> None:
     changed = (found[1] - grey[1]).abs().sum(0) > 0.01
     assert changed[5:7, 6:8].all()
     assert not changed[:, 13:].any()
-    alone = [heat_map(*pair, full=0.3) for pair in zip(images.split(1), decoded.split(1), strict=True)]
+    alone = [heat_map(*pair, full=0.3) for pair in zip(images.split(1), errors.split(1), strict=True)]
     torch.testing.assert_close(torch.cat(alone), found)
-    assert not torch.equal(heat_map(images, decoded)[2], found[2])
-    assert heat_sheet(images, decoded, npairs=2).shape == (3, 2 * (48 + 2) + 2, 4 * (72 + 2) + 2)
+    assert not torch.equal(heat_map(images, errors)[2], found[2])
+    assert heat_sheet(images, errors, npairs=2).shape == (3, 2 * (48 + 2) + 2, 4 * (72 + 2) + 2)

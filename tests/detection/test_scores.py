@@ -24,6 +24,7 @@ from vae_lab.detection.scores.anomaly import (
     Typicality,
 )
 from vae_lab.detection.scores.ensembles import WAIC, Ensemble, EnsembleMean
+from vae_lab.detection.scores.features import FeatureDistance
 from vae_lab.detection.scores.latent_path import LatentCopula, LatentPath, tail
 from vae_lab.detection.scores.regret import LikelihoodRegret
 from vae_lab.models.ladder import Ladder
@@ -45,6 +46,7 @@ EVERY: list[Callable[[], Score]] = [
     lambda: Complexity(NegELBO(3, 0)),
     partial(LatentPath, ncomponents=2, seed=0),
     partial(LatentCopula, nquantiles=20),
+    partial(FeatureDistance, network="lite0", npatches=200, seed=0),
 ]
 REGRET = partial(LikelihoodRegret, nsteps=6, lr=0.05, npairs=2, seed=0, precision="32-true")
 VAMP = partial(VampPrior, channels=1, image_size=8, ncomponents=5, logit_mean=0.0, logit_std=2.0)

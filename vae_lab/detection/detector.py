@@ -18,7 +18,7 @@ from vae_lab.data.binarize import binarized
 from vae_lab.data.images import require_range, scaled
 from vae_lab.detection.conformal import p_values, require_level, verdicts
 from vae_lab.detection.metrics import CONSTANTS, constant_images, inverted
-from vae_lab.detection.scores.anomaly import Score
+from vae_lab.detection.scores.anomaly import Heat, Score
 from vae_lab.detection.scores.ensembles import Ensemble
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.latent_model import LatentModel
@@ -58,7 +58,7 @@ class Detector(ABC):
     Attributes:
         calibration: scores of held-out normal images.
         key: identifies the score, its settings and the weights.
-        model: the model in evaluation mode, whose reconstructions give the heat maps.
+        model: the model in evaluation mode.
         binary: whether the model takes binary images; an image is then binarized with a seed from its own content.
         own: hashes of the run's training and validation images, by part; see `content_hashes`.
     """
@@ -75,6 +75,10 @@ class Detector(ABC):
 
         The values of an image do not depend on the other images.
         """
+
+    @abstractmethod
+    def heat(self, pixels: Pixels) -> Heat:
+        """Return how unusual each place of each image is; see `Score.heat`."""
 
     def preferred(self) -> dict[str, float]:
         """Return each constant image that scores lower than most normal images, with the share that score higher.
@@ -135,6 +139,11 @@ class RunDetector(Detector):
         """Return the table columns that the score computes, "score" first, with one value per image."""
         return describe_pixels(self.model, self.score, pixels, binary=self.binary)
 
+    def heat(self, pixels: Pixels) -> Heat:
+        """Return how unusual each place of each image is, by the score."""
+        with evaluating(self.model):
+            return self.score.heat(self.model, prepared(pixels, binary=self.binary))
+
 
 class EnsembleDetector(Detector):
     """A detector that combines the scores of several runs, trained on the same images, into one score.
@@ -156,6 +165,10 @@ class EnsembleDetector(Detector):
     def describe(self, pixels: Pixels) -> Columns:
         """Return the column "score", the combined score of each image."""
         return {"score": self.combine(torch.stack([member.scores(pixels) for member in self.members]))}
+
+    def heat(self, pixels: Pixels) -> Heat:
+        """Return how unusual each place of each image is, by the first run."""
+        return self.members[0].heat(pixels)
 
 
 class CombinedDetector(Detector):
@@ -189,6 +202,10 @@ class CombinedDetector(Detector):
             columns[f"{name}_p_value"] = p_values_or_nan(member.calibration, columns[name])
             columns |= {f"{name}_{detail}": values for detail, values in described.items()}
         return {"score": sum_of_logs([columns[f"{name}_p_value"] for name in self.members])} | columns
+
+    def heat(self, pixels: Pixels) -> Heat:
+        """Return how unusual each place of each image is, by the first score."""
+        return next(iter(self.members.values())).heat(pixels)
 
     def preferred(self) -> dict[str, float]:
         """Return the constant images that `Detector.preferred` returns for each member, named by image and member."""

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from vae_lab.data.grids import Grid, grid
 from vae_lab.detection.metrics import auroc, roc
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Image = Float[Tensor, "n channels height width"]
+Heat = Float[Tensor, "n height width"]
 Colours = Float[Tensor, "n 3 height width"]
 
 FLAGGED = "#c2452d"
@@ -86,44 +86,32 @@ def contact_sheet(
     return figure
 
 
-def pixel_errors(images: Image, decoded: Image) -> Float[Tensor, "n height width"]:
-    """Return |image - decoded|, averaged over channels and blurred by a Gaussian of sigma 1 pixel.
-
-    The blur suppresses pixel noise.
-    """
-    errors = (images - decoded).abs().mean(1, keepdim=True)
-    reach = min(3, *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
-    return gaussian_blur(errors, [2 * reach + 1] * 2, [1.0] * 2)[:, 0]
-
-
-def heat_map(images: Image, decoded: Image, *, full: float | None = None) -> Colours:
-    """Return the images in grey, overlaid with colours that are brighter where the reconstruction error is larger.
+def heat_map(images: Image, heat: Heat, *, full: float | None = None) -> Colours:
+    """Return the images in grey, overlaid with colours that are brighter at more unusual places.
 
     Args:
         images: pixels in [0, 1].
-        decoded: the reconstructions.
-        full: the error that gets the brightest colour. Pass a high quantile of `pixel_errors` of normal images to
-            compare images with each other. The default is the largest error of each image, so every image has a bright
-            spot.
+        heat: how unusual each place is, as `Score.heat` returns it.
+        full: the heat that gets the brightest colour. Pass a high quantile of the heat of normal images to compare
+            images with each other. The default is the largest heat of each image, so every image has a bright spot.
     """
     from matplotlib import colormaps  # takes half a second
 
-    errors = pixel_errors(images, decoded)
-    top = errors.amax((-2, -1), keepdim=True) if full is None else errors.new_tensor(full)
-    heat = (errors / top.clamp(min=1e-6)).clamp(0, 1)
+    top = heat.amax((-2, -1), keepdim=True) if full is None else heat.new_tensor(full)
+    heat = (heat / top.clamp(min=1e-6)).clamp(0, 1)
     table = torch.as_tensor(colormaps["inferno"](torch.linspace(0, 1, 256).numpy()))[:, :3].to(images)
     colours = table[(heat * 255).round().long()].movedim(-1, 1)
     opacity = heat[:, None].sqrt()
     return (1 - opacity) * 0.5 * images.mean(1, keepdim=True) + opacity * colours
 
 
-def heat_sheet(images: Image, decoded: Image, *, npairs: int = 4, full: float | None = None) -> Grid:
+def heat_sheet(images: Image, heat: Heat, *, npairs: int = 4, full: float | None = None) -> Grid:
     """Return a grid of images, each beside its heat map, with `npairs` such pairs per row.
 
     See `heat_map` for `full`.
     """
     shown = images.expand(-1, 3, -1, -1)
-    return grid(torch.stack([shown, heat_map(images, decoded, full=full)], 1).flatten(0, 1), 2 * npairs)
+    return grid(torch.stack([shown, heat_map(images, heat, full=full)], 1).flatten(0, 1), 2 * npairs)
 
 
 def _tile(axes: "Axes", image: Tensor, extent: tuple[float, float, float, float], caption: str, flagged: bool) -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import PIL
-import torch
 
 from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import RULES
 from vae_lab.detection.calibration import Calibration, check_level, load_detector
 from vae_lab.detection.conformal import false_alarms, require_alpha, require_level
 from vae_lab.detection.detector import Columns, CombinedDetector, Detections, Detector, Pixels, prepared, warn_of_seen
-from vae_lab.detection.figures import contact_sheet, heat_sheet, pixel_errors
+from vae_lab.detection.figures import contact_sheet, heat_sheet
 from vae_lab.detection.ground_truth import is_table, known_rows, labels_of, read_truth, report_truth
 from vae_lab.detection.journal import Row
 from vae_lab.detection.score_table import (
@@ -214,8 +213,6 @@ def write_figures(detector: Detector, pixels: Pixels, names: list[str], judged: 
     if not judged.flagged.any():
         heat.unlink(missing_ok=True)  # written by an earlier call for other images
         return
-    seen = prepared(pixels[judged.flagged], binary=detector.binary)
-    with torch.no_grad():
-        decoded = detector.model.generative(detector.model.posterior(seen).mean).mean
-    brightest = pixel_errors(seen, decoded).quantile(0.99).item()
-    write_png(heat, heat_sheet(seen, decoded, full=brightest))
+    flagged = pixels[judged.flagged]
+    found = detector.heat(flagged)
+    write_png(heat, heat_sheet(prepared(flagged, binary=detector.binary), found, full=found.quantile(0.99).item()))

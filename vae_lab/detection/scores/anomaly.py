@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torchvision.transforms.functional import gaussian_blur
 
 from vae_lab.errors import require_count
 from vae_lab.models.ladder import Ladder
@@ -27,6 +28,8 @@ from vae_lab.system.randomness import counter_seed
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
 """Batches of normal images, of any sizes."""
+Heat = Float[Tensor, "batch height width"]
+"""How unusual each place of each image is; 0 for places that are not unusual."""
 
 
 class Score(PrintsArguments, nn.Module, ABC):
@@ -60,6 +63,11 @@ class Score(PrintsArguments, nn.Module, ABC):
     def fit(self, model: LatentModel, batches: Batches) -> None:
         """Fit the score's state to batches of normal images; the base class has no state."""
 
+    @torch.no_grad()
+    def heat(self, model: LatentModel, images: Images) -> Heat:
+        """Return how unusual each place is: the error of its reconstruction, unless a subclass knows better."""
+        return pixel_errors(images, central_inference(model, images).generative.mean)
+
 
 def common_noise(model: LatentModel, images: Images, nsamples: int, seed: int) -> Float[Tensor, "nsamples 1 nlatent"]:
     """Return standard normal noise that all images share, equal on every device and determined by the seed."""
@@ -78,6 +86,16 @@ def central_inference(model: LatentModel, images: Images) -> Inference:
 def squared_error(inference: Inference, images: Images) -> Nats:
     """Return the squared reconstruction error of each image, summed over pixels."""
     return (images - inference.generative.mean).square().sum((1, 2, 3))
+
+
+def pixel_errors(images: Images, decoded: Images) -> Heat:
+    """Return |image - decoded|, averaged over channels and blurred by a Gaussian of sigma 1 pixel.
+
+    The blur suppresses pixel noise.
+    """
+    errors = (images - decoded).abs().mean(1, keepdim=True)
+    reach = min(3, *(side - 1 for side in errors.shape[-2:]))  # the border is mirrored
+    return gaussian_blur(errors, [2 * reach + 1] * 2, [1.0] * 2)[:, 0]
 
 
 class ReconstructionError(Score):
