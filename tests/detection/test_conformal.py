@@ -5,10 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from vae_lab.detection.conformal import (
+    discoveries,
     false_alarms,
+    fewest_discoveries,
     p_values,
     require_level,
     require_scores,
@@ -115,6 +118,9 @@ def test_a_calibration_sets_own_rate_has_the_spread_that_is_told() -> None:
     [
         (lambda: require_level(50, 0.01), r"alpha=0.01 .* 50 calibration .* 0.0196; .* at least 99 images"),
         (lambda: false_alarms(18, 0.05), r"alpha=0.05 would flag nothing.* at least 19 images"),
+        (lambda: require_level(50, 0.01, "fdr"), r"fdr=0.01 .* choose a higher fdr"),
+        (lambda: discoveries(torch.ones(3, dtype=torch.float64), 1.0), r"fdr must lie in \(0, 1\), not 1.0"),
+        (lambda: discoveries(torch.full((3,), NAN, dtype=torch.float64), 0.5), "3 of 3 p-values"),
         (lambda: require_level(50, 0.0), r"alpha must lie in \(0, 1\), not 0.0"),
         (lambda: require_level(50, NAN), r"alpha must lie in \(0, 1\), not nan"),
         (lambda: verdicts(torch.ones(3, dtype=torch.float64), 1.0), r"alpha must lie in \(0, 1\), not 1.0"),
@@ -129,3 +135,55 @@ def test_a_calibration_sets_own_rate_has_the_spread_that_is_told() -> None:
 def test_what_tells_nothing_is_refused(call: Callable[[], object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         call()
+
+
+@pytest.mark.parametrize(
+    ("p", "fdr", "expected"),
+    [
+        ([0.01, 0.02, 0.03, 0.5], 0.04, [1, 1, 1, 0]),  # 0.03 = 0.04 * 3 / 4, and 0.01, 0.02 are at their bounds
+        ([0.02, 0.03, 0.03, 0.5], 0.04, [1, 1, 1, 0]),  # the smallest is above its own bound, the third is not
+        ([0.5, 0.011], 0.02, [0, 0]),
+        ([0.5, 0.01], 0.02, [0, 1]),
+        ([0.1], 0.1, [1]),
+        ([], 0.1, []),
+    ],
+)
+def test_discoveries_by_hand(p: list[float], fdr: float, expected: list[int]) -> None:
+    found = discoveries(torch.tensor(p, dtype=torch.float64), fdr)
+    assert found.tolist() == [bool(flag) for flag in expected]
+
+
+def test_discoveries_equal_those_of_scipy() -> None:
+    p = torch.rand(300, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 3
+    for fdr in (0.01, 0.1, 0.3):
+        expected = torch.as_tensor(false_discovery_control(p.numpy())) <= fdr
+        assert torch.equal(discoveries(p, fdr), expected)
+
+
+@pytest.mark.parametrize("nstrange", [0, 20])
+@pytest.mark.parametrize("scores", [normals, tied])
+def test_false_discoveries_are_as_rare_as_said(scores: Callable[[int, int], Tensor], nstrange: int) -> None:
+    """A thousand batches of 200 images, each with calibration scores of its own."""
+    repetitions, n, nimages, fdr = 1000, 999, 200, 0.1
+    calibrations, batches = scores(repetitions * n, 3).view(-1, n), scores(repetitions * nimages, 4).view(-1, nimages)
+    batches[:, :nstrange] += 12 if scores is tied else 4  # the tied scores are three times as wide
+    wrong, right = torch.zeros(repetitions), torch.zeros(repetitions)
+    for i, (calibration, batch) in enumerate(zip(calibrations, batches, strict=True)):
+        flagged = discoveries(p_values(calibration, batch), fdr)
+        wrong[i] = flagged[nstrange:].sum() / flagged.sum().clamp(min=1)
+        right[i] = flagged[:nstrange].double().mean()
+    error = wrong.std() / math.sqrt(repetitions)
+    assert wrong.mean() <= fdr * (1 - nstrange / nimages) + 2.576 * error
+    if nstrange:
+        assert right.mean() > 0.75
+        if scores is normals:  # ties make the p-values larger
+            assert wrong.mean() > 0.07
+
+
+@pytest.mark.parametrize(("n", "nimages", "fewest"), [(99, 200, 20), (999, 200, 2), (1000, 10, 1), (19, 200, 100)])
+def test_the_fewest_discoveries_are_flagged_and_one_less_is_not(n: int, nimages: int, fewest: int) -> None:
+    assert fewest_discoveries(n, nimages, 0.1) == fewest
+    for k in (fewest, fewest - 1):
+        p = torch.ones(nimages, dtype=torch.float64)
+        p[:k] = smallest_p_value(n)
+        assert discoveries(p, 0.1).sum() == (k if k == fewest else 0)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vae_lab.data.files.cache import decode_files
 from vae_lab.detection.calibration import calibration_path, load_detector, score_config
-from vae_lab.detection.conformal import p_values
+from vae_lab.detection.conformal import discoveries, p_values
 from vae_lab.detection.detector import CombinedDetector, RunDetector, prepared, to_pixels
 from vae_lab.detection.score_folder import file_rules, score_folder
 from vae_lab.detection.score_images import score_images
@@ -304,3 +304,26 @@ def test_each_image_is_binarized_by_its_own_draw_wherever_it_stands() -> None:
     assert found[0].equal(found[2])
     assert not found[0, 0, 1:].equal(found[1, 0, 1:])
     assert prepared(grey.flip(0), binary=True).flip(0).equal(found)
+
+
+def test_a_batch_is_flagged_by_the_share_of_false_discoveries(
+    run: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    change = {"fdr": 0.3, "alpha": 0.001, "score": small("reconstruction_error")}  # alpha is not used
+    judge(run, pictures, tmp_path / "t.csv", change)
+    rows = table(tmp_path / "t.csv")
+    p = torch.tensor([float(row["p_value"]) for row in rows], dtype=torch.float64)
+    flagged = torch.tensor([row["flagged"] == "1" for row in rows])
+    assert torch.equal(flagged, discoveries(p, 0.3))
+    assert flagged.sum() >= sum(row["path"].startswith("strange") for row in rows) == 8
+    assert f"{int(flagged.sum())} of 28 images flagged at fdr = 0.3" in caplog.text
+    line = "40 calibration images, fdr = 0.3 flags none of 28 images, or at least 3; use at least 93"
+    assert line in caplog.text
+    pixels = load_data(run).splits.test.pixels(slice(20))
+    found = score_images(run, pixels, "reconstruction_error", fdr=0.3, **QUICK)
+    assert torch.equal(found.flagged, discoveries(found.p_values, 0.3))
+    with pytest.raises(ValueError, match=r"fdr=0\.02 would flag nothing: 40 calibration"):
+        judge(run, pictures, tmp_path / "t.csv", change | {"fdr": 0.02})
+    with pytest.raises(ValueError, match=r"fdr must lie in \(0, 1\), not 2"):
+        judge(run, pictures, tmp_path / "t.csv", change | {"fdr": 2})

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from vae_lab.data.images import ImageSet
-from vae_lab.detection.conformal import require_level
+from vae_lab.detection.conformal import named_level, require_level
 from vae_lab.detection.detector import (
     BATCH,
     CombinedDetector,
@@ -122,14 +122,14 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
     return CombinedDetector(members)
 
 
-def check_level(runs: list[Path], how: Calibration, alpha: float) -> None:
-    """Raise ValueError if alpha is below the smallest p-value that the calibration of the runs can give.
+def check_level(runs: list[Path], how: Calibration, alpha: float, fdr: float | None) -> None:
+    """Raise ValueError if alpha, or fdr if given, is below the smallest p-value that the runs' calibration can give.
 
     The check reads no image.
     """
     found = [run for run in runs if checkpoint_path(run, how.checkpoint).is_file()]  # loading reports missing ones
     nval = [int(load_checkpoint(run, how.checkpoint)["data"]["nval"]) for run in found]
-    require_level(min([how.ncalibration, *nval]), alpha)
+    require_level(min([how.ncalibration, *nval]), *named_level(alpha, fdr))
 
 
 def make_score(config: dict[str, Any]) -> Score | Ensemble:

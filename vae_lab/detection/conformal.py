@@ -51,9 +51,31 @@ def verdicts(p: PValues, alpha: float) -> Bool[Tensor, " m"]:
         ValueError: if alpha is not between 0 and 1, or a p-value is NaN.
     """
     require_alpha(alpha)
-    if p.isnan().any():
-        raise ValueError(f"{int(p.isnan().sum())} of {len(p)} p-values are NaN; leave those images out.")
+    require_numbers(p)
     return p <= alpha
+
+
+def discoveries(p: PValues, fdr: float) -> Bool[Tensor, " m"]:
+    """Return a mask that flags images so that on average at most a share `fdr` of the flagged ones are normal.
+
+    Benjamini and Hochberg 1995, https://doi.org/10.1111/j.2517-6161.1995.tb02031.x: the k smallest of m p-values are
+    flagged, for the largest k whose k-th smallest is at most fdr * k / m. It holds for conformal p-values although they
+    share the calibration images, by Theorem 2 of Bates et al. 2023. The average of the share, which is 0 if none is
+    flagged, is over calibration sets and batches.
+
+    Raises:
+        ValueError: if fdr is not between 0 and 1, or a p-value is NaN.
+    """
+    require_alpha(fdr, "fdr")
+    require_numbers(p)
+    ordered = p.sort().values
+    passed = ordered <= fdr * torch.arange(1, len(p) + 1).to(p) / len(p)
+    return p <= ordered[passed].amax() if passed.any() else torch.zeros_like(p, dtype=torch.bool)
+
+
+def fewest_discoveries(ncalibration: int, nimages: int, fdr: float) -> int:
+    """Return the least number of images that `discoveries` can flag: each would have the smallest p-value."""
+    return max(1, math.ceil(nimages * smallest_p_value(ncalibration) / fdr - 1e-9))
 
 
 def smallest_p_value(ncalibration: int) -> float:
@@ -62,14 +84,19 @@ def smallest_p_value(ncalibration: int) -> float:
     return 1 / (ncalibration + 1)
 
 
-def require_level(ncalibration: int, alpha: float) -> None:
+def named_level(alpha: float, fdr: float | None) -> tuple[float, str]:
+    """Return the level at which images are flagged and its name: fdr if it is given, else alpha."""
+    return (alpha, "alpha") if fdr is None else (fdr, "fdr")
+
+
+def require_level(ncalibration: int, alpha: float, name: str = "alpha") -> None:
     """Raise ValueError if alpha is outside (0, 1) or below the smallest p-value, 1 / (ncalibration + 1)."""
-    require_alpha(alpha)
+    require_alpha(alpha, name)
     smallest = smallest_p_value(ncalibration)
     if alpha < smallest:
         raise ValueError(
-            f"alpha={alpha} would flag nothing: {ncalibration} calibration images give p-values of at least"
-            f" {smallest:.3g}; choose a higher alpha, or calibrate with at least {math.ceil(1 / alpha) - 1} images."
+            f"{name}={alpha} would flag nothing: {ncalibration} calibration images give p-values of at least"
+            f" {smallest:.3g}; choose a higher {name}, or calibrate with at least {math.ceil(1 / alpha) - 1} images."
         )
 
 
@@ -99,6 +126,13 @@ def require_scores(scores: Scores, kind: str, fewest: int = 1) -> None:
         raise ValueError(f"there are no {kind} scores; at least {fewest} is needed.")
 
 
-def require_alpha(alpha: object) -> None:
+def require_numbers(p: PValues) -> None:
+    """Raise ValueError if a p-value is NaN."""
+    if p.isnan().any():
+        raise ValueError(f"{int(p.isnan().sum())} of {len(p)} p-values are NaN; leave those images out.")
+
+
+def require_alpha(alpha: object, name: str = "alpha") -> None:
     """Raise ValueError if alpha is not between 0 and 1."""
-    require_number("alpha", alpha, "(0, 1)", "; 0.05 flags one normal image in twenty")
+    meaning = {"alpha": "flags one normal image in twenty", "fdr": "allows one normal image in twenty flagged ones"}
+    require_number(name, alpha, "(0, 1)", f"; 0.05 {meaning[name]}")

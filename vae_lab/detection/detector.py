@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vae_lab.data.binarize import binarized
 from vae_lab.data.images import require_range, scaled
-from vae_lab.detection.conformal import p_values, require_level, verdicts
+from vae_lab.detection.conformal import discoveries, named_level, p_values, require_level, verdicts
 from vae_lab.detection.metrics import CONSTANTS, constant_images, inverted
 from vae_lab.detection.scores.anomaly import Heat, Score
 from vae_lab.detection.scores.ensembles import Ensemble
@@ -42,7 +42,7 @@ class Detections(NamedTuple):
     Attributes:
         scores: anomaly scores, higher is more anomalous; in nats if the score has a unit.
         p_values: probabilities that a normal image has a score at least as high.
-        flagged: whether the p-value is at most alpha.
+        flagged: whether the p-value is at most alpha, or low enough for the false discovery rate.
         details: other columns by name.
     """
 
@@ -50,6 +50,11 @@ class Detections(NamedTuple):
     p_values: Float64[Tensor, " n"]
     flagged: Bool[Tensor, " n"]
     details: Columns
+
+    def select(self, rows: list[int]) -> "Detections":
+        """Return the results of some of the images."""
+        details = {name: values[rows] for name, values in self.details.items()}
+        return Detections(self.scores[rows], self.p_values[rows], self.flagged[rows], details)
 
 
 class Detector(ABC):
@@ -102,17 +107,23 @@ class Detector(ABC):
                 seen[torch.isin(hashes, self.own[part])] = SEEN.index(part)
         return self.describe(pixels) | {"seen": seen}
 
-    def judge(self, described: Columns, alpha: float) -> Detections:
+    def judge(self, described: Columns, alpha: float, fdr: float | None = None) -> Detections:
         """Return scores, p-values and flags of images, given the columns that `describe` returns.
 
+        Args:
+            described: the columns by name.
+            alpha: largest expected share of normal images that are flagged.
+            fdr: if given, largest expected share of normal images among those that are flagged, in place of alpha; the
+                flag of an image then depends on the other images.
+
         Raises:
-            ValueError: if alpha is too small for any p-value to reach it.
+            ValueError: if alpha or fdr is too small for any p-value to reach it.
         """
-        require_level(len(self.calibration), alpha)
+        require_level(len(self.calibration), *named_level(alpha, fdr))
         details = dict(described)
         scores = details.pop("score")
         p = p_values(self.calibration, scores)
-        return Detections(scores, p, verdicts(p, alpha), details)
+        return Detections(scores, p, verdicts(p, alpha) if fdr is None else discoveries(p, fdr), details)
 
 
 class RunDetector(Detector):

@@ -1,6 +1,7 @@
 """Anomaly detection on a folder of images: table, contact sheet, heat maps, metrics."""
 
 import logging
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import PIL
 from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import RULES
 from vae_lab.detection.calibration import Calibration, check_level, load_detector
-from vae_lab.detection.conformal import false_alarms, require_alpha, require_level
+from vae_lab.detection.conformal import false_alarms, fewest_discoveries, named_level, require_alpha, require_level
 from vae_lab.detection.detector import Columns, CombinedDetector, Detections, Detector, Pixels, prepared, warn_of_seen
 from vae_lab.detection.figures import contact_sheet, heat_sheet
 from vae_lab.detection.ground_truth import is_table, known_rows, labels_of, read_truth, report_truth
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 MAX_PIXELS, BACKGROUND = 178_956_970, 255
 """Decoding rules for runs whose data were not image files."""
+PLAUSIBLE = 0.05
+"""Share of anomalous images in a batch that is not unlikely."""
 
 
 def score_folder(
@@ -45,6 +48,7 @@ def score_folder(
     score: dict[str, Any],
     truth: object,
     alpha: object,
+    fdr: object = None,
     out: object,
     nshown: int,
     nreplicates: int,
@@ -67,21 +71,25 @@ def score_folder(
     require_count("nreplicates", nreplicates)
     require_alpha(alpha)
     assert isinstance(alpha, int | float)
-    require_level(how.ncalibration, alpha)
+    if fdr is not None:
+        require_alpha(fdr, "fdr")
+    assert isinstance(fdr, int | float | None)
+    require_level(how.ncalibration, *named_level(alpha, fdr))
     tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
     runs, table = paths(run, "run"), tables[0]
-    check_level(runs, how, alpha)
+    check_level(runs, how, alpha, fdr)
     require_writable(table.parent)
     entries = read_truth(paths(truth, "truth")[0]) if is_table(truth) else None
     places = find_places(images, truth, table)
     labels = None if entries is None else labels_of(entries, places[0])
     detector = load_detector(runs, score, how)
     warn_if_inverted(detector)
-    warn_if_few(len(detector.calibration), alpha)
+    if fdr is None:
+        warn_if_few(len(detector.calibration), alpha)
     sizes = {"channels": detector.model.channels, "image_size": detector.model.image_size}
     rules = file_rules(sizes | load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
     screened = [
-        score_place(detector, place, rules, out, alpha, nshown) for place, out in zip(places, tables, strict=True)
+        score_place(detector, place, rules, out, alpha, fdr, nshown) for place, out in zip(places, tables, strict=True)
     ]
     if truth is not None:
         report_truth(detector, known_rows(screened, labels), table, nreplicates)
@@ -132,13 +140,15 @@ def find_places(images: object, truth: object, table: Path) -> list[Place]:
 
 
 def score_place(  # noqa: PLR0917
-    detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, nshown: int
+    detector: Detector, place: Place, rules: Rules, table: Path, alpha: float, fdr: float | None, nshown: int
 ) -> list[Row]:
     """Return the table row of each file in `place`, and write the table of scores and its figures."""
     rows = score_files(detector, place, rules, journal_path(table), journal_key(detector, place, rules))
     good = scored(rows)
     described = columns(good)
-    judged = detector.judge(described, alpha)
+    judged = detector.judge(described, alpha, fdr)
+    if fdr is not None:
+        warn_if_coarse(len(detector.calibration), len(good), fdr)
     write_table(table, rows, judged)
     files = {file.path: file for file in place.files}
     strangest = judged.scores.argsort(descending=True)[:nshown].tolist()
@@ -146,10 +156,11 @@ def score_place(  # noqa: PLR0917
     gone = {bad.path for bad in decoded.bad}  # removed or changed after scoring
     strangest = [i for i in strangest if good[i].path not in gone]
     if strangest:
-        shown = {name: values[strangest] for name, values in described.items()}
-        write_figures(detector, decoded.pixels, [good[i].path for i in strangest], detector.judge(shown, alpha), table)
-    line = "%d of %d images flagged at alpha = %g, %d files could not be read; %s"
-    log.info(line, int(judged.flagged.sum()), len(good), alpha, len(rows) - len(good), table)
+        shown = judged.select(strangest)
+        write_figures(detector, decoded.pixels, [good[i].path for i in strangest], shown, table)
+    level, name = named_level(alpha, fdr)
+    line = "%d of %d images flagged at %s = %g, %d files could not be read; %s"
+    log.info(line, int(judged.flagged.sum()), len(good), name, level, len(rows) - len(good), table)
     warn_of_seen(judged, [row.path for row in good])
     report_members(detector, described, alpha)
     return rows
@@ -202,6 +213,15 @@ def warn_if_few(ncalibration: int, alpha: float) -> None:
     if share.high > 2 * alpha:
         line = "warning: with %d calibration images and alpha = %g, from %.1f to %.1f %% of normal images are flagged"
         log.warning(line, ncalibration, alpha, 100 * share.low, 100 * share.high)
+
+
+def warn_if_coarse(ncalibration: int, nimages: int, fdr: float) -> None:
+    """Log a warning if images can only be flagged together with more others than are likely to be anomalous."""
+    fewest = fewest_discoveries(ncalibration, nimages, fdr)
+    if fewest > max(1, PLAUSIBLE * nimages):
+        enough = math.ceil(nimages / max(1, math.floor(PLAUSIBLE * nimages)) / fdr - 1e-9) - 1
+        line = "warning: with %d calibration images, fdr = %g flags none of %d images, or at least %d; use at least %d"
+        log.warning(line, ncalibration, fdr, nimages, fewest, enough)
 
 
 def write_figures(detector: Detector, pixels: Pixels, names: list[str], judged: Detections, table: Path) -> None:

@@ -16,6 +16,7 @@ def score_images(
     images: "Tensor",
     score: str | Mapping[str, object] = "neg_elbo",
     alpha: float = 0.05,
+    fdr: float | None = None,
     **settings: "Unpack[CalibrationSettings]",
 ) -> "Detections":
     """Return anomaly scores, p-values and flags of images, equal to those of the command `detect`.
@@ -25,6 +26,7 @@ def score_images(
         images: [n, channels, height, width], floats in [0, 1] or uint8, of the run's image size.
         score: name of a file in conf/score, or the config of another score.
         alpha: largest expected share of normal images that are flagged.
+        fdr: if given, largest expected share of normal images among the flagged ones, in place of alpha.
         settings: fields of `vae_lab.detection.calibration.Calibration`.
 
     Raises:
@@ -41,15 +43,15 @@ def score_images(
     """
     from vae_lab.data.images import require_size
     from vae_lab.detection.calibration import Calibration, check_level, load_detector, score_config
-    from vae_lab.detection.conformal import require_level
+    from vae_lab.detection.conformal import named_level, require_level
     from vae_lab.detection.detector import to_pixels, warn_of_seen
 
     how, pixels = Calibration(**settings), to_pixels(images)
-    require_level(how.ncalibration, alpha)
+    require_level(how.ncalibration, *named_level(alpha, fdr))
     runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
-    check_level(runs, how, alpha)
+    check_level(runs, how, alpha, fdr)
     detector = load_detector(runs, score_config(score) if isinstance(score, str) else dict(score), how)
     require_size(pixels, detector.model.channels, detector.model.image_size)
-    judged = detector.judge(detector.examine(pixels), alpha)
+    judged = detector.judge(detector.examine(pixels), alpha, fdr)
     warn_of_seen(judged)
     return judged
