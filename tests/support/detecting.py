@@ -47,12 +47,12 @@ def save_pictures(run: Path, root: Path) -> Path:
     return root
 
 
-def small(score: str) -> dict[str, Any]:
-    """A score that takes no time."""
-    config = score_config(score)
+def small(score: str | dict[str, Any]) -> dict[str, Any]:
+    """A score, or the scores of a config, that take no time."""
+    config = score_config(score) if isinstance(score, str) else score
     if "_target_" not in config:
-        return {name: small(name) for name in config}
-    quick = {"nsteps": 3, "npairs": 2, "ncomponents": 2, "nquantiles": 60, "nsamples": 3}
+        return {name: small(one) for name, one in config.items()}
+    quick = {"npatches": 60, "nsteps": 3, "npairs": 2, "ncomponents": 2, "nquantiles": 60, "nsamples": 3}
     return config | {key: value for key, value in quick.items() if key in config}
 
 

@@ -19,7 +19,7 @@ from vae_lab.sampling.subspace import SubspaceMixture
 from vae_lab.system.config_dir import CONF
 
 GROUPS = ("likelihood", "prior", "objective", "score")
-FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem != "all"]
+FILES = [path for group in GROUPS for path in sorted((CONF / group).glob("*.yaml")) if path.stem not in {"all", "auto"}]
 SIZES = {"channels": 1, "image_size": 8}
 
 

@@ -83,8 +83,8 @@ def score_config(name: str) -> dict[str, Any]:
     """
     require_choice("score", name, sorted(path.stem for path in (CONF / "score").glob("*.yaml")))
     config: dict[str, Any] = yaml.safe_load((CONF / "score" / f"{name}.yaml").read_text(encoding="utf-8"))
-    members = [str(entry).partition("@")[0] for entry in config.get("defaults", ())]
-    return {member: score_config(member) for member in members} or config
+    members = [str(entry).partition("@") for entry in config.get("defaults", ())]
+    return {key: score_config(member) for member, _, key in members} or config
 
 
 def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibration) -> Detector:
@@ -104,6 +104,8 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
         raise ValueError("run= names no run; name the folder of a finished run.")
     require_count("ncalibration", how.ncalibration)
     require_count("nfit", how.nfit)
+    if "preferred" in config:
+        config = choose_score(runs, config, how)
     if "_target_" in config:
         return load_score_detector(runs, config, how)
     members: dict[str, Detector] = {}
@@ -120,6 +122,18 @@ def load_detector(runs: Path | list[Path], config: dict[str, Any], how: Calibrat
         reasons = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in refused.items())
         raise ValueError(f"none of these scores fits ({reasons}).")
     return CombinedDetector(members)
+
+
+def choose_score(runs: list[Path], config: dict[str, Any], how: Calibration) -> dict[str, Any]:
+    """Return the config of the preferred score, or of the other one if the preferred one cannot be used."""
+    try:
+        check_score_fits(runs, make_score(config["preferred"]), how)
+    except ValueError as error:
+        chosen: dict[str, Any] = config["otherwise"]
+        log.info("score=auto is %s, because %s", chosen["_target_"].rpartition(".")[2], error)
+        return chosen
+    log.info("score=auto is %s", config["preferred"]["_target_"].rpartition(".")[2])
+    return config["preferred"]
 
 
 def check_level(runs: list[Path], how: Calibration, alpha: float, fdr: float | None) -> None:

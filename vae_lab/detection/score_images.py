@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def score_images(
     run: str | Path | Sequence[str | Path],
     images: "Tensor",
-    score: str | Mapping[str, object] = "neg_elbo",
+    score: str | Mapping[str, object] = "auto",
     alpha: float = 0.05,
     fdr: float | None = None,
     **settings: "Unpack[CalibrationSettings]",

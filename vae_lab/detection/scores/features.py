@@ -45,7 +45,6 @@ class FeatureDistance(Score):
     def __init__(self, network: str, npatches: int, seed: int) -> None:
         super().__init__()
         require_choice("score.network", network, NETWORKS)
-        require_available(network, "score=features")
         require_count("score.npatches", npatches, least=2)
         self.network = network
         self.npatches = npatches
@@ -66,7 +65,8 @@ class FeatureDistance(Score):
         return [FeaturePyramid(self.network, "score.network", smallest=SMALLEST)]
 
     def require(self, model: LatentModel) -> None:
-        """Raise ValueError if the images are neither grey nor in three colours."""
+        """Raise ValueError if the network is not installed, or the images are neither grey nor in three colours."""
+        require_available(self.network, "score=features")
         if model.channels not in {1, 3}:
             raise ValueError(f"score=features reads images with 1 or 3 channels, and the run's have {model.channels}.")
 
