@@ -109,3 +109,12 @@ def fold_normalisation(module: nn.Module) -> None:
 def pooled(maps: Float[Tensor, "batch nfeatures rows columns"]) -> Float[Tensor, "batch nfeatures"]:
     """Return feature vectors: the means of a feature map over its places."""
     return maps.mean((2, 3))
+
+
+def pyramid_distance(ours: Maps, theirs: Maps) -> Float[Tensor, " batch"]:
+    """Return the squared distance of normalised features, averaged over places and summed over the maps.
+
+    Zhang et al. 2018, equation 1, https://arxiv.org/abs/1801.03924, with all channel weights 1.
+    """
+    pairs = [(F.normalize(one, dim=1), F.normalize(other, dim=1)) for one, other in zip(ours, theirs, strict=True)]
+    return torch.stack([(one - other).square().sum(1).mean((1, 2)) for one, other in pairs]).sum(0)

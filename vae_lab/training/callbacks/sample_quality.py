@@ -1,0 +1,50 @@
+"""`SampleQuality`: the kernel distance (KID) of samples from the prior, at each validation."""
+
+import torch
+from lightning import Callback, Trainer
+
+from vae_lab.data.images import ImageSet
+from vae_lab.errors import require_count
+from vae_lab.evaluation.metrics.two_sample import kernel_distance
+from vae_lab.features.pyramid import FeaturePyramid, pooled
+from vae_lab.system.randomness import seeded
+from vae_lab.training.tasks.task import Task
+
+
+class SampleQuality(Callback):
+    """Logs val/kid_<network>: KID x 1000 between samples from the prior and the validation images.
+
+    The latents are the same at each validation, so that values of one run differ by the weights alone. The features are
+    the last map of a pretrained network, averaged over places; the network should not be the one that trains.
+
+    Args:
+        network: the pretrained network, "lite0" or "lite2".
+        nsamples: number of samples.
+    """
+
+    def __init__(self, *, network: str, nsamples: int) -> None:
+        require_count("callbacks.quality.nsamples", nsamples, 2)
+        self.network = network
+        self.pyramid = FeaturePyramid(network, "callbacks.quality.network")
+        self.nsamples = nsamples
+        self.real: torch.Tensor | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Task) -> None:
+        """Generate the samples and log their distance."""
+        if trainer.sanity_checking:
+            return
+        if self.real is None:
+            images: ImageSet = trainer.datamodule.splits.val  # pyright: ignore[reportAttributeAccessIssue]
+            self.real = self.vectors(images.pixels(slice(None)).to(pl_module.device))
+        with seeded("quality", pl_module.seed), torch.no_grad():
+            model = pl_module.model
+            if model.nclasses:
+                model = model.given(torch.arange(self.nsamples, device=pl_module.device) % model.nclasses)
+            samples = model.generative(model.prior().sample((self.nsamples,))).mean
+        distance = 1000 * kernel_distance(self.real, self.vectors(samples))
+        pl_module.log(f"val/kid_{self.network}", distance)
+
+    @torch.no_grad()
+    def vectors(self, images: torch.Tensor) -> torch.Tensor:
+        """Return a feature vector for each image, [images, nfeatures], on the CPU."""
+        return torch.cat([pooled(self.pyramid(part)[-1]).cpu() for part in images.split(32)])
