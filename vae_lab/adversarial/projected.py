@@ -83,7 +83,7 @@ class Head(nn.Module):
         logits = self.layers(x)
         if self.nclasses:
             logits = logits[torch.arange(len(x), device=x.device), label]
-        return logits.flatten(1)
+        return logits.flatten(1).float()
 
 
 class ProjectedDiscriminator(Adversary):

@@ -1,12 +1,15 @@
 """`SampleQuality`: the kernel distance (KID) of samples from the prior, at each validation."""
 
 import torch
+from jaxtyping import Float
 from lightning import Callback, Trainer
+from torch import Tensor
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
 from vae_lab.evaluation.metrics.two_sample import kernel_distance
 from vae_lab.features.pyramid import FeaturePyramid, pooled
+from vae_lab.runs.inference import every_pixel
 from vae_lab.system.randomness import seeded
 from vae_lab.training.tasks.task import Task
 
@@ -27,7 +30,7 @@ class SampleQuality(Callback):
         self.network = network
         self.pyramid = FeaturePyramid(network, "callbacks.quality.network")
         self.nsamples = nsamples
-        self.real: torch.Tensor | None = None
+        self.real: Tensor | None = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Generate the samples and log their distance."""
@@ -35,7 +38,7 @@ class SampleQuality(Callback):
             return
         if self.real is None:
             images: ImageSet = trainer.datamodule.splits.val  # pyright: ignore[reportAttributeAccessIssue]
-            self.real = self.vectors(images.pixels(slice(None)).to(pl_module.device))
+            self.real = self.vectors(every_pixel(images).to(pl_module.device))
         with seeded("quality", pl_module.seed), torch.no_grad():
             model = pl_module.model
             if model.nclasses:
@@ -45,6 +48,6 @@ class SampleQuality(Callback):
         pl_module.log(f"val/kid_{self.network}", distance)
 
     @torch.no_grad()
-    def vectors(self, images: torch.Tensor) -> torch.Tensor:
-        """Return a feature vector for each image, [images, nfeatures], on the CPU."""
+    def vectors(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n nfeatures"]:
+        """Return a feature vector for each image, on the CPU."""
         return torch.cat([pooled(self.pyramid(part)[-1]).cpu() for part in images.split(32)])

@@ -81,7 +81,8 @@ class StagedVAEGANTask(AdversarialTask):
         super().__init__(ema_decay=0.0, **settings)
         if not isinstance(self.model, VAE):
             raise ValueError(
-                f"task=staged_vaegan trains a VAE with one latent vector, not {type(self.model).__name__}."
+                f"task=staged_vaegan trains a VAE with one latent vector, not {type(self.model).__name__}; choose"
+                " model=fastgan."
             )
         require_number("task.adversarial_weight", adversarial_weight)
         require_number("task.ema_halflife", ema_halflife, "(0, inf)")
