@@ -1,5 +1,7 @@
 """`SampleQuality`: the kernel distance (KID) of samples from the prior, at each validation."""
 
+import logging
+
 import torch
 from jaxtyping import Float
 from lightning import Callback, Trainer
@@ -12,6 +14,8 @@ from vae_lab.features.pyramid import FeaturePyramid, pooled
 from vae_lab.runs.inference import every_pixel
 from vae_lab.system.randomness import seeded
 from vae_lab.training.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 
 class SampleQuality(Callback):
@@ -46,6 +50,8 @@ class SampleQuality(Callback):
             samples = model.generative(model.prior().sample((self.nsamples,))).mean
         distance = 1000 * kernel_distance(self.real, self.vectors(samples))
         pl_module.log(f"val/kid_{self.network}", distance)
+        line = "step %d: val/kid_%s %.1f (KID x 1000 of %d samples and %d validation images)"
+        log.info(line, trainer.global_step, self.network, distance, self.nsamples, len(self.real))
 
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n nfeatures"]:

@@ -122,6 +122,7 @@ class StagedVAEGANTask(AdversarialTask):
             self.snapshot.state = None
         self.take_first_snapshot(batch, step, optimizers)
         self.set_learning_rates(name, since, optimizers)
+        self.notes = {}
         if name == "encoder":
             numbers, is_finite = self.train_encoder(batch, step, optimizers)
         else:
