@@ -133,7 +133,7 @@ def test_the_best_checkpoint_is_one_of_a_complete_model(config: Compose, tmp_pat
 
 def test_samples_are_measured_at_each_validation(config: Compose, tmp_path: Path) -> None:
     from vae_lab.evaluation.metrics.two_sample import kernel_distance
-    from vae_lab.features.pyramid import FeaturePyramid, pooled
+    from vae_lab.features.pyramid import FeaturePyramid
     from vae_lab.runs.inference import every_pixel
     from vae_lab.system.randomness import seeded
 
@@ -144,7 +144,7 @@ def test_samples_are_measured_at_each_validation(config: Compose, tmp_path: Path
     with seeded("quality", 0), torch.no_grad():
         samples = model.generative(model.prior().sample((4,))).mean
     pyramid = FeaturePyramid("lite2", "x")
-    real, ours = (pooled(pyramid(images)[-1]) for images in (every_pixel(data.splits.val), samples))
+    real, ours = (pyramid.embed(images) for images in (every_pixel(data.splits.val), samples))
     (logged,) = [float(row["val/kid_lite2"]) for row in rows(tmp_path / "run") if row["val/kid_lite2"]]
     assert logged == pytest.approx(1000 * kernel_distance(real, ours), rel=1e-3)
 

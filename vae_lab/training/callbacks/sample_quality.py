@@ -10,7 +10,7 @@ from torch import Tensor
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
 from vae_lab.evaluation.metrics.two_sample import kernel_distance
-from vae_lab.features.pyramid import FeaturePyramid, pooled
+from vae_lab.features.pyramid import FeaturePyramid
 from vae_lab.runs.inference import every_pixel
 from vae_lab.system.randomness import seeded
 from vae_lab.training.tasks.task import Task
@@ -22,7 +22,8 @@ class SampleQuality(Callback):
     """Logs val/kid_<network>: KID x 1000 between samples from the prior and the validation images.
 
     The latents are the same at each validation, so that values of one run differ by the weights alone. The features are
-    the last map of a pretrained network, averaged over places; the network should not be the one that trains.
+    those of a pretrained network's last convolution, averaged over places. The network should not be the one against
+    which the run trains.
 
     Args:
         network: the pretrained network, "lite0" or "lite2".
@@ -56,4 +57,4 @@ class SampleQuality(Callback):
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n nfeatures"]:
         """Return a feature vector for each image, on the CPU."""
-        return torch.cat([pooled(self.pyramid(part)[-1]).cpu() for part in images.split(32)])
+        return torch.cat([self.pyramid.embed(part).cpu() for part in images.split(32)])
