@@ -131,14 +131,17 @@ def test_the_best_checkpoint_is_one_of_a_complete_model(config: Compose, tmp_pat
     assert load_model(tmp_path / "second").nlatent == 4
 
 
-def test_samples_are_measured_at_each_validation(config: Compose, tmp_path: Path) -> None:
+def test_samples_are_measured_at_each_validation(
+    config: Compose, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="vae_lab")
     from vae_lab.evaluation.metrics.two_sample import kernel_distance
     from vae_lab.features.pyramid import FeaturePyramid
     from vae_lab.runs.inference import every_pixel
     from vae_lab.system.randomness import seeded
 
     cfg = config(*STAGED, "trainer.max_steps=2", "trainer.val_check_interval=2")
-    train_run(cfg)
+    summary = train_run(cfg)
     data, *_ = build_parts(cfg, {})
     model = load_model(tmp_path / "run", "last")
     with seeded("quality", 0), torch.no_grad():
@@ -147,6 +150,11 @@ def test_samples_are_measured_at_each_validation(config: Compose, tmp_path: Path
     real, ours = (pyramid.embed(images) for images in (every_pixel(data.splits.val), samples))
     (logged,) = [float(row["val/kid_lite2"]) for row in rows(tmp_path / "run") if row["val/kid_lite2"]]
     assert logged == pytest.approx(1000 * kernel_distance(real, ours), rel=1e-3)
+    assert isinstance(summary["test/kid_lite2"], float)
+    assert any(
+        "test/kid_lite2" in record.getMessage() and "lower is better" in record.getMessage()
+        for record in caplog.records
+    )
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {

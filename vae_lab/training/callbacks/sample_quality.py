@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class SampleQuality(Callback):
-    """Logs val/kid_<network>: KID x 1000 between samples from the prior and the validation images.
+    """Logs {val,test}/kid_<network>: KID x 1000 between samples from the prior and the images of that part.
 
     The latents are the same at each validation, so that values of one run differ by the weights alone. The features are
     those of a pretrained network's last convolution, averaged over places. The network should not be the one against
@@ -35,24 +35,31 @@ class SampleQuality(Callback):
         self.network = network
         self.pyramid = FeaturePyramid(network, "callbacks.quality.network")
         self.nsamples = nsamples
-        self.real: Tensor | None = None
+        self.real: dict[str, Tensor] = {}
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Generate the samples and log their distance."""
-        if trainer.sanity_checking:
-            return
-        if self.real is None:
-            images: ImageSet = trainer.datamodule.splits.val  # pyright: ignore[reportAttributeAccessIssue]
-            self.real = self.vectors(every_pixel(images).to(pl_module.device))
-        with seeded("quality", pl_module.seed), torch.no_grad():
-            model = pl_module.model
+        """Log the distance from the validation images."""
+        if not trainer.sanity_checking:
+            self.measure(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Task) -> None:
+        """Log the distance from the test images."""
+        self.measure(trainer, pl_module, "test")
+
+    def measure(self, trainer: Trainer, task: Task, part: str) -> None:
+        """Generate the samples and log their distance from the images of a part of the data."""
+        if part not in self.real:
+            images: ImageSet = getattr(trainer.datamodule.splits, part)  # pyright: ignore[reportAttributeAccessIssue]
+            self.real[part] = self.vectors(every_pixel(images).to(task.device))
+        with seeded("quality", task.seed), torch.no_grad():
+            model = task.model
             if model.nclasses:
-                model = model.given(torch.arange(self.nsamples, device=pl_module.device) % model.nclasses)
+                model = model.given(torch.arange(self.nsamples, device=task.device) % model.nclasses)
             samples = model.generative(model.prior().sample((self.nsamples,))).mean
-        distance = 1000 * kernel_distance(self.real, self.vectors(samples))
-        pl_module.log(f"val/kid_{self.network}", distance)
-        line = "step %d: val/kid_%s %.1f (KID x 1000 of %d samples and %d validation images)"
-        log.info(line, trainer.global_step, self.network, distance, self.nsamples, len(self.real))
+        distance = 1000 * kernel_distance(self.real[part], self.vectors(samples))
+        task.log(f"{part}/kid_{self.network}", distance)
+        line = "step %d: %s/kid_%s %.1f (KID x 1000 of %d samples and %d real images)"
+        log.info(line, trainer.global_step, part, self.network, distance, self.nsamples, len(self.real[part]))
 
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n nfeatures"]:

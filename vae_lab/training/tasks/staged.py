@@ -105,6 +105,13 @@ class StagedVAEGANTask(AdversarialTask):
         """Whether the model is still incomplete, because its encoder is untrained."""
         return self.stage_at(self.global_step)[0] != "joint"
 
+    def judged_by(self) -> tuple[str, str]:
+        """Return the distance of samples that a `SampleQuality` callback measures, if there is one; see `Task`."""
+        measured = [name for name in self.trainer.callback_metrics if name.startswith("test/kid_")]
+        if not measured:
+            return super().judged_by()
+        return measured[0].removeprefix("test/"), "KID x 1000 of samples and test images; evaluate measures more"
+
     def stage_at(self, step: int) -> tuple[str, int]:
         """Return the name of the stage of step number `step`, and how many steps of the stage precede it."""
         for name, stage in self.stages.items():
