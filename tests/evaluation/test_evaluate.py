@@ -36,7 +36,7 @@ from vae_lab.training.run import train_run
 Trained = tuple[Path, dict[str, Any]]
 SMALL: dict[str, Any] = {
     "split": "test", "checkpoint": "best", "root": None, "seed": 0, "device": "cpu", "features": "vgg", "nsamples": 20,
-    "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "nblocks": 2, "nreplicates": 5, "k": 2,
+    "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "ngroups": 2, "nreplicates": 5, "k": 2,
     "nreference": 20, "side": 8,
 }  # fmt: skip
 SECTIONS = [
@@ -144,7 +144,7 @@ WRONG = [
     ({"device": "quantum"}, "device=quantum cannot be used"),
     ({"device": "meta"}, "choose auto, cpu or cuda"),
     ({"nll_images": 1}, "at least 4 images"),
-    ({"nblocks": 1}, "nblocks must be a whole number of at least 2, not 1"),
+    ({"ngroups": 1}, "ngroups must be a whole number of at least 2, not 1"),
     ({"features": "magic"}, "features must be one of auto, digits"),
     ({"checkpoint": "worst"}, "checkpoint must be one of best, last"),
     ({"root": "/nowhere"}, "leave data.root out"),
@@ -255,7 +255,7 @@ def test_sizes_depend_on_the_device_and_on_what_was_asked() -> None:
     assert choose_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2000)
     assert choose_sizes(none, torch.device("cuda"), 10_000, 5000) == (5000, 10_000, 5000)
     assert choose_sizes((7, 20_000, None), torch.device("cpu"), 10_000, 180) == (7, 10_000, 180)
-    assert limit_settings({"nblocks": 10, "k": 5}, 8) == {"nblocks": 4, "k": 5}
+    assert limit_settings({"ngroups": 10, "k": 5}, 8) == {"ngroups": 4, "k": 5}
     assert choose_chunk(None, 784) == 2551
     assert choose_chunk(None, 256 * 256 * 3) == 10
 

@@ -135,7 +135,7 @@ def test_worse_digits_are_farther_from_real_ones(shared: Path) -> None:
     }
     vectors = features_of(model, real, 250)
     baseline = features_of(model, held_out, 250)
-    interval = kernel_interval(vectors, baseline, nblocks=10)
+    interval = kernel_interval(vectors, baseline, ngroups=20)
     for name, images in degrees.items():
         found = [baseline, *(features_of(model, worse, 250) for worse in images)]
         for distance in (frechet_distance, kernel_distance):
@@ -163,7 +163,7 @@ def test_worse_paintings_are_farther_from_real_ones(shared: Path) -> None:
         "photos": [torch.cat([photos[:n], held_out[n:]]) for n in (25, 50)],
     }
     vectors, baseline = features_of(extractor, real, 50), features_of(extractor, held_out, 50)
-    interval = kernel_interval(vectors, baseline, nblocks=4)
+    interval = kernel_interval(vectors, baseline, ngroups=4)
     assert interval.low < 0 < interval.high
     for name, images in degrees.items():
         found = [baseline, *(features_of(extractor, worse, 50) for worse in images)]

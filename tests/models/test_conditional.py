@@ -317,7 +317,7 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     monkeypatch.setattr(extractors, "TRAINING", extractors.TRAINING | {"nbatches": 3, "batch_size": 16})
     settings: dict[str, Any] = {
         "split": "test", "checkpoint": "best", "root": None, "seed": 0, "device": "cpu", "features": "vgg",
-        "nsamples": 20, "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "nblocks": 2, "nreplicates": 5,
+        "nsamples": 20, "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "ngroups": 2, "nreplicates": 5,
         "k": 2, "nreference": 20, "side": 8,
     }  # fmt: skip
     result = evaluate_run(run, tmp_path / "out", **settings)

@@ -47,7 +47,7 @@ def check_settings(split: str, seed: int, **counts: int) -> None:
     if not isinstance(seed, int):
         raise ValueError(f"seed must be a whole number, not {seed}.")
     for name, value in counts.items():
-        require_count(name, value, 2 if name in ("nblocks", "nreplicates") else 1)  # an interval needs two
+        require_count(name, value, 2 if name in ("ngroups", "nreplicates") else 1)  # an interval needs two
 
 
 def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
@@ -91,11 +91,11 @@ def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: in
 
 
 def limit_settings(settings: dict[str, int], nimages: int) -> dict[str, int]:
-    """Return the settings, with `nblocks` and `k` lowered if they are too large for the number of images.
+    """Return the settings, with `ngroups` and `k` lowered if they are too large for the number of images.
 
     Log a warning for each lowered setting.
     """
-    limits = {"nblocks": nimages // 2, "k": nimages - 1}
+    limits = {"ngroups": nimages // 2, "k": nimages - 1}
     for name, limit in limits.items():
         if settings[name] > limit:
             log.warning("%s=%d is too large for %d images: using %d", name, settings[name], nimages, limit)

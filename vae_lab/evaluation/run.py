@@ -85,7 +85,7 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
         nbound: latents per image for the cheap bound that extends the estimate to the other images.
         chunk: latents decoded at once; None takes fewer for larger images.
         trust: packages, besides vae_lab, whose classes the run may use.
-        settings: nblocks, nreplicates, k, nreference and side of the comparisons.
+        settings: ngroups, nreplicates, k, nreference and side of the comparisons.
 
     Raises:
         ValueError, DataError, DivergedError, StorageError: before any long computation.
@@ -226,7 +226,7 @@ def compare_sets(
     table: dict[str, dict[str, Any]] = {}
     for name, images in track(list(sets.items()), "comparisons"):
         found = extract_features(extractor, images)
-        kid = kernel_interval(real, found, nblocks=settings["nblocks"])
+        kid = kernel_interval(real, found, ngroups=settings["ngroups"])
         fid = frechet_interval(real, found, nreplicates=settings["nreplicates"], seed=seed)
         overlap = manifold(real, found, settings["k"])
         table[name] = {
