@@ -13,7 +13,8 @@ log = logging.getLogger("vae_lab.evaluate")  # as a command, __name__ is __main_
 @command("evaluate")
 def main(cfg: DictConfig) -> None:
     """Evaluate a run and write evaluation-<split>.json and evaluation-<split>.html."""
-    from vae_lab.evaluation.run import evaluate_run, file_name, headline  # torch and Lightning take seconds
+    from vae_lab.evaluation.headline import headline
+    from vae_lab.evaluation.run import evaluate_run, file_name  # torch and Lightning take seconds
     from vae_lab.runs.folder import locate
 
     settle_threads(cfg)

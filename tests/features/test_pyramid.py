@@ -13,6 +13,7 @@ from PIL import Image
 from vae_lab.errors import DataError
 from vae_lab.features import weights
 from vae_lab.features.pyramid import STRIDES, FeaturePyramid, load_network, pooled, scaled
+from vae_lab.features.vectors import NFEATURES, FeatureVectors
 from vae_lab.features.weights import NETWORKS, weights_file
 
 PHOTOS = Path(__file__).parents[2].parent / "shared/data/not_monet"
@@ -42,6 +43,16 @@ def test_features_equal_those_of_another_implementation(name: str) -> None:
         assert ours.shape == (2, width, 128 // stride, 128 // stride)
         scale = theirs.abs().max()
         torch.testing.assert_close(ours / scale, theirs / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_vectors_are_the_features_that_another_implementation_classifies(name: str) -> None:
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    expected = reference(name).extract_features((255 * images - 127) / 128).mean((2, 3))
+    found = FeatureVectors(name, "x")(images)
+    assert found.shape == (2, NFEATURES)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.max().item())
 
 
 @pytest.mark.filterwarnings("ignore")

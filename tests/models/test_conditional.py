@@ -20,10 +20,11 @@ from vae_lab.data.grids import grid
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation import extractors
 from vae_lab.evaluation.figures import reconstructions, samples, traversals
+from vae_lab.evaluation.headline import headline
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
 from vae_lab.evaluation.metrics.features import train_classifier
 from vae_lab.evaluation.metrics.latents import posterior_statistics
-from vae_lab.evaluation.run import classes_section, evaluate_run, headline
+from vae_lab.evaluation.run import classes_section, evaluate_run
 from vae_lab.generate import main
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder

@@ -1,12 +1,14 @@
 """Checks and device-dependent defaults of the evaluation settings."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from vae_lab.errors import DivergedError, require_choice, require_count
+from vae_lab.features.weights import NETWORKS
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import PARTS, load_checkpoint, load_model
 from vae_lab.runs.packages import Trust
@@ -35,7 +37,7 @@ class Sizes(NamedTuple):
     ncompared: int
 
 
-CPU, GPU = Sizes(200, 500, 2000), Sizes(5000, 10**9, 10_000)
+CPU, GPU = Sizes(200, 500, 2048), Sizes(5000, 10**9, 10_000)
 
 
 def check_settings(split: str, seed: int, **counts: int) -> None:
@@ -65,6 +67,23 @@ def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> Latent
     if objective.endswith((".Autoencoder", ".RAEL2")):
         log.warning("this run trained no sigma: its likelihood, rate and posterior samples are meaningless")
     return model
+
+
+def networks_of_training(run: Path, checkpoint: str) -> list[str]:
+    """Return the pretrained networks whose features the training of a run used, in an adversary or a distance."""
+    task = load_checkpoint(run, checkpoint)["hyper_parameters"]["task"]
+    return sorted({value for key, value in settings_in(task) if key == "network" and value in NETWORKS})
+
+
+def settings_in(node: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Yield the key and value of each text in nested dicts and lists."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(value, str):
+            yield str(key), value
+        else:
+            yield from settings_in(value)
 
 
 def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int) -> Sizes:

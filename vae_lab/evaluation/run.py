@@ -16,24 +16,24 @@ from torch.distributions import Distribution
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.caveats import caveats
+from vae_lab.evaluation.comparison import compare_vectors, extract_features
 from vae_lab.evaluation.extractors import load_extractor, trained_classifier
 from vae_lab.evaluation.html import Page, render
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
-from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, features_of
+from vae_lab.evaluation.metrics.features import DigitClassifier, EfficientNetLite, Extractor
 from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_thresholds, memorisation
 from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
-from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.evaluation.protocol import (
-    Sizes,
     check_settings,
     choose_chunk,
     choose_sizes,
     limit_settings,
     load_finite_model,
     log_sizes,
+    networks_of_training,
 )
 from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
@@ -104,8 +104,13 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     settings = limit_settings(settings, min(len(images), sizes.ncompared))
     log_sizes(sizes, where, len(images))
     train = data.raw_splits.train
-    extractor = load_extractor(features, train).to(where)
-    few = log_caveats(sizes, min(settings["nreference"], len(train)), extractor.key)
+    trained_against = networks_of_training(run, checkpoint)
+    extractor = load_extractor(features, train, trained_against).to(where)
+    few = log_caveats(
+        ncompared=min(sizes.ncompared, len(images)), naveraged=sizes.nll_images, trained_against=trained_against,
+        nreference=min(settings["nreference"], len(train)), key=extractor.key,
+    )  # fmt: skip
+    others = [EfficientNetLite(name) for name in trained_against if name != extractor.key]
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
@@ -114,12 +119,12 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     sets = sample_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
     copies = find_copies(sets, data, seed, settings)
     protocol = {"split": split, "nimages": len(images), "seed": seed, "nbound": nbound, "chunk": chunk}
-    protocol |= environment(run, checkpoint, extractor, train, where)
+    protocol |= environment(run, checkpoint, extractor, train, where) | {"trained_against": trained_against}
     result = {
         "protocol": protocol | sizes._asdict() | settings,
         "caveats": few,
         **model_sections(model, likelihood, reconstruction, seed),
-        "samples": compare_sets(sets, reference, extractor, seed, settings),
+        "samples": compare_sets(sets, reference, [extractor, *others], where, seed, settings),
         "memorisation": memorisation_table(copies),
         "blur": compare_spectra({"reconstructions": reconstruction.decoded} | sets, reference),
         **classes_section(model, extractor, data, other_part, seed),
@@ -131,9 +136,9 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     return write_page(folder, page)
 
 
-def log_caveats(sizes: Sizes, nreference: int, key: str) -> list[str]:
-    """Log a warning for each metric that is computed from too few images, and return these sentences."""
-    found = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=key)
+def log_caveats(**counts: Any) -> list[str]:
+    """Log a warning for each metric that cannot be trusted (see `caveats`), and return these sentences."""
+    found = caveats(**counts)
     for sentence in found:
         log.warning("warning: %s", sentence)
     return found
@@ -215,33 +220,26 @@ def sample_sets(
     return {"real": every_pixel(getattr(data.raw_splits, part), n)} | generated
 
 
-def compare_sets(
-    sets: dict[str, Pixels], reference: Reference, extractor: Extractor, seed: int, settings: dict[str, int]
+def compare_sets(  # noqa: PLR0917
+    sets: dict[str, Pixels],
+    reference: Reference,
+    extractors: list[Extractor],
+    device: torch.device,
+    seed: int,
+    settings: dict[str, int],
 ) -> dict[str, dict[str, Any]]:
-    """Return KID, FID, precision and recall of each set of images against the reference images.
+    """Return the metrics of each set of images against the reference images, by each extractor.
 
     Keys of values that depend on the feature extractor end with its name.
     """
-    real = extract_features(extractor, reference)
-    table: dict[str, dict[str, Any]] = {}
-    for name, images in track(list(sets.items()), "comparisons"):
-        found = extract_features(extractor, images)
-        kid = kernel_interval(real, found, ngroups=settings["ngroups"])
-        fid = frechet_interval(real, found, nreplicates=settings["nreplicates"], seed=seed)
-        overlap = manifold(real, found, settings["k"])
-        table[name] = {
-            "nimages": len(found),
-            "nreference": len(real),
-            f"kid_{extractor.key}": kid._asdict(),
-            f"fid_{extractor.key}": fid._asdict(),
-        } | {f"{key}_{extractor.key}": value for key, value in overlap._asdict().items()}
+    table: dict[str, dict[str, Any]] = {name: {} for name in sets}
+    chosen = {name: settings[name] for name in ("ngroups", "nreplicates", "k")}
+    for extractor in extractors:
+        real = extract_features(extractor, reference, device)
+        for name, images in track(list(sets.items()), "comparisons"):
+            found = extract_features(extractor, images, device)
+            table[name] |= compare_vectors(found, real, extractor.key, seed=seed, **chosen)
     return table
-
-
-def extract_features(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"]:
-    """Return the feature vectors of images, as a tensor on the CPU."""
-    device = next(extractor.parameters()).device
-    return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
 
 
 def find_copies(
@@ -342,28 +340,3 @@ def classes_section(
     found = class_accuracy(model, classifier, parts.train, unseen, nimages=NEACH, seed=seed)
     each = {data.classes[int(label)]: share for label, share in found.each_class.items()}
     return {"classes": found._asdict() | {"each_class": each}}
-
-
-def headline(result: dict[str, Any]) -> list[str]:
-    """Return the summary lines that the command `evaluate` logs at its end."""
-    likelihood, protocol = result["likelihood"], result["protocol"]
-    nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
-    name = "-log p(x | y)" if "classes" in result else "-log p(x)"
-    line = f"{name} {nll['value']:.2f} +- {nll['standard_error']:.2f} nats ({protocol['nsamples']} samples)"
-    line += f", ELBO bound {elbo['value']:.2f}"
-    if likelihood["bits_per_dimension"]:
-        line += f", {likelihood['bits_per_dimension']['value']:.3f} bits per dimension"
-    lines = [line]
-    if "classes" in result:
-        accuracy = {key: 100 * result["classes"][key] for key in ("class_accuracy", "real_accuracy")}
-        shares = "class accuracy {class_accuracy:.2f} % of generated images, {real_accuracy:.2f} % of real ones"
-        lines.append(shares.format(**accuracy))
-    key = protocol["features"]
-    for name, row in result["samples"].items():
-        kid, fid, copies = row[f"kid_{key}"], row[f"fid_{key}"], result["memorisation"][name]
-        lines.append(
-            f"{name:9} {row['nimages']} images: KID_{key} x 1000 {1000 * kid['value']:.2f}"
-            f" ({1000 * kid['low']:.2f} to {1000 * kid['high']:.2f}), FID_{key} {fid['value']:.2f}"
-            f" ({fid['low']:.2f} to {fid['high']:.2f}), near copies {100 * copies['share']:.1f} %"
-        )
-    return lines

@@ -59,15 +59,16 @@ class FeaturePyramid(PrintsArguments, nn.Module):
         """
         body = self.body[0].to(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            return body(scaled(self.enlarged(images.float())))
+            return body(scaled(enlarged(images.float(), self.smallest, self.mode)))
 
-    def enlarged(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
-        """Return the images with a shorter side of at least `smallest` pixels."""
-        side = min(images.shape[2:])
-        if side >= self.smallest:
-            return images
-        size = [round(length * self.smallest / side) for length in images.shape[2:]]
-        return F.interpolate(images, size, mode=self.mode, align_corners=False)
+
+def enlarged(images: Images, smallest: int, mode: str) -> Float[Tensor, "batch channels rows columns"]:
+    """Return the images with a shorter side of at least `smallest` pixels."""
+    side = min(images.shape[2:])
+    if side >= smallest:
+        return images
+    size = [round(length * smallest / side) for length in images.shape[2:]]
+    return F.interpolate(images, size, mode=mode, align_corners=False)
 
 
 def scaled(images: Images) -> Float[Tensor, "batch 3 height width"]:

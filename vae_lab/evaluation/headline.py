@@ -1,0 +1,40 @@
+"""The summary of an evaluation: the lines that the command `evaluate` logs at its end."""
+
+from typing import Any
+
+
+def headline(result: dict[str, Any]) -> list[str]:
+    """Return the summary lines that the command `evaluate` logs at its end."""
+    likelihood, protocol = result["likelihood"], result["protocol"]
+    nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
+    name = "-log p(x | y)" if "classes" in result else "-log p(x)"
+    line = f"{name} {nll['value']:.2f} +- {nll['standard_error']:.2f} nats ({protocol['nsamples']} samples)"
+    line += f", ELBO bound {elbo['value']:.2f}"
+    if likelihood["bits_per_dimension"]:
+        line += f", {likelihood['bits_per_dimension']['value']:.3f} bits per dimension"
+    lines = [line]
+    if "classes" in result:
+        accuracy = {key: 100 * result["classes"][key] for key in ("class_accuracy", "real_accuracy")}
+        shares = "class accuracy {class_accuracy:.2f} % of generated images, {real_accuracy:.2f} % of real ones"
+        lines.append(shares.format(**accuracy))
+    keys = [protocol["features"], *(name for name in protocol["trained_against"] if name != protocol["features"])]
+    for name, row in result["samples"].items():
+        numbers = "; ".join(describe_row(row, key, trained=key in protocol["trained_against"]) for key in keys)
+        copies = 100 * result["memorisation"][name]["share"]
+        lines.append(f"{name:9} {row['nimages']} images: {numbers}; near copies {copies:.1f} %")
+    return lines
+
+
+def describe_row(row: dict[str, Any], key: str, *, trained: bool) -> str:
+    """Return KID and, if there are enough images, FID of a row of samples by one extractor, as text."""
+    kid, fid = row[f"kid_{key}"], row[f"fid_{key}"]
+    text = f"KID_{key} x 1000 {interval(kid, 1000.0)}"
+    if fid is not None:
+        text += f", FID_{key} {interval(fid)}"
+    return f"{text} (trained against {key})" if trained else text
+
+
+def interval(found: dict[str, float], scale: float = 1.0) -> str:
+    """Return an estimate and the ends of its interval as text."""
+    value, low, high = (scale * found[key] for key in ("value", "low", "high"))
+    return f"{value:.2f} ({low:.2f} to {high:.2f})"
