@@ -282,12 +282,22 @@ def test_the_network_that_a_run_was_trained_against_is_shown_beside_the_judge(co
     torch.save(stored, tmp_path / "against.ckpt")
     result = small(tmp_path / "against.ckpt", tmp_path, {"features": "auto"})
     assert (result["protocol"]["features"], result["protocol"]["trained_against"]) == ("lite2", ["lite0"])
+    assert {name: row["nimages"] for name, row in result["samples"].items()} == {
+        "real": 8, "posterior": 8, "gmm": 12, "prior": 12,
+    }  # fmt: skip
+    assert {name: row["nreference"] for name, row in result["samples"].items()} == {
+        "real": 56, "posterior": 56, "gmm": 64, "prior": 64,
+    }  # fmt: skip
+    assert {row["nreference"] for row in result["against_split"].values()} == {8}
+    assert {"rkid_lite2", "rkid_lite0", "perceptual_lite2"} <= result["reconstruction"].keys()
     for row in result["samples"].values():
         assert {"kid_lite2", "kid_lite0", "coverage_lite0", "k", "nreference"} <= row.keys()
         assert row["kid_lite0"] != row["kid_lite2"]
         assert row["fid_lite2"] is None
     assert any("FID_lite2 is left out" in sentence for sentence in result["caveats"])
-    assert any("KID_lite0" in line and line.count("(trained against lite0)") == 1 for line in headline(result))
+    lines = headline(result)
+    assert any("against 64: KID_lite0" in line and line.count("(trained against lite0)") == 2 for line in lines)
+    assert any("rKID_lite2" in line and "perceptual distance by lite2" in line for line in lines)
     assert "The run was trained against lite0" in (tmp_path / "evaluation-test.html").read_text()
 
 
@@ -303,6 +313,7 @@ def test_sizes_depend_on_the_device_and_on_what_was_asked() -> None:
     none = (None, None, None)
     assert choose_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2048)
     assert choose_sizes(none, torch.device("cuda"), 10_000, 5000) == (5000, 10_000, 5000)
+    assert choose_sizes(none, torch.device("cpu"), 107, 107, judged=True) == (200, 107, 512)
     assert choose_sizes((7, 20_000, None), torch.device("cpu"), 10_000, 180) == (7, 10_000, 180)
     assert limit_settings({"ngroups": 10, "k": 5}, 8) == {"ngroups": 4, "k": 5}
     assert choose_chunk(None, 784) == 2551

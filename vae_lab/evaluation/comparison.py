@@ -1,6 +1,7 @@
 """Comparison of sets of images by the features of a network: KID, FID, precision, recall, density and coverage."""
 
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.metrics.features import Extractor, features_of
 from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
+from vae_lab.system.progress import track
 
 ATONCE = 250
 """Images whose pixels are held as floats at once."""
@@ -19,6 +21,54 @@ FEWEST_FOR_FID = 2048
 Pixels = Float[Tensor, "n channels height width"]
 Vectors = Float[Tensor, "n nfeatures"]
 Reference = Float[Tensor, "m nfeatures"]
+
+
+class Described(NamedTuple):
+    """The feature vectors of several sets of images by one extractor.
+
+    Attributes:
+        key: name of the extractor.
+        sets: of the images that are judged, by name.
+        parts: of the images that they are compared with, by name of the part of the data set.
+    """
+
+    key: str
+    sets: dict[str, Float[Tensor, "_ nfeatures"]]
+    parts: dict[str, Float[Tensor, "_ nfeatures"]]
+
+    def every_part_but(self, left_out: str | None) -> Reference:
+        """Return the vectors of all parts together, without those of one part."""
+        return torch.cat([vectors for part, vectors in self.parts.items() if part != left_out])
+
+
+def describe_sets(
+    extractor: Extractor, sets: Mapping[str, Pixels | ImageSet], parts: Mapping[str, ImageSet], device: torch.device
+) -> Described:
+    """Return the feature vectors of sets and parts by an extractor."""
+    named = [("sets", name, images) for name, images in sets.items()]
+    named += [("parts", name, images) for name, images in parts.items()]
+    found: dict[str, dict[str, Tensor]] = {"sets": {}, "parts": {}}
+    for kind, name, images in track(named, f"features of {extractor.key}"):
+        found[kind][name] = extract_features(extractor, images, device)
+    return Described(extractor.key, **found)
+
+
+def compare_sets(
+    described: Sequence[Described], reference_of: Callable[[Described, str], Reference], **settings: int
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each set of images by each extractor, against the reference that a function chooses.
+
+    Args:
+        described: vectors by each extractor.
+        reference_of: returns the reference for a set, given the vectors and the set's name.
+        settings: see `compare_vectors`.
+    """
+    table: dict[str, dict[str, Any]] = {}
+    for one in described:
+        for name, vectors in one.sets.items():
+            row = compare_vectors(vectors, reference_of(one, name), one.key, **settings)
+            table[name] = table.get(name, {}) | row
+    return table
 
 
 def extract_features(extractor: Extractor, images: Pixels | ImageSet, device: torch.device) -> Vectors:

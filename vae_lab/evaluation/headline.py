@@ -17,21 +17,35 @@ def headline(result: dict[str, Any]) -> list[str]:
         accuracy = {key: 100 * result["classes"][key] for key in ("class_accuracy", "real_accuracy")}
         shares = "class accuracy {class_accuracy:.2f} % of generated images, {real_accuracy:.2f} % of real ones"
         lines.append(shares.format(**accuracy))
+    lines.append(describe_reconstruction(result["reconstruction"]))
     keys = [protocol["features"], *(name for name in protocol["trained_against"] if name != protocol["features"])]
     for name, row in result["samples"].items():
-        numbers = "; ".join(describe_row(row, key, trained=key in protocol["trained_against"]) for key in keys)
+        rows = [row, *([result["against_split"][name]] if "against_split" in result else [])]
+        numbers = "; ".join(describe_row(one, key, protocol["trained_against"]) for one in rows for key in keys)
         copies = 100 * result["memorisation"][name]["share"]
-        lines.append(f"{name:9} {row['nimages']} images: {numbers}; near copies {copies:.1f} %")
+        lines.append(f"{name:9} {row['nimages']} images {numbers}; near copies {copies:.1f} %")
     return lines
 
 
-def describe_row(row: dict[str, Any], key: str, *, trained: bool) -> str:
+def describe_reconstruction(found: dict[str, Any]) -> str:
+    """Return the metrics of the reconstructions as text."""
+    text = f"reconstructions: PSNR {found['psnr']:.2f} dB, SSIM {found['ssim']:.3f}"
+    for key, value in found.items():
+        if key.startswith("rkid_"):
+            text += f", rKID_{key.removeprefix('rkid_')} x 1000 {interval(value, 1000.0)}"
+        elif key.startswith("perceptual_"):
+            distance = f"{value['value']:.3f} +- {value['standard_error']:.3f}"
+            text += f", perceptual distance by {key.removeprefix('perceptual_')} {distance}"
+    return text
+
+
+def describe_row(row: dict[str, Any], key: str, trained_against: list[str]) -> str:
     """Return KID and, if there are enough images, FID of a row of samples by one extractor, as text."""
     kid, fid = row[f"kid_{key}"], row[f"fid_{key}"]
-    text = f"KID_{key} x 1000 {interval(kid, 1000.0)}"
+    text = f"against {row['nreference']}: KID_{key} x 1000 {interval(kid, 1000.0)}"
     if fid is not None:
         text += f", FID_{key} {interval(fid)}"
-    return f"{text} (trained against {key})" if trained else text
+    return f"{text} (trained against {key})" if key in trained_against else text
 
 
 def interval(found: dict[str, float], scale: float = 1.0) -> str:

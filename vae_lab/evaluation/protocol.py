@@ -39,6 +39,12 @@ class Sizes(NamedTuple):
 
 CPU, GPU = Sizes(200, 500, 2048), Sizes(5000, 10**9, 10_000)
 
+JUDGED_ON_CPU = 512
+"""Images in each set of samples on a CPU if a network trained on photographs judges them, 35 images per second."""
+
+NTRAINING = {"cpu": 5000, "cuda": 50_000}
+"""Largest number of training images among the pictures that such a network compares with samples, by device."""
+
 
 def check_settings(split: str, seed: int, **counts: int) -> None:
     """Raise ValueError if an evaluation setting is out of range.
@@ -86,22 +92,28 @@ def settings_in(node: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
             yield from settings_in(value)
 
 
-def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int) -> Sizes:
+def choose_sizes(
+    asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int, *, judged: bool = False
+) -> Sizes:
     """Return the numbers of latents and images to use; the device's default replaces each None in `asked`.
 
     All sets in a comparison have the same number of images, at most the number of unseen real images, because
-    distances and shares depend on that number.
+    distances and shares depend on that number. If a pretrained network judges the samples, they are compared with all
+    images of the data set, so their number has no such limit.
 
     Raises:
         ValueError: if a number is out of range, or there are too few images.
     """
     defaults = CPU if where.type == "cpu" else GPU
+    if judged and where.type == "cpu":
+        defaults = defaults._replace(ncompared=JUDGED_ON_CPU)
     sizes = Sizes(*(default if given is None else given for given, default in zip(asked, defaults, strict=True)))
     require_count("nsamples", sizes.nsamples)
     require_count("nll_images", sizes.nll_images)
     require_count("ngenerated", sizes.ncompared)
-    sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages), ncompared=min(sizes.ncompared, nunseen))
-    if min(sizes.nll_images, sizes.ncompared, nimages) < FEWEST:
+    ncompared = sizes.ncompared if judged else min(sizes.ncompared, nunseen)
+    sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages), ncompared=ncompared)
+    if min(sizes.nll_images, sizes.ncompared, nimages, nunseen) < FEWEST:
         raise ValueError(
             f"nll_images={sizes.nll_images}, ngenerated={sizes.ncompared} and a split of {nimages} images are too few;"
             f" use at least {FEWEST} images of each."

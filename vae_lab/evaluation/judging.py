@@ -1,0 +1,105 @@
+"""Samples and reconstructions of a run against the images of its data set, in features.
+
+A network trained on photographs compares them with all images of the data set, and beside that with one part of it.
+Other extractors compare them with the part alone: the classifier has learnt the training images by heart.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vae_lab.data.images import ImageSet, Splits
+from vae_lab.evaluation.comparison import Described, compare_sets, describe_sets
+from vae_lab.evaluation.metrics.features import EfficientNetLite, Extractor
+from vae_lab.evaluation.metrics.reconstruction import perceptual_distances
+from vae_lab.evaluation.protocol import NTRAINING
+from vae_lab.features.pyramid import FeaturePyramid
+from vae_lab.intervals import Mean
+
+Pixels = Float[Tensor, "_ channels height width"]
+
+RECONSTRUCTIONS = "reconstructions"
+
+
+class Judgement(NamedTuple):
+    """The numbers that features give, by section of the JSON file.
+
+    Attributes:
+        samples: the metrics of each set of samples; against all images of the data set if a network trained on
+            photographs judges them, else against one part.
+        against_split: the same against the part alone; empty if `samples` has them.
+        reconstruction: the metrics of the reconstructions.
+        described: the feature vectors by the first extractor.
+    """
+
+    samples: dict[str, dict[str, Any]]
+    against_split: dict[str, dict[str, Any]]
+    reconstruction: dict[str, Any]
+    described: Described
+
+
+class Compared(NamedTuple):
+    """Which images are compared, and how.
+
+    Attributes:
+        split: the part that the samples are compared with, whose images are reconstructed.
+        other: the part of the unseen real images.
+        device: where features are computed.
+        settings: seed, ngroups, nreplicates and k.
+    """
+
+    split: str
+    other: str
+    device: torch.device
+    settings: dict[str, int]
+
+
+def judge_samples(
+    extractors: Sequence[Extractor], sets: dict[str, Pixels], decoded: Pixels, parts: Splits, how: Compared
+) -> Judgement:
+    """Return the numbers that the features of each extractor give for samples and reconstructions.
+
+    Real images are not compared with themselves: those of `how.other`, and what is decoded from their posteriors, are
+    compared with all others, and so are the reconstructions of `how.split`.
+
+    Args:
+        extractors: the one that judges, and those whose numbers are shown beside it.
+        sets: real images and samples, by name.
+        decoded: the reconstructions.
+        parts: the images of the data set.
+        how: which images are compared.
+    """
+    if not isinstance(extractors[0], EfficientNetLite):
+        described = [describe_sets(one, sets, {how.split: getattr(parts, how.split)}, how.device) for one in extractors]
+        samples = compare_sets(described, lambda one, _: one.parts[how.split], **how.settings)
+        return Judgement(samples, {}, {}, described[0])
+    chosen = parts._asdict() | {"train": some_images(parts.train, how)}
+    all_sets = sets | {RECONSTRUCTIONS: decoded}
+    own = {"real": how.other, "posterior": how.other, RECONSTRUCTIONS: how.split}
+    described = [describe_sets(one, all_sets, chosen, how.device) for one in extractors]
+    samples = compare_sets(described, lambda one, name: one.every_part_but(own.get(name)), **how.settings)
+    reconstruction = samples.pop(RECONSTRUCTIONS)
+    against_split = compare_sets(described, lambda one, _: one.parts[how.split], **how.settings)
+    del against_split[RECONSTRUCTIONS]
+    kid = {f"r{key}": value for key, value in reconstruction.items() if key.startswith("kid_")}
+    return Judgement(samples, against_split, kid, described[0])
+
+
+def some_images(training: ImageSet, how: Compared) -> ImageSet:
+    """Return the training images that are compared: random ones if there are more than `NTRAINING` allows."""
+    limit = NTRAINING["cpu" if how.device.type == "cpu" else "cuda"]
+    if len(training) <= limit:
+        return training
+    generator = torch.Generator().manual_seed(how.settings["seed"])
+    return training.subset(torch.randperm(len(training), generator=generator)[:limit])
+
+
+def perceived(network: str, images: Pixels, decoded: Pixels, device: torch.device) -> dict[str, dict[str, float]]:
+    """Return the mean perceptual distance of decoded images from their images by a network, under its name."""
+    pyramid = FeaturePyramid(network, "features")
+    found = perceptual_distances(pyramid, images.to(device), decoded.to(device)).double()
+    mean = Mean(found.mean().item(), (found.std() / len(found) ** 0.5).item())
+    return {f"perceptual_{network}": mean._asdict()}
