@@ -298,7 +298,14 @@ def test_the_network_that_a_run_was_trained_against_is_shown_beside_the_judge(co
     lines = headline(result)
     assert any("against 64: KID_lite0" in line and line.count("(trained against lite0)") == 2 for line in lines)
     assert any("rKID_lite2" in line and "perceptual distance by lite2" in line for line in lines)
-    assert "The run was trained against lite0" in (tmp_path / "evaluation-test.html").read_text()
+    assert {"distance_lite2", "near_share_lite2"} <= result["memorisation"]["prior"].keys()
+    text = DOCS.read_text()
+    tables = [*result["samples"].values(), *result["memorisation"].values(), result["reconstruction"]]
+    keys = {re.sub("_lite[02]$", "_<features>", key) for row in tables for key in row}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+    page = (tmp_path / "evaluation-test.html").read_text()
+    assert "The run was trained against lite0" in page
+    assert page.count("<img") == 9
 
 
 def test_other_images_than_the_runs_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

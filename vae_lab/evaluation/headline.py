@@ -22,9 +22,17 @@ def headline(result: dict[str, Any]) -> list[str]:
     for name, row in result["samples"].items():
         rows = [row, *([result["against_split"][name]] if "against_split" in result else [])]
         numbers = "; ".join(describe_row(one, key, protocol["trained_against"]) for one in rows for key in keys)
-        copies = 100 * result["memorisation"][name]["share"]
-        lines.append(f"{name:9} {row['nimages']} images {numbers}; near copies {copies:.1f} %")
+        copies = describe_copies(result["memorisation"][name], keys[0])
+        lines.append(f"{name:9} {row['nimages']} images {numbers}; {copies}")
     return lines
+
+
+def describe_copies(row: dict[str, float], key: str) -> str:
+    """Return how near a row of samples is to the training images, as text."""
+    text = f"near copies {100 * row['share']:.1f} %"
+    if f"near_share_{key}" in row:
+        text += f", by {key} {100 * row[f'near_share_{key}']:.1f} % nearer than 95 % of unseen images"
+    return text
 
 
 def describe_reconstruction(found: dict[str, Any]) -> str:

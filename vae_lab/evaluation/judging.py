@@ -11,8 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vae_lab.data.grids import Grid
 from vae_lab.data.images import ImageSet, Splits
-from vae_lab.evaluation.comparison import Described, compare_sets, describe_sets
+from vae_lab.evaluation.comparison import Described, compare_sets, describe_sets, extract_features
+from vae_lab.evaluation.metrics.feature_memorisation import (
+    NearestVectors,
+    feature_memorisation,
+    nearest_panel,
+    nearest_vectors,
+)
 from vae_lab.evaluation.metrics.features import EfficientNetLite, Extractor
 from vae_lab.evaluation.metrics.reconstruction import perceptual_distances
 from vae_lab.evaluation.protocol import NTRAINING
@@ -21,7 +28,7 @@ from vae_lab.intervals import Mean
 
 Pixels = Float[Tensor, "_ channels height width"]
 
-RECONSTRUCTIONS = "reconstructions"
+RECONSTRUCTIONS, UNSEEN = "reconstructions", "unseen"
 
 
 class Judgement(NamedTuple):
@@ -32,13 +39,15 @@ class Judgement(NamedTuple):
             photographs judges them, else against one part.
         against_split: the same against the part alone; empty if `samples` has them.
         reconstruction: the metrics of the reconstructions.
-        described: the feature vectors by the first extractor.
+        memorisation: how near each set is to the training images in features, by the first extractor.
+        panel: the samples from the prior that are nearest to a training image, each above that image.
     """
 
     samples: dict[str, dict[str, Any]]
     against_split: dict[str, dict[str, Any]]
     reconstruction: dict[str, Any]
-    described: Described
+    memorisation: dict[str, dict[str, float]]
+    panel: Grid | None
 
 
 class Compared(NamedTuple):
@@ -75,7 +84,7 @@ def judge_samples(
     if not isinstance(extractors[0], EfficientNetLite):
         described = [describe_sets(one, sets, {how.split: getattr(parts, how.split)}, how.device) for one in extractors]
         samples = compare_sets(described, lambda one, _: one.parts[how.split], **how.settings)
-        return Judgement(samples, {}, {}, described[0])
+        return Judgement(samples, {}, {}, {}, None)
     chosen = parts._asdict() | {"train": some_images(parts.train, how)}
     all_sets = sets | {RECONSTRUCTIONS: decoded}
     own = {"real": how.other, "posterior": how.other, RECONSTRUCTIONS: how.split}
@@ -85,7 +94,26 @@ def judge_samples(
     against_split = compare_sets(described, lambda one, _: one.parts[how.split], **how.settings)
     del against_split[RECONSTRUCTIONS]
     kid = {f"r{key}": value for key, value in reconstruction.items() if key.startswith("kid_")}
-    return Judgement(samples, against_split, kid, described[0])
+    found = find_nearest(extractors[0], described[0], chosen["train"], how.device)
+    copies = {name: name_by(found[name], found[UNSEEN], described[0].key) for name in sets}
+    panel = nearest_panel(sets["prior"], chosen["train"], found["prior"])
+    return Judgement(samples, against_split, kid, copies, panel)
+
+
+def find_nearest(
+    extractor: Extractor, described: Described, training: ImageSet, device: torch.device
+) -> dict[str, NearestVectors]:
+    """Return the nearest training images of each set and of the unseen real images, in features."""
+    mirrored = ImageSet(training.pixels(slice(None)).flip(-1), training.labels)
+    turned = extract_features(extractor, mirrored, device)
+    unseen = described.every_part_but("train")
+    vectors = described.sets | {UNSEEN: unseen}
+    return {name: nearest_vectors(each, described.parts["train"], turned) for name, each in vectors.items()}
+
+
+def name_by(found: NearestVectors, unseen: NearestVectors, key: str) -> dict[str, float]:
+    """Return the numbers of `feature_memorisation`, with the extractor's key at the end of their names."""
+    return {f"{name}_{key}": value for name, value in feature_memorisation(found, unseen)._asdict().items()}
 
 
 def some_images(training: ImageSet, how: Compared) -> ImageSet:

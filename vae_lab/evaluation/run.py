@@ -115,12 +115,13 @@ def measure(plan: Plan, nbound: int) -> Page:
         "reconstruction": reconstruction.metrics | judged.reconstruction,
         "samples": judged.samples,
         **({"against_split": judged.against_split} if plan.is_judged else {}),
-        "memorisation": memorisation_table(copies),
+        "memorisation": memorisation_table(copies, judged.memorisation),
         "blur": compare_spectra({"reconstructions": reconstruction.decoded} | sets, reference),
         **classes_section(model, plan.extractor, data, plan.other, seed),
     }
     train = data.raw_splits.train
-    return Page(result, reference, every_pixel(images, 32), reconstruction, sets, copies, train, likelihood)
+    shown = every_pixel(images, 32)
+    return Page(result, reference, shown, reconstruction, sets, copies, train, likelihood, judged.panel)
 
 
 def judge(plan: Plan, sets: dict[str, Pixels], decoded: Reference) -> Judgement:
@@ -290,10 +291,13 @@ def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[
     }
 
 
-def memorisation_table(copies: dict[str, Memorisation]) -> dict[str, dict[str, float]]:
-    """Return the section "memorisation" of the JSON file: the shares and thresholds of copies in each set."""
+def memorisation_table(
+    copies: dict[str, Memorisation], in_features: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return the section "memorisation" of the JSON file: copies in each set by pixels, and by features if judged."""
     return {
         name: {key: value for key, value in found._asdict().items() if isinstance(value, float)}
+        | in_features.get(name, {})
         for name, found in copies.items()
     }
 
