@@ -103,11 +103,11 @@ def judge_samples(
 def find_nearest(
     extractor: Extractor, described: Described, training: ImageSet, device: torch.device
 ) -> dict[str, NearestVectors]:
-    """Return the nearest training images of each set and of the unseen real images, in features."""
+    """Return the nearest training images of each set and of the unseen real images, if there are any, in features."""
     mirrored = ImageSet(training.pixels(slice(None)).flip(-1), training.labels)
     turned = extract_features(extractor, mirrored, device)
-    unseen = described.every_part_but("train")
-    vectors = described.sets | {UNSEEN: unseen}
+    unseen = {UNSEEN: described.every_part_but("train")} if len(described.parts) > 1 else {}
+    vectors = described.sets | unseen
     return {name: nearest_vectors(each, described.parts["train"], turned) for name, each in vectors.items()}
 
 
