@@ -88,10 +88,10 @@ def test_the_perceptual_distance_is_the_squared_distance_of_unit_features() -> N
     generator = torch.Generator().manual_seed(0)
     images, decoded = torch.rand(2, 3, 3, 64, 64, generator=generator)
     pyramid = FeaturePyramid("lite0", "x")
-    expected = []
+    expected, cpu = [], torch.device("cpu")
     for a, b in zip(pyramid(images), pyramid(decoded), strict=True):
         cosine = torch.cosine_similarity(a, b, dim=1)
         expected.append((2 - 2 * cosine).mean((1, 2)))  # |u - v|^2 of unit vectors
-    found = perceptual_distances(pyramid, images, decoded)
+    found = perceptual_distances(pyramid, images, decoded, cpu)
     torch.testing.assert_close(found, torch.stack(expected).mean(0), atol=1e-4, rtol=1e-3)
-    assert perceptual_distances(pyramid, images, images).max() == 0
+    assert perceptual_distances(pyramid, images, images, cpu).max() == 0

@@ -128,6 +128,6 @@ def some_images(training: ImageSet, how: Compared) -> ImageSet:
 def perceived(network: str, images: Pixels, decoded: Pixels, device: torch.device) -> dict[str, dict[str, float]]:
     """Return the mean perceptual distance of decoded images from their images by a network, under its name."""
     pyramid = FeaturePyramid(network, "features")
-    found = perceptual_distances(pyramid, images.to(device), decoded.to(device)).double()
+    found = perceptual_distances(pyramid, images, decoded, device).double()
     mean = Mean(found.mean().item(), (found.std() / len(found) ** 0.5).item())
     return {f"perceptual_{network}": mean._asdict()}

@@ -80,7 +80,9 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def perceptual_distances(pyramid: FeaturePyramid, images: Pixels, decoded: Pixels) -> Float[Tensor, " n"]:
+def perceptual_distances(
+    pyramid: FeaturePyramid, images: Pixels, decoded: Pixels, device: torch.device
+) -> Float[Tensor, " n"]:
     """Return the distance of each decoded image from its image in the feature maps of a pretrained network.
 
     At each place of a map, the features are scaled to unit length; the distance is their squared difference, averaged
@@ -88,7 +90,8 @@ def perceptual_distances(pyramid: FeaturePyramid, images: Pixels, decoded: Pixel
     https://arxiv.org/abs/1801.03924, with equal weights.
     """
     pairs = zip(images.split(PERCEIVED), decoded.split(PERCEIVED), strict=True)
-    return torch.cat([perceptual_distance(pyramid(a), pyramid(b)).cpu() for a, b in pairs])
+    maps = ((pyramid(a.to(device)), pyramid(b.to(device))) for a, b in pairs)
+    return torch.cat([perceptual_distance(a, b).cpu() for a, b in maps])
 
 
 def perceptual_distance(
