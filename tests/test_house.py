@@ -15,7 +15,7 @@ ROOMS = {
     "probability": TORCH,
     "features": TORCH | {"timm"},
     "models": TORCH,
-    "adversarial": TORCH,
+    "adversarial": TORCH | {"torchvision"},
     "sampling": TORCH | {"sklearn"},
     "evaluation": TORCH
     | {"PIL", "jinja2", "markupsafe", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision"},

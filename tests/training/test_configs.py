@@ -31,6 +31,7 @@ NEEDS = {
     "likelihood=bernoulli": ["data.binarize=dynamic"],
     "model=resnet_fast": ["data.image_size=32"],
     "task=cvaegan": ["model.nclasses=10", "data=digits"],
+    "model=fastgan": ["data.image_size=32"],
     "callbacks=swa": ["trainer.max_epochs=2"],
 }
 ADDED = {f"callbacks={name}" for name in ("early_stopping", "ema", "lr_monitor", "swa")}

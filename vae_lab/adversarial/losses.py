@@ -21,6 +21,14 @@ def discriminator_loss(real: Logits, fake: Float[Tensor, "nfake nlogits"]) -> Fl
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
+def hinge_loss(real: Logits, fake: Float[Tensor, "nfake nlogits"]) -> Float[Tensor, ""]:
+    """Return the hinge loss of a discriminator: real logits should be above 1, and fake logits below -1.
+
+    Lim and Ye 2017, https://arxiv.org/abs/1705.02894.
+    """
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
 def nonsaturating_loss(fake: Logits) -> Float[Tensor, ""]:
     """Return the cross-entropy of fake images with the label "real", which has a large gradient for detected fakes."""
     return F.softplus(-fake).mean()

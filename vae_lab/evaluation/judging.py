@@ -23,7 +23,6 @@ from vae_lab.evaluation.metrics.feature_memorisation import (
 from vae_lab.evaluation.metrics.features import EfficientNetLite, Extractor
 from vae_lab.evaluation.metrics.reconstruction import perceptual_distances
 from vae_lab.evaluation.protocol import NTRAINING
-from vae_lab.features.pyramid import FeaturePyramid
 from vae_lab.intervals import Mean
 
 Pixels = Float[Tensor, "_ channels height width"]
@@ -125,9 +124,10 @@ def some_images(training: ImageSet, how: Compared) -> ImageSet:
     return training.subset(torch.randperm(len(training), generator=generator)[:limit])
 
 
-def perceived(network: str, images: Pixels, decoded: Pixels, device: torch.device) -> dict[str, dict[str, float]]:
+def perceived(
+    judge: EfficientNetLite, images: Pixels, decoded: Pixels, device: torch.device
+) -> dict[str, dict[str, float]]:
     """Return the mean perceptual distance of decoded images from their images by a network, under its name."""
-    pyramid = FeaturePyramid(network, "features")
-    found = perceptual_distances(pyramid, images, decoded, device).double()
+    found = perceptual_distances(judge.pyramid, images, decoded, device).double()
     mean = Mean(found.mean().item(), (found.std() / len(found) ** 0.5).item())
-    return {f"perceptual_{network}": mean._asdict()}
+    return {f"perceptual_{judge.key}": mean._asdict()}

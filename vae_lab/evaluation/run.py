@@ -131,8 +131,10 @@ def judge(plan: Plan, sets: dict[str, Pixels], decoded: Reference) -> Judgement:
     settings = {"seed": plan.seed} | {name: plan.settings[name] for name in ("ngroups", "nreplicates", "k")}
     how = Compared(plan.split, plan.other, plan.device, settings)
     found = judge_samples(extractors, sets, decoded, plan.data.raw_splits, how)
-    if plan.is_judged:
-        found.reconstruction.update(perceived(key, every_pixel(plan.images, len(decoded)), decoded, plan.device))
+    if isinstance(plan.extractor, EfficientNetLite):
+        found.reconstruction.update(
+            perceived(plan.extractor, every_pixel(plan.images, len(decoded)), decoded, plan.device)
+        )
     return found
 
 

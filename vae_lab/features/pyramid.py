@@ -17,6 +17,8 @@ Images = Float[Tensor, "batch channels height width"]
 Maps = list[Float[Tensor, "batch _ _ _"]]
 
 STRIDES = (4, 8, 16, 32)
+STAGES = [1, 2, 3, 4]
+"""Numbers of the stages, from 0, at whose ends these strides are reached."""
 SMALLEST = 128
 """Side in pixels to which smaller images are enlarged; at this side, the smallest maps are 4x4."""
 
@@ -57,18 +59,28 @@ class FeaturePyramid(PrintsArguments, nn.Module):
         The features are computed in float32 even under autocast: bfloat16 is slower on processors without it, and not
         faster on those that have it, because of the depthwise convolutions.
         """
-        body = self.body[0].to(images.device)
         with torch.autocast(images.device.type, enabled=False):
-            return body(scaled(enlarged(images.float(), self.smallest, self.mode)))
+            pixels = scaled(self.enlarged(images.float()))
+            return self.network_on(images.device).forward_intermediates(
+                pixels, STAGES, stop_early=True, intermediates_only=True
+            )
 
+    def embed(self, images: Images) -> Float[Tensor, "batch nfeatures"]:
+        """Return one feature vector for each image: the means of the 1,280 features of the last convolution."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.network_on(images.device).forward_features(scaled(self.enlarged(images.float()))).mean((2, 3))
 
-def enlarged(images: Images, smallest: int, mode: str) -> Float[Tensor, "batch channels rows columns"]:
-    """Return the images with a shorter side of at least `smallest` pixels."""
-    side = min(images.shape[2:])
-    if side >= smallest:
-        return images
-    size = [round(length * smallest / side) for length in images.shape[2:]]
-    return F.interpolate(images, size, mode=mode, align_corners=False)
+    def network_on(self, device: torch.device) -> Any:  # noqa: ANN401 (timm's networks have no common type)
+        """Return the network, on a device."""
+        return self.body[0].to(device)
+
+    def enlarged(self, images: Images) -> Float[Tensor, "batch channels rows columns"]:
+        """Return the images with a shorter side of at least `smallest` pixels."""
+        side = min(images.shape[2:])
+        if side >= self.smallest:
+            return images
+        size = [round(length * self.smallest / side) for length in images.shape[2:]]
+        return F.interpolate(images, size, mode=self.mode, align_corners=False)
 
 
 def scaled(images: Images) -> Float[Tensor, "batch 3 height width"]:
@@ -80,16 +92,15 @@ def scaled(images: Images) -> Float[Tensor, "batch 3 height width"]:
     return pixels.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
-def load_network(name: str) -> tuple[list[int], nn.Module]:
+def load_network(name: str) -> tuple[list[int], Any]:
     """Return the widths of the four feature maps, and the frozen network that computes them."""
     import timm
 
-    body: Any = timm.create_model(NETWORKS[name].architecture, features_only=True, out_indices=(1, 2, 3, 4))
-    keys = list(body.state_dict())  # the layers that classify follow these
-    body.load_state_dict(dict(zip(keys, read_weights(name), strict=False)))
+    body: Any = timm.create_model(NETWORKS[name].architecture)
+    body.load_state_dict(dict(zip(body.state_dict(), read_weights(name), strict=True)))
     body.eval()
     fold_normalisation(body)
-    widths: list[int] = body.feature_info.channels()
+    widths = [body.feature_info[stage]["num_chs"] for stage in STAGES]
     return widths, body.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
 
 
@@ -107,6 +118,10 @@ def fold_normalisation(module: nn.Module) -> None:
         fold_normalisation(child)
 
 
-def pooled(maps: Float[Tensor, "batch nfeatures rows columns"]) -> Float[Tensor, "batch nfeatures"]:
-    """Return feature vectors: the means of a feature map over its places."""
-    return maps.mean((2, 3))
+def pyramid_distance(ours: Maps, theirs: Maps) -> Float[Tensor, " batch"]:
+    """Return the squared distance of normalised features, averaged over places and summed over the maps.
+
+    Zhang et al. 2018, equation 1, https://arxiv.org/abs/1801.03924, with all channel weights 1.
+    """
+    pairs = [(F.normalize(one, dim=1), F.normalize(other, dim=1)) for one, other in zip(ours, theirs, strict=True)]
+    return torch.stack([(one - other).square().sum(1).mean((1, 2)) for one, other in pairs]).sum(0)

@@ -149,10 +149,14 @@ class VAE(LatentModel):
 
     def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
         """Return p(x | z) for each latent vector."""
+        return self.likelihood(self.decode(z))
+
+    def decode(self, z: Float[Tensor, "batch nlatent"]) -> Float[Tensor, "batch params height width"]:
+        """Return the decoder's output, the likelihood's parameters, for each latent vector."""
         if self.nclasses:
             classes = self.classes_of(len(z)).to(z)
             z = torch.cat([z, classes.repeat_interleave(self.cells, 1)], 1)
-        return self.likelihood(self.decoder(z))
+        return self.decoder(z)
 
     def infer(
         self,

@@ -43,8 +43,9 @@ def packaged_roles(group: str) -> dict[str, Role]:
     import yaml
 
     found: dict[str, Role] = {}
-    for path in sorted((CONF / group).glob("*.yaml")):
-        for name, role in _roles(yaml.safe_load(path.read_text(encoding="utf-8")), group):
+    for path in sorted((CONF / group).rglob("*.yaml")):  # task/perceptual/lpips.yaml is for task.perceptual
+        part = ".".join(path.relative_to(CONF).parent.parts)
+        for name, role in _roles(yaml.safe_load(path.read_text(encoding="utf-8")), part):
             before = found.get(name, Role())
             found[name] = Role(before.classes | role.classes, before.partial or role.partial)
     return found

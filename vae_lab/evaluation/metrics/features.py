@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
-from vae_lab.features.vectors import NFEATURES, FeatureVectors
+from vae_lab.features.pyramid import FeaturePyramid
 from vae_lab.models.modes import evaluating
 from vae_lab.system.randomness import seeded
 
@@ -71,16 +71,16 @@ class EfficientNetLite(Extractor):
         ValueError: if the packages of the network are not installed.
     """
 
-    nfeatures = NFEATURES
+    nfeatures = 1280
 
     def __init__(self, network: str) -> None:
         super().__init__()
         self.key = network
-        self.network = FeatureVectors(network, f"features={network}")
+        self.pyramid = FeaturePyramid(network, f"features={network}")
 
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
         """Return the 1,280 features; a grey image is repeated in three channels."""
-        return self.network(images)
+        return self.pyramid.embed(images)
 
 
 class DigitClassifier(Extractor):

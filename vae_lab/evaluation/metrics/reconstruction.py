@@ -5,13 +5,12 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import normalize
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
-from vae_lab.features.pyramid import FeaturePyramid
+from vae_lab.features.pyramid import FeaturePyramid, pyramid_distance
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.latent_model import LatentModel
@@ -83,23 +82,10 @@ class Reconstruction(NamedTuple):
 def perceptual_distances(
     pyramid: FeaturePyramid, images: Pixels, decoded: Pixels, device: torch.device
 ) -> Float[Tensor, " n"]:
-    """Return the distance of each decoded image from its image in the feature maps of a pretrained network.
-
-    At each place of a map, the features are scaled to unit length; the distance is their squared difference, averaged
-    over places and then over the four maps: 0 for a copy, at most 4. It is equation 1 of Zhang et al. 2018,
-    https://arxiv.org/abs/1801.03924, with equal weights.
-    """
+    """Return the `pyramid_distance` of each decoded image from its image."""
     pairs = zip(images.split(PERCEIVED), decoded.split(PERCEIVED), strict=True)
     maps = ((pyramid(a.to(device)), pyramid(b.to(device))) for a, b in pairs)
-    return torch.cat([perceptual_distance(a, b).cpu() for a, b in maps])
-
-
-def perceptual_distance(
-    maps: list[Float[Tensor, "n _ _ _"]], others: list[Float[Tensor, "n _ _ _"]]
-) -> Float[Tensor, " n"]:
-    """Return the mean over maps of the squared distances between unit feature vectors, averaged over places."""
-    each = [(normalize(a) - normalize(b)).square().sum(1).mean((1, 2)) for a, b in zip(maps, others, strict=True)]
-    return torch.stack(each).mean(0)
+    return torch.cat([pyramid_distance(a, b).cpu() for a, b in maps])
 
 
 @torch.no_grad()

@@ -51,9 +51,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     Lightning 2.6 writes `last` only when a validation is the best so far, and never without validation. A separate
     class also separates this callback's state from that of a user's `ModelCheckpoint`.
+
+    As long as a task says that its model is incomplete (`is_preliminary`), best.ckpt is the last checkpoint; the first
+    complete model replaces it, whatever its score.
     """
 
     came_from: Path | None = None
+    best_is_preliminary = False
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Write last.ckpt at the end of training if validation is disabled."""
@@ -63,6 +67,11 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write best.ckpt if this validation is the best so far, and write last.ckpt."""
+        if not trainer.sanity_checking:
+            is_preliminary = bool(getattr(pl_module, "is_preliminary", False))
+            if is_preliminary or self.best_is_preliminary:
+                self.best_k_models = {}
+            self.best_is_preliminary = is_preliminary
         super().on_validation_end(trainer, pl_module)
         self.write_last(trainer)
 
@@ -74,6 +83,10 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember the folder of the loaded checkpoint, which also contains the best checkpoint so far."""
         self.came_from = Path(str(trainer.ckpt_path)).parent if trainer.ckpt_path else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the paths and scores of the checkpoints, for a checkpoint."""
+        return {**super().state_dict(), "best_is_preliminary": self.best_is_preliminary}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the path and score of the best checkpoint; copy its file if the run resumes in another folder.
@@ -88,6 +101,7 @@ class BestCheckpoint(ModelCheckpoint):
                 with whole(Path(target)) as temporary:
                     shutil.copyfile(source, temporary)
         kept = {name: target for name, target in moved.items() if Path(target).exists()}
+        self.best_is_preliminary = state_dict["best_is_preliminary"]
         if moved and not kept:
             log.warning("the best checkpoint so far is missing; best.ckpt will be the best from now on")
             return

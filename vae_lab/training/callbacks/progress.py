@@ -33,6 +33,7 @@ class ProgressLine(ProgressBar):
         self.bar: Progress | None = None
         self.bar_id = TaskID(0)
         self.next_update = 0.0
+        self.started = (0.0, 0)
         self.enabled = True
 
     def enable(self) -> None:
@@ -46,11 +47,12 @@ class ProgressLine(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the progress bar if the output is a terminal."""
         self.next_update = time.monotonic() + self.interval
+        done, total = progress_of(trainer)
+        self.started = (time.monotonic(), done)
         if trainer.is_global_zero and self.terminal and self.enabled:
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
             self.bar = Progress(*columns, auto_refresh=False, transient=True)
             self.bar.start()
-            done, total = progress_of(trainer)
             self.bar_id = self.bar.add_task("training", total=total, completed=done)
 
     def on_train_batch_end(
@@ -66,9 +68,19 @@ class ProgressLine(ProgressBar):
         note = f"loss {shown:.2f}, {clock.images_per_second:.0f} images/s"
         done, total = progress_of(trainer)
         if self.bar is None:
-            log.info("step %d%s: %s", done, "" if total is None else f" of {total}", note)
+            log.info(
+                "step %d%s: %s%s", done, "" if total is None else f" of {total}", note, self.remaining(done, total)
+            )
         else:
             self.bar.update(self.bar_id, completed=done, description=note, refresh=True)
+
+    def remaining(self, done: int, total: int | None) -> str:
+        """Return the phrase ", about 5 min left" from the mean time per step so far; "" if the end is unknown."""
+        began, first = self.started
+        if total is None or done <= first:
+            return ""
+        seconds = (time.monotonic() - began) / (done - first) * (total - done)
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the validation metrics."""

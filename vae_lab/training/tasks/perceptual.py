@@ -1,4 +1,4 @@
-"""Perceptual distance in the features of a pretrained network (LPIPS)."""
+"""Perceptual distances in the features of a pretrained network."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vae_lab.errors import DataError, require_choice, require_number
+from vae_lab.features.pyramid import FeaturePyramid, pyramid_distance
 from vae_lab.system.folders import torch_folder
 
 Images = Float[Tensor, "batch channels height width"]
@@ -27,6 +28,33 @@ class NoPerceptual(Perceptual):
     def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
         """Return 0 for each image."""
         return image.new_zeros(len(image))
+
+
+class EfficientNetDistance(Perceptual):
+    """Squared distance of normalised features of EfficientNet-Lite0, averaged over places and summed over maps.
+
+    sum_l mean_places |f_l(x) / |f_l(x)| - f_l(x') / |f_l(x')||^2, the distance of Zhang et al. 2018,
+    https://arxiv.org/abs/1801.03924, without learned weights. Each map's term lies in [0, 4].
+
+    Args:
+        weight: weight of the distance. The distance of dissimilar images is about 1, so beside nats it is large.
+        network: the pretrained network.
+        nmaps: number of feature maps that are compared, from the largest.
+    """
+
+    def __init__(self, *, weight: float, network: str, nmaps: int) -> None:
+        super().__init__()
+        require_number("task.perceptual.weight", weight)
+        require_choice("task.perceptual.nmaps", nmaps, range(1, 5))
+        self.pyramid = FeaturePyramid(network, "task.perceptual.network", mode="bilinear")
+        self.weight = weight
+        self.nmaps = nmaps
+
+    def forward(self, image: Images, reconstruction: Images) -> Float[Tensor, " batch"]:
+        """Return the weighted distance of each reconstruction from its image."""
+        with torch.no_grad():
+            target = self.pyramid(image)[: self.nmaps]
+        return self.weight * pyramid_distance(self.pyramid(reconstruction)[: self.nmaps], target)
 
 
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}

@@ -18,7 +18,7 @@ from vae_lab.data.sample import Batch, Sample, as_sample
 from vae_lab.errors import DivergedError
 from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Gaussian
-from vae_lab.probability.objectives import Terms, elbo_terms
+from vae_lab.probability.objectives import elbo_terms
 from vae_lab.system.processes import ranks
 from vae_lab.system.randomness import reseed
 from vae_lab.training.distributed.collectives import mean_over_processes
@@ -136,25 +136,23 @@ class Task(LightningModule, ABC):
         reseed(self.device, "train", self.seed, number, self.global_rank)
         return as_sample(batch, check=batch_idx == 0)
 
-    def end_batch(self, terms: Terms, notes: Mapping[str, Tensor], step: int) -> None:
+    def end_batch(self, numbers: Mapping[str, Tensor], step: int) -> None:
         """Add the batch's mean loss to `loss_sum`, and log the batch every `log_every_n_steps` steps.
 
         Args:
-            terms: loss, distortion and rate of each image.
-            notes: other values to log, by name.
+            numbers: values to log by name, of each image or of the batch; "loss" is among them.
             step: optimizer steps taken before this batch.
 
         Raises:
             DivergedError: if the loss of a logged batch is not finite.
         """
-        loss = terms.loss.detach().mean()
+        loss = numbers["loss"].detach().mean()
         self.loss_sum = loss if self.loss_sum is None else self.loss_sum + loss
         every = 1 if self.is_monitored else self.log_every_n_steps
         if not every or (step + 1) % every or self.trainer.fit_loop._should_accumulate():  # noqa: SLF001
             return
-        numbers = {name: value.detach().mean() for name, value in terms._asdict().items()} | dict(notes)
-        means = [value.float().cpu() for value in mean_over_processes(list(numbers.values()))]
-        seen = {f"train/{name}": value for name, value in zip(numbers, means, strict=True)}
+        means = mean_over_processes([value.detach().float().mean() for value in numbers.values()])
+        seen = {f"train/{name}": value.cpu() for name, value in zip(numbers, means, strict=True)}
         self.refuse_nonfinite(float(seen["train/loss"]), "the training loss")
         seen["train/lr"] = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict(seen, logger=False)

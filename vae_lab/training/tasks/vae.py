@@ -89,7 +89,7 @@ class VAETask(Task):
         """Return the mean of the objective's loss over the batch, in nats per image, under "loss"."""
         sample = self.begin_batch(batch, batch_idx)
         terms = self.objective(self.model.given(sample.label), sample, self.global_step)
-        self.end_batch(terms, {}, self.global_step)
+        self.end_batch(terms._asdict(), self.global_step)
         return {"loss": terms.loss.mean()}
 
     def measure(self, batch: Sample) -> Float[Tensor, " batch"]:
