@@ -78,7 +78,7 @@ def check_commands(device: str, folder: Path) -> Facts:
     steps = 300 if device == "cuda" else 20
     accelerator = "gpu" if device == "cuda" else device
     call("train", *RUN, f"trainer.accelerator={accelerator}", f"trainer.max_steps={steps}", f"folder={run}")
-    amounts = ("nsamples=20", "nll_images=40", "ngenerated=180", "nblocks=2", "nreplicates=10", "nreference=100", "k=3")
+    amounts = ("nsamples=20", "nll_images=40", "ngenerated=180", "ngroups=2", "nreplicates=10", "nreference=100", "k=3")
     call("evaluate", f"run={run}", f"device={device}", "features=vgg", *amounts)
     call("generate", f"run={run}", "n=16", f"out={folder / 'samples.png'}")
     pictures.mkdir()

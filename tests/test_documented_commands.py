@@ -7,7 +7,7 @@ import runpy
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -64,7 +64,7 @@ QUICK = {
     "ngenerated=16": ("evaluate",),
     "features=vgg": ("evaluate",),
     "nreplicates=5": ("evaluate", "detect"),
-    "nblocks=2": ("evaluate",),
+    "ngroups=2": ("evaluate",),
     "nreference=20": ("evaluate",),
     "ncalibration=20": ("detect",),
     "nfit=20": ("detect",),
@@ -77,6 +77,8 @@ QUICK = {
 """Settings that make a command short, each with the commands that have it."""
 REQUIRED = {"generate": ("run",), "evaluate": ("run",), "detect": ("run", "images")}
 """Settings without which a command ends; pages that name a part of a command leave them out."""
+INSTEAD = "images"
+"""What `evaluate` may have in place of a run."""
 KEPT = ("logger", "threads")
 """Settings that a command keeps if it names them."""
 
@@ -146,6 +148,7 @@ def stand_ins(command: Documented, place: Place) -> dict[str, Callable[[], str]]
         "run": partial(place.run, name),
         "runs": partial(place.run, name),
         "images": place.pictures,
+        "against": partial(place.pictures, "others"),
         "truth": partial(place.pictures, "anomalies"),
         "data.root": pictures,
         "resume": partial(place.copied_run, name),
@@ -190,8 +193,13 @@ def shortened(command: Documented, place: Place) -> list[str]:
         quick = ["trainer.max_steps=6" if setting == "trainer.max_steps=4" else setting for setting in quick]
     replaced = {key_of(setting) for setting in quick}
     words = [word for word in words if key_of(word) not in replaced]
-    words += [f"{key}={fillers[key]()}" for key in REQUIRED.get(name, ()) if key not in keys]
+    words += [f"{key}={fillers[key]()}" for key in required(name, keys) if key not in keys]
     return [*(words if "zip" in command.line else map(first_value, words)), *quick]
+
+
+def required(name: str, keys: Iterable[str]) -> tuple[str, ...]:
+    """The settings without which a command with these keys ends."""
+    return () if name == "evaluate" and INSTEAD in keys else REQUIRED.get(name, ())
 
 
 def first_value(word: str) -> str:
@@ -233,7 +241,7 @@ def unique(command: Documented) -> str:
     name = command.module.removeprefix("vae_lab.")
     replaced = {key_of(setting) for setting in QUICK if name in QUICK[setting]}
     words = [re.sub("outputs/<.*>|<.*>", "<>", word) for word in command.arguments if key_of(word) not in replaced]
-    return " ".join([name, *sorted({*words, *(f"{key}=<>" for key in REQUIRED.get(name, ()))})])
+    return " ".join([name, *sorted({*words, *(f"{key}=<>" for key in required(name, map(key_of, words)))})])
 
 
 NOT_ELSEWHERE = [command for command in VAE_LAB if not is_in(ELSEWHERE, command)]

@@ -37,7 +37,7 @@ SMALLER = {
         "ngenerated=20",
         "features=vgg",
         "nreplicates=5",
-        "nblocks=4",
+        "ngroups=4",
     ),
     "detect": ("threads=1",),
     "report": (),

@@ -238,7 +238,7 @@ def test_a_finished_run_is_generated_from_and_evaluated(trained: tuple[Path, Any
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 images from" in done.stdout
     assert (tmp_path / "samples.png").stat().st_size > 500
-    sizes = ("nsamples=10", "nll_images=4", "ngenerated=8", "nblocks=2", "k=2", "features=vgg", "out=evaluated")
+    sizes = ("nsamples=10", "nll_images=4", "ngenerated=8", "ngroups=2", "k=2", "features=vgg", "out=evaluated")
     done = vae_lab("evaluate", run_folder, *sizes, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""

@@ -31,7 +31,7 @@ AS_STRANGER = (
 )  # fmt: skip
 ODD = "Meine Läufe (1), a=b $x 'q'"
 TRAIN = ("train", *TINY, "logger=none")
-EVALUATE = ("evaluate", "run={run}", "nsamples=2", "nll_images=4", "ngenerated=8", "nblocks=2", "k=2", "nreplicates=2",
+EVALUATE = ("evaluate", "run={run}", "nsamples=2", "nll_images=4", "ngenerated=8", "ngroups=2", "k=2", "nreplicates=2",
             "nreference=10", "features=vgg")  # fmt: skip
 DETECT = ("detect", "run={run}", "images={pictures}", "alpha=0.2", "ncalibration=8", "nfit=8", "nshown=2")
 REPORT = ("report", "runs={run}")

@@ -32,7 +32,10 @@ TABLE = """
 2 | tune folder=elsewhere | a search names its folders itself
 2 | tune search=none | Could not find 'search/none'
 2 | tune search.metrics={val/neg_elbo:up} | must be minimize or maximize
-2 | evaluate | run= must be given: a run folder.
+2 | evaluate | evaluate needs either run=, a run folder, or both images= and against=
+2 | evaluate images=FILES | or both images= and against=
+2 | evaluate run=RUN images=FILES against=FILES | or both images= and against=
+3 | evaluate images=nowhere against=nowhere out=here | nowhere does not exist
 3 | evaluate run=latest | there is no checkpoint at
 3 | evaluate run=latest out=here | there is no checkpoint at
 3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; name the folder of

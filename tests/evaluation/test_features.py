@@ -15,7 +15,15 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import ImageSet, scaled
-from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, RandomVGG, features_of, train_classifier
+from vae_lab.evaluation.comparison import compare_sets, describe_sets
+from vae_lab.evaluation.metrics.features import (
+    DigitClassifier,
+    EfficientNetLite,
+    Extractor,
+    RandomVGG,
+    features_of,
+    train_classifier,
+)
 from vae_lab.evaluation.metrics.two_sample import frechet_distance, kernel_distance, kernel_interval
 
 EXTRACTORS = [RandomVGG(1), RandomVGG(3), DigitClassifier(1, 10).eval(), DigitClassifier(3, 4).eval()]
@@ -135,7 +143,7 @@ def test_worse_digits_are_farther_from_real_ones(shared: Path) -> None:
     }
     vectors = features_of(model, real, 250)
     baseline = features_of(model, held_out, 250)
-    interval = kernel_interval(vectors, baseline, nblocks=10)
+    interval = kernel_interval(vectors, baseline, ngroups=20)
     for name, images in degrees.items():
         found = [baseline, *(features_of(model, worse, 250) for worse in images)]
         for distance in (frechet_distance, kernel_distance):
@@ -163,10 +171,43 @@ def test_worse_paintings_are_farther_from_real_ones(shared: Path) -> None:
         "photos": [torch.cat([photos[:n], held_out[n:]]) for n in (25, 50)],
     }
     vectors, baseline = features_of(extractor, real, 50), features_of(extractor, held_out, 50)
-    interval = kernel_interval(vectors, baseline, nblocks=4)
+    interval = kernel_interval(vectors, baseline, ngroups=4)
     assert interval.low < 0 < interval.high
     for name, images in degrees.items():
         found = [baseline, *(features_of(extractor, worse, 50) for worse in images)]
         for distance in (frechet_distance, kernel_distance):
             ranks = [distance(vectors, each) for each in found]
             assert all(low < high for low, high in pairwise(ranks)), (name, distance.__name__, ranks)
+
+
+@cache
+def lanczos(folder: Path, pattern: str, step: int) -> Tensor:
+    files = sorted(folder.glob(pattern))[::step]
+    size = Image.Resampling.LANCZOS
+    return scaled(torch.stack([pil_to_tensor(Image.open(f).convert("RGB").resize((64, 64), size)) for f in files]))
+
+
+def test_the_judges_intervals_rank_fog_noise_photos_and_unseen_paintings_apart(shared: Path) -> None:
+    """Random features cannot: see `RandomVGG`."""
+    judge = EfficientNetLite("lite2")
+    both = lanczos(shared / "monet", "*.jpg", 4).contiguous()
+    unseen, others = both[::4], [i for i in range(len(both)) if i % 4]
+    sets = {
+        "unseen": unseen,
+        "photos": lanczos(shared / "not_monet", "photo_*.jpg", 1)[:67].contiguous(),
+        "noisy": (unseen + 0.05 * noise(unseen)).clamp(0, 1),
+        "fog": gaussian_blur(unseen, [17, 17], [3.0, 3.0]),
+    }
+    described = describe_sets(judge, sets, {"others": image_set(both[others])}, torch.device("cpu"))
+    rows = compare_sets([described], lambda one, _: one.parts["others"], seed=0, ngroups=20, nreplicates=2, k=5)
+    kid = {name: row["kid_lite2"] for name, row in rows.items()}
+    assert kid["unseen"]["low"] < 0 < kid["unseen"]["high"]
+    ranked = sorted(kid, key=lambda name: kid[name]["value"])
+    assert ranked[0] == "unseen"
+    assert ranked[-1] == "fog"
+    assert all(kid[low]["high"] < kid[high]["low"] for low, high in pairwise(ranked)), kid
+    assert rows["unseen"]["coverage_lite2"] > max(rows[name]["coverage_lite2"] for name in ranked[1:])
+
+
+def image_set(images: Tensor) -> ImageSet:
+    return ImageSet((255 * images).round().byte(), torch.zeros(len(images), dtype=torch.long))

@@ -13,7 +13,11 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import ImageSet
+from vae_lab.evaluation.comparison import describe_sets
+from vae_lab.evaluation.judging import find_nearest
 from vae_lab.evaluation.metrics import memorisation as memorisation_module
+from vae_lab.evaluation.metrics.feature_memorisation import feature_memorisation, nearest_panel
+from vae_lab.evaluation.metrics.features import EfficientNetLite
 from vae_lab.evaluation.metrics.memorisation import (
     Memorisation,
     copy_thresholds,
@@ -204,3 +208,37 @@ def test_the_panel_shows_each_sample_above_its_source(n: int) -> None:
     assert tiles.shape == (2 * math.ceil(n / 4), 4)
     assert tiles[0::2].flatten()[:n].tolist() == [255] * n
     assert tiles[1::2].flatten()[:n].tolist() == [10 * i for i in range(5, 5 + n)]
+
+
+def shifts(images: Tensor) -> Tensor:
+    """Copies that pixels do not recognise: moved and darkened."""
+    return 0.95 * images.roll((1, 1), (2, 3))
+
+
+def test_features_find_copies_that_are_moved_or_mirrored_and_no_others(shared: Path) -> None:
+    files = sorted((shared / "monet").glob("*.jpg"))[:240]
+    pixels = torch.stack([pil_to_tensor(Image.open(file).convert("RGB").resize((64, 64))) for file in files])
+    training, unseen, fresh = (ImageSet(part, torch.zeros(len(part), dtype=torch.long)) for part in pixels.split(80))
+    images = training.__getitems__(slice(40)).image
+    sets = {
+        "moved": shifts(images),
+        "mirrored": images.flip(-1),
+        "prior": fresh.__getitems__(slice(None)).image,
+    }
+    extractor, device = EfficientNetLite("lite2"), torch.device("cpu")
+    parts = {"train": training, "val": unseen.subset(torch.arange(40)), "test": unseen.subset(torch.arange(40, 80))}
+    described = describe_sets(extractor, sets, parts, device)
+    found = find_nearest(extractor, described, training, device)
+    shares = {name: feature_memorisation(found[name], found["unseen"]) for name in [*sets, "unseen"]}
+    assert shares["unseen"].near_share == pytest.approx(0.05, abs=0.013)
+    assert shares["prior"].near_share < 0.15
+    for name in ("moved", "mirrored"):
+        assert shares[name].near_share > 0.8
+        assert shares[name].distance < 0.8 * shares[name].unseen_distance
+        assert (found[name].indices == torch.arange(40)).double().mean() > 0.9
+    assert found["mirrored"].distances.max() < 0.01
+    assert found["mirrored"].is_mirrored.all()
+    panel = nearest_panel(sets["mirrored"], training, found["mirrored"], 2)
+    row = int(found["mirrored"].indices[found["mirrored"].distances.argsort()[0]])
+    tiles = panel[:, 68 : 68 + 64, 2 : 2 + 64].float() / 255
+    torch.testing.assert_close(tiles, training.__getitems__([row]).image[0].flip(-1), atol=0.01, rtol=0)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from vae_lab.evaluation.metrics.reconstruction import reconstruction_metrics
+from vae_lab.evaluation.metrics.reconstruction import perceptual_distances, reconstruction_metrics
+from vae_lab.features.pyramid import FeaturePyramid
 
 SIZES = [(1, 8, 3), (3, 10, 4), (1, 28, 5), (3, 64, 5)]
 
@@ -81,3 +82,16 @@ def test_more_noise_is_worse() -> None:
 def test_images_without_a_window_are_refused(size: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         reconstruction_metrics(size)
+
+
+def test_the_perceptual_distance_is_the_squared_distance_of_unit_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, decoded = torch.rand(2, 3, 3, 64, 64, generator=generator)
+    pyramid = FeaturePyramid("lite0", "x")
+    expected, cpu = [], torch.device("cpu")
+    for a, b in zip(pyramid(images), pyramid(decoded), strict=True):
+        cosine = torch.cosine_similarity(a, b, dim=1)
+        expected.append((2 - 2 * cosine).mean((1, 2)))  # |u - v|^2 of unit vectors
+    found = perceptual_distances(pyramid, images, decoded, cpu)
+    torch.testing.assert_close(found, torch.stack(expected).sum(0), atol=1e-4, rtol=1e-3)
+    assert perceptual_distances(pyramid, images, images, cpu).max() == 0

@@ -20,10 +20,11 @@ from vae_lab.data.grids import grid
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation import extractors
 from vae_lab.evaluation.figures import reconstructions, samples, traversals
+from vae_lab.evaluation.headline import headline
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
 from vae_lab.evaluation.metrics.features import train_classifier
 from vae_lab.evaluation.metrics.latents import posterior_statistics
-from vae_lab.evaluation.run import classes_section, evaluate_run, headline
+from vae_lab.evaluation.run import classes_section, evaluate_run
 from vae_lab.generate import main
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
@@ -317,7 +318,7 @@ def test_a_conditional_run_is_evaluated_given_the_labels(
     monkeypatch.setattr(extractors, "TRAINING", extractors.TRAINING | {"nbatches": 3, "batch_size": 16})
     settings: dict[str, Any] = {
         "split": "test", "checkpoint": "best", "root": None, "seed": 0, "device": "cpu", "features": "vgg",
-        "nsamples": 20, "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "nblocks": 2, "nreplicates": 5,
+        "nsamples": 20, "nll_images": 5, "ngenerated": 12, "nbound": 2, "chunk": 50, "ngroups": 2, "nreplicates": 5,
         "k": 2, "nreference": 20, "side": 8,
     }  # fmt: skip
     result = evaluate_run(run, tmp_path / "out", **settings)

@@ -28,7 +28,7 @@ VAE = {"_target_": "vae_lab.models.vae.VAE"}
 NETWORK = {"_target_": "otherlab.Encoder", "_partial_": True}
 GELU = {"_target_": "torch.nn.GELU", "_partial_": True}
 BLOBS = {"_target_": "vae_lab.data.synthetic.SyntheticBlobs", "nimages": 8}
-FEW = ["nll_images=4", "nsamples=2", "ngenerated=8", "nbound=2", "features=vgg", "nblocks=2", "nreplicates=2", "k=1"]
+FEW = ["nll_images=4", "nsamples=2", "ngenerated=8", "nbound=2", "features=vgg", "ngroups=2", "nreplicates=2", "k=1"]
 TINY = [
     "data=synthetic",
     "model=mlp",

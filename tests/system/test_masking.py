@@ -192,7 +192,7 @@ def test_a_run_and_all_that_is_made_of_it_hold_no_secret(
 
 def test_an_evaluation_holds_no_secret(run: Callable[..., int], tmp_path: Path) -> None:
     assert run(train, "train", *SMALL, *GIVEN, "logger=none", "hydra.run.dir=one") == 0
-    few = ["nsamples=2", "nll_images=4", "ngenerated=4", "nblocks=2", "nreplicates=2", "k=1", "features=vgg"]
+    few = ["nsamples=2", "nll_images=4", "ngenerated=4", "ngroups=2", "nreplicates=2", "k=1", "features=vgg"]
     assert run(evaluate, "evaluate", "run=one", *few) == 0
     assert (tmp_path / "one" / "evaluation-test.json").is_file()
     assert leaks(tmp_path) == []

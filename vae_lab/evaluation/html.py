@@ -10,7 +10,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
-from vae_lab.data.grids import grid, paired
+from vae_lab.data.grids import Grid, grid, paired
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, neighbour_panel
@@ -42,6 +42,7 @@ class Page(NamedTuple):
         copies: the memorisation check of each set.
         training: the training images.
         likelihood: the likelihood of the split.
+        panel: samples above their nearest training images in features, or None.
     """
 
     result: dict[str, Any]
@@ -52,6 +53,7 @@ class Page(NamedTuple):
     copies: dict[str, Memorisation]
     training: ImageSet
     likelihood: SetLikelihood
+    panel: Grid | None = None
 
 
 def render(page: Page) -> str:
@@ -71,6 +73,7 @@ def render(page: Page) -> str:
     pictures = {
         "reconstructions": picture(grid(paired(page.images, page.reconstruction.decoded[: len(page.images)], 8), 8)),
         "neighbours": picture(panel),
+        "nearest": "" if page.panel is None else picture(page.panel),
         "spectra": plot(spectrum_figure(spectra)) if sharp else "",
         "likelihood": plot(likelihood_figure(page.likelihood)),
     }

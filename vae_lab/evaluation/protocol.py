@@ -1,12 +1,14 @@
 """Checks and device-dependent defaults of the evaluation settings."""
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from vae_lab.errors import DivergedError, require_choice, require_count
+from vae_lab.features.weights import NETWORKS
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import PARTS, load_checkpoint, load_model
 from vae_lab.runs.packages import Trust
@@ -35,7 +37,13 @@ class Sizes(NamedTuple):
     ncompared: int
 
 
-CPU, GPU = Sizes(200, 500, 2000), Sizes(5000, 10**9, 10_000)
+CPU, GPU = Sizes(200, 500, 2048), Sizes(5000, 10**9, 10_000)
+
+JUDGED_ON_CPU = 512
+"""Images in each set of samples on a CPU if a network trained on photographs judges them, 35 images per second."""
+
+NTRAINING = {"cpu": 5000, "cuda": 50_000}
+"""Largest number of training images among the pictures that such a network compares with samples, by device."""
 
 
 def check_settings(split: str, seed: int, **counts: int) -> None:
@@ -47,7 +55,7 @@ def check_settings(split: str, seed: int, **counts: int) -> None:
     if not isinstance(seed, int):
         raise ValueError(f"seed must be a whole number, not {seed}.")
     for name, value in counts.items():
-        require_count(name, value, 2 if name in ("nblocks", "nreplicates") else 1)  # an interval needs two
+        require_count(name, value, 2 if name in ("ngroups", "nreplicates") else 1)  # an interval needs two
 
 
 def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
@@ -67,22 +75,45 @@ def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> Latent
     return model
 
 
-def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int) -> Sizes:
+def networks_of_training(run: Path, checkpoint: str) -> list[str]:
+    """Return the pretrained networks whose features the training of a run used, in an adversary or a distance."""
+    task = load_checkpoint(run, checkpoint)["hyper_parameters"]["task"]
+    return sorted({value for key, value in settings_in(task) if key == "network" and value in NETWORKS})
+
+
+def settings_in(node: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Yield the key and value of each text in nested dicts and lists."""
+    if isinstance(node, list):
+        node = dict(enumerate(node))
+    for key, value in node.items() if isinstance(node, dict) else ():
+        if isinstance(value, str):
+            yield str(key), value
+        else:
+            yield from settings_in(value)
+
+
+def choose_sizes(
+    asked: tuple[int | None, ...], where: torch.device, nimages: int, nunseen: int, *, judged: bool = False
+) -> Sizes:
     """Return the numbers of latents and images to use; the device's default replaces each None in `asked`.
 
     All sets in a comparison have the same number of images, at most the number of unseen real images, because
-    distances and shares depend on that number.
+    distances and shares depend on that number. If a pretrained network judges the samples, they are compared with all
+    images of the data set, so their number has no such limit.
 
     Raises:
         ValueError: if a number is out of range, or there are too few images.
     """
     defaults = CPU if where.type == "cpu" else GPU
+    if judged and where.type == "cpu":
+        defaults = defaults._replace(ncompared=JUDGED_ON_CPU)
     sizes = Sizes(*(default if given is None else given for given, default in zip(asked, defaults, strict=True)))
     require_count("nsamples", sizes.nsamples)
     require_count("nll_images", sizes.nll_images)
     require_count("ngenerated", sizes.ncompared)
-    sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages), ncompared=min(sizes.ncompared, nunseen))
-    if min(sizes.nll_images, sizes.ncompared, nimages) < FEWEST:
+    ncompared = sizes.ncompared if judged else min(sizes.ncompared, nunseen)
+    sizes = sizes._replace(nll_images=min(sizes.nll_images, nimages), ncompared=ncompared)
+    if min(sizes.nll_images, sizes.ncompared, nimages, nunseen) < FEWEST:
         raise ValueError(
             f"nll_images={sizes.nll_images}, ngenerated={sizes.ncompared} and a split of {nimages} images are too few;"
             f" use at least {FEWEST} images of each."
@@ -91,11 +122,11 @@ def choose_sizes(asked: tuple[int | None, ...], where: torch.device, nimages: in
 
 
 def limit_settings(settings: dict[str, int], nimages: int) -> dict[str, int]:
-    """Return the settings, with `nblocks` and `k` lowered if they are too large for the number of images.
+    """Return the settings, with `ngroups` and `k` lowered if they are too large for the number of images.
 
     Log a warning for each lowered setting.
     """
-    limits = {"nblocks": nimages // 2, "k": nimages - 1}
+    limits = {"ngroups": nimages // 2, "k": nimages - 1}
     for name, limit in limits.items():
         if settings[name] > limit:
             log.warning("%s=%d is too large for %d images: using %d", name, settings[name], nimages, limit)

@@ -9,39 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
 
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.caveats import caveats
-from vae_lab.evaluation.extractors import load_extractor, trained_classifier
+from vae_lab.evaluation.extractors import trained_classifier
 from vae_lab.evaluation.html import Page, render
+from vae_lab.evaluation.judging import Compared, Judgement, judge_samples, perceived
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
-from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, features_of
+from vae_lab.evaluation.metrics.features import DigitClassifier, EfficientNetLite, Extractor
 from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_thresholds, memorisation
 from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
-from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
-from vae_lab.evaluation.protocol import (
-    Sizes,
-    check_settings,
-    choose_chunk,
-    choose_sizes,
-    limit_settings,
-    load_finite_model,
-    log_sizes,
-)
+from vae_lab.evaluation.plan import Plan, make_plan
+from vae_lab.evaluation.protocol import check_settings
 from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.folder import locate
 from vae_lab.runs.identity import PROTOCOL_WITHOUT_EFFECT, describe_changes, differences, identity
 from vae_lab.runs.inference import decode_samples, every_pixel
-from vae_lab.runs.load import load_data, weights_digest
+from vae_lab.runs.load import weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name, versions
 from vae_lab.sampling.mixture import fit_mixture
@@ -85,7 +78,7 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
         nbound: latents per image for the cheap bound that extends the estimate to the other images.
         chunk: latents decoded at once; None takes fewer for larger images.
         trust: packages, besides vae_lab, whose classes the run may use.
-        settings: nblocks, nreplicates, k, nreference and side of the comparisons.
+        settings: ngroups, nreplicates, k, nreference and side of the comparisons.
 
     Raises:
         ValueError, DataError, DivergedError, StorageError: before any long computation.
@@ -93,62 +86,86 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     started = time.perf_counter()
     check_settings(split, seed, nbound=nbound, **settings)
     require_folder_name(folder)
-    where = choose_device(device)
-    model = load_finite_model(run, checkpoint, trust).to(where)
     require_writable(folder)
-    data = load_data(run, checkpoint, root=root, trust=trust)
-    images, other_part = getattr(data.eval_splits, split), "test" if split == "val" else "val"
-    nunseen = len(getattr(data.eval_splits, other_part))
-    chunk = choose_chunk(chunk, images.pixels(slice(1)).numel())
-    sizes = choose_sizes((nsamples, nll_images, ngenerated), where, len(images), nunseen)
-    settings = limit_settings(settings, min(len(images), sizes.ncompared))
-    log_sizes(sizes, where, len(images))
-    train = data.raw_splits.train
-    extractor = load_extractor(features, train).to(where)
-    few = log_caveats(sizes, min(settings["nreference"], len(train)), extractor.key)
-    counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": chunk}
+    plan = make_plan(
+        run, checkpoint, split=split, root=root, seed=seed, device=choose_device(device), features=features,
+        asked=(nsamples, nll_images, ngenerated), chunk=chunk, trust=trust, settings=settings,
+    )  # fmt: skip
+    page = measure(plan, nbound)
+    page.result["seconds"] = time.perf_counter() - started
+    return write_page(folder, page._replace(result=replace_nonfinite(page.result)))
+
+
+def measure(plan: Plan, nbound: int) -> Page:
+    """Return the numbers and pictures of an evaluation."""
+    model, data, images, sizes, seed = plan.model, plan.data, plan.images, plan.sizes, plan.seed
+    few = log_caveats(plan)
+    counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": plan.chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
     reconstruction = reconstruct(model, images)
-    reference = every_pixel(getattr(data.raw_splits, split))
-    mixture = fit_mixture(run, model, data.eval_splits.train, checkpoint=checkpoint) if isinstance(model, VAE) else None
-    sets = sample_sets(model, mixture, data, other_part, labels=images.labels, n=sizes.ncompared, seed=seed)
-    copies = find_copies(sets, data, seed, settings)
-    protocol = {"split": split, "nimages": len(images), "seed": seed, "nbound": nbound, "chunk": chunk}
-    protocol |= environment(run, checkpoint, extractor, train, where)
+    reference = every_pixel(getattr(data.raw_splits, plan.split))
+    sets = sample_sets(plan)
+    copies = find_copies(sets, data, seed, plan.settings)
+    judged = judge(plan, sets, reconstruction.decoded[: sizes.ncompared])
     result = {
-        "protocol": protocol | sizes._asdict() | settings,
+        "protocol": environment(plan) | {"nbound": nbound},
         "caveats": few,
-        **model_sections(model, likelihood, reconstruction, seed),
-        "samples": compare_sets(sets, reference, extractor, seed, settings),
-        "memorisation": memorisation_table(copies),
+        "likelihood": likelihood_table(model, likelihood),
+        "latents": latents_table(model, reconstruction, seed),
+        "reconstruction": reconstruction.metrics | judged.reconstruction,
+        "samples": judged.samples,
+        **({"against_split": judged.against_split} if plan.is_judged else {}),
+        "memorisation": memorisation_table(copies, judged.memorisation),
         "blur": compare_spectra({"reconstructions": reconstruction.decoded} | sets, reference),
-        **classes_section(model, extractor, data, other_part, seed),
-        "seconds": time.perf_counter() - started,
+        **classes_section(model, plan.extractor, data, plan.other, seed),
     }
-    page = Page(
-        replace_nonfinite(result), reference, every_pixel(images, 32), reconstruction, sets, copies, train, likelihood
+    train = data.raw_splits.train
+    shown = every_pixel(images, 32)
+    return Page(result, reference, shown, reconstruction, sets, copies, train, likelihood, judged.panel)
+
+
+def judge(plan: Plan, sets: dict[str, Pixels], decoded: Reference) -> Judgement:
+    """Return the numbers of samples and reconstructions by the extractor and the networks of the training."""
+    key = plan.extractor.key
+    extractors = [plan.extractor, *(EfficientNetLite(name) for name in plan.trained_against if name != key)]
+    settings = {"seed": plan.seed} | {name: plan.settings[name] for name in ("ngroups", "nreplicates", "k")}
+    how = Compared(plan.split, plan.other, plan.device, settings)
+    found = judge_samples(extractors, sets, decoded, plan.data.raw_splits, how)
+    if isinstance(plan.extractor, EfficientNetLite):
+        found.reconstruction.update(
+            perceived(plan.extractor, every_pixel(plan.images, len(decoded)), decoded, plan.device)
+        )
+    return found
+
+
+def log_caveats(plan: Plan) -> list[str]:
+    """Log a warning for each metric that cannot be trusted, and return these sentences."""
+    found = caveats(
+        ncompared=min(plan.sizes.ncompared, len(plan.images)),
+        naveraged=plan.sizes.nll_images,
+        nreference=min(plan.settings["nreference"], len(plan.data.raw_splits.train)),
+        key=plan.extractor.key,
+        trained_against=plan.trained_against,
     )
-    return write_page(folder, page)
-
-
-def log_caveats(sizes: Sizes, nreference: int, key: str) -> list[str]:
-    """Log a warning for each metric that is computed from too few images, and return these sentences."""
-    found = caveats(ncompared=sizes.ncompared, naveraged=sizes.nll_images, nreference=nreference, key=key)
     for sentence in found:
         log.warning("warning: %s", sentence)
     return found
 
 
-def environment(
-    run: Path, checkpoint: str, extractor: Extractor, train: ImageSet, device: torch.device
-) -> dict[str, Any]:
-    """Return the digest of the weights, the feature extractor, the device and the package versions, by name."""
-    return locate(run, checkpoint).names() | {
-        "weights": weights_digest(run, checkpoint),
-        "features": extractor.key,
-        "classifier": train.digest()[:8] if isinstance(extractor, DigitClassifier) else None,
-        "device": device_name(device),
+def environment(plan: Plan) -> dict[str, Any]:
+    """Return the section "protocol" of the JSON file: what was measured, by which network, on which machine."""
+    train = plan.data.raw_splits.train
+    facts = {"split": plan.split, "nimages": len(plan.images), "seed": plan.seed, "chunk": plan.chunk}
+    return locate(plan.run, plan.checkpoint).names() | {
+        "weights": weights_digest(plan.run, plan.checkpoint),
+        "features": plan.extractor.key,
+        "classifier": train.digest()[:8] if isinstance(plan.extractor, DigitClassifier) else None,
+        "trained_against": plan.trained_against,
+        "device": device_name(plan.device),
         "versions": versions(),
+        **facts,
+        **plan.sizes._asdict(),
+        **plan.settings,
     }
 
 
@@ -190,58 +207,24 @@ def replace_nonfinite(node: Any) -> Any:  # noqa: ANN401
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def sample_sets(
-    model: LatentModel,
-    mixture: Distribution | None,
-    data: ImageData,
-    part: str,
-    *,
-    labels: Int64[Tensor, " m"],
-    n: int,
-    seed: int,
-) -> dict[str, Pixels]:
+def sample_sets(plan: Plan) -> dict[str, Pixels]:
     """Return real images, and images decoded from their posteriors, a fitted mixture of latents and the prior.
 
-    For a conditional model, the classes of the images from the mixture and the prior are drawn from `labels`.
+    There are fewer of the first two if there are fewer unseen real images. For a conditional model, the classes of the
+    images from the mixture and the prior are drawn from the labels of the split.
     """
+    model, train, n = plan.model, plan.data.eval_splits.train, plan.sizes.ncompared
+    mixture = fit_mixture(plan.run, model, train, checkpoint=plan.checkpoint) if isinstance(model, VAE) else None
     samplers: dict[str, Distribution | ImageSet | None] = {
-        "posterior": getattr(data.eval_splits, part),
+        "posterior": plan.unseen,
         "gmm": mixture,
         "prior": model.prior(),
     }
     available = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
-    decode = partial(decode_samples, model, n=n, labels=labels, seed=seed)
-    generated = {name: decode(sampler, name=name) for name, sampler in track(available, "samples")}
-    return {"real": every_pixel(getattr(data.raw_splits, part), n)} | generated
-
-
-def compare_sets(
-    sets: dict[str, Pixels], reference: Reference, extractor: Extractor, seed: int, settings: dict[str, int]
-) -> dict[str, dict[str, Any]]:
-    """Return KID, FID, precision and recall of each set of images against the reference images.
-
-    Keys of values that depend on the feature extractor end with its name.
-    """
-    real = extract_features(extractor, reference)
-    table: dict[str, dict[str, Any]] = {}
-    for name, images in track(list(sets.items()), "comparisons"):
-        found = extract_features(extractor, images)
-        kid = kernel_interval(real, found, nblocks=settings["nblocks"])
-        fid = frechet_interval(real, found, nreplicates=settings["nreplicates"], seed=seed)
-        overlap = manifold(real, found, settings["k"])
-        table[name] = {
-            "nimages": len(found),
-            "nreference": len(real),
-            f"kid_{extractor.key}": kid._asdict(),
-            f"fid_{extractor.key}": fid._asdict(),
-        } | {f"{key}_{extractor.key}": value for key, value in overlap._asdict().items()}
-    return table
-
-
-def extract_features(extractor: Extractor, images: Pixels) -> Float[Tensor, "n nfeatures"]:
-    """Return the feature vectors of images, as a tensor on the CPU."""
-    device = next(extractor.parameters()).device
-    return features_of(extractor, (part.to(device) for part in images.split(250)), 250)
+    decode = partial(decode_samples, model, labels=plan.images.labels, seed=plan.seed)
+    counts = {name: min(n, len(one)) if isinstance(one, ImageSet) else n for name, one in available}
+    generated = {name: decode(one, counts[name], name=name) for name, one in track(available, "samples")}
+    return {"real": every_pixel(getattr(plan.data.raw_splits, plan.other), n)} | generated
 
 
 def find_copies(
@@ -270,17 +253,6 @@ def compare_spectra(sets: dict[str, Pixels], reference: Reference) -> dict[str, 
             log.warning("no power spectrum of %s: %s", name, error)
             table[name] = None
     return table
-
-
-def model_sections(
-    model: LatentModel, likelihood: SetLikelihood, reconstruction: Reconstruction, seed: int
-) -> dict[str, Any]:
-    """Return the sections "likelihood", "latents" and "reconstruction" of the JSON file."""
-    return {
-        "likelihood": likelihood_table(model, likelihood),
-        "latents": latents_table(model, reconstruction, seed),
-        "reconstruction": reconstruction.metrics,
-    }
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:
@@ -321,10 +293,13 @@ def latents_table(model: LatentModel, found: Reconstruction, seed: int) -> dict[
     }
 
 
-def memorisation_table(copies: dict[str, Memorisation]) -> dict[str, dict[str, float]]:
-    """Return the section "memorisation" of the JSON file: the shares and thresholds of copies in each set."""
+def memorisation_table(
+    copies: dict[str, Memorisation], in_features: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return the section "memorisation" of the JSON file: copies in each set by pixels, and by features if judged."""
     return {
         name: {key: value for key, value in found._asdict().items() if isinstance(value, float)}
+        | in_features.get(name, {})
         for name, found in copies.items()
     }
 
@@ -342,28 +317,3 @@ def classes_section(
     found = class_accuracy(model, classifier, parts.train, unseen, nimages=NEACH, seed=seed)
     each = {data.classes[int(label)]: share for label, share in found.each_class.items()}
     return {"classes": found._asdict() | {"each_class": each}}
-
-
-def headline(result: dict[str, Any]) -> list[str]:
-    """Return the summary lines that the command `evaluate` logs at its end."""
-    likelihood, protocol = result["likelihood"], result["protocol"]
-    nll, elbo = likelihood["iwae_nll"], likelihood["neg_elbo"]
-    name = "-log p(x | y)" if "classes" in result else "-log p(x)"
-    line = f"{name} {nll['value']:.2f} +- {nll['standard_error']:.2f} nats ({protocol['nsamples']} samples)"
-    line += f", ELBO bound {elbo['value']:.2f}"
-    if likelihood["bits_per_dimension"]:
-        line += f", {likelihood['bits_per_dimension']['value']:.3f} bits per dimension"
-    lines = [line]
-    if "classes" in result:
-        accuracy = {key: 100 * result["classes"][key] for key in ("class_accuracy", "real_accuracy")}
-        shares = "class accuracy {class_accuracy:.2f} % of generated images, {real_accuracy:.2f} % of real ones"
-        lines.append(shares.format(**accuracy))
-    key = protocol["features"]
-    for name, row in result["samples"].items():
-        kid, fid, copies = row[f"kid_{key}"], row[f"fid_{key}"], result["memorisation"][name]
-        lines.append(
-            f"{name:9} {row['nimages']} images: KID_{key} x 1000 {1000 * kid['value']:.2f}"
-            f" ({1000 * kid['low']:.2f} to {1000 * kid['high']:.2f}), FID_{key} {fid['value']:.2f}"
-            f" ({fid['low']:.2f} to {fid['high']:.2f}), near copies {100 * copies['share']:.1f} %"
-        )
-    return lines

