@@ -21,8 +21,8 @@ from vae_lab.data.images import ImageSet
 from vae_lab.evaluation import extractors
 from vae_lab.evaluation.figures import reconstructions, samples, traversals
 from vae_lab.evaluation.headline import headline
-from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
-from vae_lab.evaluation.metrics.features import train_classifier
+from vae_lab.evaluation.metrics.class_accuracy import class_accuracy, fit_linear_classifier, is_recognised
+from vae_lab.evaluation.metrics.features import EfficientNetLite, train_classifier
 from vae_lab.evaluation.metrics.latents import posterior_statistics
 from vae_lab.evaluation.run import classes_section, evaluate_run
 from vae_lab.generate import main
@@ -225,6 +225,18 @@ def test_class_accuracy_is_the_share_that_is_recognised(order: list[int], share:
     assert found.each_class == dict(zip("012", share, strict=True))
     assert found.class_accuracy == pytest.approx(sum(share) / 3)
     assert found.real_accuracy == 1
+
+
+def test_a_linear_classifier_of_features_recognises_unseen_images_of_rare_classes_too() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 0, 0, 0, 0, 0, 0, 0, 0, 1] * 12)
+    noise = torch.randint(0, 120, (120, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    noise[labels == 1, :, ::4] += 120  # stripes
+    training, unseen = ImageSet(noise[:100], labels[:100]), ImageSet(noise[100:], labels[100:])
+    classifier = fit_linear_classifier(EfficientNetLite("lite0"), training, nimages=100)
+    assert is_recognised(classifier, *unseen.__getitems__(slice(None))).tolist() == [1.0] * 20
+    wrong = fit_linear_classifier(EfficientNetLite("lite0"), ImageSet(noise[:100], 1 - labels[:100]), nimages=100)
+    assert is_recognised(wrong, *unseen.__getitems__(slice(None))).tolist() == [0.0] * 20
 
 
 @pytest.fixture(scope="module")

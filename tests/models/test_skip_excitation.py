@@ -55,8 +55,9 @@ def test_an_excitation_scales_the_channels_of_the_map_three_doublings_above() ->
     network = decoder(32).eval()
     z = torch.randn(1, 6)
     before = network(z)
-    torch.nn.init.zeros_(network.excitations[0].layers[3].weight)  # pyright: ignore[reportAttributeAccessIssue]
-    torch.nn.init.constant_(network.excitations[0].layers[3].bias, -100.0)  # pyright: ignore[reportAttributeAccessIssue]
+    last = network.excitations[0].get_submodule("layers.3")
+    torch.nn.init.zeros_(last.get_parameter("weight"))
+    torch.nn.init.constant_(last.get_parameter("bias"), -100.0)
     silent = network(z)
     assert not silent.equal(before)
     torch.testing.assert_close(silent, network.output.bias[:, None, None].expand_as(silent[0])[None])  # pyright: ignore

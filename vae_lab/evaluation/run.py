@@ -19,7 +19,7 @@ from vae_lab.evaluation.caveats import caveats
 from vae_lab.evaluation.extractors import trained_classifier
 from vae_lab.evaluation.html import Page, render
 from vae_lab.evaluation.judging import Compared, Judgement, judge_samples, perceived
-from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
+from vae_lab.evaluation.metrics.class_accuracy import class_accuracy, fit_linear_classifier
 from vae_lab.evaluation.metrics.features import DigitClassifier, EfficientNetLite, Extractor
 from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
@@ -27,7 +27,7 @@ from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_threshold
 from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
 from vae_lab.evaluation.plan import Plan, make_plan
-from vae_lab.evaluation.protocol import check_settings
+from vae_lab.evaluation.protocol import NTRAINING, check_settings
 from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
@@ -311,7 +311,10 @@ def classes_section(
     if not model.nclasses:
         return {}
     parts = data.raw_splits
-    trained = extractor if isinstance(extractor, DigitClassifier) else trained_classifier(parts.train)
+    if isinstance(extractor, EfficientNetLite):
+        trained = fit_linear_classifier(extractor, parts.train, nimages=NTRAINING["cpu"])
+    else:
+        trained = extractor if isinstance(extractor, DigitClassifier) else trained_classifier(parts.train)
     classifier = trained.to(next(model.parameters()).device)
     unseen = getattr(parts, other_part)
     found = class_accuracy(model, classifier, parts.train, unseen, nimages=NEACH, seed=seed)

@@ -3,18 +3,74 @@
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
-from vae_lab.evaluation.metrics.features import DigitClassifier
+from vae_lab.evaluation.metrics.features import DigitClassifier, Extractor, features_of
 from vae_lab.evaluation.metrics.likelihood import device_of
 from vae_lab.models.modes import evaluating
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
 
 ATONCE = 250
+PENALTY = 1e-3
+"""Weight of the squared weights of a linear classifier, beside its mean cross-entropy."""
+
+
+class LinearClassifier(nn.Module):
+    """A linear classifier of the features of an extractor, which is frozen.
+
+    Args:
+        extractor: maps images to feature vectors.
+        nclasses: number of classes.
+    """
+
+    def __init__(self, extractor: Extractor, nclasses: int) -> None:
+        super().__init__()
+        self.extractor = extractor
+        self.head = nn.Linear(extractor.nfeatures, nclasses)
+
+    def logits(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch nclasses"]:
+        """Return the logits of the classes."""
+        return self.head(self.extractor(images))
+
+
+Classifier = DigitClassifier | LinearClassifier
+
+
+def fit_linear_classifier(extractor: Extractor, training: ImageSet, *, nimages: int) -> LinearClassifier:
+    """Return a linear classifier of the features of at most `nimages` training images, on the CPU.
+
+    Multinomial logistic regression of standardised features, with the same weight for each class.
+    """
+    images, labels = training.__getitems__(slice(nimages))
+    vectors = features_of(extractor, images, ATONCE)
+    nclasses = int(training.labels.max()) + 1
+    deviation, mean = torch.std_mean(vectors, 0)
+    scaled = (vectors - mean) / (deviation + 1e-6)
+    counts = labels.bincount(minlength=nclasses).float()
+    shares = (1 / (counts * (counts > 0).sum())).nan_to_num(posinf=0.0)[labels]
+    weight, bias = torch.zeros(nclasses, vectors.shape[1]), torch.zeros(nclasses)
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        errors = F.cross_entropy(F.linear(scaled, weight, bias), labels, reduction="none")
+        value = (shares * errors).sum() + PENALTY * weight.square().sum()
+        value.backward()
+        return value
+
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        optimizer.step(loss)
+    classifier = LinearClassifier(extractor, nclasses)
+    with torch.no_grad():
+        classifier.head.weight.copy_(weight / (deviation + 1e-6))
+        classifier.head.bias.copy_(bias - classifier.head.weight @ mean)
+    return classifier.eval().requires_grad_(requires_grad=False)
 
 
 class ClassAccuracy(NamedTuple):
@@ -32,7 +88,7 @@ class ClassAccuracy(NamedTuple):
 
 
 def class_accuracy(
-    model: LatentModel, classifier: DigitClassifier, training: ImageSet, unseen: ImageSet, *, nimages: int, seed: int
+    model: LatentModel, classifier: Classifier, training: ImageSet, unseen: ImageSet, *, nimages: int, seed: int
 ) -> ClassAccuracy:
     """Return a classifier's accuracy on images generated for each class, and on real images.
 
@@ -67,7 +123,7 @@ def decode_class(model: LatentModel, label: Int64[Tensor, ""], n: int, seed: int
 
 @torch.no_grad()
 def is_recognised(
-    classifier: DigitClassifier, images: Float[Tensor, "n _ height width"], labels: Int64[Tensor, " n"]
+    classifier: Classifier, images: Float[Tensor, "n _ height width"], labels: Int64[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
     """Return a float for each image: 1 if the classifier predicts its label, else 0."""
     device = device_of(classifier)
