@@ -41,6 +41,7 @@ COMPOSED = {
 LONG = {
     "anomalies": "four minutes",
     "one_class": "ten runs",
+    "default_score": "trains what is missing, an hour",
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",
     "gpu": "needs a GPU; tests/test_gpu.py runs its checks in small",
