@@ -126,15 +126,17 @@ def test_an_interval_that_is_a_point_is_marked(
 
 
 @pytest.mark.parametrize(
-    ("n", "sentences"),
+    ("n", "trained_against", "sentences"),
     [
-        (6, ("FID_vgg of 6 images", "needs 2.6 of them", "1st percentile of 6")),
-        (49, ("FID",) * 1 + ("1st",)),
-        (200, ()),
+        (6, (), ("FID_vgg is left out", "needs 2.6 of them", "1st percentile of 6")),
+        (49, (), ("FID", "1st")),
+        (200, (), ("FID",)),
+        (2048, (), ()),
+        (2048, ("vgg",), ("trained against vgg, so its features flatter it",)),
     ],
 )
-def test_numbers_of_a_handful_are_marked(n: int, sentences: tuple[str, ...]) -> None:
-    found = caveats(ncompared=n, naveraged=n, nreference=n, key="vgg")
+def test_numbers_of_a_handful_are_marked(n: int, trained_against: tuple[str, ...], sentences: tuple[str, ...]) -> None:
+    found = caveats(ncompared=n, naveraged=n, nreference=n, key="vgg", trained_against=trained_against)
     assert len(found) == len(sentences)
     assert all(part in sentence for part, sentence in zip(sentences, found, strict=True))
 

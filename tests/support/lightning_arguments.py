@@ -90,7 +90,7 @@ def min_steps(row: Row) -> None:
 def max_time(row: Row) -> None:
     run = row.run({"trainer.max_time": "00:00:00:01"})
     assert (run.summary["status"], run.summary["ended_by"]) == ("completed", "trainer.max_time or a Timer")
-    assert run.seen.validated[-1] == run.summary["steps"] == len(run.seen.batches) > 8
+    assert run.seen.validated[-1] == run.summary["steps"] == len(run.seen.batches) >= 4  # in a second
 
 
 def limit_train_batches(row: Row) -> None:

@@ -130,6 +130,7 @@ def choose_score(runs: list[Path], config: dict[str, Any], how: Calibration) -> 
         check_score_fits(runs, make_score(config["preferred"]), how)
     except ValueError as error:
         chosen: dict[str, Any] = config["otherwise"]
+        check_score_fits(runs, make_score(chosen), how)  # an error of the run itself is no reason to choose
         log.info("score=auto is %s, because %s", chosen["_target_"].rpartition(".")[2], error)
         return chosen
     log.info("score=auto is %s", config["preferred"]["_target_"].rpartition(".")[2])
