@@ -29,6 +29,7 @@ from vae_lab.evaluation.run import evaluate_run, find_copies
 from vae_lab.features import weights
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_data, load_model
+from vae_lab.sampling import flow
 from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_mixture
 from vae_lab.sampling.store import load_sampler, read_sampler, sampler_path
@@ -143,6 +144,7 @@ def test_a_density_has_no_bits_and_a_ladder_no_mixture(trained: Trained, tmp_pat
 WRONG = [
     ({"split": "holdout"}, "split must be one of train, val, test"),
     ({"nsamples": 0}, "nsamples must be"),
+    ({"samplers": ["prior"]}, "samplers must be one of gmm, flow, not prior"),
     ({"ngenerated": -1}, "ngenerated must be"),
     ({"chunk": 0}, "chunk must be"),
     ({"device": "quantum"}, "device=quantum cannot be used"),
@@ -394,6 +396,16 @@ def test_weights_that_were_trained_further_get_a_mixture_of_their_own(run: Path,
     assert before != sampler_path(tmp_path / "run", "gmm", "best")
     z = torch.randn(5, 3)
     assert not torch.allclose(after.log_prob(z), read_sampler(before).log_prob(z))
+
+
+def test_rows_of_fitted_densities_are_chosen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a choice they are the mixture, and the flow if the run has one."""
+    monkeypatch.setattr(flow, "FIT", flow.FIT._replace(nsteps=4, check_every=2))
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("samplers"))
+    for asked, rows in ((None, ["gmm"]), (["flow"], ["flow"]), (None, ["gmm", "flow"]), ([], [])):
+        found = small(tmp_path / "run", tmp_path, {"samplers": asked})
+        assert list(found["samples"]) == ["real", "posterior", *rows, "prior"]
+        assert found["protocol"]["samplers"] == rows
 
 
 def test_each_split_and_protocol_is_kept(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
