@@ -15,7 +15,7 @@ from vae_lab.system.folders import expanded
 log = logging.getLogger("vae_lab.evaluate")  # as a command, __name__ is __main__
 
 
-UNUSED = ("split", "nsamples", "nll_images", "nbound", "chunk", "nreference", "side")
+UNUSED = ("split", "nsamples", "nll_images", "nbound", "chunk", "nreference", "side", "samplers")
 """Settings that a comparison of two sets of images does not have."""
 
 

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vae_lab.cli.entry import command, settle_threads
-from vae_lab.errors import require_count
+from vae_lab.errors import require_count, require_number
 from vae_lab.sampling.images import (
     EVERY,
     class_folders,
@@ -35,7 +35,7 @@ def main(cfg: DictConfig) -> None:
     from vae_lab.runs.folder import locate
     from vae_lab.runs.load import load_model
     from vae_lab.runs.manifest import put_pictures, require_room
-    from vae_lab.sampling.mixture import load_sampler
+    from vae_lab.sampling.store import load_sampler
     from vae_lab.system.atomic import require_folder_name
 
     run = expanded(cfg.run)
@@ -45,6 +45,7 @@ def main(cfg: DictConfig) -> None:
         raise ValueError(f"out={out} is a file, but not a .png; choose a folder or a .png.")
     require_count("n", cfg.n)
     require_count("batch_size", cfg.batch_size)
+    require_number("temperature", cfg.temperature, "(0, inf)")
     require_writable(out.parent if out.suffix.lower() == ".png" else out)
     made_of = describe_pictures(cfg, run)
     require_room(out, made_of, replace=HydraConfig.get().mode != RunMode.MULTIRUN)
@@ -57,8 +58,9 @@ def main(cfg: DictConfig) -> None:
     drawn_from = None if cfg.sampler == "prior" else sampler
     labels: list[int] = []
     images = generate_images(
-        model, cfg.n, cfg.seed, cfg.batch_size, drawn_from, which=which, counts=counts, drawn=labels
-    )
+        model, cfg.n, cfg.seed, cfg.batch_size, drawn_from,
+        temperature=float(cfg.temperature), which=which, counts=counts, drawn=labels,
+    )  # fmt: skip
     nrow, folders = cfg.n if which == EVERY else None, class_folders(names, model.nclasses)
     put_pictures(
         out, made_of, lambda aside: save_images(images, aside, nrow, folders), labels if model.nclasses else []
@@ -73,7 +75,7 @@ def describe_pictures(cfg: DictConfig, run: Path) -> dict[str, object]:
     from vae_lab.runs.provenance import versions
 
     folder, checkpoint = locate(run, cfg.checkpoint)
-    settings = {key: cfg[key] for key in ("seed", "n", "sampler", "class")}
+    settings = {key: cfg[key] for key in ("seed", "n", "sampler", "temperature", "class")}
     weights = {"run": str(folder), "checkpoint": checkpoint, "weights": weights_digest(run, checkpoint)}
     return {**weights, **settings, "vae_lab": versions().get("vae_lab")}
 

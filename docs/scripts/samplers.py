@@ -9,7 +9,7 @@ import torch
 from vae_lab.data.grids import grid
 from vae_lab.runs import load_data, load_model
 from vae_lab.runs.inference import decode_samples, every_pixel
-from vae_lab.sampling.mixture import load_sampler
+from vae_lab.sampling.store import load_sampler
 from vae_lab.system.atomic import write_png
 
 COLUMNS = 16
@@ -19,7 +19,8 @@ def main(run: Path, out: Path) -> None:
     """Write the picture."""
     model, data = load_model(run), load_data(run)
     decode = partial(decode_samples, model, n=COLUMNS, labels=data.raw_splits.test.labels, seed=1)
-    samplers = {"posterior": data.eval_splits.val, "gmm": load_sampler(run, model, "gmm"), "prior": model.prior()}
+    densities = {name: load_sampler(run, model, name) for name in ("gmm", "flow", "prior")}
+    samplers = {"posterior": data.eval_splits.val} | densities
     rows = [every_pixel(data.raw_splits.test, COLUMNS)]
     rows += [decode(sampler, name=name) for name, sampler in samplers.items()]
     write_png(out, grid(torch.cat(rows), COLUMNS))

@@ -155,7 +155,7 @@ def test_a_user_without_name_or_home_and_a_run_of_somebody_else(shared_run: Path
     assert f"this user has no home folder: caches are kept in {home}; set HOME" in quiet(text)
     for where in (place.run / "generated", place.run):
         assert f"{where} cannot be written (Permission denied); name another folder with out=." in text
-    assert text.count("fitting a mixture") == 1
+    assert text.count("fitting sampler=gmm") == 1
     assert text.count("scoring normal images of the run once, cached in") == 1
     assert text.index("results computed from this run are kept in") < text.index("scoring normal images")
     kept = [path.relative_to(home).parts[2] for path in home.rglob("*.pt")]

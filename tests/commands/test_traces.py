@@ -52,7 +52,9 @@ TABLE = """
 3 | generate run=latest | there is no checkpoint at
 2 | generate run=RUN n=0 | n must be a whole number
 2 | generate run=RUN class=3 | is unconditional
-2 | generate run=RUN sampler=magic | sampler must be one of prior, gmm
+2 | generate run=RUN sampler=magic | sampler must be one of prior, gmm, flow
+2 | generate run=RUN temperature=0 | temperature must be a finite number above 0
+2 | generate run=RUN temperature=cold | temperature must be a finite number above 0
 3 | generate run=FILES sampler=gmm data.root=nowhere | nowhere does not exist
 2 | generate run=RUN out=x.jpg | out=x.jpg is the name of a file; name a .png or a folder
 2 | generate run=RUN out=x.csv | out=x.csv is the name of a file; name a .png or a folder

@@ -29,9 +29,10 @@ from vae_lab.evaluation.run import evaluate_run, find_copies
 from vae_lab.features import weights
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_data, load_model
+from vae_lab.sampling import flow
 from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_mixture
-from vae_lab.sampling.mixture import load_sampler, mixture_path, read_mixture
+from vae_lab.sampling.store import load_sampler, read_sampler, sampler_path
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
 
@@ -143,6 +144,7 @@ def test_a_density_has_no_bits_and_a_ladder_no_mixture(trained: Trained, tmp_pat
 WRONG = [
     ({"split": "holdout"}, "split must be one of train, val, test"),
     ({"nsamples": 0}, "nsamples must be"),
+    ({"samplers": ["prior"]}, "samplers must be one of gmm, flow, not prior"),
     ({"ngenerated": -1}, "ngenerated must be"),
     ({"chunk": 0}, "chunk must be"),
     ({"device": "quantum"}, "device=quantum cannot be used"),
@@ -167,8 +169,8 @@ def test_a_checkpoint_file_stands_for_its_run(run: Path, tmp_path: Path) -> None
     assert locate(run, "last") == (run, "last")
     result = small(run / "checkpoints" / "last.ckpt", tmp_path)
     assert (result["protocol"]["run"], result["protocol"]["checkpoint"]) == (run.name, "last")
-    assert mixture_path(run / "checkpoints" / "last.ckpt", "best") == mixture_path(run, "last")
-    assert mixture_path(run, "last").parent == run / "samplers"
+    assert sampler_path(run / "checkpoints" / "last.ckpt", "gmm", "best") == sampler_path(run, "gmm", "last")
+    assert sampler_path(run, "gmm", "last").parent == run / "samplers"
 
 
 def test_what_cannot_end_well_ends_before_the_work(run: Path, tmp_path: Path) -> None:
@@ -365,7 +367,7 @@ def test_a_cheap_bound_carries_a_dear_estimate_over() -> None:
 def test_a_mixture_is_fitted_once_and_generated_from(run: Path) -> None:
     model = load_model(run)
     first = load_sampler(run, model, "gmm")
-    path = mixture_path(run, "best")
+    path = sampler_path(run, "gmm", "best")
     written = path.stat().st_mtime_ns
     again = load_sampler(run, model, "gmm")
     assert path.stat().st_mtime_ns == written
@@ -378,22 +380,32 @@ def test_a_mixture_is_fitted_once_and_generated_from(run: Path) -> None:
     with pytest.raises(DataError, match="delete it"):
         load_sampler(run, model, "gmm")
     path.unlink()
-    with pytest.raises(ValueError, match="sampler must be one of prior, gmm"):
-        load_sampler(run, model, "flow")
+    with pytest.raises(ValueError, match="sampler must be one of prior, gmm, flow"):
+        load_sampler(run, model, "kde")
 
 
 def test_weights_that_were_trained_further_get_a_mixture_of_their_own(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     load_sampler(tmp_path / "run", load_model(tmp_path / "run"), "gmm")
-    before = mixture_path(tmp_path / "run", "best")
+    before = sampler_path(tmp_path / "run", "gmm", "best")
     stored = torch.load(best, weights_only=True)
     stored["state_dict"]["model.encoder.layers.0.bias"] += 1.0
     torch.save(stored, best)
     after = load_sampler(tmp_path / "run", load_model(tmp_path / "run"), "gmm")
-    assert before != mixture_path(tmp_path / "run", "best")
+    assert before != sampler_path(tmp_path / "run", "gmm", "best")
     z = torch.randn(5, 3)
-    assert not torch.allclose(after.log_prob(z), read_mixture(before).log_prob(z))
+    assert not torch.allclose(after.log_prob(z), read_sampler(before).log_prob(z))
+
+
+def test_rows_of_fitted_densities_are_chosen(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a choice they are the mixture, and the flow if the run has one."""
+    monkeypatch.setattr(flow, "FIT", flow.FIT._replace(nsteps=4, check_every=2))
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("samplers"))
+    for asked, rows in ((None, ["gmm"]), (["flow"], ["flow"]), (None, ["gmm", "flow"]), ([], [])):
+        found = small(tmp_path / "run", tmp_path, {"samplers": asked})
+        assert list(found["samples"]) == ["real", "posterior", *rows, "prior"]
+        assert found["protocol"]["samplers"] == rows
 
 
 def test_each_split_and_protocol_is_kept(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

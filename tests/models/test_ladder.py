@@ -22,6 +22,7 @@ from vae_lab.probability.distributions import DiagonalNormal, kl
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, Logistic
 from vae_lab.probability.objectives import ELBO, IWAE, DReG, FreeBits, Objective
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
+from vae_lab.sampling.temperature import tempered
 
 GRID: dict[str, Any] = {"widths": [4, 6], "blocks": [1, 1]}
 GROUPS: dict[str, Any] = {"vector": 3, "groups": [(2, 2), (1, 1)]}
@@ -200,6 +201,19 @@ def with_prior(prior: Callable[..., Prior]) -> Ladder:
         encoder=partial(DenseEncoder, **DENSE), decoder=partial(DenseDecoder, **DENSE),
         likelihood=Bernoulli(), prior=prior, channels=1, image_size=8,
     )  # fmt: skip
+
+
+def test_a_temperature_scales_the_deviations_of_every_group() -> None:
+    """Near 0, all draws are the mean of each group given those above; at half, the top group deviates half as much."""
+    model = stirred(dense())
+    prior = model.prior()
+    torch.testing.assert_close(tempered(prior, 1e-9).sample((3,)), prior.mean.detach().expand(3, -1))
+    draws = []
+    for temperature in (1.0, 0.5):
+        torch.manual_seed(0)
+        draws.append(tempered(prior, temperature).sample((50,))[:, : model.decoder.sizes[0]])
+    top = prior.mean.detach()[: model.decoder.sizes[0]]
+    torch.testing.assert_close(draws[1] - top, 0.5 * (draws[0] - top))
 
 
 @pytest.mark.parametrize("message", WRONG)

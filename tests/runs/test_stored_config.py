@@ -18,7 +18,7 @@ from vae_lab.runs.configs import MAX_VALUES, Role, check_config, packaged_roles,
 from vae_lab.runs.folder import load_summary, read_summary, state_at_rest
 from vae_lab.runs.load import load_checkpoint, load_data, load_model
 from vae_lab.runs.tensor_file import read_tensors
-from vae_lab.sampling.mixture import read_mixture
+from vae_lab.sampling.store import read_sampler
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.reading import MAX_BYTES, Unreadable, read_json
 
@@ -282,7 +282,7 @@ def test_tensors_larger_than_their_file_are_refused(trained: Trained, tmp_path: 
     torch.save({"weights": [make()]}, path)
     with pytest.raises(ValueError, match=r"larger than its memory|bytearray"):
         read_tensors(path)
-    for read in (read_mixture, lambda path: read_calibration(path, NegELBO(nsamples=1, seed=0)), load_checkpoint):
+    for read in (read_sampler, lambda path: read_calibration(path, NegELBO(nsamples=1, seed=0)), load_checkpoint):
         with pytest.raises(DataError):
             read(path)
 

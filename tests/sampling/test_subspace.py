@@ -17,7 +17,7 @@ from vae_lab.probability.priors import gaussian_mixture
 from vae_lab.runs.load import load_model
 from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_density, fitted_mixture, fitted_subspace
-from vae_lab.sampling.mixture import load_sampler, mixture_path
+from vae_lab.sampling.store import load_sampler, sampler_path
 from vae_lab.sampling.subspace import SubspaceMixture
 from vae_lab.training.run import train_run
 
@@ -126,7 +126,7 @@ def test_a_spatial_autoencoder_is_generated_from_by_the_density_of_its_latents(
     assert invoke(main, "generate", f"run={run}", "sampler=gmm", "n=4", "out=a.png", monkeypatch=monkeypatch) == 0
     said = "".join(capfd.readouterr())
     assert "256 latents are too many for full covariances of 48 images; the mixture has" in said
-    model, path = load_model(run), mixture_path(run, "best")
+    model, path = load_model(run), sampler_path(run, "gmm", "best")
     with Image.open("a.png") as picture:
         assert picture.size[0] == picture.size[1]
     written = path.stat().st_mtime_ns

@@ -26,6 +26,7 @@ TITLES = {
     "real": "real images, unseen",
     "posterior": "posteriors of those images",
     "gmm": "mixture fitted to the training posteriors",
+    "flow": "flow fitted to the training posteriors",
     "prior": "prior",
 }
 

@@ -1,5 +1,6 @@
 """What an evaluation measures, and how: the loaded parts and the settings that are decided before any long work."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,11 @@ from vae_lab.evaluation.protocol import (
     log_sizes,
     networks_of_training,
 )
+from vae_lab.models.vae import VAE
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.load import load_data
 from vae_lab.runs.packages import Trust
+from vae_lab.sampling.store import require_fitted, sampler_path
 
 Asked = tuple[int | None, int | None, int | None]
 
@@ -42,6 +45,7 @@ class Plan(NamedTuple):
         sizes: the numbers of latents and images.
         chunk: latents decoded at once.
         settings: ngroups, nreplicates, k, nreference and side of the comparisons.
+        samplers: the densities fitted to latents that samples are drawn from, besides posteriors and prior.
     """
 
     run: Path
@@ -57,6 +61,7 @@ class Plan(NamedTuple):
     sizes: Sizes
     chunk: int
     settings: dict[str, int]
+    samplers: list[str]
 
     @property
     def images(self) -> ImageSet:
@@ -77,6 +82,7 @@ class Plan(NamedTuple):
 def make_plan(
     run: Path, checkpoint: str, *, split: str, root: str | None, seed: int, device: torch.device, features: str,
     asked: Asked, chunk: int | None, trust: Trust, settings: dict[str, int],
+    samplers: Sequence[str] | None,
 ) -> Plan:  # fmt: skip
     """Return what an evaluation measures, with the model and the images loaded; see `evaluate_run`.
 
@@ -95,5 +101,20 @@ def make_plan(
     log_sizes(sizes, device, len(images))
     chunk = choose_chunk(chunk, images.pixels(slice(1)).numel())
     return Plan(
-        run, checkpoint, split, other, seed, model, data, extractor, trained_against, device, sizes, chunk, settings
-    )
+        run, checkpoint, split, other, seed, model, data, extractor, trained_against, device, sizes, chunk, settings,
+        choose_samplers(samplers, run, model, checkpoint),
+    )  # fmt: skip
+
+
+def choose_samplers(asked: Sequence[str] | None, run: Path, model: LatentModel, checkpoint: str) -> list[str]:
+    """Return the fitted densities to draw samples from: those asked for, or else gmm, and flow if it is stored.
+
+    Raises:
+        ValueError: if one is unknown, or the model is a ladder, which has none.
+    """
+    if asked is None:
+        stored = isinstance(model, VAE) and sampler_path(run, "flow", checkpoint).is_file()
+        return ["gmm"] * isinstance(model, VAE) + ["flow"] * stored
+    if asked:
+        require_fitted(model, asked[0])
+    return list(asked)

@@ -1,7 +1,7 @@
 """Checks and device-dependent defaults of the evaluation settings."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,9 +10,10 @@ import torch
 from vae_lab.errors import DivergedError, require_choice, require_count
 from vae_lab.features.weights import NETWORKS
 from vae_lab.probability.latent_model import LatentModel
-from vae_lab.runs.load import PARTS, load_checkpoint, load_model
+from vae_lab.runs.load import PARTS, load_checkpoint, load_model, trains_sigma
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name
+from vae_lab.sampling.store import FITS
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,12 @@ def check_settings(split: str, seed: int, **counts: int) -> None:
         require_count(name, value, 2 if name in ("ngroups", "nreplicates") else 1)  # an interval needs two
 
 
+def check_samplers(samplers: Sequence[str] | None) -> None:
+    """Raise ValueError unless all samplers are names of densities that are fitted to latents."""
+    for name in samplers or ():
+        require_choice("samplers", name, FITS)
+
+
 def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> LatentModel:
     """Return the model of a run, after checking that its weights are finite.
 
@@ -69,8 +76,7 @@ def load_finite_model(run: Path, checkpoint: str, trust: Trust = None) -> Latent
     model = load_model(run, checkpoint, trust=trust)
     if not all(weight.isfinite().all() for weight in model.parameters()):
         raise DivergedError(f"the weights of {run} are not finite: training diverged; evaluate another checkpoint.")
-    objective = str(load_checkpoint(run, checkpoint)["hyper_parameters"]["objective"].get("_target_"))
-    if objective.endswith((".Autoencoder", ".RAEL2")):
+    if not trains_sigma(run, checkpoint):
         log.warning("this run trained no sigma: its likelihood, rate and posterior samples are meaningless")
     return model
 

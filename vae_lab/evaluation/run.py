@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,7 @@ from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_threshold
 from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
 from vae_lab.evaluation.plan import Plan, make_plan
-from vae_lab.evaluation.protocol import NTRAINING, check_settings
-from vae_lab.models.vae import VAE
+from vae_lab.evaluation.protocol import NTRAINING, check_samplers, check_settings
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.folder import locate
@@ -37,7 +37,7 @@ from vae_lab.runs.inference import decode_samples, every_pixel
 from vae_lab.runs.load import weights_digest
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import device_name, versions
-from vae_lab.sampling.mixture import fit_mixture
+from vae_lab.sampling.store import fit_sampler, read_sampler, require_fitted, sampler_path
 from vae_lab.system.atomic import require_folder_name, write_whole
 from vae_lab.system.devices import choose_device
 from vae_lab.system.folders import require_writable
@@ -60,7 +60,8 @@ Reference = Float[Tensor, "m channels height width"]
 
 def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: str | None, seed: int, device: str,
            features: str, nsamples: int | None, nll_images: int | None, ngenerated: int | None, nbound: int,
-           chunk: int | None, trust: Trust = None, **settings: int) -> dict[str, Any]:  # fmt: skip
+           chunk: int | None, trust: Trust = None, samplers: Sequence[str] | None = None,
+           **settings: int) -> dict[str, Any]:  # fmt: skip
     """Return the metrics of docs/evaluation.md and write them to `folder` as evaluation-<split>.json and .html.
 
     Args:
@@ -78,6 +79,8 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
         nbound: latents per image for the cheap bound that extends the estimate to the other images.
         chunk: latents decoded at once; None takes fewer for larger images.
         trust: packages, besides vae_lab, whose classes the run may use.
+        samplers: densities fitted to latents, "gmm" or "flow", to draw samples from besides posteriors and prior; None
+            means gmm, and flow if the run has one.
         settings: ngroups, nreplicates, k, nreference and side of the comparisons.
 
     Raises:
@@ -85,11 +88,13 @@ def evaluate_run(run: Path, folder: Path, *, split: str, checkpoint: str, root: 
     """
     started = time.perf_counter()
     check_settings(split, seed, nbound=nbound, **settings)
+    check_samplers(samplers)
     require_folder_name(folder)
     require_writable(folder)
     plan = make_plan(
         run, checkpoint, split=split, root=root, seed=seed, device=choose_device(device), features=features,
         asked=(nsamples, nll_images, ngenerated), chunk=chunk, trust=trust, settings=settings,
+        samplers=samplers,
     )  # fmt: skip
     page = measure(plan, nbound)
     page.result["seconds"] = time.perf_counter() - started
@@ -161,6 +166,7 @@ def environment(plan: Plan) -> dict[str, Any]:
         "features": plan.extractor.key,
         "classifier": train.digest()[:8] if isinstance(plan.extractor, DigitClassifier) else None,
         "trained_against": plan.trained_against,
+        "samplers": plan.samplers,
         "device": device_name(plan.device),
         "versions": versions(),
         **facts,
@@ -208,23 +214,31 @@ def replace_nonfinite(node: Any) -> Any:  # noqa: ANN401
 
 
 def sample_sets(plan: Plan) -> dict[str, Pixels]:
-    """Return real images, and images decoded from their posteriors, a fitted mixture of latents and the prior.
+    """Return real images, and images decoded from their posteriors, fitted densities of latents and the prior.
 
     There are fewer of the first two if there are fewer unseen real images. For a conditional model, the classes of the
-    images from the mixture and the prior are drawn from the labels of the split.
+    images from fitted densities and the prior are drawn from the labels of the split.
     """
-    model, train, n = plan.model, plan.data.eval_splits.train, plan.sizes.ncompared
-    mixture = fit_mixture(plan.run, model, train, checkpoint=plan.checkpoint) if isinstance(model, VAE) else None
-    samplers: dict[str, Distribution | ImageSet | None] = {
+    model, n = plan.model, plan.sizes.ncompared
+    samplers: dict[str, Distribution | ImageSet] = {
         "posterior": plan.unseen,
-        "gmm": mixture,
+        **{name: fitted_sampler(plan, name) for name in plan.samplers},
         "prior": model.prior(),
     }
-    available = [(name, sampler) for name, sampler in samplers.items() if sampler is not None]
+    available = list(samplers.items())
     decode = partial(decode_samples, model, labels=plan.images.labels, seed=plan.seed)
     counts = {name: min(n, len(one)) if isinstance(one, ImageSet) else n for name, one in available}
     generated = {name: decode(one, counts[name], name=name) for name, one in track(available, "samples")}
     return {"real": every_pixel(getattr(plan.data.raw_splits, plan.other), n)} | generated
+
+
+def fitted_sampler(plan: Plan, name: str) -> Distribution:
+    """Return the run's stored mixture or flow, fitted first if it is missing."""
+    path = sampler_path(plan.run, name, plan.checkpoint)
+    if path.is_file():
+        return read_sampler(path)
+    model, train = require_fitted(plan.model, name), plan.data.eval_splits.train
+    return fit_sampler(plan.run, model, name, train, checkpoint=plan.checkpoint)
 
 
 def find_copies(

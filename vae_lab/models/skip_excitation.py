@@ -85,9 +85,14 @@ class SkipExcitationDecoder(nn.Module):
         widths: channels at 4x4, 8x8 and so on; the last repeats as needed.
         noise: whether noise is added in training. In evaluation there is none, so that p(x | z) is a density.
 
+    Attributes:
+        ignores_length: the output does not depend on the length of the latent vector.
+
     Raises:
         ValueError: if the image size is none of these.
     """
+
+    ignores_length = True
 
     def __init__(self, nin: int, image_size: int, nout: int, *, widths: Sequence[int], noise: bool = False) -> None:
         super().__init__()

@@ -73,6 +73,16 @@ def choose_sample(prior: Tensor, posterior: Tensor | None) -> Tensor:
     return normal(prior if posterior is None else posterior).rsample()
 
 
+def choose_tempered(temperature: float) -> Choice:
+    """Return a `Choice` of latents sampled from the prior with standard deviations multiplied by `temperature`."""
+
+    def choose(prior: Tensor, _: Tensor | None) -> Tensor:
+        density = normal(prior)
+        return density.mean + temperature * (density.rsample() - density.mean)
+
+    return choose
+
+
 def choose_mean(prior: Tensor, posterior: Tensor | None) -> Tensor:
     """Return the mean of the posterior, or of the prior if the posterior is None."""
     return normal(prior if posterior is None else posterior).mean

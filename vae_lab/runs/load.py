@@ -276,6 +276,12 @@ def weights_digest(run: str | Path, checkpoint: str) -> str:
     return file_digest(checkpoint_path(run, checkpoint))
 
 
+def trains_sigma(run: str | Path, checkpoint: str) -> bool:
+    """Return whether a run's objective trains the standard deviation of its posteriors."""
+    objective = str(load_checkpoint(run, checkpoint)["hyper_parameters"]["objective"].get("_target_"))
+    return not objective.endswith((".Autoencoder", ".RAEL2"))
+
+
 def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":
     """Return the posterior means of images, [n, nlatent], on the CPU.
 

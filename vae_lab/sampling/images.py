@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vae_lab.errors import require_count
+from vae_lab.errors import require_count, require_number
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int64
     from torch import Tensor
     from torch.distributions import Distribution
 
@@ -29,6 +29,7 @@ def generate_images(
     batch_size: int = 64,
     sampler: "Distribution | None" = None,
     *,
+    temperature: float = 1.0,
     which: int | str | None = None,
     counts: Sequence[int] = (),
     drawn: list[int] | None = None,
@@ -44,13 +45,15 @@ def generate_images(
         seed: seed of the latents.
         batch_size: images decoded at once.
         sampler: density to draw latents from; None means the model's prior.
+        temperature: factor of the latents' deviations; see `vae_lab.sampling.temperature`.
         which: class of a conditional model. None draws a class for each image; "all" decodes the same `n` latents in
             each class, one class after the other.
         counts: number of training images of each class; classes are drawn in proportion, or uniformly if it is empty.
         drawn: list to which the class of each image is appended.
 
     Raises:
-        ValueError: if `n` or `batch_size` is below 1, or the model does not have the class.
+        ValueError: if `n` or `batch_size` is below 1, the model does not have the class, or the temperature has no
+            effect on the images.
 
     Example:
         >>> from vae_lab import generate_images, load_model
@@ -59,8 +62,6 @@ def generate_images(
     """
     import torch
 
-    from vae_lab.system.randomness import seeded
-
     require_count("n", n)
     require_count("batch_size", batch_size)
     check_class(model, which)
@@ -68,14 +69,9 @@ def generate_images(
     shares = torch.ones(max(model.nclasses, 1))
     if model.nclasses and any(counts):
         shares = torch.tensor([*counts, *([0] * model.nclasses)], dtype=shares.dtype)[: model.nclasses]
-    latents, labels = [], []
     with torch.no_grad():
-        density = model.prior() if sampler is None else sampler
-        for i in range(n):
-            with seeded("generate", seed, i):
-                latents.append(density.sample().double())
-                labels.append(shares.multinomial(1)[0])
-        z, label = torch.stack(latents), torch.stack(labels)
+        density = choose_density(model, sampler, temperature)
+        z, label = draw_latents(density, shares, n, seed)
         if which == EVERY:
             z, label = z.repeat(model.nclasses, 1), torch.arange(model.nclasses).repeat_interleave(n)
         elif which is not None:
@@ -84,6 +80,44 @@ def generate_images(
             drawn.extend(label.tolist())
         batches = zip(z.split(batch_size), label.split(batch_size), strict=True)
         return torch.cat([model.given(some).generative(part).mean for part, some in batches])
+
+
+def choose_density(model: "LatentModel", sampler: "Distribution | None", temperature: float) -> "Distribution":
+    """Return the density that latents are drawn from: the sampler or else the prior, with a temperature.
+
+    Raises:
+        ValueError: if the temperature is not positive, or has no effect.
+    """
+    from vae_lab.probability.distributions import StandardNormal
+    from vae_lab.sampling.temperature import tempered
+
+    require_number("temperature", temperature, "(0, inf)")
+    density = model.prior() if sampler is None else sampler
+    if temperature != 1 and isinstance(density, StandardNormal) and getattr(model.decoder, "ignores_length", False):
+        raise ValueError(
+            f"temperature={temperature} has no effect on latents from the prior, because the decoder uses only their"
+            " direction; choose sampler=flow or gmm, or leave temperature at 1."
+        )
+    return tempered(density, temperature)
+
+
+def draw_latents(
+    density: "Distribution", shares: "Float[Tensor, ' nclasses']", n: int, seed: int
+) -> "tuple[Float[Tensor, 'n nlatent'], Int64[Tensor, ' n']]":
+    """Return `n` latent vectors in double precision, and a class for each; number i depends only on the seed and i."""
+    import torch
+
+    from vae_lab.sampling.flow import Flow
+    from vae_lab.system.randomness import seeded
+
+    draw = density.draw_noise if isinstance(density, Flow) else density.sample
+    latents, labels = [], []
+    for i in range(n):
+        with seeded("generate", seed, i):
+            latents.append(draw().double())
+            labels.append(shares.multinomial(1)[0])
+    z = torch.stack(latents)
+    return density.transport(z) if isinstance(density, Flow) else z, torch.stack(labels)
 
 
 def read_classes(run: Path, checkpoint: str) -> tuple[list[str], list[int]]:
