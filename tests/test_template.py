@@ -40,7 +40,7 @@ def stem(path: Path) -> str:
 
 @pytest.mark.parametrize("path", MODELS, ids=stem)
 def test_fast_dev_run_of_every_model(path: Path, config: Compose, tmp_path: Path) -> None:
-    size = ["data.image_size=32"] if path.stem == "resnet_fast" else []
+    size = ["data.image_size=32"] if path.stem in {"resnet_fast", "fastgan"} else []
     summary = train_run(config(f"model={path.stem}", "data.batch_size=4", *FAST, *size))
     assert (summary["status"], summary["steps"]) == ("fast_dev_run", 1)
     assert not list(tmp_path.rglob("*.ckpt"))

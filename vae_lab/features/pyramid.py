@@ -96,7 +96,8 @@ def load_network(name: str) -> tuple[list[int], Any]:
     """Return the widths of the four feature maps, and the frozen network that computes them."""
     import timm
 
-    body: Any = timm.create_model(NETWORKS[name].architecture)
+    with torch.device("cpu"):  # also where a model is built without memory, on the device "meta"
+        body: Any = timm.create_model(NETWORKS[name].architecture)
     body.load_state_dict(dict(zip(body.state_dict(), read_weights(name), strict=True)))
     body.eval()
     fold_normalisation(body)
