@@ -90,4 +90,5 @@ def test_mixed_maps_depend_on_all_smaller_maps() -> None:
     assert [one.shape[1:] for one in mixed] == [(6, 16, 16), (7, 8, 8), (8, 4, 4)]
     for i, one in enumerate(mixed):
         gradients = torch.autograd.grad(one.sum(), maps, retain_graph=True, allow_unused=True)
-        assert [gradient is not None for gradient in gradients] == [j >= i for j in range(3)]
+        reached = [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in gradients]
+        assert reached == [j >= i for j in range(3)]

@@ -1,4 +1,4 @@
-"""Any two sets of images compared: what is written, what is told of bad files, and what is refused."""
+"""`evaluate images= against=`: its files, its messages about bad files, and the settings that it refuses."""
 
 import json
 from collections.abc import Callable

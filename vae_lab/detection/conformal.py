@@ -13,7 +13,7 @@ import math
 
 import torch
 from jaxtyping import Bool, Float, Float64
-from scipy.stats import beta
+from scipy.stats import beta, false_discovery_control
 from torch import Tensor
 
 from vae_lab.errors import require_count, require_number
@@ -68,9 +68,7 @@ def discoveries(p: PValues, fdr: float) -> Bool[Tensor, " m"]:
     """
     require_alpha(fdr, "fdr")
     require_numbers(p)
-    ordered = p.sort().values
-    passed = ordered <= fdr * torch.arange(1, len(p) + 1).to(p) / len(p)
-    return p <= ordered[passed].amax() if passed.any() else torch.zeros_like(p, dtype=torch.bool)
+    return torch.from_numpy(false_discovery_control(p.numpy()) <= fdr)
 
 
 def fewest_discoveries(ncalibration: int, nimages: int, fdr: float) -> int:

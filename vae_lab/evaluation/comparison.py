@@ -1,5 +1,6 @@
 """Comparison of sets of images by the features of a network: KID, FID, precision, recall, density and coverage."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,11 @@ from torch import Tensor
 
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.metrics.features import Extractor, features_of
+from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.two_sample import frechet_interval, kernel_interval, manifold
 from vae_lab.system.progress import track
+
+log = logging.getLogger(__name__)
 
 ATONCE = 250
 """Images whose pixels are held as floats at once."""
@@ -19,6 +23,7 @@ FEWEST_FOR_FID = 2048
 """Below this number of images in either set, no Frechet distance is given: its bias is larger than the differences."""
 
 Pixels = Float[Tensor, "n channels height width"]
+References = Float[Tensor, "m channels height width"]
 Vectors = Float[Tensor, "n nfeatures"]
 Reference = Float[Tensor, "m nfeatures"]
 
@@ -102,3 +107,15 @@ def compare_vectors(
     sizes = {"nimages": len(found), "nreference": len(reference), "k": k}
     named = {"kid": kid._asdict(), "fid": fid, **shares}
     return sizes | {f"{name}_{key}": value for name, value in named.items()}
+
+
+def compare_spectra(sets: Mapping[str, Pixels], reference: References) -> dict[str, dict[str, float] | None]:
+    """Return the power of each set divided by that of the reference, by frequency band, or None if it is undefined."""
+    table: dict[str, dict[str, float] | None] = {}
+    for name, images in sets.items():
+        try:
+            table[name] = band_ratios(images, reference)
+        except ValueError as error:
+            log.warning("no power spectrum of %s: %s", name, error)
+            table[name] = None
+    return table

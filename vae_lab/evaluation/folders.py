@@ -12,16 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vae_lab.data.files.listing import printable
 from vae_lab.data.grids import Grid
-from vae_lab.data.images import ImageSet
 from vae_lab.errors import FilesFailed, require_count
-from vae_lab.evaluation.comparison import FEWEST_FOR_FID, compare_sets, describe_sets
+from vae_lab.evaluation.comparison import FEWEST_FOR_FID, compare_sets, compare_spectra, describe_sets
 from vae_lab.evaluation.extractors import load_extractor
 from vae_lab.evaluation.headline import interval
 from vae_lab.evaluation.html import picture
 from vae_lab.evaluation.judging import find_nearest
 from vae_lab.evaluation.metrics.feature_memorisation import NearestVectors, nearest_panel
 from vae_lab.evaluation.metrics.features import EfficientNetLite, Extractor
-from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.protocol import FEWEST, GPU, JUDGED_ON_CPU, limit_settings
 from vae_lab.evaluation.sources import Place, Source, read_data, read_folder, read_samples
 from vae_lab.runs.inference import every_pixel
@@ -92,7 +90,7 @@ def compare_folders(images: Path, against: Path, folder: Path, *, image_size: in
     result = {
         "protocol": names | facts | {"seed": seed, "versions": versions()},
         "comparison": table,
-        "blur": spectrum(judged.images, reference.images),
+        "blur": compare_spectra({"images": every_pixel(judged.images)}, every_pixel(reference.images))["images"],
         "bad": {"images": [bad._asdict() for bad in judged.bad], "against": [bad._asdict() for bad in reference.bad]},
         "seconds": time.perf_counter() - started,
     }
@@ -156,15 +154,6 @@ def compare_sources(
     if extractor.key in judged.trained_against:
         log.warning("the run was trained against %s, so its features flatter it", extractor.key)
     return table | {f"distance_{extractor.key}": nearest.distances.median().item(), "identical": identical}, nearest
-
-
-def spectrum(images: ImageSet, reference: ImageSet) -> dict[str, float] | None:
-    """Return the power of the images divided by that of the reference, by frequency band, or None if undefined."""
-    try:
-        return band_ratios(every_pixel(images), every_pixel(reference))
-    except ValueError as error:
-        log.warning("no power spectrum: %s", error)
-        return None
 
 
 def write_files(folder: Path, result: dict[str, Any], panel: Grid) -> None:

@@ -17,6 +17,7 @@ from torch.distributions import Distribution
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.images import ImageSet
 from vae_lab.evaluation.caveats import caveats
+from vae_lab.evaluation.comparison import compare_spectra
 from vae_lab.evaluation.extractors import trained_classifier
 from vae_lab.evaluation.html import Page, render
 from vae_lab.evaluation.judging import Compared, Judgement, judge_samples, perceived
@@ -25,7 +26,6 @@ from vae_lab.evaluation.metrics.features import DigitClassifier, EfficientNetLit
 from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_thresholds, memorisation
-from vae_lab.evaluation.metrics.power_spectrum import band_ratios
 from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
 from vae_lab.evaluation.plan import Plan, make_plan
 from vae_lab.evaluation.protocol import NTRAINING, check_samplers, check_settings
@@ -255,18 +255,6 @@ def find_copies(
         name: memorisation(images, training, thresholds, side=side, flips=flips)
         for name, images in track(list(sets.items()), "copies")
     }
-
-
-def compare_spectra(sets: dict[str, Pixels], reference: Reference) -> dict[str, dict[str, float] | None]:
-    """Return the power of each set divided by that of the reference, by frequency band, or None if it is undefined."""
-    table: dict[str, dict[str, float] | None] = {}
-    for name, images in sets.items():
-        try:
-            table[name] = band_ratios(images, reference)
-        except ValueError as error:
-            log.warning("no power spectrum of %s: %s", name, error)
-            table[name] = None
-    return table
 
 
 def likelihood_table(model: LatentModel, found: SetLikelihood) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Truncation: densities of latents with scaled deviations, for images that are more typical and less diverse.
 
 A temperature t scales the standard deviation of the noise that a draw is computed from, as in Kingma and Dhariwal 2018,
-section 6, https://arxiv.org/abs/1807.03039. The same noise gives the same draw at t = 1, nearer to its mode at t < 1:
+https://arxiv.org/abs/1807.03039. The same noise gives the same draw at t = 1, nearer to its mode at t < 1:
 
     normal               mean + t sigma noise
     mixture of normals   the mean of the drawn component + t (its deviation); components are drawn as often as before
     flow                 the latents to which the flow carries t times the noise
-    ladder               mean + t sigma noise in each group, given the groups above (Vahdat and Kautz 2020, section 4,
+    ladder               mean + t sigma noise in each group, given the groups above (Vahdat and Kautz 2020,
                          https://arxiv.org/abs/2007.03898)
 
 For a mixture, the deviation from the mean of the whole mixture would be of no use: that mean lies between the

@@ -60,9 +60,9 @@ class FeatureDistance(Score):
         self.vectors, self.patches, self.usual = state["vectors"], state["patches"], state["usual"]
 
     @cached_property
-    def pyramid(self) -> list[FeaturePyramid]:
-        """The network, in a list that keeps it out of `state_dict`; it is loaded at its first use, in seconds."""
-        return [FeaturePyramid(self.network, "score.network", smallest=SMALLEST)]
+    def pyramid(self) -> FeaturePyramid:
+        """The network, which is loaded at its first use, in seconds."""
+        return FeaturePyramid(self.network, "score.network", smallest=SMALLEST)
 
     def require(self, model: LatentModel) -> None:
         """Raise ValueError if the network is not installed, or the images are neither grey nor in three colours."""
@@ -73,7 +73,7 @@ class FeatureDistance(Score):
     def maps(self, images: Images) -> Iterator[Maps]:
         """Yield the feature maps of a few images at a time, to bound memory."""
         for part in images.split(max(1, NPIXELS // max(SMALLEST**2, images[0, 0].numel()))):
-            yield self.pyramid[0](part)
+            yield self.pyramid(part)
 
     @torch.no_grad()
     def fit(self, model: LatentModel, batches: Batches) -> None:

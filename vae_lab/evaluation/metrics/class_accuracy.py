@@ -1,9 +1,8 @@
 """Class accuracy of a conditional model: the share of generated images that a classifier assigns to their class."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
@@ -16,8 +15,8 @@ from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
 
 ATONCE = 250
-PENALTY = 1e-3
-"""Weight of the squared weights of a linear classifier, beside its mean cross-entropy."""
+INVERSE_PENALTY = 0.1
+"""Weight of the summed cross-entropy of a linear classifier, beside half its squared weights."""
 
 
 class LinearClassifier(nn.Module):
@@ -46,30 +45,24 @@ def fit_linear_classifier(extractor: Extractor, training: ImageSet, *, nimages: 
 
     Multinomial logistic regression of standardised features, with the same weight for each class.
     """
+    from sklearn.linear_model import LogisticRegression  # importing it takes half a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     images, labels = training.__getitems__(slice(nimages))
-    vectors = features_of(extractor, images, ATONCE)
-    nclasses = int(training.labels.max()) + 1
-    deviation, mean = torch.std_mean(vectors, 0)
-    scaled = (vectors - mean) / (deviation + 1e-6)
-    counts = labels.bincount(minlength=nclasses).float()
-    shares = (1 / (counts * (counts > 0).sum())).nan_to_num(posinf=0.0)[labels]
-    weight, bias = torch.zeros(nclasses, vectors.shape[1]), torch.zeros(nclasses)
-    parameters = [weight.requires_grad_(), bias.requires_grad_()]
-    optimizer = torch.optim.LBFGS(parameters, max_iter=200, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        errors = F.cross_entropy(F.linear(scaled, weight, bias), labels, reduction="none")
-        value = (shares * errors).sum() + PENALTY * weight.square().sum()
-        value.backward()
-        return value
-
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        optimizer.step(loss)
-    classifier = LinearClassifier(extractor, nclasses)
+    regression = LogisticRegression(C=INVERSE_PENALTY, class_weight="balanced", max_iter=1000)
+    fit: Any = make_pipeline(StandardScaler(), regression).fit(features_of(extractor, images, ATONCE), labels)
+    scale, scores = fit[0], fit[1]
+    weight, bias = torch.from_numpy(scores.coef_ / scale.scale_), torch.from_numpy(scores.intercept_)
+    bias = bias - weight @ torch.from_numpy(scale.mean_)
+    if len(weight) == 1:  # of two classes, scikit-learn keeps the logit of the second alone
+        weight, bias = torch.cat([torch.zeros_like(weight), weight]), torch.cat([torch.zeros_like(bias), bias])
+    classifier = LinearClassifier(extractor, int(training.labels.max()) + 1)
     with torch.no_grad():
-        classifier.head.weight.copy_(weight / (deviation + 1e-6))
-        classifier.head.bias.copy_(bias - classifier.head.weight @ mean)
+        classifier.head.weight.zero_()
+        classifier.head.bias.fill_(-torch.inf)  # of classes without training images
+        classifier.head.weight[scores.classes_] = weight.float()
+        classifier.head.bias[scores.classes_] = bias.float()
     return classifier.eval().requires_grad_(requires_grad=False)
 
 

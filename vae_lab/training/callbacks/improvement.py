@@ -54,6 +54,8 @@ class Improvement(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
         """Log a warning if the last weights have a higher loss than the initial ones."""
+        if getattr(pl_module, "is_preliminary", False):
+            return  # the loss of an untrained encoder tells nothing
         after = mean_loss(trainer, pl_module)
         if self.is_worse(after):
             log.warning("last.ckpt: %s", self.comparison(after))
