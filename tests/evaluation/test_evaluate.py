@@ -19,7 +19,7 @@ from PIL import Image
 from vae_lab.data.images import ImageSet
 from vae_lab.data.synthetic import SyntheticBlobs
 from vae_lab.errors import DataError, DivergedError, StorageError
-from vae_lab.evaluation import extractors
+from vae_lab.evaluation import comparison, extractors
 from vae_lab.evaluation import run as evaluation_run
 from vae_lab.evaluation.headline import headline
 from vae_lab.evaluation.metrics.features import DigitClassifier, RandomVGG
@@ -209,7 +209,7 @@ def test_a_flat_reference_loses_the_spectrum_and_nothing_else(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        evaluation_run, "band_ratios", lambda *_: (_ for _ in ()).throw(ValueError("The reference has no power"))
+        comparison, "band_ratios", lambda *_: (_ for _ in ()).throw(ValueError("The reference has no power"))
     )
     result = small(run, tmp_path)
     assert set(result["blur"].values()) == {None}
