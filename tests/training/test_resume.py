@@ -212,6 +212,15 @@ def test_resume_alone_goes_on_in_the_folder_with_its_settings(
     assert all(weight.equal(theirs["state_dict"][name]) for name, weight in ours["state_dict"].items())
 
 
+def test_a_run_that_began_with_init_is_resumed_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert trained_by_command(monkeypatch, *TYPED, *QUIET, "trainer.max_steps=2", "folder=first") == 0
+    common = (*TYPED, *QUIET, f"init={tmp_path / 'first'}", "trainer.max_steps=4")
+    assert trained_by_command(monkeypatch, *common, "folder=second") == 0
+    assert trained_by_command(monkeypatch, "resume=second", "trainer.max_steps=8") == 0
+    assert summary_of(tmp_path / "second")["steps"] == 8
+
+
 DOUBTFUL = {
     "a class": "+callbacks.x._target_=os.system",
     "a nested class": "+callbacks.x={_target_:os.system}",

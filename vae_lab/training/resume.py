@@ -52,7 +52,7 @@ def continued(arguments: list[str]) -> list[str]:
     at = locate(run, "last")
     if not checkpoint_path(run, "last").is_file():
         load_checkpoint(run, "last")  # raises an error that says what is missing
-    again = {key(text) for text in typed} | {"resume", "threads"}  # the number of threads is stored elsewhere
+    again = {key(text) for text in typed} | {"resume", "init", "threads"}  # weights and threads are stored elsewhere
     if again & set(LIMITS):
         again |= set(LIMITS)
     stored = [str(text) for text in read_summary(at.folder).get("overrides") or [] if key(str(text)) not in again]
