@@ -54,6 +54,14 @@ def test_reconstructions_count_as_generated_only_if_asked(reconstructions: bool)
     assert (gradient is not None) is reconstructions
 
 
+def test_samples_that_stand_for_reconstructions_too_count_once() -> None:
+    images = batch()
+    images = images._replace(reconstruction=images.sample)
+    once, asked = (discriminator(reconstructions=asked).eval()(images, step=0) for asked in (False, True))
+    assert torch.equal(once.notes["accuracy_fake"], asked.notes["accuracy_fake"])
+    assert torch.equal(once.loss, asked.loss)
+
+
 def test_a_conditional_judgement_depends_on_the_class() -> None:
     adversary, images = discriminator(nclasses=2).eval(), batch()
     found = [adversary(images._replace(label=labels), step=0).generator_loss for labels in (LABELS, 1 - LABELS)]

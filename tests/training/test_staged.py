@@ -92,6 +92,17 @@ def test_learning_rates_follow_the_stages(config: Compose) -> None:
         assert [one.param_groups[0]["lr"] for one in optimizers] == pytest.approx(rates), (name, since)
 
 
+@pytest.mark.parametrize(("stage", "step"), [("encoder", 2), ("joint", 4)])
+def test_the_distortion_has_a_factor_for_each_stage(config: Compose, stage: str, step: int) -> None:
+    settings = ("task.distortion=2.0", f"task.stages.{stage}.distortion=5.0", "task.adversarial_weight=0.0")
+    task, batch, optimizers = staged(config, *settings)
+    numbers = task.step(batch, step, *optimizers)
+    bound = (10 * numbers["distortion"] + numbers["rate"]).mean()
+    assert numbers["bound"] == pytest.approx(float(bound))
+    assert ("perceptual" in numbers) is (stage == "joint"), "features do not teach the encoder alone"
+    assert numbers["loss"] == pytest.approx(float(bound + numbers.get("perceptual", 0.0)))
+
+
 def test_stages_may_be_empty(config: Compose) -> None:
     task, *_ = staged(config, "task.stages.decoder.steps=0")
     assert [task.stage_at(step) for step in (0, 1, 2, 9)] == [
@@ -127,7 +138,7 @@ def test_the_best_checkpoint_is_one_of_a_complete_model(config: Compose, tmp_pat
     train_run(config(*common, "trainer.max_steps=7", f"resume={tmp_path / 'run'}", folder="second"))
     table = {int(row["step"]): float(row["val/kid_lite2"]) for row in rows(tmp_path / "second") if row["val/kid_lite2"]}
     best = load_checkpoint(tmp_path / "second", "best")["global_step"]
-    assert best == min((step for step in table if step > 4), key=lambda step: table[step])
+    assert best == min((step for step in table if step >= 4), key=lambda step: table[step])
     assert load_model(tmp_path / "second").nlatent == 4
 
 
@@ -161,6 +172,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown stage": (("+task.stages.third={steps: 1, lr: 1.0}",), "must have the stages decoder, encoder, joint"),
     "an unknown setting": (("+task.stages.joint.rate=1.0",), r"task\.stages\.joint\.rate is unknown"),
     "a length": (("task.stages.encoder.steps=-1",), r"task\.stages\.encoder\.steps must be"),
+    "a weight": (("task.stages.joint.distortion=-1.0",), r"task\.stages\.joint\.distortion must be"),
     "a half-life": (("task.ema_halflife=0.0",), r"task\.ema_halflife must be"),
     "a ladder": (("model=ladder_mlp",), "choose model=fastgan"),
     "another objective": (("objective=iwae",), "choose objective=elbo"),

@@ -136,7 +136,7 @@ class ProjectedDiscriminator(Adversary):
         with torch.no_grad():
             real_maps = self.mixing(self.pyramid(self.prepared(batch.image, step)))
         fakes, labels = batch.sample, batch.label
-        if self.reconstructions:
+        if self.reconstructions and batch.reconstruction is not batch.sample:
             fakes, labels = torch.cat([fakes, batch.reconstruction]), torch.cat([labels, labels])
         fake_maps = self.mixing(self.pyramid(self.prepared(fakes, step)))
         real = [head(maps, batch.label) for head, maps in zip(self.heads, real_maps, strict=True)]

@@ -35,22 +35,24 @@ class Stage(NamedTuple):
         lr: learning rate of the networks of the VAE that the stage trains.
         adversary_lr: learning rate of the adversaries.
         warmup: batches at the start of the stage in which only the adversaries train.
+        distortion: factor of the task's weight of the distortion in the stage.
     """
 
     steps: int | None
     lr: float
     adversary_lr: float = 0.0
     warmup: int = 0
+    distortion: float = 1.0
 
 
 class StagedVAEGANTask(AdversarialTask):
     """Trains a VAE and adversaries in three stages.
 
     1. `decoder`: the decoder is the generator of a GAN, with samples from the prior alone.
-    2. `encoder`: the encoder learns to invert the averaged decoder, which is frozen. Its learning rate falls to 0 along
-       half a cosine period.
+    2. `encoder`: the encoder learns to invert the averaged decoder, which is frozen, on distortion and rate. Its
+       learning rate falls to 0 along half a cosine period.
     3. `joint`: both networks train on distortion, rate and perceptual distance of reconstructions, and on the
-       adversarial loss of samples from the prior.
+       adversarial loss of samples from the prior and, if the adversary looks at them, of reconstructions.
 
     Posterior and prior are different inputs for a decoder; trained together from the start, reconstructions stay
     blurred for long and samples improve slowly. docs/paintings.md shows the figures.
@@ -160,7 +162,7 @@ class StagedVAEGANTask(AdversarialTask):
         """Train the encoder on the frozen decoder; return values to log, and whether the gradients were finite."""
         with evaluating(self.learner.decoder):
             inference = self.learner.given(batch.label)(batch.image)
-        numbers, loss = self.reconstruction_losses(inference, batch.image, step)
+        numbers, loss = self.bound(inference, batch.image, step, self.stages["encoder"])
         set_gradients(list(self.learner.encoder.parameters()), loss)
         return numbers, self.step_optimizers(*optimizers)
 
@@ -180,14 +182,16 @@ class StagedVAEGANTask(AdversarialTask):
             z = posterior.rsample()
             both = view.decode(torch.cat([z, prior])).split(len(prior))  # labels repeat
             generative, sample = view.likelihood(both[0]), view.likelihood(both[1])
-            numbers, loss = self.reconstruction_losses(
-                Inference(posterior, z, generative, view.prior(posterior)), batch.image, step
-            )
-            reconstruction = generative.mean
+            inference = Inference(posterior, z, generative, view.prior(posterior))
+            numbers, bound = self.bound(inference, batch.image, step, self.stages["joint"])
+            reconstruction, generated = generative.mean, sample.mean
+            perceptual = self.perceptual(batch.image, reconstruction).mean()
+            loss = bound + perceptual
+            numbers["perceptual"] = perceptual.detach()
         else:
             sample = view.generative(prior)
-            reconstruction = sample.mean
-        shown = AdversarialBatch(batch.image, reconstruction, sample.mean, batch.label)
+            reconstruction = generated = sample.mean
+        shown = AdversarialBatch(batch.image, reconstruction, generated, batch.label)
         found: dict[str, AdversaryLosses] = {name: one(shown, step) for name, one in self.adversaries.items()}
         generator_loss = torch.stack([one.generator_loss for one in found.values()]).sum()
         weight = self.adversarial_weight * self.guard.scale if joint else 1.0
@@ -203,16 +207,15 @@ class StagedVAEGANTask(AdversarialTask):
         self.note(shown, found, losses, {})
         return {**numbers, "loss": loss.detach()}, is_finite
 
-    def reconstruction_losses(
-        self, inference: Inference, image: Float[Tensor, "batch channels height width"], step: int
+    def bound(
+        self, inference: Inference, image: Float[Tensor, "batch channels height width"], step: int, stage: Stage
     ) -> tuple[dict[str, Tensor], Float[Tensor, ""]]:
-        """Return the values to log of reconstructions, and their loss: bound plus perceptual distance, in nats."""
+        """Return the values to log of reconstructions, and the weighted sum of distortion and rate in nats."""
         terms = elbo_terms(inference, image)
-        bound = (self.distortion * terms.distortion + value_at(self.beta, step) * terms.rate).mean()
-        perceptual = self.perceptual(image, inference.generative.mean).mean()
-        loss = bound + perceptual
-        numbers = {"distortion": terms.distortion, "rate": terms.rate, "bound": bound, "perceptual": perceptual}
-        return {name: value.detach() for name, value in {"loss": loss, **numbers}.items()}, loss
+        weight = self.distortion * stage.distortion
+        bound = (weight * terms.distortion + value_at(self.beta, step) * terms.rate).mean()
+        numbers = {"loss": bound, "distortion": terms.distortion, "rate": terms.rate, "bound": bound}
+        return {name: value.detach() for name, value in numbers.items()}, bound
 
 
 def read_stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
@@ -235,4 +238,5 @@ def read_stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
         require_count(f"task.stages.{name}.warmup", stage.warmup, 0)
         require_number(f"task.stages.{name}.lr", stage.lr)
         require_number(f"task.stages.{name}.adversary_lr", stage.adversary_lr)
+        require_number(f"task.stages.{name}.distortion", stage.distortion)
     return found
