@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 REFUSED = {
     "folder": "a search names its folders itself; search.study= names the search",
+    "name": "a search names its trials itself; search.study= names the search",
     "group": "the trials of a search are grouped by its name, search.study=",
     "resume": "a search goes on by itself if its command is given again",
     "launcher": "a search trains one trial at a time; start it several times for several at once",

@@ -66,11 +66,12 @@ def continued(arguments: list[str]) -> list[str]:
 def check_stored(run: str, overrides: Sequence[str]) -> None:
     """Raise ValueError if a stored override is unsafe, because a run folder may come from someone else.
 
-    A stored override must not name a class or a path (except data.root), refer to a variable, or configure Hydra.
+    A stored override must not name a class, nor a path except in data.root, tags and notes, refer to a
+    variable, or configure Hydra.
     """
     for text in overrides:
         name, _, value = text.partition("=")
-        harmless = key(text) == "data.root" and "${" not in text
+        harmless = key(text) in ("data.root", "tags", "notes") and "${" not in text
         if name.startswith("hydra") or "_target_" in text or (not harmless and re.search(r"[/\\]|\$\{", value)):
             raise ValueError(
                 f"resume={run}: that run was started with {text}, which names a class or a path and is not read from a"
