@@ -37,7 +37,7 @@ from vae_lab.system.processes import end_with_parent, ranks
 from vae_lab.system.quoting import command_line as to_type
 from vae_lab.system.quoting import key, parse, quote_override
 from vae_lab.training.checks import check_model
-from vae_lab.training.resume import continued
+from vae_lab.training.resume import continued, with_run_folders
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
 
@@ -47,7 +47,7 @@ def as_one_run(arguments: list[str]) -> list[str]:
 
     The name of the run becomes a part of VAE_LAB_RUN, with which the name of a new run folder ends.
     """
-    alone = continued(arguments)
+    alone = continued(with_run_folders(arguments))
     typed = [parsed.value() for text in alone if key(text) == "name" and (parsed := parse(text)) is not None]
     if typed and typed[-1] is not None and not {"-m", "--multirun"} & set(arguments):
         name = as_folder_name(checked_name(typed[-1]))

@@ -25,11 +25,11 @@ from vae_lab.errors import DivergedError
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.configs import build
-from vae_lab.runs.folder import has_summary, write_summary
+from vae_lab.runs.folder import find_run, has_summary, write_summary
 from vae_lab.runs.identity import identity, with_absolute_paths
 from vae_lab.runs.labels import read_labels
 from vae_lab.runs.provenance import device_name, git_commit, versions
-from vae_lab.system.folders import expanded, require_writable, seen_from_here
+from vae_lab.system.folders import require_writable, seen_from_here
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked, remember
 from vae_lab.system.processes import ranks
@@ -376,7 +376,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def check_folder(folder: Path, resume: str | None) -> None:
     """Raise ValueError if the run folder holds another run, and StorageError if it is not writable."""
-    resumes = resume is not None and expanded(resume).absolute() == folder.absolute()
+    resumes = resume is not None and find_run(resume).absolute() == folder.absolute()
     if has_summary(folder) and not resumes:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     require_writable(folder, "name another with folder=")
