@@ -64,7 +64,7 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.runs.identity import identity
         from vae_lab.sweeps.grid import complete, rows_of_grid, sweep_name, with_images
         from vae_lab.sweeps.launchers import shares_fate, warn_of_pickles
-        from vae_lab.sweeps.trial import Trial, config_flags, digest, with_threads
+        from vae_lab.sweeps.trial import NOT_HASHED, Trial, config_flags, digest, with_threads
         from vae_lab.system.processes import ranks
         from vae_lab.system.quoting import key
 
@@ -77,7 +77,7 @@ class TrialSweeper(BasicSweeper):
         self._refuse(parsed)
         grid = rows_of_grid(parsed, self.zipped)
         swept = {key(override.get_key_element()) for override in parsed if override.is_sweep_override()}
-        fixed = [text for text in grid[0] if key(text) not in {*swept, "launcher"}]
+        fixed = [text for text in grid[0] if key(text) not in {*swept, *NOT_HASHED}]
         group = self.config.get("group") or sweep_name(fixed, sorted(swept))
         with read_write(self.config):
             place = Path(self.config.hydra.sweep.dir).absolute()  # workers may have another working directory
@@ -118,8 +118,8 @@ class TrialSweeper(BasicSweeper):
         from vae_lab.system.quoting import key
 
         for override in parsed:
-            if override.get_key_element() in ("folder", "resume"):
-                raise ValueError(f"{override.input_line}: a sweep names its folders itself; group= names the sweep.")
+            if override.get_key_element() in ("folder", "resume", "name"):
+                raise ValueError(f"{override.input_line}: a sweep names its trials itself; group= names the sweep.")
             if override.is_sweep_override() and not override.is_discrete_sweep():
                 raise ValueError(
                     f"{override.input_line}: a sweep takes a list of values, as in optimizer.lr=1e-4,1e-3; to search an"

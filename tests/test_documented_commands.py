@@ -76,7 +76,7 @@ QUICK = {
     "memory=1GiB": ("profile",),
 }
 """Settings that make a command short, each with the commands that have it."""
-REQUIRED = {"generate": ("run",), "evaluate": ("run",), "detect": ("run", "images")}
+REQUIRED = {"generate": ("run",), "evaluate": ("run",), "detect": ("run", "images"), "runs": ("root",)}
 """Settings without which a command ends; pages that name a part of a command leave them out."""
 INSTEAD = "images"
 """What `evaluate` may have in place of a run."""
@@ -148,6 +148,7 @@ def stand_ins(command: Documented, place: Place) -> dict[str, Callable[[], str]]
     return {
         "run": partial(place.run, name),
         "runs": partial(place.run, name),
+        "root": partial(place.run, name),
         "images": place.pictures,
         "against": partial(place.pictures, "others"),
         "truth": partial(place.pictures, "anomalies"),
@@ -163,13 +164,18 @@ def stand_ins(command: Documented, place: Place) -> dict[str, Callable[[], str]]
 def filled(word: str, fillers: dict[str, Callable[[], str]]) -> str:
     """A word with real things in place of a reader's: `<…>`, nothing behind the sign, or what lies in outputs/."""
     key, sign, value = word.partition("=")
-    made = key in ("run", "runs") and value.partition("/")[0] == "outputs"
+    made = key in ("run", "runs", "resume") and (value.partition("/")[0] == "outputs" or is_chosen(value))
     if not sign or not (made or "<" in value or not value):
         return word
     assert key in fillers, f"{word}: say in stand_ins() what stands for it"
     if value.startswith("["):
         return f"{key}=[{fillers[key]()},{place_of_another(fillers[key])}]"
     return f"{key}={fillers[key]()}"
+
+
+def is_chosen(value: str) -> bool:
+    """Whether a value of run= chooses a run of those in outputs/; tests/runs/test_choice.py types them."""
+    return value == "last" or value.startswith("best:")
 
 
 def place_of_another(filler: Callable[[], str]) -> str:
@@ -228,7 +234,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def typed(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of a command."""
-    return invoke(importlib.import_module(f"vae_lab.{name}").main, name, *arguments, monkeypatch=monkeypatch)
+    module = importlib.import_module(f"vae_lab.{name}")
+    main = module.main if hasattr(module, "main") else importlib.import_module(f"vae_lab.{name}.__main__").main
+    return invoke(main, name, *arguments, monkeypatch=monkeypatch)
 
 
 VAE_LAB = [command for command in DOCUMENTED if command.module.startswith("vae_lab.")]

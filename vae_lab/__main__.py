@@ -4,13 +4,14 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profile")
+COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profile", "runs")
 
 
 def summary(command: str) -> str:
     """Return the one-line description of a command from its module's docstring, without importing the module."""
-    source = (Path(__file__).parent / f"{command}.py").read_text(encoding="utf-8")
-    first = (ast.get_docstring(ast.parse(source)) or "").splitlines()[0]
+    place = Path(__file__).parent
+    path = place / f"{command}.py" if (place / f"{command}.py").exists() else place / command / "__main__.py"
+    first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").splitlines()[0]
     return first.rpartition("`: ")[2].rstrip(".")
 
 

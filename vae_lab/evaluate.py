@@ -44,9 +44,9 @@ def measure_run(run: str, out: str | None, settings: dict[str, Any]) -> None:
     """Evaluate a run and log the headline."""
     from vae_lab.evaluation.headline import headline
     from vae_lab.evaluation.run import evaluate_run, file_name  # torch and Lightning take seconds
-    from vae_lab.runs.folder import locate
+    from vae_lab.runs.folder import find_run, locate
 
-    path = expanded(run)
+    path = find_run(run)
     folder = locate(path, settings["checkpoint"]).folder if out is None else expanded(out)
     result = evaluate_run(path, folder, **settings)
     for line in headline(result):
@@ -57,9 +57,11 @@ def measure_run(run: str, out: str | None, settings: dict[str, Any]) -> None:
 def compare_images(images: str, against: str, out: str | None, settings: dict[str, Any]) -> None:
     """Compare two sets of images and log a table of the metrics."""
     from vae_lab.evaluation.folders import NAME, compare_folders, describe_comparison, report_bad
+    from vae_lab.runs.folder import find_run
 
     folder = Path() if out is None else expanded(out)
-    result = compare_folders(expanded(images), expanded(against), folder, **settings)
+    first, second = (find_run(one, several=True) for one in (images, against))
+    result = compare_folders(first, second, folder, **settings)
     for name, value in describe_comparison(result):
         log.info("%-32s %s", name, value)
     log.info("%s.json, .html and .png", folder / NAME)

@@ -32,13 +32,13 @@ log = logging.getLogger("vae_lab.generate")  # __name__ is __main__ when run as 
 @command("generate")
 def main(cfg: DictConfig) -> None:
     """Write a grid of generated images and, if `out` is a folder, a PNG for each image."""
-    from vae_lab.runs.folder import locate
+    from vae_lab.runs.folder import find_run, locate
     from vae_lab.runs.load import load_model
     from vae_lab.runs.manifest import put_pictures, require_room
     from vae_lab.sampling.store import load_sampler
     from vae_lab.system.atomic import require_folder_name
 
-    run = expanded(cfg.run)
+    run = find_run(cfg.run)
     out = locate(run, cfg.checkpoint).folder / "generated" if cfg.out is None else expanded(cfg.out)
     require_folder_name(out, ".png")
     if out.suffix.lower() != ".png" and out.is_file():

@@ -15,12 +15,13 @@ log = logging.getLogger("vae_lab.report")  # __name__ is __main__ when run as a 
 @command("report")
 def main(cfg: DictConfig) -> None:
     """Write the comparison of the runs as report.html, report.csv and report.md."""
-    from vae_lab.reporting.ranking import caution
     from vae_lab.reporting.write import encodable, page_path, write_report
+    from vae_lab.runs.folder import find_run
+    from vae_lab.runs.metrics import caution
     from vae_lab.system.atomic import expand_wildcards
 
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
-    runs = expand_wildcards([expanded(run) for run in listed(settings.pop("runs"))], "runs")
+    runs = expand_wildcards([find_run(run, several=True) for run in listed(settings.pop("runs"))], "runs")
     out = settings.pop("out")
     settings["ignored"] = listed(settings["ignored"])
     if out is None:

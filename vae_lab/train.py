@@ -27,6 +27,7 @@ from vae_lab.runs.configs import check_config, foreign_packages
 from vae_lab.runs.folder import command as command_line
 from vae_lab.runs.folder import locate, read_summary
 from vae_lab.runs.identity import identity
+from vae_lab.runs.labels import as_folder_name, checked_name
 from vae_lab.runs.packages import NEVER
 from vae_lab.sweeps.launchers import launcher_name, shares_fate
 from vae_lab.sweeps.trial import Trial, config_flags, label, resolved, run_trial, short_names, swept_keys, with_threads
@@ -34,16 +35,24 @@ from vae_lab.system.folders import seen_from_here
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import end_with_parent, ranks
 from vae_lab.system.quoting import command_line as to_type
-from vae_lab.system.quoting import key, quote_override
+from vae_lab.system.quoting import key, parse, quote_override
 from vae_lab.training.checks import check_model
-from vae_lab.training.resume import continued
+from vae_lab.training.resume import continued, with_run_folders
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
 
 
 def as_one_run(arguments: list[str]) -> list[str]:
-    """Return a command line with the settings of the run to resume, and with folder= replaced by hydra.run.dir=."""
-    return folder_to_run_dir(continued(arguments))
+    """Return a command line with the settings of the run to resume, and with folder= replaced by hydra.run.dir=.
+
+    The name of the run becomes a part of VAE_LAB_RUN, with which the name of a new run folder ends.
+    """
+    alone = continued(with_run_folders(arguments))
+    typed = [parsed.value() for text in alone if key(text) == "name" and (parsed := parse(text)) is not None]
+    if typed and typed[-1] is not None and not {"-m", "--multirun"} & set(arguments):
+        name = as_folder_name(checked_name(typed[-1]))
+        os.environ["VAE_LAB_RUN"] = f"{name}-{os.environ['VAE_LAB_RUN']}"
+    return folder_to_run_dir(alone)
 
 
 @command("train", as_one_run)

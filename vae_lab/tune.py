@@ -25,6 +25,7 @@ from vae_lab.system.masking import masked
 from vae_lab.system.quoting import key, quote_override
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
 from vae_lab.training.checks import check_model
+from vae_lab.training.resume import with_run_folders
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 REFUSED = {
     "folder": "a search names its folders itself; search.study= names the search",
+    "name": "a search names its trials itself; search.study= names the search",
     "group": "the trials of a search are grouped by its name, search.study=",
     "resume": "a search goes on by itself if its command is given again",
     "launcher": "a search trains one trial at a time; start it several times for several at once",
@@ -40,7 +42,7 @@ REFUSED = {
 """Settings of a run that a search refuses, with the reason."""
 
 
-@command("tune")
+@command("tune", with_run_folders)
 def main(cfg: DictConfig) -> None:
     """Run the trials of a study, and log the best one."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:  # of a stock sweeper; our own refuses it sooner

@@ -9,7 +9,8 @@ from vae_lab.intervals import t_interval
 from vae_lab.reporting.flat_config import ABSENT, Settings
 from vae_lab.reporting.run_records import RunRecord
 from vae_lab.reporting.seed_groups import cautions, decimal, difference, grouped, verdict
-from vae_lab.reporting.tables import csv_table, escaped, literal, markdown
+from vae_lab.reporting.tables import csv_table, escaped, markdown
+from vae_lab.system.quoting import literal
 
 KEYS = ["model.nlatent"]
 METRIC = "test/neg_elbo"

@@ -17,6 +17,7 @@ from made_runs import make_run, make_sweep
 from vae_lab.errors import DataError
 from vae_lab.reporting.run_records import read_run, read_runs
 from vae_lab.runs.identity import file_digest
+from vae_lab.runs.listing import list_runs
 
 
 def test_a_finished_run_is_read(tmp_path: Path) -> None:
@@ -244,9 +245,12 @@ def test_what_may_not_be_read_is_left_out_or_a_row(caplog: pytest.LogCaptureFixt
         (folder / "half" / ".hydra").chmod(0)
         with as_nobody():
             trials = read_runs([folder])
+            rows = {run.folder.name: (run.status, run.reason) for run in list_runs(folder)}
     assert [trial.name for trial in trials] == ["half", "open"]
     assert "its settings are unknown" in trials[0].reason
-    assert "closed: Permission denied; the report skips it" in caplog.text
+    assert "closed: Permission denied; it is skipped" in caplog.text
+    completed = ("completed", "")
+    assert rows == {"closed": ("unreadable", "Permission denied"), "half": completed, "open": completed}
 
 
 def test_runs_keep_the_order_in_which_they_are_asked_for(tmp_path: Path) -> None:

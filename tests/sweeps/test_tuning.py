@@ -354,6 +354,7 @@ REFUSED = {
     "a sweep": (("-m", "seed=0,1"), 2, "vae_lab.tune takes neither -m nor sweep="),
     "a sweep's file": (("sweep=latents_by_lr",), 2, "vae_lab.tune takes neither -m nor sweep="),
     "a folder": (("folder=mine",), 2, "folder=mine: a search names its folders itself"),
+    "a name": (("name=mine",), 2, "name=mine: a search names its trials itself"),
     "a run to go on from": (("resume=mine",), 2, "resume=mine: a search goes on by itself"),
     "a group": (("group=mine",), 2, "group=mine: the trials of a search are grouped by its name"),
     "a launcher": (("launcher=basic",), 2, "launcher=basic: a search trains one trial at a time"),

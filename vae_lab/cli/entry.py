@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import hydra
@@ -21,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vae_lab.cli.command_line import needed_keys, overrides_first
+from vae_lab.cli.command_line import default_choices, needed_keys, overrides_first
 from vae_lab.cli.completion import completion
 from vae_lab.cli.hydra_errors import translate_message
 from vae_lab.cli.hydra_files import hide_secrets
@@ -260,19 +261,21 @@ def as_storage_error(error: OSError) -> Exception:
 
 
 def introduction(config_name: str) -> str:
-    """Return the text that --help prints before the config: usage, config groups and their choices.
+    """Return the text that --help prints before the config: usage, examples, config groups and their choices.
 
     Hydra's own text is not used, because Hydra takes a second to find the groups.
     """
     choices: dict[str, set[str]] = {}
-    for folder in (CONF, *config_dirs(sys.argv[1:])):
+    lines = (CONF / f"{config_name}.yaml").read_text(encoding="utf-8").splitlines()
+    examples = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    for folder in (CONF, *config_dirs(sys.argv[1:])) if default_choices(config_name) else ():
         for path in folder.glob("*/*.yaml"):
             choices.setdefault(path.parent.name, set()).add(path.stem)
     groups = [f"{name}: {', '.join(sorted(found))}" for name, found in sorted(choices.items())]
     return (
-        f"python -m vae_lab.{config_name} [group=choice] [setting=value] ...\n\n"
-        "== Configuration groups ==\n" + "\n".join(groups) + "\n\n"
-        "== Settings ==\n--cfg job prints only these, --resolve follows references; -m a=1,2 b=3,4 runs all"
+        f"python -m vae_lab.{config_name}{' [group=choice]' * bool(groups)} [setting=value] ...\n\n"
+        + "\n".join([*examples, ""] + (["== Configuration groups ==", *groups, ""] if groups else []))
+        + "\n== Settings ==\n--cfg job prints only these, --resolve follows references; -m a=1,2 b=3,4 runs all"
         " combinations;\n--hydra-help describes Hydra's flags.\n\n"
     )
 

@@ -29,6 +29,7 @@ from vae_lab.detection.score_table import (
     write_table,
 )
 from vae_lab.errors import DataError, FilesFailed, require_count
+from vae_lab.runs.folder import find_run
 from vae_lab.runs.load import load_checkpoint
 from vae_lab.system.atomic import expand_wildcards, whole, write_png
 from vae_lab.system.folders import expanded, require_writable
@@ -76,7 +77,7 @@ def score_folder(
     assert isinstance(fdr, int | float | None)
     require_level(how.ncalibration, *named_level(alpha, fdr))
     tables = table_paths(out, 1 if truth is None or is_table(truth) else 2, force=force)
-    runs, table = paths(run, "run"), tables[0]
+    runs, table = [find_run(one) for one in paths(run, "run")], tables[0]
     check_level(runs, how, alpha, fdr)
     require_writable(table.parent)
     entries = read_truth(paths(truth, "truth")[0]) if is_table(truth) else None

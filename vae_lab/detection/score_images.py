@@ -45,10 +45,11 @@ def score_images(
     from vae_lab.detection.calibration import Calibration, check_level, load_detector, score_config
     from vae_lab.detection.conformal import named_level, require_level
     from vae_lab.detection.detector import to_pixels, warn_of_seen
+    from vae_lab.runs.folder import find_run
 
     how, pixels = Calibration(**settings), to_pixels(images)
     require_level(how.ncalibration, *named_level(alpha, fdr))
-    runs = [Path(one) for one in ([run] if isinstance(run, str | Path) else run)]
+    runs = [find_run(one) for one in ([run] if isinstance(run, str | Path) else run)]
     check_level(runs, how, alpha, fdr)
     detector = load_detector(runs, score_config(score) if isinstance(score, str) else dict(score), how)
     require_size(pixels, detector.model.channels, detector.model.image_size)

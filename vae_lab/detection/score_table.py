@@ -20,10 +20,10 @@ from vae_lab.data.survey import survey_sources
 from vae_lab.detection.detector import SEEN, Columns, Detections, Detector
 from vae_lab.detection.journal import Row, append, resumed
 from vae_lab.errors import DataError
-from vae_lab.reporting.tables import literal
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded
 from vae_lab.system.progress import track
+from vae_lab.system.quoting import literal
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from vae_lab.reporting.flat_config import ABSENT, Value, labelled, shown
 from vae_lab.reporting.plot_style import COLOURS, name_once, ordered, padded, safe, styled
 from vae_lab.reporting.run_records import RunRecord
 from vae_lab.reporting.seed_groups import decimal, result
-from vae_lab.reporting.untrusted_files import is_number
+from vae_lab.system.reading import is_number
 
 MAX_COLUMNS = 9
 """Maximum number of columns of metrics.csv in the menu."""

@@ -15,10 +15,11 @@ from markupsafe import Markup
 from vae_lab.reporting.comparison import metric_pairs, setting_differences
 from vae_lab.reporting.flat_config import labelled, shown, varied_keys
 from vae_lab.reporting.pictures import thumbnail
-from vae_lab.reporting.ranking import beside, direction, measured_on, ranked_sets
+from vae_lab.reporting.ranking import measured_on, ranked_sets
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
 from vae_lab.reporting.seed_groups import SeedGroup, cautions, decimal, grouped, result, spanned, verdicts
 from vae_lab.runs.identity import WITHOUT_EFFECT
+from vae_lab.runs.metrics import beside, direction
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

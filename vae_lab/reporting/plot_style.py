@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.colors import qualitative
 
 from vae_lab.reporting.flat_config import Value, shown
-from vae_lab.reporting.untrusted_files import is_number
+from vae_lab.system.reading import is_number
 
 COLOURS = ["#2f6db3", "#d1602f", "#2e8b57", "#8d55b4", "#b8860b", "#c23b6b", "#1f8a8a", "#6b7280", *qualitative.Dark24]
 MAX_LEGEND = 14

@@ -3,7 +3,7 @@
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,29 +11,25 @@ from vae_lab.errors import DataError
 from vae_lab.reporting.flat_config import ABSENT, Settings, flat_settings
 from vae_lab.reporting.untrusted_files import (
     Curve,
-    is_number,
-    last_error,
     numbers,
     read_curves,
     read_overrides,
     read_yaml,
 )
-from vae_lab.runs.folder import SUMMARY, has_summary
+from vae_lab.runs.folder import SUMMARY
 from vae_lab.runs.folder import command as command_line
 from vae_lab.runs.identity import file_digest, images_digest
+from vae_lab.runs.listing import find_runs, last_error
+from vae_lab.runs.metrics import PARTS
 from vae_lab.system.masking import masked
 from vae_lab.system.progress import track
-from vae_lab.system.reading import Unreadable, is_there, read_json
+from vae_lab.system.reading import Unreadable, is_number, is_there, read_json
 
 log = logging.getLogger(__name__)
 
 COMPLETED = "completed"
-MARKS = (".hydra", "checkpoints", "metrics.csv", SUMMARY)
-"""Files that identify a run folder; a folder with one of the first three is not searched for more runs."""
-PARTS = ("train", "val", "test")
 EVALUATIONS = tuple(f"evaluation-{part}" for part in PARTS)
 """Names of the evaluation files, one for each split."""
-MAX_DEPTH = 8
 NPOINTS = 20_000
 """Maximum number of points of a metric's curves over all runs; a run has at most 400 of them."""
 
@@ -98,22 +94,6 @@ def read_runs(roots: Sequence[Path]) -> list[RunRecord]:
     top = os.path.commonpath(folders) if len(folders) > 1 else str(next(iter(folders)).parent)
     npoints = max(40, min(400, NPOINTS // len(folders)))
     return [read_run(folder, os.path.relpath(folder, top), npoints) for folder in track(list(folders), "reading runs")]
-
-
-def find_runs(root: Path, depth: int = 0) -> Iterator[Path]:
-    """Yield the run folders at and below `root`, except a sweep: a folder with only a summary and runs below it."""
-    try:
-        is_run = any((root / mark).exists() for mark in MARKS[:3])
-        is_summarised = has_summary(root)
-        inside = [] if is_run or depth == MAX_DEPTH else root.iterdir()
-        children = sorted(path for path in inside if path.is_dir() and not path.is_symlink())
-    except OSError as error:
-        log.warning("%s: %s; the report skips it", root, error.strerror)
-        return
-    below = [run for child in children for run in find_runs(child, depth + 1)]
-    if is_run or (not below and is_summarised):
-        yield root
-    yield from below
 
 
 def read_run(folder: Path, name: str, npoints: int = 400) -> RunRecord:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from vae_lab.intervals import Interval, t_factor, t_interval
 from vae_lab.reporting.flat_config import ABSENT, Settings, labelled
-from vae_lab.reporting.ranking import beside, caution, direction, measured_on, part_of, ranked_sets
+from vae_lab.reporting.ranking import measured_on, ranked_sets
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
+from vae_lab.runs.metrics import beside, caution, direction, part_of
 
 
 class SeedGroup(NamedTuple):

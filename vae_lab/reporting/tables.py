@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 
 from vae_lab.reporting.flat_config import ABSENT, shown
-from vae_lab.reporting.ranking import beside
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
 from vae_lab.reporting.seed_groups import SeedGroup, decimal, spanned
-
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+from vae_lab.runs.metrics import beside
+from vae_lab.system.quoting import literal
 
 
 def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
@@ -29,13 +28,6 @@ def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
             + [literal(text) for text in (trial.reason, trial.command)]
         )
     return text.getvalue()
-
-
-def literal(text: str) -> str:
-    """Return a text for a spreadsheet: a leading quote is added to formulas; numbers and other texts are unchanged."""
-    if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d[\d.]*(e[+-]?\d+)?", text):
-        return text
-    return f"'{text}"
 
 
 def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: str, sentences: Sequence[str]) -> str:

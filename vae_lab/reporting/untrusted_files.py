@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vae_lab.system.reading import Unreadable, read_text
+from vae_lab.system.reading import Unreadable, is_number, read_text
 
 MAX_NESTING = 50
 MAX_TABLE_BYTES = 100_000_000
@@ -66,14 +66,6 @@ def numbers(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float
             yield f"{prefix}{key}", float(value)
 
 
-def is_number(value: object) -> bool:
-    """Return whether a value is a finite int or float, and not a bool."""
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # the integer is larger than any float
-        return False
-
-
 def read_curves(path: Path, npoints: int) -> dict[str, Curve]:
     """Return the columns of metrics.csv by name: steps and finite values, thinned to at most `npoints` points."""
     rows = csv.reader(read_text(path, MAX_TABLE_BYTES).splitlines())
@@ -112,13 +104,3 @@ def thinned(curve: Curve, npoints: int) -> Curve:
         return curve
     chosen = [round(i * (len(steps) - 1) / (npoints - 1)) for i in range(npoints)]
     return [steps[i] for i in chosen], [values[i] for i in chosen]
-
-
-def last_error(path: Path) -> str:
-    """Return the last message at level ERROR in a log file; "" if there is none."""
-    try:
-        lines = read_text(path, MAX_TABLE_BYTES).splitlines()
-    except Unreadable:
-        return ""
-    messages = [line.partition(" ERROR ")[2].partition(": ")[2] for line in lines if " ERROR " in line]
-    return messages[-1] if messages else ""

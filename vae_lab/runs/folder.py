@@ -1,7 +1,9 @@
 """The layout of a run folder: file names, summary.json, and the state of the run."""
 
 import json
-from collections.abc import Sequence
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +12,8 @@ from vae_lab.system.folders import expanded
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import command_line, key
 from vae_lab.system.reading import Unreadable, read_json
+
+log = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
 MISSING, RUNNING, KILLED, INTERRUPTED = "missing", "running", "killed", "interrupted"
@@ -54,7 +58,11 @@ def record(folder: Path, **facts: object) -> None:
 
 def state_at_rest(folder: Path) -> State:
     """Return the state of a run that no process is working on; if its status is still "running", it was killed."""
-    summary = read_summary(folder)
+    return state_of(read_summary(folder))
+
+
+def state_of(summary: Mapping[str, Any]) -> State:
+    """Return the state of a run that no process is working on, by its summary."""
     if summary.get("status") == RUNNING:
         return State(KILLED, "its process ended without recording why, as after kill -9, a crash or too little memory")
     return State(str(summary.get("status", MISSING)), str(summary.get("reason", "")))
@@ -67,9 +75,33 @@ def command(overrides: Sequence[str], flags: Sequence[str] = ()) -> str:
     return command_line("train", [*masked(overrides), *alone], flags)
 
 
+def find_run(run: str | Path, *, several: bool = False) -> Path:
+    """Return the run folder or checkpoint file that `run` stands for, which need not exist.
+
+    Args:
+        run: its path; or `last`, `best:<metric>` or the name of a run, of those below outputs/; or a folder with one
+            run in it.
+        several: whether a folder of runs is returned unchanged.
+
+    Raises:
+        DataError: if there is no run for `last` or `best:<metric>` to choose from.
+        ValueError: if several runs have the name, or are in the folder.
+    """
+    from vae_lab.runs.choice import choose_run, only_run  # which read summaries with this module
+
+    path = expanded(run)
+    if not os.path.lexists(path):
+        chosen = choose_run(str(run))
+        if chosen is None:
+            return path
+        log.info("run=%s is %s", run, chosen)
+        return chosen
+    return only_run(path) if path.is_dir() and not several else path
+
+
 def checkpoint_path(run: str | Path, checkpoint: str) -> Path:
     """Return `run`/checkpoints/`checkpoint`.ckpt if `run` is a folder, else `run` itself, a checkpoint file."""
-    path = expanded(run)
+    path = find_run(run)
     return path / "checkpoints" / f"{checkpoint}.ckpt" if path.is_dir() else path
 
 
@@ -85,8 +117,8 @@ class Located(NamedTuple):
 
 
 def locate(run: str | Path, checkpoint: str) -> Located:
-    """Return the run folder and the checkpoint name for `run`, which is a run folder or a checkpoint file."""
-    path = expanded(run).absolute()
+    """Return the run folder and the checkpoint name for `run`: a run folder, a checkpoint file, or see `find_run`."""
+    path = find_run(run).absolute()
     if not path.is_file():
         return Located(path, checkpoint)
     return Located(path.parent.parent if path.parent.name == "checkpoints" else path.parent, path.stem)
@@ -98,7 +130,7 @@ def load_summary(run: str | Path) -> dict[str, Any]:
     Raises:
         DataError: if it is missing or unreadable, or if its `classes` are not a list.
     """
-    path = expanded(run) / SUMMARY
+    path = find_run(run) / SUMMARY
     try:
         summary = read_json(path, links=True)
     except Unreadable as error:

@@ -14,14 +14,14 @@ from vae_lab.system.folders import expanded
 from vae_lab.system.masking import masked
 
 WITHOUT_EFFECT = (
-    "folder", "resume", "group", "launcher", "logger", "threads", "compile",
+    "folder", "name", "tags", "notes", "resume", "group", "launcher", "logger", "threads", "compile",
     "callbacks.gallery", "callbacks.latents", "callbacks.progress",
     "data.root", "data.cache", "data.memory_limit", "data.archive", "data.download",
 )  # fmt: skip
 """Settings, or groups of settings, that do not change the result of a run.
 
-They are the run's folder and loggers, threads and compilation (which change sums in their last bits), callbacks that
-only observe, and the place, download and storage of the images; the images themselves are compared.
+They are the run's folder, labels and loggers, threads and compilation (which change sums in their last bits), callbacks
+that only observe, and the place, download and storage of the images; the images themselves are compared.
 `data.eval_batch_size` is part of the identity, because the noise of a validation is drawn batch by batch.
 """
 

@@ -9,6 +9,7 @@ from vae_lab.errors import DataError, require_choice
 from vae_lab.runs.configs import build, check_config, require_plain
 from vae_lab.runs.folder import checkpoint_path, load_summary, locate
 from vae_lab.runs.identity import file_digest
+from vae_lab.runs.metrics import PARTS
 from vae_lab.runs.packages import Trust
 from vae_lab.system.folders import expanded
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     from vae_lab.data.datamodule import ImageData
     from vae_lab.probability.latent_model import LatentModel
-
-PARTS = ("train", "val", "test")
 
 
 def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None) -> "LatentModel":
@@ -251,7 +250,7 @@ def remedy_for_missing(run: str | Path) -> str:
         return (
             "the run kept none because of trainer.enable_checkpointing or its callbacks; train with callbacks=default"
         )
-    return "name the folder of a finished run with run="
+    return "name a finished run with run=; python -m vae_lab.runs ls lists them"
 
 
 def check_layout(stored: Any, nbytes: int) -> None:  # noqa: ANN401

@@ -66,9 +66,9 @@ def ranked(folders: Sequence[Path], lowest: Mapping[str, bool], ignored: Sequenc
         ignored: settings that do not count as different, such as the seed.
     """
     from vae_lab.reporting.html import summarised
-    from vae_lab.reporting.ranking import beside, direction
     from vae_lab.reporting.run_records import read_runs
     from vae_lab.reporting.seed_groups import decimal
+    from vae_lab.runs.metrics import beside, direction
 
     metric, least = next(iter(lowest.items()))
     report = summarised(read_runs(folders) if folders else [], "", metric, ignored, lowest=least)

@@ -17,14 +17,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from vae_lab.cli.entry import print_error
 from vae_lab.errors import StorageError
-from vae_lab.reporting.ranking import caution
-from vae_lab.reporting.untrusted_files import is_number
 from vae_lab.runs.folder import State, read_summary, state_at_rest
 from vae_lab.runs.identity import describe_changes, differences, identity
+from vae_lab.runs.metrics import caution
 from vae_lab.sweeps.trial import Trial, digest, run_held, typed_threads, wait, with_threads
 from vae_lab.system.error_text import nearest
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.quoting import quote_typed
+from vae_lab.system.reading import is_number
 from vae_lab.system.threads import AUTO
 from vae_lab.training.tasks.task import Task
 

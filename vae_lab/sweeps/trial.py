@@ -39,8 +39,8 @@ from vae_lab.system.reading import Unreadable
 
 log = logging.getLogger(__name__)
 
-NOT_HASHED = ("group", "launcher")
-"""Overrides that say where and how a trial is run; they do not change its folder."""
+NOT_HASHED = ("group", "launcher", "name", "tags", "notes")
+"""Overrides that say where and how a trial is run, or describe it; they do not change its folder."""
 RESULTS = (SUMMARY, "metrics.csv", "checkpoints", "figures", "tensorboard")
 """Files and folders of a run that a new attempt must not find."""
 LONG = re.compile(r"\d+\.\d{5,}(e[+-]?\d+)?")

@@ -93,6 +93,15 @@ def holder(folder: Path) -> Holder | None:
     return None
 
 
+def sees_lock(folder: Path) -> bool:
+    """Return whether `holder` tells for certain that no process works in a folder: one of this host locked it last."""
+    try:
+        last = _parsed((folder / LOCK).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return False
+    return fcntl is not None and last.host == socket.gethostname()
+
+
 def _parsed(text: str) -> Holder:
     try:
         return Holder(*json.loads(text))

@@ -13,6 +13,10 @@ OVERRIDE = re.compile(r"([+~]{0,2}[A-Za-z_][\w.@:/-]*)=(.*)", re.DOTALL)
 """An override: the setting or group, and its value."""
 COMPOSED = re.compile(r"""\s*(["'\[{]|(choice|range|interval|glob|shuffle|sort|tag|extend_list)\()""")
 """The start of a value with structure: a quoted text, list, mapping or function."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""The start of a text that a spreadsheet would compute."""
+TEXTS = ("notes",)
+"""Settings that are prose, in which a comma separates no values of a sweep."""
 
 
 def quote_override(key: str, value: object) -> str:
@@ -36,9 +40,19 @@ def quote_typed(text: str, *, sweeps: bool = False) -> str:
         sweeps: whether a comma separates the values of a sweep; a value with a comma is then returned unchanged.
     """
     found = OVERRIDE.fullmatch(text)
-    if found is None or parse(text) is not None or COMPOSED.match(found[2]) or (sweeps and "," in found[2]):
+    if found is None or COMPOSED.match(found[2]):
+        return text
+    is_prose = found[1] in TEXTS and "," in found[2]
+    if not is_prose and (parse(text) is not None or (sweeps and "," in found[2])):
         return text
     return f"{found[1]}={quote_text(found[2])}"
+
+
+def literal(text: str) -> str:
+    """Return a text for a spreadsheet: a leading quote is added to formulas; numbers and other texts are unchanged."""
+    if not text.startswith(FORMULA) or re.fullmatch(r"[+-]?\d[\d.]*(e[+-]?\d+)?", text):
+        return text
+    return f"'{text}"
 
 
 def quote_text(text: str) -> str:

@@ -1,6 +1,7 @@
 """Safe reading of files that others may have written, up to a maximum size."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,3 +57,11 @@ def read_json(path: Path, *, links: bool = False) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise Unreadable(f"{path.name} holds no settings or results")
     return content
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a finite int or float, and not a bool."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # the integer is larger than any float
+        return False

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vae_lab.errors import DataError
-from vae_lab.runs.folder import Located, checkpoint_path, has_summary, load_summary, locate, read_summary
+from vae_lab.runs.folder import Located, checkpoint_path, find_run, has_summary, load_summary, locate, read_summary
 from vae_lab.runs.identity import WHEN_RESUMED, WITHOUT_EFFECT, describe_changes, differences
-from vae_lab.runs.load import PARTS, load_checkpoint
+from vae_lab.runs.load import load_checkpoint
+from vae_lab.runs.metrics import PARTS
 from vae_lab.system.folders import expanded
 from vae_lab.system.masking import HIDDEN
-from vae_lab.system.quoting import key, quote_override
+from vae_lab.system.quoting import key, parse, quote_override
 
 if TYPE_CHECKING:
     from vae_lab.training.tasks.task import Task
@@ -31,6 +32,28 @@ KEPT_OF_TRAINER = (
     "devices",
 )
 """Settings of the trainer that a resumed run must repeat; others, as lengths and intervals, may change."""
+
+
+def with_run_folders(arguments: Sequence[str]) -> list[str]:
+    """Return command-line arguments in which resume= and init= give the path of the run that they name.
+
+    Later, when a trial of a sweep starts or the command is repeated, `last` would be another run.
+    """
+    return [settled(text) if key(text) in ("resume", "init") else text for text in arguments]
+
+
+def settled(text: str) -> str:
+    """Return an override with the path of each run that it names otherwise than by its path."""
+    parsed = parse(text)
+    if parsed is None or not (parsed.is_choice_sweep() or isinstance(parsed.value(), str)):
+        return text
+    chosen: Any = parsed.value()
+    values = [str(getattr(one, "text", one)) for one in (chosen.list if parsed.is_choice_sweep() else [chosen])]
+    paths = [find_run(value) for value in values]
+    if paths == [expanded(value) for value in values]:
+        return text
+    quoted = [quote_override(key(text), path).partition("=")[2] for path in paths]
+    return f"{key(text)}={','.join(quoted)}"
 
 
 def continued(arguments: list[str]) -> list[str]:
@@ -52,7 +75,8 @@ def continued(arguments: list[str]) -> list[str]:
     at = locate(run, "last")
     if not checkpoint_path(run, "last").is_file():
         load_checkpoint(run, "last")  # raises an error that says what is missing
-    again = {key(text) for text in typed} | {"resume", "init", "threads"}  # weights and threads are stored elsewhere
+    # the number of threads is stored elsewhere, and initial weights have been trained since
+    again = {key(text) for text in typed} | {"resume", "threads", "init"}
     if again & set(LIMITS):
         again |= set(LIMITS)
     stored = [str(text) for text in read_summary(at.folder).get("overrides") or [] if key(str(text)) not in again]
@@ -66,11 +90,12 @@ def continued(arguments: list[str]) -> list[str]:
 def check_stored(run: str, overrides: Sequence[str]) -> None:
     """Raise ValueError if a stored override is unsafe, because a run folder may come from someone else.
 
-    A stored override must not name a class or a path (except data.root), refer to a variable, or configure Hydra.
+    A stored override must not name a class, nor a path except in data.root, tags and notes, refer to a
+    variable, or configure Hydra.
     """
     for text in overrides:
         name, _, value = text.partition("=")
-        harmless = key(text) == "data.root" and "${" not in text
+        harmless = key(text) in ("data.root", "tags", "notes") and "${" not in text
         if name.startswith("hydra") or "_target_" in text or (not harmless and re.search(r"[/\\]|\$\{", value)):
             raise ValueError(
                 f"resume={run}: that run was started with {text}, which names a class or a path and is not read from a"
@@ -198,4 +223,4 @@ def load_initial_weights(task: "Task", run: str) -> dict[str, Any]:
     for what, names in (("no stored weights match, initialised randomly", left), ("weights not used", unused)):
         if names:
             log.warning("init=%s: %s: %s", run, what, ", ".join(names))
-    return {"init": {"run": str(expanded(run).absolute()), "loaded": len(fitting), "fresh": left, "unused": unused}}
+    return {"init": {"run": str(find_run(run).absolute()), "loaded": len(fitting), "fresh": left, "unused": unused}}

@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +25,11 @@ from vae_lab.errors import DivergedError
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.scores import bits_per_dimension
 from vae_lab.runs.configs import build
-from vae_lab.runs.folder import has_summary, write_summary
+from vae_lab.runs.folder import find_run, has_summary, write_summary
 from vae_lab.runs.identity import identity, with_absolute_paths
+from vae_lab.runs.labels import read_labels
 from vae_lab.runs.provenance import device_name, git_commit, versions
-from vae_lab.system.folders import expanded, require_writable, seen_from_here
+from vae_lab.system.folders import require_writable, seen_from_here
 from vae_lab.system.locks import hold, holder
 from vae_lab.system.masking import masked, remember
 from vae_lab.system.processes import ranks
@@ -105,6 +107,7 @@ def train_until(
     started = time.perf_counter()
     config = with_absolute_paths(OmegaConf.to_container(cfg, resolve=True))  # pyright: ignore[reportArgumentType]
     config["threads"] = threads_in_use(config["threads"])
+    labels = read_labels(config)
     remember(config)
     folder = Path(cfg.folder)
     require_packages(config["logger"])
@@ -114,7 +117,7 @@ def train_until(
     trainer.callbacks[:0] = [stop, FolderWatch(folder)]  # pyright: ignore[reportAttributeAccessIssue]
     checkpoint = resumable(config, data.fingerprint)
     check_resumed(trainer.callbacks if checkpoint else ())  # pyright: ignore[reportAttributeAccessIssue]
-    summary: dict[str, Any] = {**describe(cfg, data, task, trainer), "identity": identity(config), **facts}
+    summary: dict[str, Any] = {**labels, **describe(cfg, data, task, trainer), "identity": identity(config), **facts}
     if config["init"] is not None:
         summary |= load_initial_weights(task, config["init"])
     loggers: list[Logger] = []
@@ -251,6 +254,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
     """Return the entries of the summary that are known before training."""
     return {
         "status": "running",
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "seed": cfg.seed,
         "data": data.fingerprint,
         "classes": list(data.classes),
@@ -372,7 +376,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 def check_folder(folder: Path, resume: str | None) -> None:
     """Raise ValueError if the run folder holds another run, and StorageError if it is not writable."""
-    resumes = resume is not None and expanded(resume).absolute() == folder.absolute()
+    resumes = resume is not None and find_run(resume).absolute() == folder.absolute()
     if has_summary(folder) and not resumes:
         raise ValueError(f"folder={folder} already holds a run; choose another folder, or leave it out.")
     require_writable(folder, "name another with folder=")

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,11 +23,22 @@ class MLflow(MLFlowLogger):
     Args:
         tracking_uri: address of a server or database; None is an SQLite database in the run folder.
         run_name: name of the run; None is the end of its folder's path.
+        labels: the run's tags, joined by commas in MLflow's tag `tags`.
+        notes: MLflow's description of the run.
         folder: the run folder.
         settings: any other argument of Lightning's MLFlowLogger.
     """
 
-    def __init__(self, *, tracking_uri: str | None, run_name: str | None, folder: str, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tracking_uri: str | None,
+        run_name: str | None,
+        folder: str,
+        labels: Sequence[object] = (),
+        notes: str | None = None,
+        **settings: Any,
+    ) -> None:
         if tracking_uri is None:
             store = Path(folder).absolute() / "mlflow"
             if {"?", "%"} & set(str(store)):  # special characters in the address of a database
@@ -39,6 +51,8 @@ class MLflow(MLFlowLogger):
             settings = {"artifact_location": (store / "artifacts").as_uri()} | settings
         for name in ("mlflow", "lightning.pytorch.loggers.mlflow"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        described = {"tags": ", ".join(map(str, labels)), "mlflow.note.content": notes}
+        settings["tags"] = {key: text for key, text in described.items() if text} | (settings.get("tags") or {})
         super().__init__(tracking_uri=tracking_uri, run_name=run_name or naming.run_name(folder), **settings)
 
     @property

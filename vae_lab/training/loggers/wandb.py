@@ -6,7 +6,7 @@ import netrc
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ class WeightsAndBiases(WandbLogger):
         project: str,
         group: str | None,
         name: str | None,
-        tags: list[str],
+        tags: Sequence[object],
         mode: str,
         folder: str,
         timeout: float,
@@ -76,7 +76,7 @@ class WeightsAndBiases(WandbLogger):
             raise ValueError(f"logger.wandb.watch must be null or one of {', '.join(WATCHED)}, not {watch}.")
         require_count("logger.wandb.watch_every", watch_every)
         check_summaries(define_metric)
-        named = {"group": group, "name": name or naming.run_name(folder), "tags": list(tags) or None}
+        named = {"group": group, "name": name or naming.run_name(folder), "tags": [str(tag) for tag in tags] or None}
         arguments = {"project": project or None, **named, **init_arguments(settings, folder)}
         run = settings.get("experiment")
         if run is None:
