@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 import yaml
 
+from vae_lab.data.binarize import prepared
 from vae_lab.data.images import ImageSet
 from vae_lab.detection.conformal import named_level, require_level
 from vae_lab.detection.detector import (
@@ -26,7 +27,6 @@ from vae_lab.detection.detector import (
     Scores,
     content_hashes,
     describe_pixels,
-    prepared,
 )
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from vae_lab.data.pictures import Preparation
 from vae_lab.probability.distributions import DiagonalNormal
 from vae_lab.probability.likelihoods import Likelihood
 from vae_lab.system.printing import PrintsArguments
@@ -41,9 +42,11 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
         encoder: the network for images.
         decoder: the network for latents.
         prior: returns p(z); see `vae_lab.probability.priors.Prior.forward`.
+        preparation: how pictures are prepared for the model; `load_model` sets that of the run.
     """
 
     nclasses: int = 0
+    preparation: Preparation = Preparation()
     nlatent: int
     channels: int
     image_size: int
