@@ -161,6 +161,21 @@ def make_score(config: dict[str, Any]) -> Score | Ensemble:
     return score
 
 
+def make_unfitted_score(config: dict[str, Any]) -> Score:
+    """Return the anomaly score that a config builds, which needs neither normal images nor several runs.
+
+    Raises:
+        ValueError: if it needs them, or the config combines scores.
+    """
+    score = make_score(config) if "_target_" in config else None
+    if not isinstance(score, Score) or type(score).fit is not Score.fit:
+        raise ValueError(
+            "score= compares with normal images or between runs; choose one that needs a model alone, such as"
+            " neg_elbo, iwae_nll, rate or reconstruction_error, or use detect."
+        )
+    return score
+
+
 def load_score_detector(runs: list[Path], config: dict[str, Any], how: Calibration) -> Detector:
     """Return the detector of one score: an EnsembleDetector if the score combines runs, else a RunDetector."""
     score = make_score(config)

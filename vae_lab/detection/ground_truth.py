@@ -11,8 +11,9 @@ from vae_lab.detection.detector import CombinedDetector, Detector
 from vae_lab.detection.figures import roc_figure
 from vae_lab.detection.journal import Row
 from vae_lab.detection.metrics import Detection, detection, inverted
-from vae_lab.detection.score_table import cell, columns, scored
+from vae_lab.detection.score_table import columns, scored
 from vae_lab.errors import DataError
+from vae_lab.reporting.tables import cell
 from vae_lab.system.atomic import whole, write_whole
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from vae_lab.data.files.source import Source
 from vae_lab.data.survey import survey_sources
 from vae_lab.detection.detector import SEEN, Columns, Detections, Detector
 from vae_lab.detection.journal import Row, append, resumed
-from vae_lab.reporting.tables import literal
+from vae_lab.reporting.tables import cell, literal
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded
 from vae_lab.system.progress import track
@@ -117,13 +117,3 @@ def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
         cells = [SEEN[int(x)] if name == "seen" else f"{x:.9g}" for name, x in values] or [""] * len(columns)
         writer.writerow([cell(row.path), *cells, literal(printable(row.reason))])
     write_whole(out, text.getvalue().encode())
-
-
-def cell(path: str) -> str:
-    """Return a path escaped for a CSV cell: one line of UTF-8 text that a spreadsheet does not take for a formula.
-
-    Bytes that are not printable UTF-8 are escaped with backslashes, and the path's own backslashes are doubled. Text
-    that looks like a formula gets an apostrophe in front, and a leading apostrophe of the path is doubled.
-    """
-    plain = literal(printable(path.replace("\\", "\\\\")))
-    return f"'{plain}" if path.startswith("'") else plain
