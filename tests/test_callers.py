@@ -20,7 +20,7 @@ from vae_lab.evaluation.metrics.features import DigitClassifier, features_of, tr
 from vae_lab.evaluation.metrics.latents import posterior_statistics
 from vae_lab.evaluation.metrics.likelihood import set_likelihood
 from vae_lab.evaluation.metrics.memorisation import copy_thresholds, memorisation
-from vae_lab.evaluation.metrics.reconstruction import reconstruct
+from vae_lab.evaluation.metrics.reconstruction import reconstruct_set
 from vae_lab.evaluation.metrics.two_sample import frechet_interval
 from vae_lab.latents.encoding import encode_images, log_likelihood, reconstruct_images
 from vae_lab.latents.interpolation import interpolate_images
@@ -97,7 +97,7 @@ ANYTHING: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], object]]] = {
     "log_likelihood": (vae, lambda model: log_likelihood(model, images(), nsamples=3)),
     "interpolate_images": (vae, lambda model: interpolate_images(model, images(2))),
     "interpolate, conditional": (partial(vae, NCLASSES), lambda model: interpolate_images(model, images(2), label=1)),
-    "reconstruct": (vae, lambda model: reconstruct(model, decoded()).decoded),
+    "reconstruct": (vae, lambda model: reconstruct_set(model, decoded()).decoded),
     "generate": (vae, lambda model: decode_samples(model, model.prior(), 5, labels=LABELS, name="prior", seed=0)),
     "set_likelihood": (vae, lambda model: set_likelihood(model, decoded(), **EACH).nll),
     "posterior_statistics": (vae, lambda model: posterior_statistics(model, images())),
@@ -170,7 +170,7 @@ def test_a_function_that_fails_leaves_its_caller_s_things_alone() -> None:
 
     model = vae(prior=Failing)
     before = state(model)
-    for call in (lambda: generate_images(model, 2, 0), lambda: reconstruct(model, decoded())):
+    for call in (lambda: generate_images(model, 2, 0), lambda: reconstruct_set(model, decoded())):
         with pytest.raises(FailedError):
             call()
     assert state(model)["modes"] == before["modes"]

@@ -35,6 +35,7 @@ COMPOSED = {
     "schedule=cosine": "tests/training/test_configs.py trains with each choice",
     "vae_lab.profile": "a process for each size, in tests/profiling/test_profile.py",
     "data.download=true": "network",
+    "vae_lab.interpolate": "two pictures, in tests/latents/test_picture_files.py",
     "out=latents.parquet": "optional package, in tests/latents/test_encode.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
@@ -56,7 +57,7 @@ RUNS = {
     "digits": ("data=digits", *SMALL, "model.nclasses=10"),
 }
 QUICK = {
-    "threads=1": ("train", "tune", "generate", "encode", "evaluate", "detect", "profile"),
+    "threads=1": ("train", "tune", "generate", "encode", "reconstruct", "interpolate", "evaluate", "detect", "profile"),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
     "logger=none": ("train", "tune"),
@@ -80,6 +81,8 @@ QUICK = {
 REQUIRED = {
     "generate": ("run",),
     "encode": ("run", "images"),
+    "reconstruct": ("run", "images"),
+    "interpolate": ("run", "images"),
     "evaluate": ("run",),
     "detect": ("run", "images"),
 }

@@ -4,7 +4,18 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "tune", "generate", "encode", "evaluate", "detect", "report", "profile")
+COMMANDS = (
+    "train",
+    "tune",
+    "generate",
+    "encode",
+    "reconstruct",
+    "interpolate",
+    "evaluate",
+    "detect",
+    "report",
+    "profile",
+)
 
 
 def summary(command: str) -> str:
@@ -16,7 +27,7 @@ def summary(command: str) -> str:
 
 def main() -> int:
     """Print the list of commands and return 0; for any argument other than --help, return 2."""
-    lines = [f"  python -m vae_lab.{name:9s} {summary(name)}" for name in COMMANDS]
+    lines = [f"  python -m vae_lab.{name:11s} {summary(name)}" for name in COMMANDS]
     text = "\n".join(["Commands of vae_lab (add --help to a command for its settings):", *lines, ""])
     known = sys.argv[1:] in ([], ["--help"], ["-h"])
     (sys.stdout if known else sys.stderr).write(text)
