@@ -36,6 +36,7 @@ COMPOSED = {
     "vae_lab.profile": "a process for each size, in tests/profiling/test_profile.py",
     "data.download=true": "network",
     "vae_lab.interpolate": "two pictures, in tests/latents/test_picture_files.py",
+    "direction=": "a CSV of labels, in tests/latents/test_picture_files.py",
     "out=latents.parquet": "optional package, in tests/latents/test_encode.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
@@ -57,7 +58,18 @@ RUNS = {
     "digits": ("data=digits", *SMALL, "model.nclasses=10"),
 }
 QUICK = {
-    "threads=1": ("train", "tune", "generate", "encode", "reconstruct", "interpolate", "evaluate", "detect", "profile"),
+    "threads=1": (
+        "train",
+        "tune",
+        "generate",
+        "encode",
+        "reconstruct",
+        "interpolate",
+        "traverse",
+        "evaluate",
+        "detect",
+        "profile",
+    ),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
     "logger=none": ("train", "tune"),
@@ -83,6 +95,7 @@ REQUIRED = {
     "encode": ("run", "images"),
     "reconstruct": ("run", "images"),
     "interpolate": ("run", "images"),
+    "traverse": ("run", "images"),
     "evaluate": ("run",),
     "detect": ("run", "images"),
 }

@@ -5,17 +5,9 @@ import sys
 from pathlib import Path
 
 COMMANDS = (
-    "train",
-    "tune",
-    "generate",
-    "encode",
-    "reconstruct",
-    "interpolate",
-    "evaluate",
-    "detect",
-    "report",
+    "train", "tune", "generate", "encode", "reconstruct", "interpolate", "traverse", "evaluate", "detect", "report",
     "profile",
-)
+)  # fmt: skip
 
 
 def summary(command: str) -> str:

@@ -15,9 +15,10 @@ from PIL import Image
 from vae_lab.data.grids import grid, paired, to_uint8
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.latents import picture_files
-from vae_lab.latents.encoding import reconstruct_images
+from vae_lab.latents.encoding import encode_images, reconstruct_images
 from vae_lab.latents.interpolation import interpolate_images
-from vae_lab.latents.picture_files import Settings, interpolate_files, reconstruct_files
+from vae_lab.latents.picture_files import Settings, interpolate_files, reconstruct_files, traverse_files
+from vae_lab.latents.traversal import latent_direction, traverse_images
 from vae_lab.runs.load import load_model
 
 
@@ -72,6 +73,40 @@ def test_an_interpolation_is_a_row_or_files(path: str, blobs_run: Path, pictures
     assert all(pixels(tmp_path / "files" / f"{i:05d}.png").equal(to_uint8(image)) for i, image in enumerate(expected))
 
 
+def test_a_traversal_moves_one_latent_at_a_time(blobs_run: Path, pictures: Path, tmp_path: Path) -> None:
+    model, files = load_model(blobs_run), sorted((pictures / "normal").iterdir())
+    latents, images = traverse_images(model, files, 5, nlatents=3, reach=2.0)
+    with torch.no_grad():
+        posterior: Any = model.posterior(torch.stack([pixels(file) for file in files]) / 255)
+        kl = 0.5 * (posterior.mean.square() + posterior.variance - 1) - posterior.log_sigma
+        assert latents == kl.mean(0).argsort(descending=True)[:3].tolist()
+        z = posterior.mean[:1].repeat(5, 1)
+        z[:, latents[1]] = torch.linspace(-2, 2, 5)
+        torch.testing.assert_close(images[1], model.generative(z).mean, rtol=1e-4, atol=1e-5)
+    found = traverse_files(Settings(blobs_run, pictures / "normal", tmp_path / "t.png"), n=5, nlatents=3, reach=2.0)
+    torch.testing.assert_close(found, images.flatten(0, 1))
+    assert pixels(tmp_path / "t.png").equal(grid(found, 5))
+
+
+def test_a_direction_leads_from_one_label_to_the_other(blobs_run: Path, pictures: Path, tmp_path: Path) -> None:
+    model, both = load_model(blobs_run), [sorted((pictures / name).iterdir()) for name in ("normal", "strange")]
+    vector = latent_direction(model, *both)
+    torch.testing.assert_close(vector, encode_images(model, both[1]).mean(0) - encode_images(model, both[0]).mean(0))
+    rows = [f"{path},{label}" for label, files in ((2, both[0]), (10, both[1])) for path in files]
+    rows = [row.removeprefix(f"{pictures}/") for row in rows]
+    (pictures / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    start = both[0][0]
+    found = traverse_files(Settings(blobs_run, start, tmp_path / "t.png"), n=3, direction=pictures / "labels.csv")
+    (pictures / "labels.csv").unlink()
+    with torch.no_grad():
+        z = encode_images(model, start) + torch.tensor([[-1.0], [0.0], [1.0]]) * vector
+        torch.testing.assert_close(found, model.generative(z).mean, rtol=1e-4, atol=1e-5)
+    for text, said in (("path,kind\na,1", "columns path and label"), ("path,label\na,1", "has 1 different labels")):
+        (tmp_path / "bad.csv").write_text(text)
+        with pytest.raises(DataError, match=said):
+            traverse_files(Settings(blobs_run, start, tmp_path / "t.png"), direction=tmp_path / "bad.csv")
+
+
 def test_pictures_of_others_stay(blobs_run: Path, pictures: Path, tmp_path: Path) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "mine.png")
     with pytest.raises(ValueError, match="holds pictures that vae_lab did not write"):
@@ -84,6 +119,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], int, str]] = {
     "a name of another file": ("reconstruct", ("out=a.jpg",), 2, "out=a.jpg is the name of a file; name a .png or a"),
     "one picture": ("interpolate", (), 2, "images names 28 pictures; give two to interpolate between"),
     "a path": ("interpolate", ("path=curved",), 2, "path must be one of spherical, linear, not curved"),
+    "traverse": ("traverse", ("n=3", "nlatents=2"), 0, "2 rows of 3 images in traversals.png"),
+    "no way": ("traverse", ("reach=0",), 2, "reach must be a finite number above 0, not 0"),
     "no file": ("interpolate", ("images=[a.png,b.png]",), 3, "a.png cannot be read"),
 }
 

@@ -1,4 +1,4 @@
-"""Pictures made from image files: reconstructions and interpolations, as a .png or a folder of PNGs."""
+"""Pictures made from image files: reconstructions, interpolations and traversals, as a .png or a folder of PNGs."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -14,10 +14,11 @@ from vae_lab.data.files.listing import Bad, Found, printable
 from vae_lab.data.files.places import Place, paths
 from vae_lab.data.grids import grid, paired, to_uint8
 from vae_lab.data.pictures import file_rules, model_input
-from vae_lab.errors import DataError, FilesFailed, require_count
+from vae_lab.errors import DataError, FilesFailed, require_count, require_number
 from vae_lab.latents.encoding import Images, reconstruct_images
 from vae_lab.latents.folder import BLOCK, BLOCK_BYTES, Classes, choose_classes, find_images
 from vae_lab.latents.interpolation import interpolate_images
+from vae_lab.latents.traversal import latent_direction, read_direction, traverse_images, walk_direction
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.runs.folder import locate
 from vae_lab.runs.load import load_model, weights_digest
@@ -25,7 +26,7 @@ from vae_lab.runs.manifest import is_picture, put_pictures, require_room
 from vae_lab.runs.packages import Trust
 from vae_lab.runs.provenance import versions
 from vae_lab.sampling.images import read_classes
-from vae_lab.system.atomic import require_folder_name, write_png
+from vae_lab.system.atomic import expand_wildcards, require_folder_name, write_png
 from vae_lab.system.folders import expanded, require_writable
 
 log = logging.getLogger(__name__)
@@ -164,18 +165,73 @@ def interpolate_files(settings: Settings, n: int = 9, path: str = "spherical") -
         ValueError: if a setting is wrong, or there are not two pictures.
     """
     opened = open_run(settings, n=n, path=path)
-    label = opened.classes.number
-    if opened.classes.conditional and label is None:
-        raise ValueError(f"class={settings.which}: name one class for both pictures with class=.")
+    label = one_class(opened, settings)
     images = interpolate_images(opened.model, paths(settings.images, "images"), n, path=path, label=label)
 
+    put_strip(opened, images, n)
+    log.info("%d images on a %s path in %s", n, path, opened.out)
+    return images
+
+
+def traverse_files(
+    settings: Settings, n: int = 7, nlatents: int = 8, reach: object = None, direction: str | Path | None = None
+) -> Images:
+    """Write images of a walk from pictures through the latent space, a row for each latent or picture; return them.
+
+    Args:
+        settings: of all commands.
+        n: images of a row.
+        nlatents: latents that are moved, without a direction.
+        reach: how far: of a latent, by default 3, or in multiples of the direction, by default 1.
+        direction: a CSV with the columns path and label, whose mean latents of the two labels differ by the direction;
+            None moves single latents of the first picture.
+
+    Raises:
+        DataError: if the run, a picture or the CSV cannot be used.
+        ValueError: if a setting is wrong.
+    """
+    opened = open_run(
+        settings, n=n, nlatents=nlatents, reach=reach, direction=None if direction is None else str(direction)
+    )
+    model, label = opened.model, one_class(opened, settings)
+    far = (3.0 if direction is None else 1.0) if reach is None else reach
+    require_number("reach", far, "(0, inf)")
+    assert isinstance(far, int | float)
+    files = expand_wildcards(paths(settings.images, "images"), "images")
+    if direction is None:
+        found = traverse_images(model, files, n, nlatents=nlatents, reach=float(far), label=label)
+        log.info("rows, by their KL to the prior: latents %s", ", ".join(map(str, found.latents)))
+        images = found.images.flatten(0, 1)
+    else:
+        first, second, names = read_direction(expanded(direction))
+        vector = latent_direction(model, first, second, label=label)
+        log.info("direction from label %s (%d pictures) to %s (%d)", names[0], len(first), names[1], len(second))
+        rows = walk_direction(model, files, vector, n, reach=float(far), label=label)
+        images = rows.flatten(0, 1)
+    put_strip(opened, images, n)
+    log.info("%d rows of %d images in %s", len(images) // n, n, opened.out)
+    return images
+
+
+def one_class(opened: Opened, settings: Settings) -> int | None:
+    """Return the class of all pictures, None for an unconditional model.
+
+    Raises:
+        ValueError: if a conditional run gets no single class.
+    """
+    if opened.classes.conditional and opened.classes.number is None:
+        raise ValueError(f"class={settings.which}: name one class for all pictures with class=.")
+    return opened.classes.number
+
+
+def put_strip(opened: Opened, images: Images, ncolumns: int) -> None:
+    """Write images in rows of `ncolumns`, as a .png, or into a folder with a PNG of each."""
+
     def save(aside: Path) -> list[str]:
-        write_png(aside if is_picture(opened.out) else aside / "grid.png", grid(images, n))
-        names = [] if is_picture(opened.out) else [f"{i:05d}.png" for i in range(n)]
+        write_png(aside if is_picture(opened.out) else aside / "grid.png", grid(images, ncolumns))
+        names = [] if is_picture(opened.out) else [f"{i:05d}.png" for i in range(len(images))]
         for name, image in zip(names, images, strict=False):
             write_png(aside / name, to_uint8(image))
         return names
 
     put_pictures(opened.out, opened.made_of, save, [])
-    log.info("%d images on a %s path in %s", n, path, opened.out)
-    return images
