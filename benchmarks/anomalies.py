@@ -14,12 +14,12 @@ import torch
 from torchvision.datasets import MNIST, FashionMNIST
 
 from vae_lab.data.files.cache import decode_files
+from vae_lab.data.files.places import find
+from vae_lab.data.pictures import file_rules
 from vae_lab.detection.calibration import Calibration, load_detector, score_config
 from vae_lab.detection.detector import CombinedDetector, Pixels
 from vae_lab.detection.metrics import detection
-from vae_lab.detection.score_folder import file_rules
-from vae_lab.detection.score_table import find
-from vae_lab.runs.load import load_checkpoint, load_data
+from vae_lab.runs.load import load_data, load_model
 
 SETS = {"mnist": MNIST, "fashion": FashionMNIST}
 
@@ -33,8 +33,7 @@ def strange_images(name: str, root: str, normal: Pixels, run: Path) -> Pixels:
     folder, _, prefix = name.partition(":")
     place = find(Path(folder))
     files = [file for file in place.files if Path(file.path).name.startswith(prefix)]
-    rules = file_rules(load_checkpoint(run)["hyper_parameters"]["data"])
-    return decode_files(place.root, files, rules, lambda _: None).pixels
+    return decode_files(place.root, files, file_rules(load_model(run)), lambda _: None).pixels
 
 
 def main() -> None:

@@ -23,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import config
 from vae_lab.cli import entry
-from vae_lab.runs.load import encode_images, load_data, load_model
+from vae_lab.latents.encoding import encode_images
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.training.callbacks.stopping import reached_limit
 from vae_lab.training.run import train_run
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from vae_lab.data.grids import to_uint8
 from vae_lab.data.images import ImageSet
-from vae_lab.detection.detector import describe_pixels, to_pixels
+from vae_lab.detection.detector import describe_pixels
 from vae_lab.detection.scores.anomaly import NegELBO
 from vae_lab.detection.scores.regret import LikelihoodRegret
 from vae_lab.evaluation.metrics.class_accuracy import class_accuracy
@@ -19,13 +20,14 @@ from vae_lab.evaluation.metrics.features import DigitClassifier, features_of, tr
 from vae_lab.evaluation.metrics.latents import posterior_statistics
 from vae_lab.evaluation.metrics.likelihood import set_likelihood
 from vae_lab.evaluation.metrics.memorisation import copy_thresholds, memorisation
-from vae_lab.evaluation.metrics.reconstruction import reconstruct
+from vae_lab.evaluation.metrics.reconstruction import reconstruct_set
 from vae_lab.evaluation.metrics.two_sample import frechet_interval
+from vae_lab.latents.encoding import encode_images, log_likelihood, reconstruct_images
+from vae_lab.latents.interpolation import interpolate_images
 from vae_lab.models.vae import VAE
 from vae_lab.probability.likelihoods import SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.runs.inference import decode_samples
-from vae_lab.runs.load import encode_images
 from vae_lab.sampling.images import generate_images
 from vae_lab.sampling.latent_samplers import fitted_density
 
@@ -73,7 +75,7 @@ def images(n: int = len(LABELS)) -> Tensor:
 
 
 def decoded() -> ImageSet:
-    return ImageSet(to_pixels(images()), LABELS)
+    return ImageSet(to_uint8(images()), LABELS)
 
 
 def untracked(rows: Any, what: str) -> Any:
@@ -89,9 +91,13 @@ ANYTHING: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], object]]] = {
     "sample, every class": (partial(vae, NCLASSES), lambda model: generate_images(model, 3, 0, 2, which="all")),
     "sample, vamp": (partial(vae, 0, VAMP), lambda model: generate_images(model, 3, 0, 2)),
     "encode": (vae, lambda model: encode_images(model, images())),
-    "encode, uint8": (vae, lambda model: encode_images(model, to_pixels(images()))),
+    "encode, uint8": (vae, lambda model: encode_images(model, to_uint8(images()))),
     "encode, conditional": (partial(vae, NCLASSES), lambda model: encode_images(model.given(LABELS), images())),
-    "reconstruct": (vae, lambda model: reconstruct(model, decoded()).decoded),
+    "reconstruct_images": (vae, lambda model: reconstruct_images(model, images())),
+    "log_likelihood": (vae, lambda model: log_likelihood(model, images(), nsamples=3)),
+    "interpolate_images": (vae, lambda model: interpolate_images(model, images(2))),
+    "interpolate, conditional": (partial(vae, NCLASSES), lambda model: interpolate_images(model, images(2), label=1)),
+    "reconstruct": (vae, lambda model: reconstruct_set(model, decoded()).decoded),
     "generate": (vae, lambda model: decode_samples(model, model.prior(), 5, labels=LABELS, name="prior", seed=0)),
     "set_likelihood": (vae, lambda model: set_likelihood(model, decoded(), **EACH).nll),
     "posterior_statistics": (vae, lambda model: posterior_statistics(model, images())),
@@ -101,11 +107,11 @@ ANYTHING: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], object]]] = {
             model, train_classifier(decoded(), **CLASSIFIER), decoded(), decoded(), nimages=2, seed=0
         ).each_class,
     ),
-    "describe_pixels": (vae, lambda model: describe_pixels(model, NegELBO(2, 0), to_pixels(images()), binary=False)),
+    "describe_pixels": (vae, lambda model: describe_pixels(model, NegELBO(2, 0), to_uint8(images()), binary=False)),
     "a regret": (
         vae,
         lambda model: describe_pixels(
-            model, LikelihoodRegret(2, 0.1, 2, 0, "32-true"), to_pixels(images()), binary=False
+            model, LikelihoodRegret(2, 0.1, 2, 0, "32-true"), to_uint8(images()), binary=False
         ),
     ),
     "features_of": (classifier, lambda model: features_of(model, images(), 10)),
@@ -164,7 +170,7 @@ def test_a_function_that_fails_leaves_its_caller_s_things_alone() -> None:
 
     model = vae(prior=Failing)
     before = state(model)
-    for call in (lambda: generate_images(model, 2, 0), lambda: reconstruct(model, decoded())):
+    for call in (lambda: generate_images(model, 2, 0), lambda: reconstruct_set(model, decoded())):
         with pytest.raises(FailedError):
             call()
     assert state(model)["modes"] == before["modes"]
@@ -174,12 +180,11 @@ def test_a_function_that_fails_leaves_its_caller_s_things_alone() -> None:
 
 WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "0 to 255": (lambda x: x * 255, r"pixels must lie in \[0, 1\], not .* to 25.*uint8"),
-    "-1 to 1": (lambda x: x * 2 - 1, r"pixels must lie in \[0, 1\]"),
+    "-1 to 1": (lambda x: x * 2 - 1, r"pixels must lie in \[0, 1\], .* map those from -1 to 1 by"),
     "whole numbers": (lambda x: (x * 255).long(), "floats in .* or uint8, not torch.int64"),
     "not finite": (lambda x: x.masked_fill(x > 0.5, torch.nan), "pixels are not finite"),
-    "one image": (lambda x: x[0], r"must be \[n, channels, height, width\], not \[1, 8, 8\]"),
-    "another size": (lambda x: x[..., :4], r"images must be \[1, 8, 8\] each"),
-    "colour": (lambda x: x.expand(-1, 3, -1, -1), r"images must be \[1, 8, 8\] each"),
+    "five channels": (lambda x: x.expand(-1, 5, -1, -1), r"shape \[24, 5, 8, 8\] fit none of the layouts"),
+    "three images or a colour": (lambda x: x[:3, 0], r"shape \[3, 8, 8\] fit the layouts CHW and NHW; .* layout="),
 }
 
 
@@ -191,7 +196,7 @@ def test_images_that_are_none_are_not_encoded(name: str) -> None:
 
 
 def test_pixels_are_encoded_as_the_floats_that_they_stand_for() -> None:
-    model, pixels = vae(), to_pixels(images())
+    model, pixels = vae(), to_uint8(images())
     expected = encode_images(model, pixels.float() / 255)
     torch.testing.assert_close(encode_images(model, pixels), expected, atol=0, rtol=0)
     torch.testing.assert_close(encode_images(model, pixels.double() / 255), expected)

@@ -35,6 +35,9 @@ COMPOSED = {
     "schedule=cosine": "tests/training/test_configs.py trains with each choice",
     "vae_lab.profile": "a process for each size, in tests/profiling/test_profile.py",
     "data.download=true": "network",
+    "vae_lab.interpolate": "two pictures, in tests/latents/test_picture_files.py",
+    "direction=": "a CSV of labels, in tests/latents/test_picture_files.py",
+    "out=latents.parquet": "optional package, in tests/latents/test_encode.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
 """Parts of commands: why those with such a part are composed and not run; each of their keys has to exist."""
@@ -55,7 +58,18 @@ RUNS = {
     "digits": ("data=digits", *SMALL, "model.nclasses=10"),
 }
 QUICK = {
-    "threads=1": ("train", "tune", "generate", "evaluate", "detect", "profile"),
+    "threads=1": (
+        "train",
+        "tune",
+        "generate",
+        "encode",
+        "reconstruct",
+        "interpolate",
+        "traverse",
+        "evaluate",
+        "detect",
+        "profile",
+    ),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
     "logger=none": ("train", "tune"),
@@ -76,7 +90,16 @@ QUICK = {
     "memory=1GiB": ("profile",),
 }
 """Settings that make a command short, each with the commands that have it."""
-REQUIRED = {"generate": ("run",), "evaluate": ("run",), "detect": ("run", "images"), "runs": ("root",)}
+REQUIRED = {
+    "generate": ("run",),
+    "encode": ("run", "images"),
+    "reconstruct": ("run", "images"),
+    "interpolate": ("run", "images"),
+    "traverse": ("run", "images"),
+    "evaluate": ("run",),
+    "detect": ("run", "images"),
+    "runs": ("root",),
+}
 """Settings without which a command ends; pages that name a part of a command leave them out."""
 INSTEAD = "images"
 """What `evaluate` may have in place of a run."""

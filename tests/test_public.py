@@ -15,6 +15,7 @@ from vae_lab.__main__ import COMMANDS, summary
 if TYPE_CHECKING:
     from typing import assert_type
 
+    import numpy as np
     import torch
     from omegaconf import DictConfig
 
@@ -25,11 +26,23 @@ if TYPE_CHECKING:
     def types_seen_by_a_user(cfg: DictConfig, images: torch.Tensor) -> None:
         """`make types` fails if a function, which is loaded at its first use, returns another type, or Any."""
         model = assert_type(vae_lab.load_model("run"), LatentModel)
-        assert_type(vae_lab.load_data("run"), ImageData)
-        assert_type(vae_lab.encode_images(model, images), torch.Tensor)
+        data = assert_type(vae_lab.load_data("run"), ImageData)
+        for held in (
+            images,
+            "a.png",
+            [Path("a.png"), "b.png"],
+            np.zeros((8, 8)),
+            data.splits.test,
+            data.splits.test[0],
+        ):
+            assert_type(vae_lab.encode_images(model, held), torch.Tensor)
+        assert_type(vae_lab.reconstruct_images(model, images), torch.Tensor)
+        assert_type(vae_lab.interpolate_images(model, images, n=5), torch.Tensor)
+        assert_type(vae_lab.log_likelihood(model, images), torch.Tensor)
         assert_type(vae_lab.generate_images(model, n=4, seed=0), torch.Tensor)
         assert_type(vae_lab.score_images("run", images, ncalibration=100), Detections)
         assert_type(vae_lab.train_run(cfg), dict[str, object])
+        assert_type(vae_lab.train_run(["data=digits"]), dict[str, object])
 
 
 PACKAGE = Path(vae_lab.__file__).parent

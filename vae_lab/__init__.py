@@ -3,8 +3,9 @@
 A VAE is three distributions: a prior p(z), a posterior q(z | x) and a generative density p(x | z). The model returns
 them as `torch.distributions` objects, and every loss, bound, score and sampler is a short function of the three.
 
-The public functions are imported from here: `load_model`, `load_data`, `encode_images`, `generate_images`,
-`score_images` and `train_run`. Each is imported at its first use, so that `import vae_lab` is fast.
+The public functions are imported from here: `train_run`, `load_model`, `load_data`, `encode_images`,
+`reconstruct_images`, `generate_images`, `interpolate_images`, `log_likelihood` and `score_images`. Each is imported at
+its first use, so that `import vae_lab` is fast.
 """
 
 from importlib import import_module
@@ -12,17 +13,34 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vae_lab.detection.score_images import score_images
-    from vae_lab.runs.load import encode_images, load_data, load_model
+    from vae_lab.latents.encoding import encode_images, log_likelihood, reconstruct_images
+    from vae_lab.latents.interpolation import interpolate_images
+    from vae_lab.runs.load import load_data, load_model
     from vae_lab.sampling.images import generate_images
     from vae_lab.training.run import train_run
 
-__all__ = ["encode_images", "generate_images", "load_data", "load_model", "score_images", "train_run"]
+__version__ = "0.1.0"
+
+__all__ = [
+    "encode_images",
+    "generate_images",
+    "interpolate_images",
+    "load_data",
+    "load_model",
+    "log_likelihood",
+    "reconstruct_images",
+    "score_images",
+    "train_run",
+]
 
 PLACES = {
-    "encode_images": "vae_lab.runs.load",
+    "encode_images": "vae_lab.latents.encoding",
     "generate_images": "vae_lab.sampling.images",
+    "interpolate_images": "vae_lab.latents.interpolation",
     "load_data": "vae_lab.runs.load",
     "load_model": "vae_lab.runs.load",
+    "log_likelihood": "vae_lab.latents.encoding",
+    "reconstruct_images": "vae_lab.latents.encoding",
     "score_images": "vae_lab.detection.score_images",
     "train_run": "vae_lab.training.run",
 }

@@ -4,7 +4,10 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profile", "runs")
+COMMANDS = (
+    "train", "tune", "generate", "encode", "reconstruct", "interpolate", "traverse", "evaluate", "detect", "report",
+    "profile", "runs",
+)  # fmt: skip
 
 
 def summary(command: str) -> str:
@@ -17,7 +20,7 @@ def summary(command: str) -> str:
 
 def main() -> int:
     """Print the list of commands and return 0; for any argument other than --help, return 2."""
-    lines = [f"  python -m vae_lab.{name:9s} {summary(name)}" for name in COMMANDS]
+    lines = [f"  python -m vae_lab.{name:11s} {summary(name)}" for name in COMMANDS]
     text = "\n".join(["Commands of vae_lab (add --help to a command for its settings):", *lines, ""])
     known = sys.argv[1:] in ([], ["--help"], ["-h"])
     (sys.stdout if known else sys.stderr).write(text)

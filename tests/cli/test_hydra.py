@@ -259,6 +259,7 @@ ELSEWHERE = (
     "wandb agent",
     'compose("train", [...])',
     'compose("train", ["folder=mine"])',
+    'train_run(["resume=<run>"])',
     "python -m vae_lab.train data=m<Tab>",
 )
 """Rows with a test of their own."""
@@ -268,7 +269,7 @@ def test_every_row_of_the_page_is_tested() -> None:
     assert SAID.keys() == {*ROWS, *ELSEWHERE}
     assert not [name for name, said in SAID.items() if not said.startswith(("works", "refused: "))]
     assert [name for name, said in SAID.items() if said.startswith("refused")] == [
-        name for name in SAID if (name in ROWS and ROWS[name].code == 2) or name == 'compose("train", [...])'
+        name for name in SAID if name in ROWS and ROWS[name].code == 2
     ]
 
 
@@ -378,8 +379,24 @@ def test_a_composed_config_trains_in_a_notebook(place: Path) -> None:
         bare = compose("train", [*TINY, "logger=none"])
     assert train_run(cfg)["status"] == "completed"
     assert (place / "mine" / "summary.json").is_file()
-    with pytest.raises(ValueError, match=re.escape(SAID['compose("train", [...])'].removeprefix("refused: "))):
-        train_run(bare)
+    folder = train_run(bare)["folder"]
+    assert re.fullmatch(r"outputs/\d{4}-\d\d-\d\d/\d\d-\d\d-\d\d-[0-9a-f]{6}", str(folder))
+    assert (place / str(folder) / "summary.json").is_file()
+
+
+def test_settings_train_in_a_notebook_as_on_the_command_line(place: Path) -> None:
+    tiny = [*(text for text in TINY if not text.startswith("trainer.max_steps")), "logger=none", "trainer.max_epochs=1"]
+    summary = train_run([*tiny, "model.nlatent=4.0", "folder=a b"])
+    assert (summary["status"], summary["folder"], summary["ended_by"]) == ("completed", "a b", "trainer.max_epochs=1")
+    assert summary["max_steps"] == -1, "max_epochs alone switches the default off"
+    stored = json.loads((place / "a b" / "summary.json").read_text())
+    assert stored["overrides"] == [*tiny, "model.nlatent=4"]
+    longer = train_run(["resume=a b", "trainer.max_epochs=2"])
+    assert (longer["epochs"], longer["folder"]) == (2, str(place / "a b"))
+    for wrong, said in {"data=digit": "choose one of digits", "model.nlaten=3": "did you mean model.nlatent"}.items():
+        with pytest.raises(ValueError, match=said):
+            train_run([wrong])
+    assert not GlobalHydra.instance().is_initialized()
 
 
 def test_bash_completes_a_command(place: Path) -> None:

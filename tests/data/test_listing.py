@@ -16,8 +16,8 @@ from PIL import Image
 from vae_lab.data.files import listing
 from vae_lab.data.files.listing import list_files, report_passed
 from vae_lab.data.files.own_output import GRIDS, PROFILES, RUN_PARTS, RUNS, SAMPLES, SWEEPS, TABLES, WANDB
+from vae_lab.data.files.places import find, find_all
 from vae_lab.data.folder import Folder
-from vae_lab.detection.score_table import find, find_all
 from vae_lab.errors import DataError
 from vae_lab.runs.load import load_data
 from vae_lab.training.run import train_run

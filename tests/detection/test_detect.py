@@ -12,13 +12,16 @@ from hydra.utils import instantiate
 from PIL import Image
 from torch import Tensor
 
+from vae_lab.data.binarize import prepared
 from vae_lab.data.files.cache import decode_files
+from vae_lab.data.files.places import find
+from vae_lab.data.pictures import file_rules
 from vae_lab.detection.calibration import calibration_path, load_detector, score_config
 from vae_lab.detection.conformal import discoveries, p_values
-from vae_lab.detection.detector import CombinedDetector, RunDetector, prepared, to_pixels
-from vae_lab.detection.score_folder import file_rules, score_folder
+from vae_lab.detection.detector import CombinedDetector, RunDetector
+from vae_lab.detection.score_folder import score_folder
 from vae_lab.detection.score_images import score_images
-from vae_lab.detection.score_table import find, score_block
+from vae_lab.detection.score_table import score_block
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.features import weights
@@ -237,25 +240,6 @@ def test_an_unknown_score_names_those_there_are() -> None:
         score_config("magic")
 
 
-def test_pixels_are_read_in_either_way() -> None:
-    images = torch.rand(3, 1, 4, 4)
-    assert torch.equal(to_pixels(to_pixels(images)), to_pixels(images))
-    for wrong, message in (
-        (images * 255, r"pixels must lie in \[0, 1\]"),
-        (images[0], r"must be \[n, channels, height, width\], not \[1, 4, 4\]"),
-        ((images * 255).long(), "floats in .* or uint8, not torch.int64"),
-        (images.log().masked_fill(images > 0, torch.nan), "48 pixels are not finite"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            to_pixels(wrong)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (2, 3, 16, 16)], ids=str)
-def test_images_of_another_size_are_refused(run: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"images must be \[1, 16, 16\] each"):
-        score_images(run, torch.zeros(shape), **QUICK)
-
-
 @pytest.mark.parametrize("score", [*SINGLE, "all"])
 def test_no_images_get_no_scores(run: Path, score: str) -> None:
     config = small(score) if score != "all" else {name: small(name) for name in SINGLE}
@@ -280,7 +264,7 @@ def test_one_image_without_a_number_costs_no_other(run: Path, tmp_path: Path) ->
     assert CombinedDetector({"a": one}).describe(pixels)["score"].isnan().tolist() == [True, False]
     for i in range(2):
         Image.new("L", (16, 16), 128 * i).save(tmp_path / f"{i}.png")
-    rules = file_rules({"channels": 1, "image_size": 16})
+    rules = file_rules(load_model(run))
     files = find(tmp_path).files
     for detector in (one, CombinedDetector({"a": one})):
         rows = score_block(detector, files, decode_files(tmp_path, files, rules, lambda _: None))

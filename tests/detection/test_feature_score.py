@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vae_lab.data.files.cache import Rules, decode_files
+from vae_lab.data.files.places import find
 from vae_lab.detection.metrics import auroc
-from vae_lab.detection.score_table import find
 from vae_lab.detection.scores.features import FeatureDistance, describe_patches, nearest, summarize_maps
 from vae_lab.features import weights
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder

@@ -10,11 +10,12 @@ from detecting import HOW, judge, save_pictures, small, table, trained_run
 from PIL import Image
 
 from vae_lab.data.files.cache import Rules
-from vae_lab.detection import score_folder
+from vae_lab.data.files.places import find
+from vae_lab.data.pictures import file_rules
 from vae_lab.detection.calibration import load_detector, score_config
 from vae_lab.detection.journal import Row, append, read_journal, resumed
 from vae_lab.detection.score_folder import journal_key, journal_path
-from vae_lab.detection.score_table import BLOCK, find, score_files
+from vae_lab.detection.score_table import BLOCK, score_files
 from vae_lab.errors import DataError
 
 RULES = Rules(1, 16, 10**6, 255)
@@ -34,7 +35,7 @@ def pictures(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_interrupted_job_goes_on_where_it_stopped(run: Path, pictures: Path, tmp_path: Path) -> None:
     detector = load_detector(run, score_config("neg_elbo"), HOW)
-    place, rules = find(pictures / "normal"), score_folder.file_rules({"channels": 1, "image_size": 16})
+    place, rules = find(pictures / "normal"), file_rules(detector.model)
     journal = tmp_path / "journal"
     whole = score_files(detector, place, rules, journal, "key")
     assert len(whole) == 20 < BLOCK
@@ -101,8 +102,8 @@ def test_a_journal_is_for_one_run_score_place_and_way_to_decode(run: Path, pictu
 
 def test_a_journal_of_another_score_is_not_used(run: Path, pictures: Path, tmp_path: Path) -> None:
     place, out = find(pictures / "normal"), tmp_path / "t.csv"
-    rules = score_folder.file_rules({"channels": 1, "image_size": 16})
     detector = load_detector(run, small("neg_elbo"), HOW)
+    rules = file_rules(detector.model)
     score_files(detector, place, rules, journal_path(out), journal_key(detector, place, rules))
     judge(run, pictures / "normal", out, {"score": small("rate")})
     judge(run, pictures / "normal", tmp_path / "fresh.csv", {"score": small("rate")})

@@ -31,6 +31,7 @@ from vae_lab.models.ladder import Ladder
 from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.vae import VAE
+from vae_lab.probability.importance import common_noise
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.likelihoods import Bernoulli, Gaussian, SigmaVAE
 from vae_lab.probability.priors import Prior, StandardNormal, VampPrior
@@ -289,7 +290,7 @@ def test_copula_is_the_largest_of_three_tails() -> None:
 def test_the_ladders_ratio_is_the_difference_of_two_bounds() -> None:
     model, batch = ladder(), images(4)
     assert (LadderLLR(0, 3, 0)(model, batch) == 0).all()
-    noise = anomaly.common_noise(model, batch, 5, 0)
+    noise = common_noise(model, batch, 5, 0)
     posterior = model.posterior(batch)
     differences = []
     for one in noise:

@@ -13,11 +13,12 @@ from invoking import invoke
 from PIL import Image
 from torch import Tensor
 
+from vae_lab.data.files.places import find, find_all
+from vae_lab.data.grids import to_uint8
 from vae_lab.detect import main
-from vae_lab.detection.detector import RunDetector, to_pixels
+from vae_lab.detection.detector import RunDetector
 from vae_lab.detection.figures import contact_sheet
 from vae_lab.detection.score_folder import warn_if_inverted
-from vae_lab.detection.score_table import find, find_all
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import DataError, FilesFailed
 from vae_lab.probability.latent_model import LatentModel
@@ -240,4 +241,4 @@ def test_the_command_ends_as_documented(  # noqa: PLR0917
 
 def test_a_tensor_is_judged_as_its_file(run: Path, pictures: Path) -> None:
     pixels = load_data(run).splits.test.pixels(slice(2))
-    assert torch.equal(to_pixels(pixels.float().div(255).requires_grad_()), pixels)
+    assert torch.equal(to_uint8(pixels.float().div(255).requires_grad_()), pixels)

@@ -26,6 +26,7 @@ from vae_lab.evaluation.metrics.features import EfficientNetLite, train_classifi
 from vae_lab.evaluation.metrics.latents import posterior_statistics
 from vae_lab.evaluation.run import classes_section, evaluate_run
 from vae_lab.generate import main
+from vae_lab.latents.encoding import encode_images
 from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder
@@ -35,7 +36,7 @@ from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
 from vae_lab.runs.identity import differences
 from vae_lab.runs.inference import decode_samples
-from vae_lab.runs.load import encode_images, load_data, load_model
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.sampling.images import check_class, generate_images
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.randomness import reseed, seeded

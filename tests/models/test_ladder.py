@@ -13,7 +13,7 @@ from vae_lab.data.images import ImageSet
 from vae_lab.data.sample import Sample
 from vae_lab.evaluation.figures import traversals
 from vae_lab.evaluation.metrics.latents import active_units, posterior_statistics
-from vae_lab.evaluation.metrics.reconstruction import reconstruct
+from vae_lab.evaluation.metrics.reconstruction import reconstruct_set
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.ladder_conv import GridDecoder, GridEncoder
 from vae_lab.models.ladder_mlp import DenseDecoder, DenseEncoder
@@ -174,7 +174,7 @@ def test_a_group_that_says_nothing_is_not_active(model: Ladder) -> None:
             with torch.no_grad():
                 parameter.zero_()
     pixels = (images(40) * 255).to(torch.uint8)
-    found = reconstruct(model, ImageSet(pixels, torch.zeros(40, dtype=torch.int64)))
+    found = reconstruct_set(model, ImageSet(pixels, torch.zeros(40, dtype=torch.int64)))
     first = model.decoder.sizes[0]
     assert found.means[:, first:].var(0).max() > 1e-3
     assert active_units(found.moves[:, first:], 1e-6) == 0

@@ -60,7 +60,7 @@ def test_pictures_of_others_are_refused(run: Path, generate: Any, capfd: pytest.
         before = pictures_in(run.parent / out)
         assert generate("run=run", "n=4", f"out={out}") in (2, 5), out
         assert pictures_in(run.parent / out) == before
-    assert "out=mine holds pictures that generate did not write: 1, such as holiday.JPG; name another" in (
+    assert "out=mine holds pictures that vae_lab did not write: 1, such as holiday.JPG; name another" in (
         "".join(capfd.readouterr())
     )
     shutil.copy(run.parent / "mine" / "holiday.JPG", run.parent / "grid.png")
@@ -135,7 +135,7 @@ def test_a_manifest_that_is_damaged_or_lies_makes_no_room(text: str, tmp_path: P
     for path in (tmp_path / "x.png", folder / "y.png"):
         Image.new("L", (8, 8)).save(path)
     (folder / "manifest.json").write_text(text)
-    with pytest.raises(ValueError, match=r"holds pictures that generate did not write: 1, such as y\.png"):
+    with pytest.raises(ValueError, match=r"holds pictures that vae_lab did not write: 1, such as y\.png"):
         require_room(folder, {}, replace=True)
     (folder / "y.png").unlink()
     require_room(folder, {}, replace=True)

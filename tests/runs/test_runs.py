@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from vae_lab.errors import DataError
+from vae_lab.latents.encoding import encode_images
 from vae_lab.runs.configs import check_config
-from vae_lab.runs.load import encode_images, load_model
+from vae_lab.runs.load import load_model
 from vae_lab.sampling.images import generate_images, save_images
 
 Trained = tuple[Path, dict[str, Any]]

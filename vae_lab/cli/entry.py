@@ -41,7 +41,8 @@ from vae_lab.system.threads import allowed_cores, check_threads, decide_threads,
 log = logging.getLogger(__name__)
 
 PATHS = (
-    "data.root", "data.cache", "resume", "init", "run", "runs", "images", "against", "truth", "out", "logger.wandb.dir",
+    "data.root", "data.cache", "resume", "init", "run", "runs", "images", "against", "truth", "direction",
+    "out", "logger.wandb.dir",
 )  # fmt: skip
 """Settings that are paths, relative to the folder in which a command is started."""
 

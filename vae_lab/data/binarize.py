@@ -1,10 +1,12 @@
 """Random binarization of images: each pixel becomes 1 with its grey value as probability, else 0."""
 
+import hashlib
+
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vae_lab.data.images import ImageSet, Splits
+from vae_lab.data.images import ImageSet, Splits, scaled
 from vae_lab.system.randomness import counter_seed
 
 WAYS = (None, "static", "dynamic")
@@ -27,3 +29,17 @@ def static_splits(parts: Splits, *names: str, seed: int) -> Splits:
         return ImageSet(binarized(images.pixels(slice(None)), "static", seed, name), images.labels)
 
     return parts._replace(**{name: fixed(name, getattr(parts, name)) for name in names})
+
+
+def prepared(
+    pixels: UInt8[Tensor, "n channels height width"], *, binary: bool
+) -> Float[Tensor, "n channels height width"]:
+    """Return pixels as floats in [0, 1] for the model; if `binary`, binarize each with a seed from its content."""
+    if binary:
+        pixels = torch.stack([binarized(image, "detect", content_hash(image)) for image in pixels])
+    return scaled(pixels)
+
+
+def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
+    """Return a 64-bit hash of an image's pixels, as hexadecimal digits."""
+    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=8).hexdigest()

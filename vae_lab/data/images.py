@@ -40,6 +40,16 @@ class ImageSet:
         """The device of the pixels."""
         return self._pixels.device
 
+    def __getitem__(self, index: int | slice | Sequence[int] | Int64[Tensor, " batch"]) -> Sample:
+        """Return the image at an index and its label, without a batch dimension; for several indices, a batch."""
+        if not isinstance(index, int):
+            return self.__getitems__(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        row = index % len(self)
+        image, label = self.__getitems__(slice(row, row + 1))
+        return Sample(image[0], label[0])
+
     def __getitems__(self, indices: Sequence[int] | Int64[Tensor, " batch"] | slice) -> Sample:
         """Return the images at `indices` as a `Sample` of floats in [0, 1], in channels-last memory format."""
         return Sample(scaled(self.pixels(indices)), self.labels[self._on_device(indices)])
@@ -90,12 +100,6 @@ def scaled(
     return pixels.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
-def require_pixels(images: Tensor, channels: int, side: int) -> None:
-    """Raise ValueError unless images are [n, channels, side, side], as floats in [0, 1] or as uint8."""
-    require_range(images)
-    require_size(images, channels, side)
-
-
 def require_range(images: Tensor) -> None:
     """Raise ValueError unless images are [n, channels, height, width] of any size, as floats in [0, 1] or uint8."""
     if images.ndim != 4:
@@ -107,17 +111,11 @@ def require_range(images: Tensor) -> None:
     if not images.isfinite().all():
         raise ValueError(f"{int((~images.isfinite()).sum())} pixels are not finite; leave those images out.")
     if images.numel() and (images.min() < 0 or images.max() > 1):
+        remedy = "map those from -1 to 1 by (x + 1) / 2, " if images.min() >= -1 and images.max() <= 1 else ""
         raise ValueError(
-            f"pixels must lie in [0, 1], not {images.min():.3g} to {images.max():.3g}; divide those from 0 to 255 by"
-            " 255, or pass them as uint8."
+            f"pixels must lie in [0, 1], not {images.min():.3g} to {images.max():.3g}; {remedy}divide those from 0 to"
+            " 255 by 255, or pass them as uint8."
         )
-
-
-def require_size(images: Tensor, channels: int, side: int) -> None:
-    """Raise ValueError unless images are [n, channels, side, side]."""
-    expected = [channels, side, side]
-    if list(images.shape[1:]) != expected:
-        raise ValueError(f"images must be {expected} each, as the run's own are, not {list(images.shape[1:])}.")
 
 
 class Splits(NamedTuple):

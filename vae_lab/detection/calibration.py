@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypedDict
 import torch
 import yaml
 
+from vae_lab.data.binarize import prepared
 from vae_lab.data.images import ImageSet
 from vae_lab.detection.conformal import named_level, require_level
 from vae_lab.detection.detector import (
@@ -26,7 +27,6 @@ from vae_lab.detection.detector import (
     Scores,
     content_hashes,
     describe_pixels,
-    prepared,
 )
 from vae_lab.detection.scores.anomaly import Score
 from vae_lab.detection.scores.ensembles import Ensemble
@@ -158,6 +158,21 @@ def make_score(config: dict[str, Any]) -> Score | Ensemble:
     score = build(config)
     if not isinstance(score, Score | Ensemble):
         raise ValueError(f"score: {config['_target_']} builds a {type(score).__name__}, not a Score or an Ensemble.")
+    return score
+
+
+def make_unfitted_score(config: dict[str, Any]) -> Score:
+    """Return the anomaly score that a config builds, which needs neither normal images nor several runs.
+
+    Raises:
+        ValueError: if it needs them, or the config combines scores.
+    """
+    score = make_score(config) if "_target_" in config else None
+    if not isinstance(score, Score) or type(score).fit is not Score.fit:
+        raise ValueError(
+            "score= compares with normal images or between runs; choose one that needs a model alone, such as"
+            " neg_elbo, iwae_nll, rate or reconstruction_error, or use detect."
+        )
     return score
 
 

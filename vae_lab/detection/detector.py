@@ -3,7 +3,6 @@
 The p-value is the rank of a score among those of held-out normal images, which come from the run's validation part.
 """
 
-import hashlib
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -11,11 +10,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
-from vae_lab.data.binarize import binarized
-from vae_lab.data.images import require_range, scaled
+from vae_lab.data.binarize import content_hash, prepared
 from vae_lab.detection.conformal import discoveries, named_level, p_values, require_level, verdicts
 from vae_lab.detection.metrics import CONSTANTS, constant_images, inverted
 from vae_lab.detection.scores.anomaly import Heat, Score
@@ -238,18 +236,6 @@ def p_values_or_nan(calibration: Scores, scores: Float64[Tensor, " m"]) -> Float
     return p_values(calibration, scores.masked_fill(missing, 0)).masked_fill(missing, math.nan)
 
 
-def prepared(pixels: Pixels, *, binary: bool) -> Float[Tensor, "n channels height width"]:
-    """Return pixels as floats in [0, 1] for the model; if `binary`, binarize each with a seed from its content."""
-    if binary:
-        pixels = torch.stack([binarized(image, "detect", content_hash(image)) for image in pixels])
-    return scaled(pixels)
-
-
-def content_hash(image: UInt8[Tensor, "channels height width"]) -> str:
-    """Return a 64-bit hash of an image's pixels, as hexadecimal digits."""
-    return hashlib.blake2b(image.contiguous().numpy().data, digest_size=8).hexdigest()
-
-
 def content_hashes(pixels: Pixels) -> Hashes:
     """Return a 64-bit hash of each image's pixels; the probability of a collision among n images is n^2 / 2^65."""
     hashes = [int.from_bytes(bytes.fromhex(content_hash(image)), signed=True) for image in pixels]
@@ -276,16 +262,3 @@ def describe_pixels(model: LatentModel, score: Score, pixels: Pixels, *, binary:
     with evaluating(model):
         parts = [score.describe(model, prepared(part, binary=binary)) for part in batches]
     return {name: torch.cat([part[name] for part in parts]).double() for name in parts[0]}
-
-
-def to_pixels(images: Tensor) -> Pixels:
-    """Return images as a uint8 tensor on the CPU; floats in [0, 1] are scaled to 0 to 255.
-
-    Raises:
-        ValueError: if the images have another range, type or shape than [n, channels, height, width].
-    """
-    require_range(images)
-    images = images.detach().cpu()
-    if images.dtype == torch.uint8:
-        return images
-    return (images * 255).round().to(torch.uint8)

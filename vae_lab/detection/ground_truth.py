@@ -6,12 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vae_lab.data.files.places import Place
 from vae_lab.detection.detector import CombinedDetector, Detector
 from vae_lab.detection.figures import roc_figure
 from vae_lab.detection.journal import Row
 from vae_lab.detection.metrics import Detection, detection, inverted
-from vae_lab.detection.score_table import Place, cell, columns, scored
+from vae_lab.detection.score_table import columns, scored
 from vae_lab.errors import DataError
+from vae_lab.reporting.tables import cell
 from vae_lab.system.atomic import whole, write_whole
 
 log = logging.getLogger(__name__)

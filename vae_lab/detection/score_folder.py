@@ -8,36 +8,25 @@ from typing import Any
 
 import PIL
 
+from vae_lab.data.binarize import prepared
 from vae_lab.data.files.cache import Rules, decode_files
 from vae_lab.data.files.decode import RULES
+from vae_lab.data.files.places import Place, exclude_files, find_all, paths, real_path
+from vae_lab.data.pictures import file_rules
 from vae_lab.detection.calibration import Calibration, check_level, load_detector
 from vae_lab.detection.conformal import false_alarms, fewest_discoveries, named_level, require_alpha, require_level
-from vae_lab.detection.detector import Columns, CombinedDetector, Detections, Detector, Pixels, prepared, warn_of_seen
+from vae_lab.detection.detector import Columns, CombinedDetector, Detections, Detector, Pixels, warn_of_seen
 from vae_lab.detection.figures import contact_sheet, heat_sheet
 from vae_lab.detection.ground_truth import is_table, known_rows, labels_of, read_truth, report_truth
 from vae_lab.detection.journal import Row
-from vae_lab.detection.score_table import (
-    Place,
-    columns,
-    exclude_files,
-    find_all,
-    output_paths,
-    real_path,
-    score_files,
-    scored,
-    table_paths,
-    write_table,
-)
+from vae_lab.detection.score_table import columns, output_paths, score_files, scored, table_paths, write_table
 from vae_lab.errors import DataError, FilesFailed, require_count
 from vae_lab.runs.folder import find_run
-from vae_lab.runs.load import load_checkpoint
 from vae_lab.system.atomic import expand_wildcards, whole, write_png
-from vae_lab.system.folders import expanded, require_writable
+from vae_lab.system.folders import require_writable
 
 log = logging.getLogger(__name__)
 
-MAX_PIXELS, BACKGROUND = 178_956_970, 255
-"""Decoding rules for runs whose data were not image files."""
 PLAUSIBLE = 0.05
 """Share of anomalous images in a batch that is not unlikely."""
 
@@ -87,8 +76,7 @@ def score_folder(
     warn_if_inverted(detector)
     if fdr is None:
         warn_if_few(len(detector.calibration), alpha)
-    sizes = {"channels": detector.model.channels, "image_size": detector.model.image_size}
-    rules = file_rules(sizes | load_checkpoint(runs[0], how.checkpoint)["hyper_parameters"]["data"])
+    rules = file_rules(detector.model)
     screened = [
         score_place(detector, place, rules, out, alpha, fdr, nshown) for place, out in zip(places, tables, strict=True)
     ]
@@ -101,18 +89,6 @@ def score_folder(
     if failed:
         raise FilesFailed(f"{failed} of {len(rows)} files could not be scored; the reasons are in {table}.")
     return rows
-
-
-def paths(value: object, setting: str) -> list[Path]:
-    """Return the value of a setting, one path or several, as a list of paths.
-
-    Raises:
-        ValueError: if the setting names no path.
-    """
-    values = value if isinstance(value, list | tuple) else [value]
-    if not values or not all(isinstance(one, str | Path | int) and str(one) for one in values):
-        raise ValueError(f"{setting}={value} names no path; name a folder, a file, or several as [<path>,<path>].")
-    return [expanded(one) for one in values]
 
 
 def find_places(images: object, truth: object, table: Path) -> list[Place]:
@@ -185,20 +161,6 @@ def report_members(detector: Detector, described: Columns, alpha: float) -> None
     for name in detector.members:
         nflagged, values = int((described[f"{name}_p_value"] <= alpha).sum()), described[name]
         log.info("%-22s %8d %12.5g %12.5g", name, nflagged, values.median().item(), values.max().item())
-
-
-def file_rules(data: dict[str, Any]) -> Rules:
-    """Return the rules by which the run decodes image files: channels, size, pixel limit and background.
-
-    Raises:
-        DataError: if the stored config lacks one of the rules.
-    """
-    defaults = {"channels": None, "image_size": None, "max_pixels": MAX_PIXELS, "background": BACKGROUND}
-    rules = {key: data.get(key, default) for key, default in defaults.items()}
-    odd = {key: value for key, value in rules.items() if not isinstance(value, int)}
-    if odd:
-        raise DataError(f"the run's stored config has {odd} for its images, which must be whole numbers.")
-    return Rules(**rules)
 
 
 def warn_if_inverted(detector: Detector) -> None:

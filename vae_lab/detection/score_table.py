@@ -5,21 +5,20 @@ import io
 import logging
 import math
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from vae_lab.data.files.cache import Decoded, Rules, decode_files
-from vae_lab.data.files.listing import Bad, Found, list_files, printable, report_passed
+from vae_lab.data.files.listing import Found, printable
 from vae_lab.data.files.own_output import TABLE_COLUMNS, begins_as_table, table_names
+from vae_lab.data.files.places import Place
 from vae_lab.data.files.source import Source
 from vae_lab.data.survey import survey_sources
 from vae_lab.detection.detector import SEEN, Columns, Detections, Detector
 from vae_lab.detection.journal import Row, append, resumed
-from vae_lab.errors import DataError
+from vae_lab.reporting.tables import cell
 from vae_lab.system.atomic import write_whole
 from vae_lab.system.folders import expanded
 from vae_lab.system.progress import track
@@ -29,72 +28,6 @@ log = logging.getLogger(__name__)
 
 BLOCK = 256
 """Files between two entries in the journal."""
-
-
-class Place(NamedTuple):
-    """A folder, the files to score below it, and the entries that could not be listed, with reasons."""
-
-    root: Path
-    files: list[Found]
-    unreadable: list[Bad]
-
-
-def find(path: Path, setting: str = "images") -> Place:
-    """Return the file at a path, or the files below it if it is a folder.
-
-    Messages name the setting `setting`.
-
-    Raises:
-        DataError: if there is no file, or the path cannot be read.
-    """
-    path = path.absolute()
-    remedy = f"name a folder or a file with {setting}="
-    try:
-        if path.is_dir():
-            listing = list_files(path)
-            report_passed(path, listing)
-            place = Place(path, listing.files, listing.unreadable)
-        else:
-            status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
-                raise DataError(f"{printable(str(path))} is neither a folder nor a regular file; {remedy}.")
-            place = Place(path.parent, [Found(path.name, status.st_size, status.st_mtime_ns)], [])
-    except OSError as error:
-        raise DataError(f"{printable(str(path))} cannot be read ({error.strerror}); {remedy}.") from error
-    if not place.files and not place.unreadable:
-        raise DataError(f"{printable(str(path))} holds no file; {remedy}.")
-    return place
-
-
-def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
-    """Return the files at or below several paths, each file once, with paths relative to the common folder."""
-    places = [find(path, setting) for path in paths]
-    if len(places) == 1:
-        return places[0]
-    root = Path(os.path.commonpath([place.root for place in places]))
-    files: dict[str, Found] = {}
-    unreadable: dict[str, Bad] = {}
-    for place in places:
-        for file in place.files:
-            here = file._replace(path=os.path.relpath(place.root / file.path, root))
-            files.setdefault(os.path.realpath(root / here.path), here)
-        for bad in place.unreadable:
-            here = bad._replace(path=os.path.relpath(place.root / bad.path, root))
-            unreadable.setdefault(os.path.realpath(root / here.path), here)
-    ntwice = sum(len(place.files) for place in places) - len(files)
-    if ntwice:
-        log.info("skipped %d files that %s= names twice", ntwice, setting)
-    return Place(root, sorted(files.values(), key=lambda file: os.fsencode(file.path)), list(unreadable.values()))
-
-
-def exclude_files(place: Place, left_out: set[str]) -> Place:
-    """Return `place` without the files whose real paths are in `left_out`."""
-    return place._replace(files=[file for file in place.files if real_path(place, file) not in left_out])
-
-
-def real_path(place: Place, file: Found) -> str:
-    """Return the absolute path of a file, with symbolic links resolved."""
-    return os.path.realpath(place.root / file.path)
 
 
 def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, key: str) -> list[Row]:
@@ -185,13 +118,3 @@ def write_table(out: Path, rows: list[Row], judged: Detections) -> None:
         cells = [SEEN[int(x)] if name == "seen" else f"{x:.9g}" for name, x in values] or [""] * len(columns)
         writer.writerow([cell(row.path), *cells, literal(printable(row.reason))])
     write_whole(out, text.getvalue().encode())
-
-
-def cell(path: str) -> str:
-    """Return a path escaped for a CSV cell: one line of UTF-8 text that a spreadsheet does not take for a formula.
-
-    Bytes that are not printable UTF-8 are escaped with backslashes, and the path's own backslashes are doubled. Text
-    that looks like a formula gets an apostrophe in front, and a leading apostrophe of the path is doubled.
-    """
-    plain = literal(printable(path.replace("\\", "\\\\")))
-    return f"'{plain}" if path.startswith("'") else plain

@@ -26,7 +26,7 @@ from vae_lab.evaluation.metrics.features import DigitClassifier, EfficientNetLit
 from vae_lab.evaluation.metrics.latents import active_units, elbo_surgery
 from vae_lab.evaluation.metrics.likelihood import SetLikelihood, set_likelihood
 from vae_lab.evaluation.metrics.memorisation import Memorisation, copy_thresholds, memorisation
-from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct
+from vae_lab.evaluation.metrics.reconstruction import Reconstruction, reconstruct_set
 from vae_lab.evaluation.plan import Plan, make_plan
 from vae_lab.evaluation.protocol import NTRAINING, check_samplers, check_settings
 from vae_lab.probability.latent_model import LatentModel
@@ -107,7 +107,7 @@ def measure(plan: Plan, nbound: int) -> Page:
     few = log_caveats(plan)
     counts = {"nsamples": sizes.nsamples, "nimages": sizes.nll_images, "nbound": nbound, "chunk": plan.chunk}
     likelihood = set_likelihood(model, images, **counts, seed=seed, track=track)
-    reconstruction = reconstruct(model, images)
+    reconstruction = reconstruct_set(model, images)
     reference = every_pixel(getattr(data.raw_splits, plan.split))
     sets = sample_sets(plan)
     copies = find_copies(sets, data, seed, plan.settings)

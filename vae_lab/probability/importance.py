@@ -8,9 +8,12 @@ https://arxiv.org/abs/1509.00519).
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import Distribution
+
+from vae_lab.system.randomness import counter_seed
 
 if TYPE_CHECKING:
     from vae_lab.probability.latent_model import Inference, LatentModel
@@ -45,3 +48,11 @@ def draw(
     repeated = image.expand(nsamples, *image.shape).flatten(0, 1)
     log_likelihood = inference.generative.log_prob(repeated).unflatten(0, (nsamples, -1))
     return Draws(inference, log_likelihood, inference.prior.log_prob(inference.z))
+
+
+def common_noise(
+    model: "LatentModel", images: Float[Tensor, "batch channels height width"], nsamples: int, seed: int
+) -> Float[Tensor, "nsamples 1 nlatent"]:
+    """Return standard normal noise that all images share, equal on every device and determined by the seed."""
+    generator = torch.Generator().manual_seed(counter_seed("score", seed))
+    return torch.randn(nsamples, 1, model.nlatent, generator=generator).to(images)

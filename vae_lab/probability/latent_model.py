@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.data.pictures import Preparation
+from vae_lab.probability.distributions import DiagonalNormal, StandardNormal, kl
 from vae_lab.probability.likelihoods import Likelihood
 from vae_lab.system.printing import PrintsArguments
 
@@ -41,9 +43,11 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
         encoder: the network for images.
         decoder: the network for latents.
         prior: returns p(z); see `vae_lab.probability.priors.Prior.forward`.
+        preparation: how pictures are prepared for the model; `load_model` sets that of the run.
     """
 
     nclasses: int = 0
+    preparation: Preparation = Preparation()
     nlatent: int
     channels: int
     image_size: int
@@ -96,3 +100,11 @@ class LatentModel(PrintsArguments, nn.Module, ABC):
     ) -> Iterable[tuple["LatentModel", Float[Tensor, "part channels height width"]]]:
         """Return pairs (model conditioned on the labels of the images, batch of at most `size` images)."""
         return [(self, part) for part in image.split(size)]
+
+
+def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
+    """Return KL(q(z_i | x) || p(z_i)) of each latent z_i; p(z_i) is N(0, 1) if the prior is not factorized."""
+    q, p = inference.posterior.each_latent(), inference.prior
+    if not isinstance(p, DiagonalNormal):
+        p = StandardNormal(torch.zeros_like(inference.posterior.mean[0]))
+    return kl(q, p.each_latent(), q.mean)

@@ -5,6 +5,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from vae_lab.data.files.listing import printable
 from vae_lab.reporting.flat_config import ABSENT, shown
 from vae_lab.reporting.run_records import COMPLETED, RunRecord
 from vae_lab.reporting.seed_groups import SeedGroup, decimal, spanned
@@ -28,6 +29,16 @@ def csv_table(trials: Sequence[RunRecord], keys: Sequence[str]) -> str:
             + [literal(text) for text in (trial.reason, trial.command)]
         )
     return text.getvalue()
+
+
+def cell(path: str) -> str:
+    """Return a path escaped for a CSV cell: one line of UTF-8 text that a spreadsheet does not take for a formula.
+
+    Bytes that are not printable UTF-8 are escaped with backslashes, and the path's own backslashes are doubled. Text
+    that looks like a formula gets an apostrophe in front, and a leading apostrophe of the path is doubled.
+    """
+    plain = literal(printable(path.replace("\\", "\\\\")))
+    return f"'{plain}" if path.startswith("'") else plain
 
 
 def markdown(cells: Sequence[SeedGroup], trials: Sequence[RunRecord], metric: str, sentences: Sequence[str]) -> str:

@@ -14,7 +14,6 @@ from vae_lab.runs.packages import Trust
 from vae_lab.system.folders import expanded
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor
 
     from vae_lab.data.datamodule import ImageData
@@ -41,6 +40,8 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     """
     import torch
 
+    from vae_lab.data.pictures import read_preparation
+
     stored = load_checkpoint(run, checkpoint)
     config = stored["hyper_parameters"]["model"]
     check_config(config, "model", trust)
@@ -49,6 +50,7 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
     with as_data_error(f"the weights in {run} do not fit the model of its config"):
         model = build_model_within(config, weights)
         model.load_state_dict(weights)
+    model.preparation = read_preparation(stored["hyper_parameters"]["data"])
     return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
 
 
@@ -279,31 +281,3 @@ def trains_sigma(run: str | Path, checkpoint: str) -> bool:
     """Return whether a run's objective trains the standard deviation of its posteriors."""
     objective = str(load_checkpoint(run, checkpoint)["hyper_parameters"]["objective"].get("_target_"))
     return not objective.endswith((".Autoencoder", ".RAEL2"))
-
-
-def encode_images(model: "LatentModel", images: "Tensor") -> "Float[Tensor, 'n nlatent']":
-    """Return the posterior means of images, [n, nlatent], on the CPU.
-
-    Args:
-        model: the encoder, used in evaluation mode on its device and in its precision; its mode is restored.
-        images: [n, channels, height, width], floats in [0, 1] or uint8, of the model's size.
-
-    Raises:
-        ValueError: if the images have another shape, type or range.
-
-    Example:
-        >>> from vae_lab import encode_images, load_data, load_model
-        >>> images = load_data("outputs/digits").splits.test.pixels(range(5))  # the run of train_run's example
-        >>> encode_images(load_model("outputs/digits"), images).shape
-        torch.Size([5, 40])
-    """
-    import torch
-
-    from vae_lab.data.images import require_pixels, scaled
-    from vae_lab.models.modes import evaluating
-
-    require_pixels(images, model.channels, model.image_size)
-    pixels = scaled(images) if images.dtype == torch.uint8 else images
-    weight = next(model.parameters())
-    with torch.no_grad(), evaluating(model):
-        return torch.cat([one.posterior(part.to(weight)).mean.cpu() for one, part in model.split(pixels, 256)])

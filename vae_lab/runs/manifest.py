@@ -61,7 +61,7 @@ def require_room(out: Path, made_of: Mapping[str, object], *, replace: bool) -> 
     foreign = sorted(found - set(manifest.get("images", ())))
     if foreign:
         raise ValueError(
-            f"out={out} holds pictures that generate did not write: {len(foreign)}, such as {foreign[0]}; name another"
+            f"out={out} holds pictures that vae_lab did not write: {len(foreign)}, such as {foreign[0]}; name another"
             " place with out=."
         )
     changes = differences(manifest["made_of"], made_of, ()) if found else []

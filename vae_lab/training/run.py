@@ -42,6 +42,7 @@ from vae_lab.training.callbacks.graceful_stop import GracefulStop
 from vae_lab.training.callbacks.idle import skip_idle_hooks
 from vae_lab.training.callbacks.stopping import TIME, FinalValidation, FolderWatch, LateValidation, ended_by
 from vae_lab.training.callbacks.stopwatch import Stopwatch
+from vae_lab.training.compose import compose_config, with_folder
 from vae_lab.training.distributed import collectives
 from vae_lab.training.lightning_log import quieten_lightning
 from vae_lab.training.loggers.opening import close_logger, open_loggers
@@ -56,12 +57,15 @@ Watcher = TypeVar("Watcher", bound=Callback)
 
 
 def train_run(
-    cfg: DictConfig, watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
+    cfg: DictConfig | Sequence[str], watchers: Sequence[Callback] = (), facts: Mapping[str, object] | None = None
 ) -> dict[str, object]:
     """Train and test a model by its config, and return the run's summary, which is also written to summary.json.
 
+    The returned summary has the additional entry "folder".
+
     Args:
-        cfg: the composed config.
+        cfg: settings as on the command line, or a composed config. The run folder is `folder`, by default
+            outputs/<date>/<time>-<id>.
         watchers: callbacks in addition to those of the config.
         facts: additional entries of the summary.
 
@@ -74,30 +78,17 @@ def train_run(
         Interrupted: if a signal ended the run; during training, a checkpoint is written first.
 
     Example:
-        >>> from hydra import compose, initialize_config_dir
         >>> from vae_lab import train_run
-        >>> from vae_lab.system.config_dir import CONF
         >>> short = ["trainer.max_steps=20", "trainer.val_check_interval=20", "logger=none"]
-        >>> with initialize_config_dir(str(CONF), version_base="1.3"):
-        ...     cfg = compose("train", ["data=digits", "model=mlp", *short, "folder=outputs/digits"])
-        >>> summary = train_run(cfg)
-        >>> summary["status"], summary["steps"]
-        ('completed', 20)
+        >>> summary = train_run(["data=digits", "model=mlp", *short, "folder=outputs/digits"])
+        >>> summary["status"], summary["steps"], summary["folder"]
+        ('completed', 20, 'outputs/digits')
     """
-    with GracefulStop() as stop, lock_folder(run_folder(cfg)):
-        return train_until(stop, cfg, watchers, facts or {})
-
-
-def run_folder(cfg: DictConfig) -> Path:
-    """Return the run folder that the config names.
-
-    Raises:
-        ValueError: if the config has no folder, as without a command.
-    """
-    folder = OmegaConf.select(cfg, "folder", throw_on_resolution_failure=False)
-    if folder is None:
-        raise ValueError('folder: compose() sets no run folder; add "folder=<new folder>" to the overrides.')
-    return Path(folder)
+    composed, typed = (cfg, {}) if isinstance(cfg, DictConfig) else compose_config(cfg)
+    composed = with_folder(composed)
+    with GracefulStop() as stop, lock_folder(Path(composed.folder)):
+        summary = train_until(stop, composed, watchers, {**typed, **(facts or {})})
+    return {**summary, "folder": str(composed.folder)}
 
 
 def train_until(

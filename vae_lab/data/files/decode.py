@@ -112,14 +112,40 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
             _check_size(image, max_pixels)
             image.load()
             _check_size(image, max_pixels)
-            upright = _flatten(_to_srgb(_to_8_bit(_upright(image), bits_per_sample(image, content))), background)
-            flat = upright.convert("L" if channels == 1 else "RGB")
+            flat = _plain(image, bits_per_sample(image, content), channels, background)
             square = _square(flat, image_size)
             source = _source(image, content, flat, square)
     except HOSTILE as error:
         raise BadImage(_reason(error)) from error
-    pixels = torch.from_numpy(np.array(square)).reshape(image_size, image_size, channels).permute(2, 0, 1).contiguous()
-    return Picture(pixels, source)
+    return Picture(_to_tensor(square), source)
+
+
+def square_of(
+    image: Image.Image, channels: int, image_size: int, *, max_pixels: int, background: int = 255
+) -> UInt8[Tensor, "channels height width"]:
+    """Return the central square of Pillow's image as `decode` returns that of a file; the image is not changed.
+
+    Raises:
+        BadImage: if its file is damaged, it is too large, or its range of values is unknown.
+    """
+    try:
+        _check_size(image, max_pixels)
+        nbits = 32 if image.mode == "I" else 16 if is_deep(image) else 8
+        nbits = bits_per_sample(image, b"") if image.format == "TIFF" else nbits  # 12 bits are in mode I;16, too
+        return _to_tensor(_square(_plain(image.copy(), nbits, channels, background), image_size))
+    except HOSTILE as error:
+        raise BadImage(_reason(error)) from error
+
+
+def _plain(image: Image.Image, nbits: int, channels: int, background: int) -> Image.Image:
+    """Return the whole image upright, in sRGB, without transparency, in Pillow's mode L or RGB."""
+    upright = _flatten(_to_srgb(_to_8_bit(_upright(image), nbits)), background)
+    return upright.convert("L" if channels == 1 else "RGB")
+
+
+def _to_tensor(image: Image.Image) -> UInt8[Tensor, "channels height width"]:
+    """Return the pixels of an image in mode L or RGB."""
+    return torch.from_numpy(np.array(image)).reshape(*image.size[::-1], -1).permute(2, 0, 1).contiguous()
 
 
 def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image.Image) -> Source:

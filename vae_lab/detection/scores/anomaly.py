@@ -18,13 +18,12 @@ from vae_lab.errors import require_count
 from vae_lab.models.ladder import Ladder
 from vae_lab.models.topdown import Path, choose_from_noise
 from vae_lab.probability.distributions import DiagonalNormal
-from vae_lab.probability.importance import draw
+from vae_lab.probability.importance import common_noise, draw
 from vae_lab.probability.latent_model import Inference, LatentModel
 from vae_lab.probability.likelihoods import Gaussian
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Estimate, Images, Nats, bits_per_dimension, importance_estimate
 from vae_lab.system.printing import PrintsArguments
-from vae_lab.system.randomness import counter_seed
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
 """Batches of normal images, of any sizes."""
@@ -67,12 +66,6 @@ class Score(PrintsArguments, nn.Module, ABC):
     def heat(self, model: LatentModel, images: Images) -> Heat:
         """Return how unusual each place is: the error of its reconstruction, unless a subclass knows better."""
         return pixel_errors(images, central_inference(model, images).generative.mean)
-
-
-def common_noise(model: LatentModel, images: Images, nsamples: int, seed: int) -> Float[Tensor, "nsamples 1 nlatent"]:
-    """Return standard normal noise that all images share, equal on every device and determined by the seed."""
-    generator = torch.Generator().manual_seed(counter_seed("score", seed))
-    return torch.randn(nsamples, 1, model.nlatent, generator=generator).to(images)
 
 
 def central_inference(model: LatentModel, images: Images) -> Inference:

@@ -4,10 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.detection.scores.anomaly import Score, common_noise
+from vae_lab.detection.scores.anomaly import Score
 from vae_lab.errors import require_choice, require_count, require_number
 from vae_lab.models.vae import VAE
 from vae_lab.probability.distributions import DiagonalNormal
+from vae_lab.probability.importance import common_noise
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.scores import Images, Nats

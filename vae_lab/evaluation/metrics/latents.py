@@ -12,8 +12,8 @@ from vae_lab.errors import require_count
 from vae_lab.evaluation.metrics.likelihood import plain_mean
 from vae_lab.intervals import Mean
 from vae_lab.models.modes import evaluating
-from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals, StandardNormal, kl
-from vae_lab.probability.latent_model import Inference, LatentModel
+from vae_lab.probability.distributions import DiagonalNormal, MixtureOfDiagonalNormals
+from vae_lab.probability.latent_model import LatentModel, latent_rates
 from vae_lab.system.randomness import seeded
 
 if TYPE_CHECKING:
@@ -49,14 +49,6 @@ def posterior_statistics(
         parts = [one(part) for one, part in model.split(images, 250)]
     means = torch.cat([part.posterior.mean for part in parts])
     return means.cpu().float(), torch.cat([latent_rates(part) for part in parts]).mean(0).cpu().float()
-
-
-def latent_rates(inference: Inference) -> Float[Tensor, "batch nlatent"]:
-    """Return KL(q(z_i | x) || p(z_i)) of each latent z_i; p(z_i) is N(0, 1) if the prior is not factorized."""
-    q, p = inference.posterior.each_latent(), inference.prior
-    if not isinstance(p, DiagonalNormal):
-        p = StandardNormal(torch.zeros_like(inference.posterior.mean[0]))
-    return kl(q, p.each_latent(), q.mean)
 
 
 def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nlatent"]) -> "Figure":

@@ -89,7 +89,7 @@ def perceptual_distances(
 
 
 @torch.no_grad()
-def reconstruct(model: LatentModel, images: ImageSet) -> Reconstruction:
+def reconstruct_set(model: LatentModel, images: ImageSet) -> Reconstruction:
     """Return the posterior mean and the reconstruction of every image, with their MSE, PSNR and SSIM."""
     metrics = reconstruction_metrics(model.image_size)
     decoded, means, log_sigmas, moves = [], [], [], []
