@@ -35,6 +35,7 @@ COMPOSED = {
     "schedule=cosine": "tests/training/test_configs.py trains with each choice",
     "vae_lab.profile": "a process for each size, in tests/profiling/test_profile.py",
     "data.download=true": "network",
+    "to=onnx": "optional packages, in tests/exporting/test_export.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
 """Parts of commands: why those with such a part are composed and not run; each of their keys has to exist."""
@@ -55,7 +56,7 @@ RUNS = {
     "digits": ("data=digits", *SMALL, "model.nclasses=10"),
 }
 QUICK = {
-    "threads=1": ("train", "tune", "generate", "evaluate", "detect", "profile"),
+    "threads=1": ("train", "tune", "generate", "evaluate", "detect", "profile", "export"),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
     "logger=none": ("train", "tune"),
@@ -76,7 +77,7 @@ QUICK = {
     "memory=1GiB": ("profile",),
 }
 """Settings that make a command short, each with the commands that have it."""
-REQUIRED = {"generate": ("run",), "evaluate": ("run",), "detect": ("run", "images")}
+REQUIRED = {"generate": ("run",), "evaluate": ("run",), "detect": ("run", "images"), "export": ("run",)}
 """Settings without which a command ends; pages that name a part of a command leave them out."""
 INSTEAD = "images"
 """What `evaluate` may have in place of a run."""

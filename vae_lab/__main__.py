@@ -4,7 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
-COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profile")
+COMMANDS = ("train", "tune", "generate", "evaluate", "detect", "report", "profile", "export")
 
 
 def summary(command: str) -> str:
