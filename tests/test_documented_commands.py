@@ -35,6 +35,7 @@ COMPOSED = {
     "schedule=cosine": "tests/training/test_configs.py trains with each choice",
     "vae_lab.profile": "a process for each size, in tests/profiling/test_profile.py",
     "data.download=true": "network",
+    "to=hub": "optional packages, in tests/exporting/test_hub.py",
     "to=onnx": "optional packages, in tests/exporting/test_export.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }

@@ -10,13 +10,20 @@ from vae_lab.system.folders import expanded
 
 @command("export")
 def main(cfg: DictConfig) -> None:
-    """Write encoder, decoder and score as ONNX files or programs of torch.export."""
-    from vae_lab.exporting.run import export_run  # torch takes seconds
+    """Write a model as ONNX files, as programs of torch.export, or as a folder for the Hugging Face Hub."""
+    from vae_lab.exporting.hub import share_run  # torch takes seconds
+    from vae_lab.exporting.run import export_run
 
     settle_threads(cfg)
     settings: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # pyright: ignore[reportAssignmentType]
-    del settings["threads"]
-    export_run(expanded(settings.pop("run")), settings.pop("out"), **settings)
+    run, out, hub = expanded(settings.pop("run")), settings.pop("out"), settings.pop("hub")
+    shared = {key: settings[key] for key in ("checkpoint", "tolerance", "trust")}
+    if cfg.to == "hub":
+        share_run(run, out, **shared, **hub)
+        return
+    if hub["push"] is not None:
+        raise ValueError(f"hub.push={hub['push']} uploads a Hub folder; choose to=hub, not to={cfg.to}.")
+    export_run(run, out, to=cfg.to, score=settings["score"], **shared)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Export of trained models as ONNX files and programs of torch.export, compared with the model before they are kept."""
+"""Export of trained models: ONNX, torch.export and Hub folders, compared with the model before they are kept."""
