@@ -207,7 +207,8 @@ def test_a_network_that_is_no_graph_is_refused_in_a_sentence(tmp_path: Path) -> 
 
 
 REFUSED = {
-    "to=tflite": "to must be one of onnx, torch_export, not tflite.",
+    "to=tflite": "to must be one of onnx, torch_export, hub, not tflite.",
+    "to=diffusers": "to=diffusers: no model of vae_lab consists of the blocks of diffusers' AutoencoderKL",
     "tolerance=0.0": "tolerance must be a finite number above 0, not 0.0.",
     "score=iwae_nll": "score: IwaeNLL cannot be exported, because it searches",
     "score=auto": "score: several scores cannot be exported",

@@ -20,6 +20,10 @@ from vae_lab.system.folders import expanded, require_writable
 log = logging.getLogger(__name__)
 
 DESCRIPTION = "export.json"
+NO_DIFFUSERS = (
+    "to=diffusers: no model of vae_lab consists of the blocks of diffusers' AutoencoderKL, which halves by strided"
+    " convolutions and decodes to the pixels without a sigmoid; choose to=hub, onnx or torch_export."
+)
 
 
 def export_run(
@@ -52,7 +56,11 @@ def export_run(
         >>> described["files"]["decoder.pt2"]["inputs"]
         {'z': ['batch', 40]}
     """
-    require_choice("to", to, FORMATS)
+    if to == "diffusers":
+        raise ValueError(NO_DIFFUSERS)
+    require_choice("to", to, [*FORMATS, "hub"])
+    if to == "hub":
+        raise ValueError("to=hub is written by vae_lab.exporting.hub.share_run; choose onnx or torch_export.")
     require_number("tolerance", tolerance, "(0, inf)")
     chosen = None if score is None else build_score(score)
     if to == "onnx":
