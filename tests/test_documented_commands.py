@@ -46,6 +46,7 @@ LONG = {
     "default_score": "trains what is missing, an hour",
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",
+    "onnx_speed": "optional packages; two minutes",
     "gpu": "needs a GPU; tests/test_gpu.py runs its checks in small",
 }
 """Benchmarks, which are imported here and run by hand."""
