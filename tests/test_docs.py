@@ -78,8 +78,8 @@ def settings() -> set[str]:
 
 ADDED = ("callbacks.x", "callbacks.mine", "logger.mine", "logger.wandb", "logger.mlflow", "logger.tensorboard")
 """Where a reader adds keys of other packages with a +."""
-ATTRIBUTES = {"trainer.predict", "trainer.loggers"}
-"""Of Lightning's Trainer, in Python."""
+ATTRIBUTES = {"trainer.predict", "trainer.loggers", "model.safetensors"}
+"""Of Lightning's Trainer, in Python; and a file."""
 
 
 def test_settings_that_the_pages_name_exist() -> None:

@@ -38,6 +38,8 @@ COMPOSED = {
     "vae_lab.interpolate": "two pictures, in tests/latents/test_picture_files.py",
     "direction=": "a CSV of labels, in tests/latents/test_picture_files.py",
     "out=latents.parquet": "optional package, in tests/latents/test_encode.py",
+    "to=hub": "optional packages, in tests/exporting/test_hub.py",
+    "to=onnx": "optional packages, in tests/exporting/test_export.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
 """Parts of commands: why those with such a part are composed and not run; each of their keys has to exist."""
@@ -47,6 +49,7 @@ LONG = {
     "default_score": "trains what is missing, an hour",
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",
+    "onnx_speed": "optional packages; two minutes",
     "gpu": "needs a GPU; tests/test_gpu.py runs its checks in small",
 }
 """Benchmarks, which are imported here and run by hand."""
@@ -69,6 +72,7 @@ QUICK = {
         "evaluate",
         "detect",
         "profile",
+        "export",
     ),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
@@ -99,6 +103,7 @@ REQUIRED = {
     "evaluate": ("run",),
     "detect": ("run", "images"),
     "runs": ("root",),
+    "export": ("run",),
 }
 """Settings without which a command ends; pages that name a part of a command leave them out."""
 INSTEAD = "images"

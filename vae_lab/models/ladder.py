@@ -11,6 +11,7 @@ Their KL is the sum over groups of KL(q(z_i | z_<i, x) || p(z_i | z_<i)), an est
 difference of log-densities.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -54,7 +55,7 @@ class TopDown(UncheckedDistribution):
         """Return one top-down pass for `shape` draws per batch entry, all flattened into one batch dimension."""
         total = torch.Size(shape) + self.batch_shape
         seen = None if self.seen is None else [f.expand(*shape, *f.shape).flatten(0, len(shape)) for f in self.seen]
-        return self.decoder(seen, choose, total.numel())
+        return self.decoder(seen, choose, math.prod(total))  # numel() is a constant to torch.export
 
     @property
     def mean(self) -> Tensor:
@@ -127,7 +128,7 @@ class Ladder(LatentModel):
 
     def generative(self, z: Float[Tensor, "batch nlatent"]) -> Distribution:
         """Return p(x | z) for the concatenated latents of all groups."""
-        return self.likelihood(self.decoder(None, choose_given(z, self.decoder.sizes), len(z)).output)
+        return self.likelihood(self.decoder(None, choose_given(z, self.decoder.sizes), z.shape[0]).output)
 
     def infer(
         self, posterior: TopDown, shape: tuple[int, ...] = (), noise: Float[Tensor, "*shape 1 nlatent"] | None = None

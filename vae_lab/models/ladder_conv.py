@@ -18,7 +18,7 @@ from torch.nn.functional import silu
 
 from vae_lab.errors import require_count
 from vae_lab.models.conv_transpose import TransposedConv2d
-from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
+from vae_lab.models.topdown import Choice, Count, Features, TopDownDecoder, shrink
 from vae_lab.probability.distributions import full_precision
 
 
@@ -148,7 +148,7 @@ class GridDecoder(TopDownDecoder):
         self.paint = nn.Sequential(nn.SiLU(), TransposedConv2d(widths[0], nout, 4, stride=2, padding=1))
         self.sizes = [vector, *(n * (image_size // 2**halvings) ** 2 for halvings, n in groups)]
 
-    def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
+    def descend(self, seen: Features | None, draw: Choice, batch: Count) -> Float[Tensor, "batch nout height width"]:
         """Return the decoder's output, with each group's latents chosen by `draw`."""
         prior = self.top.add.weight.new_zeros(batch, 2 * self.top.nlatent)
         posterior = None if seen is None else full_precision(self.top.posterior(seen[-1]))

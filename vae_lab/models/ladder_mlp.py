@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 
 from vae_lab.errors import require_count
 from vae_lab.models.mlp import Block, State
-from vae_lab.models.topdown import Choice, Features, TopDownDecoder, shrink
+from vae_lab.models.topdown import Choice, Count, Features, TopDownDecoder, shrink
 from vae_lab.probability.distributions import full_precision
 
 
@@ -94,7 +94,7 @@ class DenseDecoder(TopDownDecoder):
         self.paint = nn.Linear(width, nout * image_size**2)
         self.shape = (nout, image_size, image_size)
 
-    def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
+    def descend(self, seen: Features | None, draw: Choice, batch: Count) -> Float[Tensor, "batch nout height width"]:
         """Return the decoder's output, with each group's latents chosen by `draw`."""
         prior = self.top.add.weight.new_zeros(batch, 2 * self.sizes[0])
         below = [None] * len(self.groups) if seen is None else seen[-2::-1]

@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 
 from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma
 
 Features = list[Float[Tensor, "batch ..."]]
 """The encoder's features: one tensor for each position of the decoder that uses them."""
+
+Count = int | SymInt
+"""A number of images; while torch.export traces the model, it is a symbol."""
 
 Choice = Callable[[Tensor, Tensor | None], Tensor]
 """Returns a group's latents, [batch, n], given the means and log sigmas, [batch, 2n], of its prior and posterior."""
@@ -35,7 +38,7 @@ class TopDownDecoder(nn.Module, ABC):
 
     sizes: list[int]
 
-    def forward(self, seen: Features | None, choose: Choice, batch: int) -> Path:
+    def forward(self, seen: Features | None, choose: Choice, batch: Count) -> Path:
         """Return the result of a top-down pass; `choose` returns each group's latents from its prior and posterior."""
         priors: list[Tensor] = []
         posteriors: list[Tensor] = []
@@ -52,7 +55,7 @@ class TopDownDecoder(nn.Module, ABC):
         return Path(torch.cat(latents, 1), join_groups(priors), join_groups(posteriors) if posteriors else None, output)
 
     @abstractmethod
-    def descend(self, seen: Features | None, draw: Choice, batch: int) -> Float[Tensor, "batch nout height width"]:
+    def descend(self, seen: Features | None, draw: Choice, batch: Count) -> Float[Tensor, "batch nout height width"]:
         """Return the decoder's output; call `draw` for the latents of each group, from the top down."""
 
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import SymInt, Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import one_hot
 
@@ -122,7 +122,7 @@ class VAE(LatentModel):
         labels = self.classes_of(len(image)).argmax(1)
         return [(self.given(label), part) for label, part in zip(labels.split(size), image.split(size), strict=True)]
 
-    def classes_of(self, n: int) -> Int64[Tensor, "n nclasses"]:
+    def classes_of(self, n: int | SymInt) -> Int64[Tensor, "n nclasses"]:
         """Return the one-hot labels of `n` images or latents, repeated if `n` is a multiple of the number of labels.
 
         Raises:
@@ -133,16 +133,15 @@ class VAE(LatentModel):
                 f"the model is conditional on {self.nclasses} classes; call model.given(label) with the label of each"
                 " image."
             )
-        if n % len(self.classes):
-            raise ValueError(
-                f"{len(self.classes)} labels were given for {n} images or latents; give a label for each image."
-            )
-        return self.classes.repeat(n // len(self.classes), 1)
+        nlabels = self.classes.shape[0]  # not len(), which torch.export takes for a constant
+        if n % nlabels:
+            raise ValueError(f"{nlabels} labels were given for {n} images or latents; give a label for each image.")
+        return self.classes.repeat(n // nlabels, 1)
 
     def posterior(self, image: Float[Tensor, "batch channels height width"]) -> DiagonalNormal:
         """Return q(z | x) of each image."""
         if self.nclasses:
-            classes = self.classes_of(len(image)).to(image)
+            classes = self.classes_of(image.shape[0]).to(image)
             image = torch.cat([image, classes[:, :, None, None].expand(-1, -1, *image.shape[2:])], 1)
         mean, log_variance = full_precision(self.encoder(image)).chunk(2, dim=1)
         return DiagonalNormal(mean, bounded_log_sigma(0.5 * log_variance))
@@ -154,7 +153,7 @@ class VAE(LatentModel):
     def decode(self, z: Float[Tensor, "batch nlatent"]) -> Float[Tensor, "batch params height width"]:
         """Return the decoder's output, the likelihood's parameters, for each latent vector."""
         if self.nclasses:
-            classes = self.classes_of(len(z)).to(z)
+            classes = self.classes_of(z.shape[0]).to(z)
             z = torch.cat([z, classes.repeat_interleave(self.cells, 1)], 1)
         return self.decoder(z)
 

@@ -39,12 +39,13 @@ class BinaryPixels(Independent):
 
         The cross-entropy of grey pixels is not a log-density: exp(-cross-entropy) does not integrate to 1 over [0, 1]
         (Loaiza-Ganem and Cunningham 2019, https://arxiv.org/abs/1907.06845). In training on a GPU, images with a grey
-        pixel get NaN in place of an error, because an error would synchronize host and device in every step.
+        pixel get NaN in place of an error, because an error would synchronize host and device in every step. An
+        exported graph has no errors and returns NaN too.
 
         Raises:
             ValueError: if a pixel is neither 0 nor 1.
         """
-        if value.device.type != "cpu" and torch.is_grad_enabled():
+        if torch.compiler.is_exporting() or (value.device.type != "cpu" and torch.is_grad_enabled()):
             return nan_unless_binary(super().log_prob(value), value)
         binary = is_binary(value)
         if not binary.all():

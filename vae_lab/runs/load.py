@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vae_lab.errors import DataError, require_choice
 from vae_lab.runs.configs import build, check_config, require_plain
 from vae_lab.runs.folder import checkpoint_path, load_summary, locate
+from vae_lab.runs.hub_folder import Shared, is_hub_folder, read_hub_folder
 from vae_lab.runs.identity import file_digest
 from vae_lab.runs.metrics import PARTS
 from vae_lab.runs.packages import Trust
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None) -> "LatentModel":
-    """Return the trained model of a run folder, on the CPU and in evaluation mode; the data are not needed.
+    """Return the trained model of a run or Hub folder, on the CPU and in evaluation mode; the data are not needed.
 
     Args:
-        run: the run folder, or a checkpoint file.
-        checkpoint: "best" or "last".
+        run: the run folder, a checkpoint file, or a Hub folder as `python -m vae_lab.export to=hub` writes it.
+        checkpoint: "best" or "last"; a Hub folder has one alone.
         trust: packages other than vae_lab whose classes the model may use; see docs/extending.md.
 
     Raises:
@@ -42,16 +43,28 @@ def load_model(run: str | Path, checkpoint: str = "best", *, trust: Trust = None
 
     from vae_lab.data.pictures import read_preparation
 
-    stored = load_checkpoint(run, checkpoint)
-    config = stored["hyper_parameters"]["model"]
+    config, weights, data = read_model(run, checkpoint)
     check_config(config, "model", trust)
-    prefix = "model."
-    weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
     with as_data_error(f"the weights in {run} do not fit the model of its config"):
         model = build_model_within(config, weights)
         model.load_state_dict(weights)
-    model.preparation = read_preparation(stored["hyper_parameters"]["data"])
+    model.preparation = read_preparation(data)
     return model.to(memory_format=torch.channels_last).eval()  # pyright: ignore[reportCallIssue]
+
+
+def read_model(run: str | Path, checkpoint: str = "best") -> Shared:
+    """Return the unchecked config and the weights of the model of a run folder, a checkpoint file or a Hub folder.
+
+    Raises:
+        DataError: if there is no readable checkpoint or Hub folder.
+    """
+    folder = expanded(run)
+    if is_hub_folder(folder):
+        return read_hub_folder(folder)
+    stored = load_checkpoint(run, checkpoint)
+    prefix = "model."
+    weights = {name.removeprefix(prefix): w for name, w in stored["state_dict"].items() if name.startswith(prefix)}
+    return Shared(stored["hyper_parameters"]["model"], weights, stored["hyper_parameters"]["data"])
 
 
 def load_task(path: str | Path, kind: type, parts: Mapping[str, Any], *, trust: Trust = None) -> Any:  # noqa: ANN401
@@ -240,6 +253,8 @@ def load_checkpoint(run: str | Path, checkpoint: str = "best") -> dict[str, Any]
 
 def remedy_for_missing(run: str | Path) -> str:
     """Return the end of an error message that says why a run has no checkpoint or how to get one."""
+    if is_hub_folder(expanded(run)):
+        return "a Hub folder holds a model alone; name the run folder that it was made of"
     if checkpoint_path(run, "last").is_file():
         return "choose checkpoint=last, which exists"
     try:

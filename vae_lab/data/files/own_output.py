@@ -17,8 +17,8 @@ PROFILES = "results of profile"
 EVALUATIONS = [f"evaluation{part}.{kind}" for part in ("", "-train", "-val", "-test") for kind in ("html", "json")]
 
 RUN_ENTRIES = frozenset({
-    "calibration", "checkpoints", "figures", "generated", "metrics.csv", "mlflow", "summary.json", "tensorboard",
-    "train.log", "wandb",
+    "calibration", "checkpoints", "exported", "figures", "generated", "metrics.csv", "mlflow", "summary.json",
+    "tensorboard", "train.log", "wandb",
     *EVALUATIONS,
 })  # fmt: skip
 """Names of the files and folders that a run writes into its folder."""

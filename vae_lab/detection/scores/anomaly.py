@@ -27,6 +27,7 @@ from vae_lab.system.printing import PrintsArguments
 
 Batches = Iterable[Float[Tensor, "_ channels height width"]]
 """Batches of normal images, of any sizes."""
+Noise = Float[Tensor, "nsamples 1 nlatent"]
 Heat = Float[Tensor, "batch height width"]
 """How unusual each place of each image is; 0 for places that are not unusual."""
 
@@ -114,15 +115,15 @@ class NegELBO(Score):
         self.seed = seed
 
     @torch.no_grad()
-    def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the negative ELBO of each image.
+    def forward(self, model: LatentModel, images: Images, noise: Noise | None = None) -> Nats:
+        """Return the negative ELBO of each image, with the score's own noise unless `noise` is given.
 
         Latents are decoded one at a time to save memory.
         """
         posterior = model.posterior(images)
-        total = images.new_zeros(len(images))
-        for noise in common_noise(model, images, self.nsamples, self.seed).split(1):
-            drawn = draw(model, posterior, images, 1, noise)
+        total = images.new_zeros(images.shape[0])
+        for part in (common_noise(model, images, self.nsamples, self.seed) if noise is None else noise).split(1):
+            drawn = draw(model, posterior, images, 1, part)
             total = total - drawn.log_weights(drawn.inference.posterior.log_prob(drawn.inference.z))[0]
         return total / self.nsamples
 
@@ -137,13 +138,11 @@ class Rate(Score):
         self.seed = seed
 
     @torch.no_grad()
-    def forward(self, model: LatentModel, images: Images) -> Nats:
-        """Return the rate of each image."""
+    def forward(self, model: LatentModel, images: Images, noise: Noise | None = None) -> Nats:
+        """Return the rate of each image, with the score's own noise unless `noise` is given."""
         posterior = model.posterior(images)
-        passes = (
-            model.infer(posterior, noise=noise[0])
-            for noise in common_noise(model, images, self.nsamples, self.seed).split(1)
-        )
+        noise = common_noise(model, images, self.nsamples, self.seed) if noise is None else noise
+        passes = (model.infer(posterior, noise=part[0]) for part in noise.split(1))
         return torch.stack([elbo_terms(one, images).rate for one in passes]).mean(0)
 
 
