@@ -186,6 +186,7 @@ def stand_ins(command: Documented, place: Place) -> dict[str, Callable[[], str]]
         "model": lambda: "conv",
         "score": lambda: "neg_elbo",
         "experiment": lambda: "mnist_fast",
+        "hub.push": lambda: "user/name",
     }
 
 

@@ -38,7 +38,7 @@ TABLE = """
 3 | evaluate images=nowhere against=nowhere out=here | nowhere does not exist
 3 | evaluate run=latest | there is no checkpoint at
 3 | evaluate run=latest out=here | there is no checkpoint at
-3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; name the folder of
+3 | evaluate run=RUN/checkpoints/none.ckpt | none.ckpt; name a finished run with
 3 | evaluate run=RUN/summary.json | is not a vae_lab checkpoint
 2 | evaluate run=RUN checkpoint=worst | checkpoint must be one of best, last
 2 | evaluate run=RUN split=all | split must be one of

@@ -245,7 +245,7 @@ def describe(cfg: DictConfig, data: ImageData, task: Task, trainer: Trainer) -> 
     """Return the entries of the summary that are known before training."""
     return {
         "status": "running",
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "started": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "seed": cfg.seed,
         "data": data.fingerprint,
         "classes": list(data.classes),
