@@ -5,6 +5,7 @@ the older one, based on TorchScript, is deprecated. So the files of both formats
 """
 
 import io
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,13 +100,15 @@ def write_onnx(part: Part, path: Path) -> None:
     nbytes = sum(tensor.nbytes for tensor in part.module.state_dict().values())
     if nbytes > LARGEST:
         raise ValueError(f"it has {nbytes / 1e9:.1f} GB of weights, and an ONNX file at most 2 GB")
-    program = torch.onnx.export(
-        trace(part),
-        verbose=False,
-        input_names=list(part.inputs),
-        output_names=list(part.outputs),
-        dynamic_shapes=[{0: "batch"} for _ in part.inputs],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name: batch will not be used")  # image and label share it
+        program = torch.onnx.export(
+            trace(part),
+            verbose=False,
+            input_names=list(part.inputs),
+            output_names=list(part.outputs),
+            dynamic_shapes=[{0: "batch"} for _ in part.inputs],
+        )
     assert program is not None
     program.save(path, external_data=False)
 

@@ -133,7 +133,9 @@ class VAE(LatentModel):
                 f"the model is conditional on {self.nclasses} classes; call model.given(label) with the label of each"
                 " image."
             )
-        nlabels = self.classes.shape[0]  # not len(), which torch.export takes for a constant
+        if torch.compiler.is_exporting():  # the check would exclude batches of one image
+            return self.classes
+        nlabels = len(self.classes)
         if n % nlabels:
             raise ValueError(f"{nlabels} labels were given for {n} images or latents; give a label for each image.")
         return self.classes.repeat(n // nlabels, 1)

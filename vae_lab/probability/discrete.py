@@ -124,7 +124,7 @@ class LogisticLevels(UncheckedDistribution):
 
 
 def log_level_probability(
-    level: Float[Tensor, "*#shape"], location: Float[Tensor, "*#shape"], scale: Float[Tensor, "*#shape"]
+    level: Float[Tensor, "..."], location: Float[Tensor, "..."], scale: Float[Tensor, "..."]
 ) -> Float[Tensor, "..."]:
     """Return log P(level) under a rounded logistic, with all arguments in units of levels; see the module docstring."""
     upper = logsigmoid((level + 0.5 - location) / scale).masked_fill(level == TOP, 0)
