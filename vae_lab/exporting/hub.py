@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -75,15 +75,7 @@ def share_run(
     if missing:
         raise DataError(f"there is no {missing[0]}; name other figures of the run with hub.pictures=, or none by [].")
     model = load_model(run, checkpoint, trust=trust)
-    shared = read_model(run, checkpoint)
-    about = {
-        "library_name": "vae_lab",
-        VERSION: versions().get("vae_lab", "unknown"),
-        **place.names(),
-        "classes": read_summary(place.folder).get("classes", []) if model.nclasses else [],
-        "model": shared.config,
-        "data": {name: shared.data[name] for name in PREPARATION if name in shared.data},
-    }
+    about = describe_model(model, run, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as temporary:
         aside = Path(temporary)
@@ -104,6 +96,19 @@ def share_run(
     if push is not None:
         upload(folder, push, private=private)
     return folder
+
+
+def describe_model(model: "LatentModel", run: str | Path, checkpoint: str) -> dict[str, Any]:
+    """Return the content of config.json: the configs of the model and of its images, its classes and its origin."""
+    place, shared = locate(run, checkpoint), read_model(run, checkpoint)
+    return {
+        "library_name": "vae_lab",
+        VERSION: versions().get("vae_lab", "unknown"),
+        **place.names(),
+        "classes": read_summary(place.folder).get("classes", []) if model.nclasses else [],
+        "model": shared.config,
+        "data": {name: shared.data[name] for name in PREPARATION if name in shared.data},
+    }
 
 
 def require_packages() -> None:
