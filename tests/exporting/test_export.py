@@ -71,7 +71,7 @@ def untrained(choice: str) -> LatentModel:
     return model.to(memory_format=torch.channels_last).eval()
 
 
-QUICK = ("model=mlp", "model.nclasses=3")
+QUICK = ("model.nclasses=3",)
 CHOICES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in [*MODELS, *OTHERS]]
 
 
