@@ -1,4 +1,4 @@
-"""`SampleQuality`: the kernel distance (KID) of samples from the prior, at each validation."""
+"""`SampleQuality`: the kernel distance (KID) of samples and of reconstructions, at each validation."""
 
 import logging
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
+from vae_lab.evaluation.metrics.reconstruction import reconstruct_set
 from vae_lab.evaluation.metrics.two_sample import kernel_distance
 from vae_lab.features.pyramid import FeaturePyramid
 from vae_lab.runs.inference import every_pixel
@@ -21,9 +22,11 @@ log = logging.getLogger(__name__)
 class SampleQuality(Callback):
     """Logs {val,test}/kid_<network>: KID x 1000 between samples from the prior and the images of that part.
 
-    The latents are the same at each validation, so that values of one run differ by the weights alone. The features are
-    those of a pretrained network's last convolution, averaged over places. The network should not be the one against
-    which the run trains.
+    {val,test}/rkid_<network> is the same for the reconstructions of these images, decoded from the posterior means.
+
+    The latents of samples are the same at each validation, so that values of one run differ by the weights alone. The
+    features are those of a pretrained network's last convolution, averaged over places. The network should not be the
+    one against which the run trains.
 
     Args:
         network: the pretrained network, "lite0" or "lite2".
@@ -47,19 +50,20 @@ class SampleQuality(Callback):
         self.measure(trainer, pl_module, "test")
 
     def measure(self, trainer: Trainer, task: Task, part: str) -> None:
-        """Generate the samples and log their distance from the images of a part of the data."""
+        """Log the distances of samples and of reconstructions from the images of a part of the data."""
+        images: ImageSet = getattr(trainer.datamodule.splits, part)  # pyright: ignore[reportAttributeAccessIssue]
         if part not in self.real:
-            images: ImageSet = getattr(trainer.datamodule.splits, part)  # pyright: ignore[reportAttributeAccessIssue]
             self.real[part] = self.vectors(every_pixel(images).to(task.device))
         with seeded("quality", task.seed), torch.no_grad():
             model = task.model
             if model.nclasses:
                 model = model.given(torch.arange(self.nsamples, device=task.device) % model.nclasses)
             samples = model.generative(model.prior().sample((self.nsamples,))).mean
-        distance = 1000 * kernel_distance(self.real[part], self.vectors(samples))
-        task.log(f"{part}/kid_{self.network}", distance)
-        line = "step %d: %s/kid_%s %.1f (KID x 1000 of %d samples and %d real images)"
-        log.info(line, trainer.global_step, part, self.network, distance, self.nsamples, len(self.real[part]))
+        decoded = reconstruct_set(task.model, images).decoded.to(task.device)
+        kid, rkid = (1000 * kernel_distance(self.real[part], self.vectors(made)) for made in (samples, decoded))
+        task.log_dict({f"{part}/kid_{self.network}": kid, f"{part}/rkid_{self.network}": rkid})
+        line = "step %d: %s/kid_%s %.1f (KID x 1000 of %d samples and %d real images), of their reconstructions %.1f"
+        log.info(line, trainer.global_step, part, self.network, kid, self.nsamples, len(self.real[part]), rkid)
 
     @torch.no_grad()
     def vectors(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n nfeatures"]:
