@@ -60,6 +60,24 @@ def test_a_loader_goes_on_in_an_epoch_and_repeats_the_first_where_asked() -> Non
     assert [sample.label.tolist() for sample in again] == [again.indices(number).tolist() for number in range(6)]
 
 
+@pytest.mark.parametrize("counts", [(40, 7), (3, 20, 1), (5, 5)])
+def test_balanced_classes_are_drawn_equally_often_and_all_images_come(counts: tuple[int, ...]) -> None:
+    labels = torch.repeat_interleave(torch.arange(len(counts)) + 2, torch.tensor(counts))
+    images = ImageSet(numbered(len(labels)).pixels(slice(None)), labels)
+    batches = Batches(images, 6, seed=0, balance=True)
+    numbers = range(60)
+    seen = torch.cat([batches.indices(number) for number in numbers])
+    assert all((labels[batches.indices(b)] == k).sum() == 6 // len(counts) for b in numbers for k in labels.unique())
+    for k, count in enumerate(counts):
+        drawn = seen[labels[seen] == k + 2]
+        whole = drawn[: len(drawn) // count * count].view(-1, count).sort().values
+        assert (whole == torch.nonzero(labels == k + 2)[:, 0]).all()
+    later = Batches(images, 6, seed=0, balance=True)
+    assert all(later.indices(number).equal(batches.indices(number)) for number in (59, 3))
+    shares = [Batches(images, 3, seed=0, balance=True, rank=rank, world_size=2).indices(9) for rank in (0, 1)]
+    assert torch.cat(shares).equal(batches.indices(9))
+
+
 def epoch_of(loader: Batches, epoch: int) -> Iterator[Sample]:
     """The batches of an epoch."""
     assert isinstance(loader.sampler, EpochCounter)

@@ -346,6 +346,12 @@ def test_an_unset_root_is_said(root):
         folder(root).load()
 
 
+def test_one_class_cannot_be_balanced(root):
+    fill(root, 20)
+    with pytest.raises(ValueError, match=r"data\.balance=true: the training images are all of one class"):
+        _ = folder(root, balance=True).splits
+
+
 def in_classes(root: Path) -> None:
     """Ten images of each class, with a file that is no image among them and an empty folder beside."""
     for number, name in enumerate(("b", "a/deep", "B", "é")):

@@ -40,6 +40,8 @@ class Batches:
         rank: of this process.
         world_size: number of processes that share a global batch.
         redraw: whether to binarize each batch anew.
+        balance: whether each class is drawn equally often. The stream then takes the classes in turn, each from
+            permutations of its own images; a pass is still as long as the set.
         repeat: whether every epoch repeats the batches of the first one, for `trainer.overfit_batches`.
         first: returns how many batches of the current epoch have been trained on.
     """
@@ -53,6 +55,7 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         redraw: bool = False,
+        balance: bool = False,
         repeat: bool = False,
         first: Callable[[], int] = int,
     ) -> None:
@@ -62,6 +65,8 @@ class Batches:
         self.rank = rank
         self.world_size = world_size
         self.redraw = redraw
+        classes = images.labels.unique() if balance else ()
+        self.members = [torch.nonzero(images.labels == k)[:, 0].cpu() for k in classes]
         self.sampler: SequentialSampler | EpochCounter = SequentialSampler(images) if repeat else EpochCounter()  # pyright: ignore[reportArgumentType]
         self.first = first
         self._passes: dict[int, Tensor] = {}
@@ -103,16 +108,32 @@ class Batches:
         return places[offset : offset + self.batch_size]
 
     def _permutation(self, npass: int) -> Int64[Tensor, " n"]:
-        """Return the random permutation of all image indices for pass number `npass` over the set; it is cached.
+        """Return the image indices of pass number `npass` over the set, a permutation if not balanced; it is cached.
 
         It is stored on the device of the pixels, so that batches of a set on a GPU need no transfer.
         """
         if npass not in self._passes:
-            generator = torch.Generator().manual_seed(counter_seed("order", self.seed, npass))
             self._passes = {i: order for i, order in self._passes.items() if i >= npass - 1}
-            order = torch.randperm(len(self.images), generator=generator)
+            order = self._balanced(npass) if self.members else shuffled(len(self.images), self.seed, npass)
             self._passes[npass] = order.to(self.images.device, non_blocking=True)
         return self._passes[npass]
+
+    def _balanced(self, npass: int) -> Int64[Tensor, " n"]:
+        """Return the indices of a pass in which the classes take turns."""
+        positions = torch.arange(npass * len(self.images), (npass + 1) * len(self.images))
+        order = torch.empty_like(positions)
+        for k, members in enumerate(self.members):
+            mine = positions % len(self.members) == k
+            turns = positions[mine] // len(self.members)
+            first, last = (int(turns[i]) // len(members) for i in (0, -1))
+            passes = [members[shuffled(len(members), self.seed, k, i)] for i in range(first, last + 1)]
+            order[mine] = torch.cat(passes)[turns - first * len(members)]
+        return order
+
+
+def shuffled(n: int, *counters: int) -> Int64[Tensor, " n"]:
+    """Return a permutation of n numbers that depends on the counters alone."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(counter_seed("order", *counters)))
 
 
 class OrderedBatches:

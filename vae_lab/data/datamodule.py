@@ -31,6 +31,7 @@ class ImageData(LightningDataModule, ABC):
         split_seed: of the split; separate from `seed`, so that runs with different seeds have the same test images.
         binarize: None keeps grey pixels; `static` binarizes all images once, from `split_seed`; `dynamic` binarizes
             training images anew for each batch, from `seed`, and validation and test images once.
+        balance: whether training batches draw each class equally often; see `Batches`.
         augment: `flip` and `shift` of training batches, see `Augment`; None for no augmentation.
 
     Attributes:
@@ -50,6 +51,7 @@ class ImageData(LightningDataModule, ABC):
         seed: int,
         split_seed: int,
         binarize: str | None = None,
+        balance: bool = False,
         augment: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -70,6 +72,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = seed
         self.split_seed = split_seed
         self.binarize = binarize
+        self.balance = balance
         self.augment: Augment | None = read_augment(augment)
 
     @abstractmethod
@@ -87,6 +90,8 @@ class ImageData(LightningDataModule, ABC):
         if self.batch_size > len(parts.train):
             line = "data.batch_size=%d is larger than the training part of %d images: each batch repeats images"
             log.warning(line, self.batch_size, len(parts.train))
+        if self.balance and len(parts.train.labels.unique()) < 2:
+            raise ValueError("data.balance=true: the training images are all of one class; type data.balance=false.")
         return parts
 
     @property
@@ -133,6 +138,7 @@ class ImageData(LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
             redraw=self.binarize == "dynamic",
+            balance=self.balance,
             repeat=bool(getattr(trainer, "overfit_batches", 0)),
             first=int if trainer is None else lambda: trainer.fit_loop.batch_idx + 1,
         )

@@ -185,7 +185,7 @@ def describe_comparison(result: dict[str, Any]) -> list[tuple[str, str]]:
     lines.append((f"distance_{key}", f"{row[f'distance_{key}']:.2f} to the nearest, median"))
     lines.append(("identical", str(row["identical"])))
     bands = result["blur"] or {}
-    lines += [(f"power, {name} frequencies", f"{value:.3f} of the other images' power") for name, value in bands.items()]
+    lines += [(f"power, {name} frequencies", f"{value:.3f} of the others' power") for name, value in bands.items()]
     return lines
 
 
