@@ -40,7 +40,7 @@ PARTS = ("model.encoder", "model.decoder", "learner.encoder", "learner.decoder",
 
 
 def staged(config: Compose, *settings: str) -> tuple[StagedVAEGANTask, Sample, list[torch.optim.Optimizer]]:
-    data, task, trainer = build_parts(config(*STAGED, *settings), {})
+    data, task, trainer = build_parts(config(*STAGED, "trainer.max_steps=8", *settings), {})
     assert isinstance(task, StagedVAEGANTask)
     task.trainer = trainer
     return task, data.splits.train.__getitems__(slice(8)), task.configure_optimizers()
@@ -79,17 +79,22 @@ def test_the_second_and_the_third_stage_start_from_the_average(config: Compose) 
 
 
 def test_learning_rates_follow_the_stages(config: Compose) -> None:
-    task, _, optimizers = staged(config, "task.stages.encoder.steps=10", "task.stages.joint.lr=1e-4")
+    length = ("task.stages.encoder.steps=10", "trainer.max_steps=32")  # 2, 10 and 20 steps
+    task, _, optimizers = staged(config, "task.stages.joint.lr=1e-4", *length)
     expected = {
         ("decoder", 0): [4e-4, 0.0, 4e-4],
         ("encoder", 0): [0.0, 1e-3, 0.0],
         ("encoder", 5): [0.0, 5e-4, 0.0],
         ("joint", 0): [0.0, 0.0, 4e-4],
-        ("joint", 1): [1e-4, 1e-4, 4e-4],
+        ("joint", 10): [5e-5, 5e-5, 2e-4],
+        ("joint", 20): [0.0, 0.0, 0.0],
     }
     for (name, since), rates in expected.items():
         task.set_learning_rates(name, since, tuple(optimizers))
-        assert [one.param_groups[0]["lr"] for one in optimizers] == pytest.approx(rates), (name, since)
+        assert [one.param_groups[0]["lr"] for one in optimizers] == pytest.approx(rates, abs=1e-12), (name, since)
+    constant, _, optimizers = staged(config, "task.stages.joint.lr=1e-4", "task.stages.joint.decay=false", *length)
+    constant.set_learning_rates("joint", 10, tuple(optimizers))
+    assert [one.param_groups[0]["lr"] for one in optimizers] == pytest.approx([1e-4, 1e-4, 4e-4])
 
 
 @pytest.mark.parametrize(("stage", "step"), [("encoder", 2), ("joint", 4)])
@@ -118,7 +123,7 @@ def test_a_run_resumed_in_any_stage_is_the_uninterrupted_one(
     config: Compose, tmp_path: Path, at: int, made_once: Callable[[str, Callable[[Path], object]], Path]
 ) -> None:
     """Bit for bit, also across the borders of stages."""
-    common = (*STAGED, "trainer.val_check_interval=100")
+    common = (*STAGED, "trainer.val_check_interval=100", "task.stages.joint.decay=false")  # which looks at max_steps
     whole = made_once("staged", lambda folder: train_run(config("trainer.max_steps=7", *common, f"folder={folder}")))
     train_run(config(f"trainer.max_steps={at}", *common, folder="first"))
     train_run(config("trainer.max_steps=7", f"resume={tmp_path / 'first'}", *common, folder="second"))

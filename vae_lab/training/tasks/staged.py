@@ -36,6 +36,7 @@ class Stage(NamedTuple):
         adversary_lr: learning rate of the adversaries.
         warmup: batches at the start of the stage in which only the adversaries train.
         distortion: factor of the task's weight of the distortion in the stage.
+        decay: whether the learning rates fall to 0 along half a cosine period.
     """
 
     steps: int | None
@@ -43,14 +44,14 @@ class Stage(NamedTuple):
     adversary_lr: float = 0.0
     warmup: int = 0
     distortion: float = 1.0
+    decay: bool = False
 
 
 class StagedVAEGANTask(AdversarialTask):
     """Trains a VAE and adversaries in three stages.
 
     1. `decoder`: the decoder is the generator of a GAN, with samples from the prior alone.
-    2. `encoder`: the encoder learns to invert the averaged decoder, which is frozen, on distortion and rate. Its
-       learning rate falls to 0 along half a cosine period.
+    2. `encoder`: the encoder learns to invert the averaged decoder, which is frozen, on distortion and rate.
     3. `joint`: both networks train on distortion, rate and perceptual distance of reconstructions, and on the
        adversarial loss of samples from the prior and, if the adversary looks at them, of reconstructions.
 
@@ -148,13 +149,13 @@ class StagedVAEGANTask(AdversarialTask):
     def set_learning_rates(self, name: str, since: int, optimizers: tuple[AnyOptimizer, ...]) -> None:
         """Set the learning rate of every optimizer for a step of a stage; that of a frozen network is 0."""
         stage = self.stages[name]
-        model = stage.lr if since >= stage.warmup else 0.0
-        if name == "encoder" and stage.steps:
-            model *= 0.5 * (1 + math.cos(math.pi * since / stage.steps))
+        length = stage.steps or self.total_steps - sum(one.steps or 0 for one in self.stages.values())
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, since / max(1, length)))) if stage.decay else 1.0
+        model = factor * stage.lr if since >= stage.warmup else 0.0
         rates = [model if name != "encoder" else 0.0, model if name != "decoder" else 0.0]
         for i, optimizer in enumerate(optimizers):
             for group in optimizer.param_groups:
-                group["lr"] = rates[i] if i < len(rates) else stage.adversary_lr
+                group["lr"] = rates[i] if i < len(rates) else factor * stage.adversary_lr
 
     def train_encoder(
         self, batch: Sample, step: int, optimizers: tuple[AnyOptimizer, ...]
