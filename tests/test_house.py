@@ -17,7 +17,7 @@ ROOMS = {
     "models": TORCH,
     "adversarial": TORCH | {"torchvision"},
     "sampling": TORCH | {"sklearn"},
-    "latents": TORCH | {"PIL", "pyarrow"},
+    "latents": TORCH | {"PIL", "pyarrow", "sklearn", "umap"},
     "evaluation": TORCH
     | {"PIL", "jinja2", "markupsafe", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision"},
     "detection": TORCH | {"PIL", "hydra", "matplotlib", "scipy", "sklearn", "torchvision", "yaml"},
