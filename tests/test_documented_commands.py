@@ -39,6 +39,7 @@ COMPOSED = {
     "direction=": "a CSV of labels, in tests/latents/test_picture_files.py",
     "out=latents.parquet": "optional package, in tests/latents/test_encode.py",
     "to=hub": "optional packages, in tests/exporting/test_hub.py",
+    "out=page.html": "optional packages and npm, in tests/exporting/test_page.py",
     "to=onnx": "optional packages, in tests/exporting/test_export.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
@@ -50,6 +51,7 @@ LONG = {
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",
     "onnx_speed": "optional packages; two minutes",
+    "page_decode": "optional packages, npm and Chromium; two minutes",
     "gpu": "needs a GPU; tests/test_gpu.py runs its checks in small",
 }
 """Benchmarks, which are imported here and run by hand."""

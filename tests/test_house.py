@@ -25,7 +25,7 @@ ROOMS = {
     "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
     "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
     "sweeps": {"hydra", "lightning", "omegaconf", "optuna", "sqlalchemy", "vae_lab", "yaml"},
-    "exporting": TORCH | {"huggingface_hub", "onnxruntime", "safetensors"},
+    "exporting": TORCH | {"huggingface_hub", "jinja2", "markupsafe", "onnxruntime", "safetensors"},
     "cli": {"hydra", "omegaconf", "rich", "vae_lab", "yaml"},
 }
 """Packages that the modules of a room may import; which rooms they may import, import-linter holds."""
