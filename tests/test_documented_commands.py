@@ -39,7 +39,9 @@ COMPOSED = {
     "direction=": "a CSV of labels, in tests/latents/test_picture_files.py",
     "out=latents.parquet": "optional package, in tests/latents/test_encode.py",
     "to=hub": "optional packages, in tests/exporting/test_hub.py",
+    "out=page.html": "optional packages and npm, in tests/exporting/test_page.py",
     "to=onnx": "optional packages, in tests/exporting/test_export.py",
+    "vae_lab.explore": "a server, in tests/exploring/test_explore_command.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
 """Parts of commands: why those with such a part are composed and not run; each of their keys has to exist."""
@@ -49,7 +51,9 @@ LONG = {
     "default_score": "trains what is missing, an hour",
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",
+    "explore_latency": "optional packages; a server and Chromium",
     "onnx_speed": "optional packages; two minutes",
+    "page_decode": "optional packages, npm and Chromium; two minutes",
     "gpu": "needs a GPU; tests/test_gpu.py runs its checks in small",
 }
 """Benchmarks, which are imported here and run by hand."""
@@ -73,6 +77,7 @@ QUICK = {
         "detect",
         "profile",
         "export",
+        "explore",
     ),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
@@ -104,6 +109,7 @@ REQUIRED = {
     "detect": ("run", "images"),
     "runs": ("root",),
     "export": ("run",),
+    "explore": ("run",),
 }
 """Settings without which a command ends; pages that name a part of a command leave them out."""
 INSTEAD = "images"

@@ -17,7 +17,7 @@ ROOMS = {
     "models": TORCH,
     "adversarial": TORCH | {"torchvision"},
     "sampling": TORCH | {"sklearn"},
-    "latents": TORCH | {"PIL", "pyarrow"},
+    "latents": TORCH | {"PIL", "pyarrow", "sklearn", "umap"},
     "evaluation": TORCH
     | {"PIL", "jinja2", "markupsafe", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision"},
     "detection": TORCH | {"PIL", "hydra", "matplotlib", "scipy", "sklearn", "torchvision", "yaml"},
@@ -25,7 +25,8 @@ ROOMS = {
     "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
     "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
     "sweeps": {"hydra", "lightning", "omegaconf", "optuna", "sqlalchemy", "vae_lab", "yaml"},
-    "exporting": TORCH | {"huggingface_hub", "onnxruntime", "safetensors"},
+    "exporting": TORCH | {"huggingface_hub", "jinja2", "markupsafe", "onnxruntime", "safetensors"},
+    "exploring": TORCH | {"plotly", "streamlit"},
     "cli": {"hydra", "omegaconf", "rich", "vae_lab", "yaml"},
 }
 """Packages that the modules of a room may import; which rooms they may import, import-linter holds."""

@@ -35,20 +35,27 @@ class Format(NamedTuple):
     load: Callable[[Path], Function]
 
 
-def require_onnx() -> None:
-    """Raise ValueError unless the packages that write and run ONNX files are installed."""
+def require_onnx(setting: str = "to=onnx") -> None:
+    """Raise ValueError, which names the setting, unless the packages that write and run ONNX files are installed."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
-        raise ValueError(f"to=onnx needs the packages {', '.join(missing)}: pip install 'vae_lab[export]'.")
+        raise ValueError(f"{setting} needs the packages {', '.join(missing)}: pip install 'vae_lab[export]'.")
 
 
-def write_checked(part: Part, to: str, path: Path, tolerance: float) -> float:
+def write_checked(part: Part, to: str, path: Path, tolerance: float, setting: str | None = None) -> float:
     """Write the graph of a part if it computes what the model does, and return the largest difference.
+
+    Args:
+        part: the part.
+        to: "onnx" or "torch_export".
+        path: the file to write.
+        tolerance: see `largest_difference`.
+        setting: what errors name; None stands for to=<to>.
 
     Raises:
         ValueError: if the part cannot be exported, or differs from the model by more than `tolerance`.
     """
-    form = FORMATS[to]
+    form, setting = FORMATS[to], setting or f"to={to}"
     with whole(path) as temporary:
         try:
             form.write(part, temporary)
@@ -56,12 +63,14 @@ def write_checked(part: Part, to: str, path: Path, tolerance: float) -> float:
             raise
         except Exception as error:  # networks of other packages fail in any way
             reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
-            raise ValueError(f"to={to}: the {part.name} of this model is not a graph of tensors ({reason}).") from error
+            raise ValueError(
+                f"{setting}: the {part.name} of this model is not a graph of tensors ({reason})."
+            ) from error
         difference = largest_difference(part, form.load(temporary))
         if not difference <= tolerance:  # NaN is refused too
             raise ValueError(
-                f"to={to}: {path.name} differs from the model by {difference:.1e}, more than tolerance={tolerance:g},"
-                " and was not kept; choose another format with to=, or raise tolerance."
+                f"{setting}: {path.name} differs from the model by {difference:.1e}, more than tolerance={tolerance:g},"
+                " and was not kept; choose another format with export's to=, or raise its tolerance."
             )
     return difference
 

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vae_lab.detection.scores.anomaly import NegELBO, Rate, ReconstructionError, central_inference
+from vae_lab.models.ladder import Ladder
+from vae_lab.models.topdown import choose_from_noise
 from vae_lab.probability.importance import common_noise
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.system.randomness import seeded
@@ -53,6 +55,19 @@ class LatentDecoder(nn.Module):
     def forward(self, z: Latents, label: Labels | None = None) -> Images:
         """Return the mean of p(x | z)."""
         return conditioned(self.model, label).generative(z).mean
+
+
+class LadderPrior(nn.Module):
+    """Latents drawn from the prior of a ladder, as a function of standard normal noise."""
+
+    def __init__(self, model: Ladder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, noise: Latents) -> Latents:
+        """Return mean + sigma * noise of each group, given the groups above."""
+        decoder = self.model.decoder
+        return decoder(None, choose_from_noise(noise, decoder.sizes), noise.shape[0]).z
 
 
 class ImageScore(nn.Module):
