@@ -17,7 +17,8 @@ ROOMS = {
     "models": TORCH,
     "adversarial": TORCH | {"torchvision"},
     "sampling": TORCH | {"sklearn"},
-    "latents": TORCH | {"PIL", "pyarrow", "sklearn", "umap"},
+    "latents": TORCH
+    | {"PIL", "jinja2", "markupsafe", "matplotlib", "plotly", "pyarrow", "sklearn", "torchvision", "umap"},
     "evaluation": TORCH
     | {"PIL", "jinja2", "markupsafe", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision"},
     "detection": TORCH | {"PIL", "hydra", "matplotlib", "scipy", "sklearn", "torchvision", "yaml"},
