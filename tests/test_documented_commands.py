@@ -89,6 +89,7 @@ QUICK = {
     "nreference=20": ("evaluate",),
     "ncalibration=20": ("detect",),
     "nfit=20": ("detect",),
+    "perplexity=5.0": ("map",),
     "device=cpu": ("profile",),
     "nrepeats=1": ("profile",),
     "max_seconds=0.1": ("profile",),

@@ -24,7 +24,7 @@ ROOMS = {
     "detection": TORCH | {"PIL", "hydra", "matplotlib", "scipy", "sklearn", "torchvision", "yaml"},
     "training": LIGHTNING | {"hydra", "matplotlib", "mlflow", "omegaconf", "pydantic", "torchvision", "wandb"},
     "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
-    "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
+    "data": LIGHTNING | {"PIL", "matplotlib", "sklearn", "torchvision"},
     "sweeps": {"hydra", "lightning", "omegaconf", "optuna", "sqlalchemy", "vae_lab", "yaml"},
     "exporting": TORCH | {"huggingface_hub", "onnxruntime", "safetensors"},
     "cli": {"hydra", "omegaconf", "rich", "vae_lab", "yaml"},

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float
 
 from vae_lab.errors import DataError
-from vae_lab.reporting.tables import cell
 
 PALETTE = (
     "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
@@ -72,6 +71,8 @@ class Labels(NamedTuple):
         Raises:
             DataError: if the CSV names none of the images.
         """
+        from vae_lab.reporting.tables import cell  # a training run needs no tables
+
         by_place = {os.path.realpath(self.path.parent / name): value for name, value in self.values.items()}
         found = [
             self.values.get(path, self.values.get(cell(path), by_place.get(os.path.realpath(root / path))))

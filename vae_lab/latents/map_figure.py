@@ -60,7 +60,7 @@ def map_figure(found: Projection, coloring: Coloring, caption: str) -> "Figure":
         figure.colorbar(shown, label=plain(coloring.title))
     first, second = axis_titles(found)
     axes.set(xlabel=first, ylabel=second, aspect="equal", adjustable="datalim")
-    figure.suptitle(plain(textwrap.fill(caption, 130)), x=0.01, ha="left", fontsize=9)
+    figure.suptitle(plain(textwrap.fill(caption, 118)), x=0.01, ha="left", fontsize=9)
     return figure
 
 

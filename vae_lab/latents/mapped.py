@@ -7,12 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
-from torch.nn.functional import interpolate
 
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.files.listing import Bad, Found
+from vae_lab.data.grids import thumbnails
 from vae_lab.data.pictures import file_rules
 from vae_lab.errors import DataError
 from vae_lab.latents.folder import BLOCK, BLOCK_BYTES, Classes, Score, describe_pixels, encode_block
@@ -21,9 +19,6 @@ from vae_lab.probability.latent_model import LatentModel
 from vae_lab.sampling.images import class_label
 from vae_lab.system.progress import track
 from vae_lab.system.randomness import seeded
-
-THUMBNAIL = 48
-"""Largest side of a thumbnail in pixels."""
 
 
 class Encoded(NamedTuple):
@@ -91,10 +86,3 @@ def joined(blocks: Sequence[Block]) -> Block:
     path, class_, reason = ([*chain.from_iterable(column)] for column in (path, class_, reason))
     score, mean, log_sigma = (np.concatenate(column) for column in (score, mean, log_sigma))
     return Block(path, class_, reason, score, mean, log_sigma, torch.cat(pixels))
-
-
-def thumbnails(pixels: UInt8[Tensor, "n channels height width"]) -> UInt8[Tensor, "n channels side side"]:
-    """Return images reduced to at most `THUMBNAIL` pixels in height and width."""
-    if not len(pixels) or pixels.shape[-1] <= THUMBNAIL:
-        return pixels
-    return interpolate(pixels.float(), size=(THUMBNAIL, THUMBNAIL), mode="area").round().to(torch.uint8)

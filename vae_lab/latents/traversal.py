@@ -22,10 +22,12 @@ class Traversal(NamedTuple):
 
     Attributes:
         latents: the number of the latent of each row.
+        rates: KL of each of them to the prior in nats, averaged over the pictures.
         images: pixels; row i moves latent `latents[i]` alone.
     """
 
     latents: list[int]
+    rates: list[float]
     images: Float[Tensor, "rows n channels height width"]
 
 
@@ -75,7 +77,7 @@ def traverse_images(
         for row, latent in enumerate(latents):
             z[row, :, latent] = torch.linspace(-reach, reach, n)
         decoded = decode_latents(model, z.flatten(0, 1), None if labels is None else labels[0])
-    return Traversal(latents, decoded.unflatten(0, (len(latents), n)))
+    return Traversal(latents, (rates[latents] / len(read.pixels)).tolist(), decoded.unflatten(0, (len(latents), n)))
 
 
 def latent_direction(
