@@ -18,10 +18,12 @@ Curve = tuple[list[float], list[float]]
 """Steps and values."""
 PANELS = {
     "loss": {"train/loss": "training loss", "val/neg_elbo": "negative ELBO of validation images"},
-    "its two terms": {"val/distortion": "distortion of validation images", "val/rate": "rate of validation images"},
+    "rate": {"train/rate": "training rate, the KL to the prior", "val/rate": "rate of validation images"},
 }
 """Titles of the panels, and their metrics with the words for them."""
-CAPTION = "Losses over the optimizer steps; lower is better. The axes leave out the highest values of the first steps."
+CAPTION = (
+    "Losses over the optimizer steps, lower is better, and the rate, a part of them; the highest first values are cut."
+)
 
 
 def write_curves(path: Path, loggers: Sequence[Logger]) -> None:
@@ -50,7 +52,7 @@ def read_curves(path: Path) -> dict[str, Curve]:
 
 
 def curves_figure(curves: dict[str, Curve]) -> "Figure":
-    """Return a figure with the losses on the left and the two terms of the negative ELBO on the right."""
+    """Return a figure with the losses on the left and the rate on the right."""
     from matplotlib.figure import Figure  # takes half a second
 
     figure = Figure(figsize=(10, 3.8))
