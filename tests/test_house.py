@@ -17,13 +17,14 @@ ROOMS = {
     "models": TORCH,
     "adversarial": TORCH | {"torchvision"},
     "sampling": TORCH | {"sklearn"},
-    "latents": TORCH | {"PIL", "pyarrow", "sklearn", "umap"},
+    "latents": TORCH
+    | {"PIL", "jinja2", "markupsafe", "matplotlib", "plotly", "pyarrow", "sklearn", "torchvision", "umap"},
     "evaluation": TORCH
     | {"PIL", "jinja2", "markupsafe", "matplotlib", "scipy", "sklearn", "torchmetrics", "torchvision"},
     "detection": TORCH | {"PIL", "hydra", "matplotlib", "scipy", "sklearn", "torchvision", "yaml"},
     "training": LIGHTNING | {"hydra", "matplotlib", "mlflow", "omegaconf", "pydantic", "torchvision", "wandb"},
     "reporting": {"PIL", "jinja2", "markupsafe", "plotly", "scipy", "vae_lab", "yaml"},
-    "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
+    "data": LIGHTNING | {"PIL", "matplotlib", "sklearn", "torchvision"},
     "sweeps": {"hydra", "lightning", "omegaconf", "optuna", "sqlalchemy", "vae_lab", "yaml"},
     "exporting": TORCH | {"huggingface_hub", "jinja2", "markupsafe", "onnxruntime", "safetensors"},
     "exploring": TORCH | {"plotly", "streamlit"},

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 COMMANDS = (
-    "train", "tune", "generate", "encode", "reconstruct", "interpolate", "traverse", "evaluate", "detect", "report",
-    "profile", "runs", "export", "explore",
+    "train", "tune", "generate", "encode", "reconstruct", "interpolate", "traverse", "map", "evaluate", "detect",
+    "report", "profile", "runs", "export", "explore",
 )  # fmt: skip
 
 

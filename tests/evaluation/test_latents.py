@@ -10,7 +10,14 @@ from torch import Tensor
 from torch.distributions import Distribution, MixtureSameFamily, MultivariateNormal
 
 from vae_lab.evaluation.metrics import latents
-from vae_lab.evaluation.metrics.latents import ELBOSurgery, Mean, active_units, elbo_surgery, log_aggregate
+from vae_lab.evaluation.metrics.latents import (
+    ELBOSurgery,
+    Mean,
+    active_units,
+    elbo_surgery,
+    latents_figure,
+    log_aggregate,
+)
 from vae_lab.probability.distributions import DiagonalNormal, StandardNormal
 from vae_lab.probability.priors import gaussian_mixture
 
@@ -140,3 +147,18 @@ def test_any_density_can_be_the_prior(prior: Distribution) -> None:
 def test_too_few_draws_are_refused() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         elbo_surgery(*posteriors(), standard(3), ndraws=1, seed=0)
+
+
+@pytest.mark.parametrize("nlatent", [2, 16, 32, 128, 2000])
+def test_the_labels_of_the_figure_do_not_collide(nlatent: int) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = latents_figure(torch.randn(40, nlatent), torch.linspace(0.1, 5, nlatent))
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent(canvas.get_renderer()) for label in axes.get_xticklabels()]
+        assert len(boxes) >= min(nlatent, 16)
+        assert all(first.x1 < second.x0 for first, second in pairwise(boxes))
+    left, right = figure.axes
+    assert right.yaxis.label.get_window_extent().x0 > left.bbox.x1

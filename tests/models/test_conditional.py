@@ -262,7 +262,7 @@ def test_a_conditional_run_is_read_back(run: Path) -> None:
     image, labels = torch.rand(3, 1, 16, 16), torch.tensor([9, 0, 4])
     assert torch.equal(encode_images(first.given(labels), image), encode_images(second.given(labels), image))
     with Image.open(run / "figures" / "samples.png") as picture:
-        assert picture.size == (6 * 66 + 2, 10 * 66 + 2)
+        assert picture.size == (6 * 66 + 2 + 20, 10 * 66 + 2 + 48)  # and the names of classes, and two lines of caption
 
 
 def test_a_class_changes_the_image_and_not_the_hand(run: Path) -> None:

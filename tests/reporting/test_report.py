@@ -13,6 +13,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 import yaml
+from browsing import opened
 from invoking import invoke
 from made_runs import IGNORED, make_run, make_sweep
 from PIL import Image
@@ -25,7 +26,6 @@ from vae_lab.reporting.pictures import encoded, thumbnail
 from vae_lab.reporting.run_records import read_run
 from vae_lab.reporting.write import write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 PLOTS = ("rate_distortion", "curves", "parallel", "heat_map")
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
 
@@ -34,20 +34,6 @@ def report(runs: Path | list[Path], out: Path, metric: str = "test/neg_elbo", mo
     """A report as the command writes it."""
     folders = runs if isinstance(runs, list) else [runs]
     return write_report(folders, out, metric=metric, mode=mode, ignored=IGNORED, picture_side=100)
-
-
-def opened(page: Path, script: str = "") -> tuple[str, str]:
-    """The document after its scripts and one more have run in headless Chromium, and what its console said."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    if script:
-        page.write_text(re.sub("<meta http-equiv[^>]*>", "", page.read_text()) + script)
-    profile = f"--user-data-dir={page.parent / 'profile'}"
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", profile]
-    options += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000", "--dump-dom"]
-    line = [CHROMIUM, *options, page.absolute().as_uri()]
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT, check=True)
-    return done.stdout, "\n".join(text for text in done.stderr.splitlines() if "CONSOLE" in text)
 
 
 def drawn(document: str) -> list[str]:

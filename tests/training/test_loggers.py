@@ -11,15 +11,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from hydra.errors import InstantiationException
 from invoking import invoke
 from lightning.pytorch.loggers import Logger
-from logged import Logged, read_mlflow, read_tensorboard, read_wandb
+from logged import Logged, of_kind, read_mlflow, read_tensorboard, read_wandb, wandb_records
 from omegaconf import DictConfig
+from PIL import Image
 
 from vae_lab.errors import DivergedError
+from vae_lab.latents.encoding import encode_images
+from vae_lab.runs.load import load_data, load_model
 from vae_lab.system.config_dir import CONF
 from vae_lab.train import main
 from vae_lab.training.loggers.packages import is_installed
@@ -33,6 +37,7 @@ TINY = (
     "threads=1",
 )  # fmt: skip
 GRIDS = ("reconstructions", "samples", "traversals")
+TABLE = "latents/images"
 HISTOGRAMS = ("latents/posterior_means", "latents/rate")
 DOCS = Path(__file__).parents[2] / "docs" / "loggers.md"
 MINE = "# @package _global_\ndefaults:\n  - override /logger: [wandb, tensorboard]\n"
@@ -151,7 +156,61 @@ def check(logged: Logged, summary: dict[str, Any], *, pictures: bool) -> None:
     assert {"train/loss", "train/lr"} <= logged.metrics.keys()
     assert str(logged.settings["model.nlatent"]) == "3"
     expected = {name: [2, 4] for name in (*GRIDS, *HISTOGRAMS)} if pictures else {}
-    assert {name: sorted(steps) for name, steps in logged.media.items()} == expected
+    found = {name: sorted(steps) for name, steps in logged.media.items() if name != TABLE}
+    assert found == expected
+
+
+def test_wandb_has_a_table_of_latents_with_their_images(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    train_run(config(*TINY, "logger=wandb", "callbacks.latents.nlogged=5", "model.nlatent=3"))
+    (artifact,) = of_kind(wandb_records(tmp_path / "run"), "artifact")
+    places = {entry["path"]: Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]}
+    assert all(place.is_relative_to(tmp_path / "run") for place in places.values())
+    content = json.loads(places[f"{TABLE}.table.json"].read_text())
+    assert content["columns"][:2] == ["image", "class"]
+    names = content["columns"][2:]
+    rates = [float(re.fullmatch(r"latent \d \(KL ([\d.]+)\)", name)[1]) for name in names]  # pyright: ignore[reportOptionalSubscript]
+    assert rates == sorted(rates, reverse=True)
+    order = [int(name[7]) for name in names]
+    images, means = validation_images(tmp_path / "run", 5)
+    assert len(content["data"]) == 5
+    for (image, name, *z), pixels, mean in zip(content["data"], images, means, strict=True):
+        with Image.open(places[image["path"]]) as picture:
+            assert torch.from_numpy(np.array(picture.convert("L"))).equal(pixels[0])
+        assert name.isdigit()
+        np.testing.assert_allclose(z, mean[order], atol=1e-3)
+    assert read_wandb(tmp_path / "run").media[TABLE] == [4]
+
+
+def validation_images(run: Path, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first validation images of a run, and their posterior means by its last weights."""
+    images = load_data(run).splits.val.pixels(slice(n))
+    return images, encode_images(load_model(run, "last"), images)
+
+
+def test_tensorboard_has_a_projector_of_latents(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    require("tensorboard")
+    train_run(config(*TINY, "logger=tensorboard", "callbacks.latents.nlogged=5"))
+    folder = tmp_path / "run" / "tensorboard"
+    assert "00004/latents-images/tensors.tsv" in (folder / "projector_config.pbtxt").read_text()
+    images, means = validation_images(tmp_path / "run", 5)
+    places = folder / "00004" / "latents-images"
+    np.testing.assert_allclose(np.loadtxt(places / "tensors.tsv"), means, atol=1e-3)
+    assert len((places / "metadata.tsv").read_text().splitlines()) == 5
+    side = images.shape[-1]
+    with Image.open(places / "sprite.png") as sprite:
+        assert sprite.size == (3 * side, 3 * side)
+        first = torch.from_numpy(np.array(sprite.convert("L")))[:side, :side]
+    assert (first.int() - images[0, 0].int()).abs().max() <= 1
+
+
+def test_latents_are_logged_only_if_asked_for(config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    train_run(
+        config(
+            *TINY, "logger=wandb", "~callbacks.gallery", "callbacks.latents.nlogged=0", "callbacks.latents.map=false"
+        )
+    )
+    assert TABLE not in read_wandb(tmp_path / "run").media
+    assert sorted(path.name for path in (tmp_path / "run" / "figures").iterdir()) == ["latents.png"]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "mlflow"])

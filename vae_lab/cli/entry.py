@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 PATHS = (
     "data.root", "data.cache", "resume", "init", "run", "runs", "images", "against", "truth", "direction",
-    "out", "logger.wandb.dir",
+    "labels", "out", "logger.wandb.dir",
 )  # fmt: skip
 """Settings that are paths, relative to the folder in which a command is started."""
 

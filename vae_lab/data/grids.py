@@ -3,12 +3,15 @@
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.utils import make_grid
 
 Image = Float[Tensor, "batch channels height width"]
 Grid = UInt8[Tensor, "3 gridheight gridwidth"]
 SMALLEST_TILE = 56
 GAP_BRIGHTNESS = 0.35
+THUMBNAIL = 48
+"""Largest side of a thumbnail in pixels."""
 
 
 def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
@@ -28,3 +31,10 @@ def paired(above: Image, below: Image, ncolumns: int) -> Float[Tensor, "both cha
     blank = above.new_full((-len(above) % ncolumns, *above.shape[1:]), GAP_BRIGHTNESS)  # fills the last row
     rows = zip(torch.cat([above, blank]).split(ncolumns), torch.cat([below, blank]).split(ncolumns), strict=True)
     return torch.cat([torch.cat(pair) for pair in rows])
+
+
+def thumbnails(pixels: UInt8[Tensor, "n channels height width"]) -> UInt8[Tensor, "n channels side side"]:
+    """Return images reduced to at most `THUMBNAIL` pixels in height and width."""
+    if not len(pixels) or pixels.shape[-1] <= THUMBNAIL:
+        return pixels
+    return interpolate(pixels.float(), size=(THUMBNAIL, THUMBNAIL), mode="area").round().to(torch.uint8)

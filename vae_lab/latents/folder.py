@@ -42,6 +42,8 @@ BLOCK_BYTES = 2**26
 class Score(Protocol):
     """The role of `vae_lab.detection.scores.anomaly.Score`."""
 
+    unit: str
+
     def __call__(self, model: LatentModel, images: Tensor, /) -> Tensor:
         """Return the score of each image."""
         ...

@@ -1,7 +1,7 @@
 """Pictures made from image files: reconstructions, interpolations and traversals, as a .png or a folder of PNGs."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vae_lab.data.captions import captioned
 from vae_lab.data.files.cache import decode_files
 from vae_lab.data.files.listing import Bad, Found, printable
 from vae_lab.data.files.places import Place, paths
@@ -119,7 +120,10 @@ def reconstruct_files(settings: Settings, nshown: int = 48) -> int:
             raise DataError(f"images= holds no usable picture ({bad[0].reason}); name other images.")
         above, below = (torch.stack(column) for column in zip(*shown, strict=True))
         ncolumns = min(8, len(shown))
-        write_png(aside if alone else aside / "grid.png", grid(paired(above, below, ncolumns), ncolumns))
+        caption = "Pictures as the model sees them, each row above the row of their reconstructions."
+        rows = ["picture", "recon-\nstruction"] * -(-len(shown) // ncolumns)
+        sheet = captioned(grid(paired(above, below, ncolumns), ncolumns), caption, rows)
+        write_png(aside if alone else aside / "grid.png", sheet)
         return [] if alone else names
 
     put_pictures(opened.out, opened.made_of, save, [])
@@ -168,7 +172,7 @@ def interpolate_files(settings: Settings, n: int = 9, path: str = "spherical") -
     label = one_class(opened, settings)
     images = interpolate_images(opened.model, paths(settings.images, "images"), n, path=path, label=label)
 
-    put_strip(opened, images, n)
+    put_strip(opened, images, n, f"Images on a {path} path between the reconstructions of two pictures, at the ends.")
     log.info("%d images on a %s path in %s", n, path, opened.out)
     return images
 
@@ -202,13 +206,19 @@ def traverse_files(
         found = traverse_images(model, files, n, nlatents=nlatents, reach=float(far), label=label)
         log.info("rows, by their KL to the prior: latents %s", ", ".join(map(str, found.latents)))
         images = found.images.flatten(0, 1)
+        caption = (
+            f"Each row moves one latent of the first picture from -{far:g} (left) to {far:g} (right), the others stay;"
+        )
+        caption += " rows in the order of their KL to the prior in nats."
+        rows = [f"latent {k}\nKL {rate:.2f}" for k, rate in zip(found.latents, found.rates, strict=True)]
     else:
         first, second, names = read_direction(expanded(direction))
         vector = latent_direction(model, first, second, label=label)
         log.info("direction from label %s (%d pictures) to %s (%d)", names[0], len(first), names[1], len(second))
-        rows = walk_direction(model, files, vector, n, reach=float(far), label=label)
-        images = rows.flatten(0, 1)
-    put_strip(opened, images, n)
+        images = walk_direction(model, files, vector, n, reach=float(far), label=label).flatten(0, 1)
+        caption, rows = f"Each row moves a picture from -{far:g} (left) to {far:g} (right) times the direction", []
+        caption += f" from label {names[0]} to label {names[1]}."
+    put_strip(opened, images, n, printable(caption), rows)
     log.info("%d rows of %d images in %s", len(images) // n, n, opened.out)
     return images
 
@@ -224,11 +234,12 @@ def one_class(opened: Opened, settings: Settings) -> int | None:
     return opened.classes.number
 
 
-def put_strip(opened: Opened, images: Images, ncolumns: int) -> None:
-    """Write images in rows of `ncolumns`, as a .png, or into a folder with a PNG of each."""
+def put_strip(opened: Opened, images: Images, ncolumns: int, caption: str, rows: Sequence[str] = ()) -> None:
+    """Write images in rows of `ncolumns` with their texts, as a .png, or into a folder with a PNG of each."""
 
     def save(aside: Path) -> list[str]:
-        write_png(aside if is_picture(opened.out) else aside / "grid.png", grid(images, ncolumns))
+        sheet = captioned(grid(images, ncolumns), caption, rows)
+        write_png(aside if is_picture(opened.out) else aside / "grid.png", sheet)
         names = [] if is_picture(opened.out) else [f"{i:05d}.png" for i in range(len(images))]
         for name, image in zip(names, images, strict=False):
             write_png(aside / name, to_uint8(image))

@@ -10,6 +10,8 @@ from vae_lab.errors import require_choice, require_count, require_number
 from vae_lab.system.randomness import seeded
 
 METHODS = ("pca", "tsne", "umap")
+FEWEST = 4
+"""Number of latents that UMAP cannot map."""
 EXACT = 1024
 """Largest number of latents for which PCA is exact; for more, it is a randomized one."""
 
@@ -73,19 +75,55 @@ def project_latents(
         >>> found.coordinates.shape[1], found.to_latents(found.coordinates).shape == latents.shape
         (2, True)
     """
-    require_choice("method", method, METHODS)
     n, nlatent = latents.shape
-    if nlatent < 2:
-        raise ValueError(f"the model has {nlatent} latent, and a map needs 2; encode writes the values of one latent.")
-    if n < 2:
-        raise ValueError(f"a map needs at least 2 images, not {n}; give more images.")
+    check_projection(method, n, nlatent, perplexity=perplexity, nneighbors=nneighbors)
     numbers = latents.detach().cpu().double()
     if method == "pca":
         return _principal_plane(numbers, seed)
     if not numbers.var(0).any():
         raise ValueError(f"method={method}: all {n} images have the same latents; method=pca shows one point.")
-    make = _make_tsne(n, perplexity, seed) if method == "tsne" else _make_umap(n, nneighbors, seed)
+    if method == "tsne":
+        from sklearn.manifold import TSNE  # takes half a second
+
+        make: Any = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed)
+    else:
+        make = load_umap()(n_components=2, n_neighbors=nneighbors, random_state=seed, n_jobs=1)
     return Projection(method, torch.from_numpy(make.fit_transform(numbers.numpy())).float())
+
+
+def check_projection(method: str, n: int, nlatent: int, *, perplexity: float = 30.0, nneighbors: int = 15) -> None:
+    """Raise ValueError if `project_latents` cannot map `n` vectors of `nlatent` latents by these settings."""
+    require_choice("method", method, METHODS)
+    require_number("perplexity", perplexity, "(0, inf)")
+    require_count("nneighbors", nneighbors, 2)
+    if nlatent < 2:
+        raise ValueError("the model has 1 latent, and a map needs 2; encode writes the values of one latent.")
+    if n < 2:
+        raise ValueError(f"images= holds {n} usable image, and a map needs at least 2; name more images.")
+    if method == "tsne" and perplexity >= n:
+        raise ValueError(
+            f"perplexity={perplexity:g} must be below the number of images, {n}; choose a smaller one, or method=pca."
+        )
+    if method == "umap" and max(nneighbors, FEWEST) >= n:
+        raise ValueError(
+            f"method=umap needs more images than nneighbors={nneighbors} and at least {FEWEST + 1}, not {n}; choose"
+            " a smaller nneighbors, or method=pca."
+        )
+    if method == "umap":
+        load_umap()
+
+
+def load_umap() -> Any:  # noqa: ANN401
+    """Return the class UMAP of the package umap-learn.
+
+    Raises:
+        ValueError: if the package is not installed.
+    """
+    try:
+        from umap import UMAP  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ValueError("method=umap needs umap-learn: pip install 'vae_lab[umap]', or choose tsne or pca.") from error
+    return UMAP
 
 
 def _principal_plane(latents: Float64[Tensor, "n nlatent"], seed: int) -> Projection:
@@ -102,37 +140,3 @@ def _principal_plane(latents: Float64[Tensor, "n nlatent"], seed: int) -> Projec
     points, total = centred @ axes.T, float(latents.var(0).sum())
     first, second = (float(part) / total if total else 0.0 for part in points.var(0))
     return Projection("pca", points.float(), (first, second), mean.float(), axes.float())
-
-
-def _make_tsne(n: int, perplexity: float, seed: int) -> Any:  # noqa: ANN401
-    """Return scikit-learn's t-SNE.
-
-    Raises:
-        ValueError: if the perplexity is not below the number of latents.
-    """
-    from sklearn.manifold import TSNE
-
-    require_number("perplexity", perplexity, "(0, inf)")
-    if perplexity >= n:
-        raise ValueError(
-            f"perplexity={perplexity:g} must be below the number of images, {n}; choose a smaller one, or method=pca."
-        )
-    return TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed)
-
-
-def _make_umap(n: int, nneighbors: int, seed: int) -> Any:  # noqa: ANN401
-    """Return UMAP of the package umap-learn.
-
-    Raises:
-        ValueError: if the package is not installed, or there are too few latents.
-    """
-    require_count("nneighbors", nneighbors, 2)
-    if nneighbors >= n:
-        raise ValueError(
-            f"nneighbors={nneighbors} must be below the number of images, {n}; choose a smaller one, or method=pca."
-        )
-    try:
-        from umap import UMAP  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ValueError("method=umap needs umap-learn: pip install 'vae_lab[umap]', or choose tsne or pca.") from error
-    return UMAP(n_components=2, n_neighbors=nneighbors, random_state=seed, n_jobs=1)

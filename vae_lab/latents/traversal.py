@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vae_lab.data.pictures import Pictures, read_pictures
 from vae_lab.errors import DataError, require_count, require_number
+from vae_lab.latents.coloring import number_or_text
 from vae_lab.latents.encoding import Labels, batches_of, encode_images, labels_of
 from vae_lab.latents.interpolation import decode_latents
 from vae_lab.models.modes import evaluating
@@ -21,10 +22,12 @@ class Traversal(NamedTuple):
 
     Attributes:
         latents: the number of the latent of each row.
+        rates: KL of each of them to the prior in nats, averaged over the pictures.
         images: pixels; row i moves latent `latents[i]` alone.
     """
 
     latents: list[int]
+    rates: list[float]
     images: Float[Tensor, "rows n channels height width"]
 
 
@@ -74,7 +77,7 @@ def traverse_images(
         for row, latent in enumerate(latents):
             z[row, :, latent] = torch.linspace(-reach, reach, n)
         decoded = decode_latents(model, z.flatten(0, 1), None if labels is None else labels[0])
-    return Traversal(latents, decoded.unflatten(0, (len(latents), n)))
+    return Traversal(latents, (rates[latents] / len(read.pixels)).tolist(), decoded.unflatten(0, (len(latents), n)))
 
 
 def latent_direction(
@@ -127,12 +130,5 @@ def read_direction(path: Path) -> tuple[list[Path], list[Path], tuple[str, str]]
     labels = {label for _, label in rows}
     if len(labels) != 2:
         raise DataError(f"direction={path} has {len(labels)} different labels; give two, such as 0 and 1.")
-    low, high = sorted(labels, key=_number_or_text)
+    low, high = sorted(labels, key=number_or_text)
     return [file for file, label in rows if label == low], [file for file, label in rows if label == high], (low, high)
-
-
-def _number_or_text(label: str) -> tuple[float, str]:
-    try:
-        return float(label), label
-    except ValueError:
-        return float("inf"), label

@@ -49,6 +49,8 @@ class Score(PrintsArguments, nn.Module, ABC):
         torch.Size([5])
     """
 
+    unit = "nats"
+
     @abstractmethod
     def forward(self, model: LatentModel, images: Images) -> Nats:
         """Return the score of each image, without gradients."""
@@ -94,6 +96,8 @@ def pixel_errors(images: Images, decoded: Images) -> Heat:
 
 class ReconstructionError(Score):
     """The squared error of the reconstruction from the posterior mean, summed over pixels; not in nats."""
+
+    unit = "squared error"
 
     @torch.no_grad()
     def forward(self, model: LatentModel, images: Images) -> Nats:

@@ -60,10 +60,14 @@ def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nla
     from matplotlib.figure import Figure  # takes half a second
 
     order = rates.argsort(descending=True)[:64]
-    figure = Figure(figsize=(10, 3.5))
+    figure = Figure(figsize=(10, 3.8))
     left, right = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.14, top=0.91, wspace=0.17)
-    places, step = range(len(order)), -(-len(order) // 20)
+    figure.subplots_adjust(left=0.07, right=0.99, bottom=0.13, top=0.83, wspace=0.2)
+    caption = (
+        "Latents in the order of their KL to the prior: what each tells about an image, and where images lie on it."
+    )
+    figure.suptitle(caption, x=0.01, ha="left", fontsize=9)
+    places, step = range(len(order)), -(-len(order) // (32 if len(rates) <= 100 else 16))  # as wide as their digits
     left.bar(places, rates[order].numpy(), color="#3b6fb6")
     left.set(ylabel="KL to the prior [nats]", title=f"rate of each latent, {float(rates.sum()):.1f} nats in all")
     low, first, median, third, high = np.quantile(means[:, order].numpy(), [0.025, 0.25, 0.5, 0.75, 0.975], axis=0)
@@ -74,7 +78,7 @@ def latents_figure(means: Float[Tensor, "n nlatent"], rates: Float[Tensor, " nla
     right.set(ylabel="median, 50 % and 95 % of the images", title=f"posterior means of {len(means)} images")
     for axes in (left, right):
         axes.set(xlabel="latent", xlim=(-0.7, len(order) - 0.3))
-        axes.set_xticks(places[::step], order[::step].tolist(), fontsize=8)
+        axes.set_xticks(places[::step], order[::step].tolist(), fontsize=8 if len(order) <= 16 else 6)
     return figure
 
 

@@ -11,6 +11,7 @@ from vae_lab.evaluation import figures
 from vae_lab.runs.inference import placed
 from vae_lab.system.atomic import write_png
 from vae_lab.system.randomness import seeded
+from vae_lab.training.callbacks.curves import write_curves
 from vae_lab.training.loggers.pictures import log_image, takes_images
 from vae_lab.training.tasks.task import Task
 
@@ -21,10 +22,10 @@ class Gallery(Callback):
     """Writes grids of images: reconstructions beside their originals, samples and latent traversals.
 
     The grids are made after the first validation, after later ones at least `every` steps after the last grids, and at
-    the end. They have their own random state, so they do not affect training.
+    the end. They have their own random state, so they do not affect training. At the end, the loss curve is drawn.
 
     Args:
-        folder: folder for `<name>.png`, which is overwritten each time.
+        folder: folder for `<name>.png`, which is overwritten each time, and for `curves.png`.
         every: smallest number of steps between two sets of grids.
         nimages: images per grid.
     """
@@ -57,9 +58,11 @@ class Gallery(Callback):
             self.show(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Task) -> None:
-        """Make the last grids if a callback ended training after the last validation."""
+        """Write the loss curve, and make the last grids if a callback ended training after the last validation."""
         if self.visited is not None and self.visited < trainer.global_step and trainer.is_global_zero:
             self.show(trainer, pl_module)
+        if trainer.is_global_zero:
+            write_curves(self.folder / "curves.png", trainer.loggers)
 
     def show(self, trainer: Trainer, task: Task) -> None:
         """Write the three grids as PNG files, and send them to every logger that accepts images."""
@@ -68,7 +71,7 @@ class Gallery(Callback):
         with seeded("gallery", task.seed), torch.no_grad(), trainer.precision_plugin.tensor_init_context():
             grids = {
                 "reconstructions": figures.reconstructions(model, images),
-                "samples": figures.samples(task.model, self.nimages),
+                "samples": figures.samples(task.model, self.nimages, classes=trainer.datamodule.classes),  # pyright: ignore[reportAttributeAccessIssue]
                 "traversals": figures.traversals(model, images),
             }
         for name, grid in grids.items():
