@@ -41,6 +41,7 @@ COMPOSED = {
     "to=hub": "optional packages, in tests/exporting/test_hub.py",
     "out=page.html": "optional packages and npm, in tests/exporting/test_page.py",
     "to=onnx": "optional packages, in tests/exporting/test_export.py",
+    "vae_lab.explore": "a server, in tests/exploring/test_explore_command.py",
     "logger=tensorboard": "optional package, in tests/training/test_loggers.py",
 }
 """Parts of commands: why those with such a part are composed and not run; each of their keys has to exist."""
@@ -50,6 +51,7 @@ LONG = {
     "default_score": "trains what is missing, an hour",
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",
+    "explore_latency": "optional packages; a server and Chromium",
     "onnx_speed": "optional packages; two minutes",
     "page_decode": "optional packages, npm and Chromium; two minutes",
     "gpu": "needs a GPU; tests/test_gpu.py runs its checks in small",
@@ -75,6 +77,7 @@ QUICK = {
         "detect",
         "profile",
         "export",
+        "explore",
     ),
     "trainer.max_steps=4": ("train", "tune"),
     "trainer.val_check_interval=4": ("train", "tune"),
@@ -106,6 +109,7 @@ REQUIRED = {
     "detect": ("run", "images"),
     "runs": ("root",),
     "export": ("run",),
+    "explore": ("run",),
 }
 """Settings without which a command ends; pages that name a part of a command leave them out."""
 INSTEAD = "images"

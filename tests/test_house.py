@@ -26,6 +26,7 @@ ROOMS = {
     "data": LIGHTNING | {"PIL", "sklearn", "torchvision"},
     "sweeps": {"hydra", "lightning", "omegaconf", "optuna", "sqlalchemy", "vae_lab", "yaml"},
     "exporting": TORCH | {"huggingface_hub", "jinja2", "markupsafe", "onnxruntime", "safetensors"},
+    "exploring": TORCH | {"plotly", "streamlit"},
     "cli": {"hydra", "omegaconf", "rich", "vae_lab", "yaml"},
 }
 """Packages that the modules of a room may import; which rooms they may import, import-linter holds."""

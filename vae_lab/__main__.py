@@ -6,7 +6,7 @@ from pathlib import Path
 
 COMMANDS = (
     "train", "tune", "generate", "encode", "reconstruct", "interpolate", "traverse", "evaluate", "detect", "report",
-    "profile", "runs", "export",
+    "profile", "runs", "export", "explore",
 )  # fmt: skip
 
 

@@ -15,8 +15,10 @@ from invoking import invoke
 from omegaconf import DictConfig, OmegaConf
 
 from vae_lab.detect import main as detect
+from vae_lab.detection.calibration import Calibration, score_config
 from vae_lab.detection.score_images import score_images
 from vae_lab.evaluate import main as evaluate
+from vae_lab.exploring.explored import Explored
 from vae_lab.generate import main as generate
 from vae_lab.runs.configs import check_config
 from vae_lab.runs.load import load_data, load_model, without_side_effects
@@ -224,6 +226,14 @@ def test_every_command_that_reads_a_run_folder_takes_trust(
     assert line.endswith("type trust=[otherlab].")
     assert sorted(tmp_path.rglob("*")) == before
     assert invoke(main, name, "run=run", "threads=1", *settings, "trust=[otherlab]", monkeypatch=monkeypatch) == 0
+
+
+def test_the_page_of_a_run_takes_trust_too(foreign: Path) -> None:
+    with pytest.raises(ValueError, match=r"trust=\[otherlab\]"):
+        Explored(foreign, score_config("neg_elbo"), Calibration())
+    explored = Explored(foreign, score_config("neg_elbo"), Calibration(trust=["otherlab"]))
+    assert explored.test_images() is not None
+    assert "validation images" in explored.statistics().source
 
 
 def test_python_takes_trust_too(foreign: Path) -> None:
