@@ -17,6 +17,7 @@ from vae_lab.detection.calibration import Calibration, score_config
 from vae_lab.detection.score_images import score_images
 from vae_lab.latents.encoding import encode_images, log_likelihood, reconstruct_images
 from vae_lab.latents.interpolation import decode_latents, interpolate_images
+from vae_lab.reporting.plot_style import traces
 from vae_lab.sampling.images import generate_images
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.run import train_run
@@ -196,8 +197,7 @@ def test_an_uploaded_picture_is_judged_as_detect_does(plain_run: Explored) -> No
     expected = in_rows(torch.cat([own / 255, decoded, decoded]), 3)
     two_thirds = expected.shape[1] * 2 // 3  # beside the heat map
     assert (pixels(page, 1)[:, :two_thirds] == expected[:, :two_thirds]).all()
-    settings = {"ncalibration": 40, "nfit": 60}
-    judged = score_images(plain_run.run, own, "neg_elbo", layout="NCHW", **settings)
+    judged = score_images(plain_run.run, own, "neg_elbo", layout="NCHW", ncalibration=40, nfit=60)
     assert page.metric[1].value == f"{float(judged.scores):.4g}"
     assert page.metric[2].value.startswith(f"{float(judged.p_values):.3g}, ")
     assert any("one of the run's train images" in one.value for one in page.caption)
@@ -224,7 +224,7 @@ def test_the_interpolation_is_that_of_two_pictures(plain_run: Explored) -> None:
 
 def test_the_map_has_points_by_class_and_a_grid_to_click_on(made_once: Callable[..., Path]) -> None:
     figure = map_figure(explore(made_once, "conditional"))
-    *points, cells = figure.data
+    *points, cells = traces(figure)
     assert len(points) == 10
     assert len(cells.x) == CELLS**2
     assert (cells.marker.opacity, cells.hoverinfo) == (0, "none")
