@@ -98,14 +98,15 @@ def test_learning_rates_follow_the_stages(config: Compose) -> None:
 
 
 @pytest.mark.parametrize(("stage", "step"), [("encoder", 2), ("joint", 4)])
-def test_the_distortion_has_a_factor_for_each_stage(config: Compose, stage: str, step: int) -> None:
-    settings = ("task.distortion=2.0", f"task.stages.{stage}.distortion=5.0", "task.adversarial_weight=0.0")
-    task, batch, optimizers = staged(config, *settings)
+def test_distortion_and_discrepancy_have_a_weight_for_each_stage(config: Compose, stage: str, step: int) -> None:
+    settings = ("task.distortion=2.0", f"task.stages.{stage}.distortion=5.0", f"task.stages.{stage}.mmd=70.0")
+    task, batch, optimizers = staged(config, *settings, "task.adversarial_weight=0.0")
     numbers = task.step(batch, step, *optimizers)
     bound = (10 * numbers["distortion"] + numbers["rate"]).mean()
     assert numbers["bound"] == pytest.approx(float(bound))
     assert ("perceptual" in numbers) is (stage == "joint"), "features do not teach the encoder alone"
-    assert numbers["loss"] == pytest.approx(float(bound + numbers.get("perceptual", 0.0)))
+    assert numbers["mmd"] != 0
+    assert numbers["loss"] == pytest.approx(float(bound + 70 * numbers["mmd"] + numbers.get("perceptual", 0.0)))
 
 
 def test_stages_may_be_empty(config: Compose) -> None:
@@ -182,6 +183,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown setting": (("+task.stages.joint.rate=1.0",), r"task\.stages\.joint\.rate is unknown"),
     "a length": (("task.stages.encoder.steps=-1",), r"task\.stages\.encoder\.steps must be"),
     "a weight": (("task.stages.joint.distortion=-1.0",), r"task\.stages\.joint\.distortion must be"),
+    "a discrepancy": (("task.stages.joint.mmd=-1.0",), r"task\.stages\.joint\.mmd must be"),
     "a half-life": (("task.ema_halflife=0.0",), r"task\.ema_halflife must be"),
     "a ladder": (("model=ladder_mlp",), "choose model=fastgan"),
     "another objective": (("objective=iwae",), "choose objective=elbo"),

@@ -14,6 +14,7 @@ from vae_lab.data.sample import Sample
 from vae_lab.errors import require_count, require_number
 from vae_lab.models.modes import evaluating
 from vae_lab.models.vae import VAE
+from vae_lab.probability.discrepancy import direction_mmd
 from vae_lab.probability.latent_model import Inference
 from vae_lab.probability.objectives import elbo_terms
 from vae_lab.probability.schedules import value_at
@@ -22,6 +23,9 @@ from vae_lab.training.distributed.gradients import set_gradients
 from vae_lab.training.snapshot import AnyOptimizer
 from vae_lab.training.tasks.adversarial import AdversarialTask, ModelLosses
 from vae_lab.training.tasks.vaegan_settings import adversary_optimizers
+
+PRIOR_DRAWS = 256
+"""Latents of the prior with which those of a batch are compared."""
 
 NO_WARMUP = 10**9
 """Earlier updates of an EMA that starts from an average."""
@@ -37,6 +41,7 @@ class Stage(NamedTuple):
         warmup: batches at the start of the stage in which only the adversaries train.
         distortion: factor of the task's weight of the distortion in the stage.
         decay: whether the learning rates fall to 0 along half a cosine period.
+        mmd: weight of the discrepancy between the latents of a batch and the prior, beside nats; see `direction_mmd`.
     """
 
     steps: int | None
@@ -45,6 +50,7 @@ class Stage(NamedTuple):
     warmup: int = 0
     distortion: float = 1.0
     decay: bool = False
+    mmd: float = 0.0
 
 
 class StagedVAEGANTask(AdversarialTask):
@@ -54,6 +60,10 @@ class StagedVAEGANTask(AdversarialTask):
     2. `encoder`: the encoder learns to invert the averaged decoder, which is frozen, on distortion and rate.
     3. `joint`: both networks train on distortion, rate and perceptual distance of reconstructions, and on the
        adversarial loss of samples from the prior and, if the adversary looks at them, of reconstructions.
+
+    In the last two, `mmd` holds the latents of all images near the prior (InfoVAE, Zhao et al. 2019,
+    https://arxiv.org/abs/1706.02262). Without it, they gather in a corner of latent space where no samples come from,
+    because blurred images have the least distortion, and reconstructions are blurred.
 
     Posterior and prior are different inputs for a decoder; trained together from the start, reconstructions stay
     blurred for long and samples improve slowly. docs/paintings.md shows the figures.
@@ -211,12 +221,16 @@ class StagedVAEGANTask(AdversarialTask):
     def bound(
         self, inference: Inference, image: Float[Tensor, "batch channels height width"], step: int, stage: Stage
     ) -> tuple[dict[str, Tensor], Float[Tensor, ""]]:
-        """Return the values to log of reconstructions, and the weighted sum of distortion and rate in nats."""
+        """Return the values to log of reconstructions, and the weighted sum of distortion, rate and discrepancy."""
         terms = elbo_terms(inference, image)
         weight = self.distortion * stage.distortion
         bound = (weight * terms.distortion + value_at(self.beta, step) * terms.rate).mean()
-        numbers = {"loss": bound, "distortion": terms.distortion, "rate": terms.rate, "bound": bound}
-        return {name: value.detach() for name, value in numbers.items()}, bound
+        numbers = {"distortion": terms.distortion, "rate": terms.rate, "bound": bound}
+        loss = bound
+        if stage.mmd:
+            numbers["mmd"] = direction_mmd(inference.z, inference.prior.sample((PRIOR_DRAWS,)))
+            loss = bound + stage.mmd * numbers["mmd"]
+        return {name: value.detach() for name, value in {**numbers, "loss": loss}.items()}, loss
 
 
 def read_stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
@@ -237,6 +251,7 @@ def read_stages(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Stage]:
         if name != "joint" or stage.steps is not None:
             require_count(f"task.stages.{name}.steps", stage.steps, 0)
         require_count(f"task.stages.{name}.warmup", stage.warmup, 0)
+        require_number(f"task.stages.{name}.mmd", stage.mmd)
         require_number(f"task.stages.{name}.lr", stage.lr)
         require_number(f"task.stages.{name}.adversary_lr", stage.adversary_lr)
         require_number(f"task.stages.{name}.distortion", stage.distortion)
