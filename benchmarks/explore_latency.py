@@ -75,7 +75,7 @@ def time_messages(times: list[float]) -> None:
         if arrived and message.delta.new_element.HasField("imgs"):
             times.append(time.perf_counter() - arrived.pop())
 
-    AppSession.handle_backmsg, AppSession._enqueue_forward_msg = on_arrival, on_send  # noqa: SLF001
+    AppSession.handle_backmsg, AppSession._enqueue_forward_msg = on_arrival, on_send  # noqa: SLF001  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def move_sliders(address: str, nmoves: int) -> list[float]:
