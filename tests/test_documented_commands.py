@@ -49,6 +49,7 @@ COMPOSED = {
 LONG = {
     "anomalies": "four minutes",
     "one_class": "ten runs",
+    "encode": "60,000 files, and many more",
     "default_score": "trains what is missing, an hour",
     "fanout": "eight runs",
     "threads": "minutes; needs a quiet machine",

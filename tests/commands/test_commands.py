@@ -162,7 +162,8 @@ def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:
         f"W&B was offline; upload this run with: wandb sync .*/{folder}/wandb/offline-run-.*",
         r"test/sse_kl \d+\.\d\d \(lower is better\): squared error \+ KL of an image",
         rf"ended by trainer\.max_steps=4 after 4 steps, \d+ images/s, run folder {folder}",
-        rf"pictures: {folder}/figures/latents\.png, reconstructions\.png, samples\.png, traversals\.png",
+        rf"pictures: {folder}/figures/"
+        r"curves\.png, latents\.png, map\.png, reconstructions\.png, samples\.png, traversals\.png",
         rf"next: {python} -m vae_lab\.generate run={folder}, or evaluate, which writes a page",
     ]
     for line, pattern in zip(said[-5:], expected, strict=True):

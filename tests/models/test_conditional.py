@@ -31,6 +31,7 @@ from vae_lab.models.conv import ConvDecoder, ConvEncoder
 from vae_lab.models.mlp import MLPDecoder, MLPEncoder
 from vae_lab.models.resnet import ResDecoder, ResEncoder
 from vae_lab.models.vae import VAE
+from vae_lab.probability.latent_model import latent_rates
 from vae_lab.probability.likelihoods import Gaussian, SigmaVAE
 from vae_lab.probability.priors import StandardNormal, VampPrior
 from vae_lab.probability.scores import importance_estimate
@@ -131,7 +132,9 @@ def test_statistics_of_many_images_keep_their_labels_and_pictures_have_a_row_for
     means, _ = posterior_statistics(whole, image)
     torch.testing.assert_close(means, whole.posterior(image).mean.detach())
     torch.testing.assert_close(encode_images(whole, image), means)
-    assert samples(model, 22).shape[1:] == (NCLASSES * 58 + 2, 5 * 58 + 2)
+    found = samples(model, 22, classes=["a", "b", "c", "d"])
+    frame = found[:, -NCLASSES * 58 - 2 :][:, :: NCLASSES * 58 + 1]  # the lines above and below the grid
+    assert (frame[0] < 255).sum(1).tolist() == [5 * 58 + 2] * 2
     assert reconstructions(model.given(LABELS), pictures()).shape[0] == 3
 
 
@@ -142,7 +145,11 @@ def test_a_traversal_stays_in_the_class_of_the_first_image() -> None:
         z = first.posterior(pictures()[:1]).mean
         z[0, 0] = -3
         expected = grid(first.generative(z).mean, 1)  # without a frame, since it is alone
-    corner = traversals(model.given(LABELS), pictures(), NLATENT)[:, 2:58, 2:58]
+    many = model.given(LABELS)
+    order = latent_rates(many.infer(many.posterior(pictures()), noise=torch.zeros(1, NLATENT))).mean(0).argsort()
+    above = 58 * order.flip(0).tolist().index(0)
+    figure = traversals(many, pictures(), NLATENT)[:, -NLATENT * 58 - 2 :, -11 * 58 - 2 :]
+    corner = figure[:, above + 2 : above + 58, 2:58]
     assert (corner.int() - expected.int()).abs().max() <= 1
 
 

@@ -38,7 +38,9 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def test_the_run_folder_keeps_its_contract(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, summary = trained
-    figures = {f"figures/{name}.png" for name in ("reconstructions", "samples", "traversals", "latents")}
+    figures = {
+        f"figures/{name}.png" for name in ("reconstructions", "samples", "traversals", "latents", "map", "curves")
+    }
     promised = {".lock", "checkpoints/last.ckpt", "checkpoints/best.ckpt", "metrics.csv", "summary.json"} | figures
     files = {
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and "wandb" not in path.parts

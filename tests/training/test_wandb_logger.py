@@ -65,14 +65,15 @@ def is_artifact(**expected: object) -> Check:
     """Whether there are two artifacts, best.ckpt and last.ckpt, or more, and all say this."""
 
     def check(records: Records) -> bool:
-        found = of_kind(records, "artifact")
+        found = [artifact for artifact in of_kind(records, "artifact") if artifact["type"] == "model"]
         return len(found) >= 2 and all(expected.items() <= artifact.items() for artifact in found)
 
     return check
 
 
 def not_copied(records: Records) -> bool:
-    manifests = [artifact["manifest"]["contents"] for artifact in of_kind(records, "artifact")]
+    models = [artifact for artifact in of_kind(records, "artifact") if artifact["type"] == "model"]
+    manifests = [artifact["manifest"]["contents"] for artifact in models]
     return bool(manifests) and all("/checkpoints/" in entry["local_path"] for entries in manifests for entry in entries)
 
 

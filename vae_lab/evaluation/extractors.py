@@ -20,7 +20,7 @@ from vae_lab.evaluation.metrics.features import (
 )
 from vae_lab.features.weights import INSTALL, NETWORKS, is_available
 from vae_lab.system.atomic import whole
-from vae_lab.system.folders import cache_folder, torch_folder
+from vae_lab.system.folders import cache_folder, expanded, torch_folder
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def load_extractor(name: str, training: ImageSet, trained_against: Collection[st
         DataError: if "inception" is chosen and its weights are missing, or a file cannot be used.
     """
     if name.endswith((".pth", ".pt")):
-        return load_weights(Path(name).expanduser())
+        return load_weights(expanded(name))
     require_choice("features", name, NAMES)
     nchannels = training.pixels(slice(1)).shape[1]
     if name == "auto" and nchannels == 3:

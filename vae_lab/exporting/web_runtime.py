@@ -74,7 +74,7 @@ def _fetch(folder: Path) -> dict[str, bytes]:
 def _unpack(folder: Path) -> dict[str, bytes]:
     """Return the files in the archive that npm has put into a folder."""
     (archive,) = folder.glob("*.tgz")
-    with tarfile.open(archive) as members:
+    with tarfile.open(archive, encoding="utf-8") as members:
         found = {name: members.extractfile(f"package/dist/{name}") for name in DIGESTS}
         return {name: file.read() for name, file in found.items() if file is not None}
 

@@ -20,6 +20,7 @@ def direction_mmd(z: Float[Tensor, "n nlatent"], prior: Float[Tensor, "m nlatent
 
     Example:
         >>> import torch
+        >>> from vae_lab.probability.discrepancy import direction_mmd
         >>> prior = torch.randn(1000, 64)
         >>> bool(direction_mmd(torch.randn(1000, 64), prior) < 0.01)
         True

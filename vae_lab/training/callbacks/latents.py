@@ -84,7 +84,7 @@ class Latents(Callback):
         means, rates = self.seen
         images, classes = trainer.datamodule.splits.val, trainer.datamodule.classes  # pyright: ignore[reportAttributeAccessIssue]
         names = [class_label(classes, k) if classes else "" for k in images.labels[: len(means)].tolist()]
-        if self.map and means.shape[1] > 1:
+        if self.map and min(means.shape) > 1:
             found, coloring = project_latents(means), Coloring("class", names)
             caption = describe_map(found, coloring, means.shape[1], f"{len(means):,} validation images")
             with whole(self.folder / "map.png") as path:
