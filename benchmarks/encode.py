@@ -9,7 +9,6 @@ memory of `many` files, the folder holds links to the first `n`; `many=0` leaves
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -77,7 +76,8 @@ def child(what: str, run: str, folder: str, out: str) -> None:
     else:
         encode_folder(run=run, images=folder, out=out)
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
+    peak = int(status["VmHWM"].split()[0]) / 1024  # ru_maxrss would include the process that started this one
     sys.stdout.write(json.dumps({"seconds": seconds, "peak": peak}) + "\n")
 
 
@@ -94,11 +94,12 @@ def main() -> None:
         n = len([*folder.rglob("*.png")])
         measure("bare", run, folder)  # both then read from the cache of the file system
         turns = [(measure("vae_lab", run, folder), measure("bare", run, folder)) for _ in range(TURNS)]
-        print(f"{processor_name()}, {torch.get_num_threads()} threads, {n} files")
+        print(f"{processor_name()}, {torch.get_num_threads()} threads, {n} files", flush=True)
         for ours, bare in turns:
             print(
                 f"{n / ours['seconds']:8.0f} images/s, bare loop {n / bare['seconds']:8.0f}:"
-                f" {bare['seconds'] / ours['seconds']:.2f}; peak {ours['peak']:.0f} MiB, bare loop {bare['peak']:.0f}"
+                f" {bare['seconds'] / ours['seconds']:.2f}; peak {ours['peak']:.0f} MiB, bare loop {bare['peak']:.0f}",
+                flush=True,
             )
         if many:
             link_files(folder, Path(place) / "many", many)
