@@ -55,7 +55,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("order", ["commands first", "functions first"])
+@pytest.mark.parametrize("order", ["commands first", pytest.param("functions first", marks=pytest.mark.slow)])
 def test_no_function_hides_a_command_nor_a_command_a_function(order: str) -> None:
     imports = [
         *(f"import vae_lab.{name}" for name in MODULES),

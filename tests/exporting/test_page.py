@@ -218,6 +218,7 @@ def test_the_page_of_each_kind_of_model_draws_and_decodes(
     assert (visit.console, visit.requests) == ([], [])
 
 
+@pytest.mark.slow
 def test_draws_of_the_page_have_the_moments_of_the_prior(
     browser: Any, runtime: dict[str, bytes], tmp_path: Path
 ) -> None:

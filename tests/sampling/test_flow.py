@@ -53,7 +53,12 @@ def drawn(density: Flow, n: int = 300) -> Tensor:
 SHAPES = {"a ring": (ring, 1, 500), "two clusters of maps": (signs, 4, 300)}
 
 
-@pytest.mark.parametrize(("truth", "cells", "nsteps"), SHAPES.values(), ids=SHAPES.keys())
+CASES = [
+    pytest.param(*case, id=name, marks=pytest.mark.slow if "maps" in name else []) for name, case in SHAPES.items()
+]
+
+
+@pytest.mark.parametrize(("truth", "cells", "nsteps"), CASES)
 def test_a_flow_learns_what_a_normal_cannot_be(truth: Callable[[int, int], Tensor], cells: int, nsteps: int) -> None:
     """Before the first step it is the normal with the latents' means and variances."""
     latents, unseen = truth(2000, 1), truth(1000, 2)

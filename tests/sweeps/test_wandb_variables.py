@@ -52,6 +52,7 @@ def test_a_variable_counts_where_nothing_was_typed(tmp_path: Path) -> None:
     assert run["where"] == "scratch"
 
 
+@pytest.mark.slow
 def test_what_was_typed_counts_before_a_variable(tmp_path: Path) -> None:
     run = recorded(tmp_path, *TYPED, **VARIABLES)
     typed = {"project": "mine", "display_name": "own", "tags": ["c"], "run_group": "typed"}

@@ -46,7 +46,12 @@ SMALLER = {
 TINY = ("trainer.max_steps=2", "data.batch_size=8", "trainer.val_check_interval=2")
 
 
-@pytest.mark.parametrize("choice", ["logger=wandb", *CHOSEN])  # the first with all defaults
+STAGED = ("task=staged_vaegan", "callbacks=staged")
+"""Choices that tests/training/test_staged.py trains."""
+FILES = [pytest.param(one, marks=[pytest.mark.slow] if one in STAGED else []) for one in ("logger=wandb", *CHOSEN)]
+
+
+@pytest.mark.parametrize("choice", FILES)  # the first with all defaults
 def test_every_file_trains(choice: str, config: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     added = f"callbacks=[default,{choice.partition('=')[2]}]" if choice in ADDED else choice
