@@ -71,10 +71,10 @@ def untrained(choice: str) -> LatentModel:
     return model.to(memory_format=torch.channels_last).eval()
 
 
-QUICK = ("model.nclasses=3",)
-CHOICES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in [*MODELS, *OTHERS]]
+CHOICES = [*MODELS, *OTHERS]
 
 
+@pytest.mark.slow  # the other tests export one model
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_kind_of_model_is_exported_and_equal(choice: str, to: str, tmp_path: Path) -> None:
     model = untrained(choice)
