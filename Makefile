@@ -18,7 +18,7 @@ PINS = import json, sys; \
 .PHONY: help train paintings test slow lint types fix bench gpu gpu-wheels cluster lock clean
 
 # the stages of experiment=monet64_paintings, shortened
-HALF_HOUR := task.stages.decoder.steps=2000 task.stages.encoder.steps=600 trainer.max_steps=3200
+SHORTENED := task.stages.decoder.steps=2000 task.stages.encoder.steps=600 trainer.max_steps=3200
 
 # what a machine with torch may lack to run vae_lab, all of it Python alone
 GPU_PACKAGES := "hydra-core<1.4" "omegaconf<2.4" "antlr4-python3-runtime==4.9.*" "lightning<2.7,!=2.6.2,!=2.6.3" \
@@ -31,8 +31,8 @@ help: ## List the targets
 train: $(VENV)/train ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
 	$(BIN)/python -m vae_lab.train $(ARGS)
 
-paintings: $(VENV)/paintings ## Train on Monet's paintings and paint new ones, in half an hour on two cores; ARGS="data.root=<folder>" has them
-	$(BIN)/python -m vae_lab.train experiment=monet64_paintings data.download=true $(HALF_HOUR) $(ARGS)
+paintings: $(VENV)/paintings ## Train on Monet's paintings and paint new ones, with shortened stages; ARGS="data.root=<folder>" has them
+	$(BIN)/python -m vae_lab.train experiment=monet64_paintings data.download=true $(SHORTENED) $(ARGS)
 
 test: $(VENV)/dev ## Run the tests, in two workers; ARGS goes to pytest, as in ARGS="-n 0 -k resume"
 	$(BIN)/python -m pytest $(ARGS)

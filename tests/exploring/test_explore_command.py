@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import CHROMIUM, OPTIONS
 from invoking import invoke
 from PIL import Image
 from sweeping import LIMIT
@@ -20,15 +20,6 @@ from sweeping import LIMIT
 from vae_lab.explore import main
 from vae_lab.exploring.server import ADDRESS, FIRST_PORT, free_port, is_free
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 IMAGE = "[class*=st-key-sticky-{}] img"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from browsing import CHROMIUM, OPTIONS
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
@@ -24,15 +25,6 @@ from vae_lab.runs.configs import build
 from vae_lab.runs.load import load_model
 from vae_lab.system.config_dir import CONF
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-OPTIONS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 GREY_LEVEL = 1 / 255
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 MOVED = """(slider) => { slider.value = slider.max; slider.dispatchEvent(new Event("input")); }"""
