@@ -6,7 +6,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightEMA:
-    """Keeps the EMA of a module's weights in a second module of the same architecture; buffers are copied.
+    """Keeps the EMA of a module's weights in a second module of the same architecture.
+
+    Buffers of numbers, such as the running statistics of batch normalization, are averaged as the weights are: those of
+    the last few batches don't belong to the averaged weights. Other buffers, such as counts, are copied.
 
     The decay is min(decay, (1 + step) / (10 + step)), so that the average forgets the initial weights.
 
@@ -27,4 +30,7 @@ class WeightEMA:
         decay = min(self.decay, (1 + step) / (10 + step))
         get_ema_multi_avg_fn(decay)(tuple(self.average.parameters()), tuple(self.source.parameters()), None)
         for ours, theirs in zip(self.average.buffers(), self.source.buffers(), strict=True):
-            ours.copy_(theirs)
+            if ours.is_floating_point():
+                ours.lerp_(theirs, 1 - decay)
+            else:
+                ours.copy_(theirs)
