@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageFile, TiffImagePlugin
 
-from vae_lab.data.files.cache import Rules, decode_files
-from vae_lab.data.files.decode import PIXEL_CEILING, TURN, BadImage, decode
+from vae_lab.data.files.cache import Rules, decode_blocks, decode_files
+from vae_lab.data.files.decode import PIXEL_CEILING, TURN, BadImage, decode, decode_pixels
 from vae_lab.data.files.listing import Found
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # `decode_files` silences Pillow for all its threads
@@ -295,6 +295,48 @@ def test_exif_rotation_is_applied(orientation, kind):
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}
     assert torch.equal(decoded(encoded(stored, kind, exif=exif, **options)), pixels(NOISE))
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG"])
+def test_an_orientation_in_xmp_is_applied(kind: str) -> None:
+    stored = SMOOTH.transpose(TURN[8])
+    if kind == "PNG":
+        text = b"XML:com.adobe.xmp\0\0\0\0\0" + XMP
+        content = encoded(stored)
+        content = content[:33] + chunk(b"iTXt", text) + content[33:]
+    else:
+        content = encoded(stored, kind, xmp=XMP, **({"lossless": True} if kind == "WEBP" else {"quality": 100}))
+    assert (decoded(content).int() - pixels(SMOOTH).int()).abs().max() <= 8
+    assert torch.equal(decoded(content), torch.from_numpy(decode_pixels(content, 3, 32, max_pixels=LIMIT).copy()))
+
+
+@pytest.mark.parametrize("name", LOSSLESS)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("image_size", [16, 32])
+def test_pixels_alone_are_those_with_a_description(name: str, channels: int, image_size: int) -> None:
+    content = LOSSLESS[name]
+    alone = decode_pixels(content, channels, image_size, max_pixels=LIMIT)
+    np.testing.assert_array_equal(alone, decoded(content, image_size, channels).numpy())
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize("describe", [True, False])
+def test_blocks_are_the_files_decoded_at_once(tmp_path: Path, size: int, describe: bool) -> None:
+    contents = [*LOSSLESS.values(), b"", b"text", encoded(NOISE)[:400], encoded(SMOOTH)]
+    for i, content in enumerate(contents):
+        (tmp_path / f"{i:02}.png").write_bytes(content)
+    found = [Found(path.name, path.stat().st_size, 0) for path in sorted(tmp_path.iterdir())]
+    whole = decode_files(tmp_path, found, Rules(3, 32, LIMIT, 255), lambda _: None)
+    blocks = list(decode_blocks(tmp_path, found, Rules(3, 32, LIMIT, 255), size, describe=describe))
+    assert [file for files, _ in blocks for file in files] == found
+    assert torch.equal(torch.cat([part.pixels for _, part in blocks]), whole.pixels)
+    assert [bad for _, part in blocks for bad in part.bad] == whole.bad
+    assert len(whole.bad) == 3
+    for name in ("digests", "sources"):
+        assert [one for _, part in blocks for one in getattr(part, name)] == (getattr(whole, name) if describe else [])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from vae_lab.data.files.cache import Decoded, Rules, decode_files
+from vae_lab.data.files.cache import Decoded, Rules, decode_blocks
 from vae_lab.data.files.listing import Found, printable
 from vae_lab.data.files.own_output import TABLE_COLUMNS, begins_as_table, table_names
 from vae_lab.data.files.places import Place
@@ -39,8 +39,8 @@ def score_files(detector: Detector, place: Place, rules: Rules, journal: Path, k
     done = resumed(journal, key, place.files)
     waiting = [file for file in place.files if file.path not in done]
     sources: list[Source] = []
-    for block in track([waiting[i : i + BLOCK] for i in range(0, len(waiting), BLOCK)], "scoring"):
-        decoded = decode_files(place.root, block, rules, lambda _: None)
+    blocks = decode_blocks(place.root, waiting, rules, BLOCK)
+    for _, (block, decoded) in zip(track(range(0, len(waiting), BLOCK), "scoring"), blocks, strict=True):
         rows = score_block(detector, block, decoded)
         append(journal, [(file, rows[file.path]) for file in block])
         done |= rows

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vae_lab.data.files.cache import decode_files
+from vae_lab.data.files.cache import Decoded, decode_blocks
 from vae_lab.data.files.listing import Found
 from vae_lab.data.files.places import Place, exclude_files, find_all, paths
 from vae_lab.data.folder import SUBFOLDERS
@@ -69,7 +69,8 @@ class Classes(NamedTuple):
         """Return the name of a file's class: the chosen one, else that of its folder below the common one, or ""."""
         if self.number is not None:
             return class_label(self.names, self.number)
-        return PurePath(path).parts[0] if len(PurePath(path).parts) > 1 else ""
+        first, slash, _ = path.partition("/")
+        return first if slash else ""
 
     def problem(self, path: str) -> str:
         """Return why a file has no class of a conditional model, or ""."""
@@ -137,8 +138,9 @@ def encode_folder(
     size = max(1, min(BLOCK, BLOCK_BYTES // file_rules(model).nbytes))
     nfailed = len(place.unreadable)
     with new_table(table_path, model.nlatent, facts) as table:
-        for start in track(range(0, len(place.files), size), "encoding"):
-            block = encode_block(model, place.root, place.files[start : start + size], classes, score)
+        blocks = decode_blocks(place.root, place.files, file_rules(model), size, describe=False)
+        for _, (files, decoded) in zip(track(range(0, len(place.files), size), "encoding"), blocks, strict=True):
+            block = encode_block(model, files, decoded, classes, score)
             nfailed += sum(map(bool, block.reason))
             table.write(block)
         if place.unreadable:
@@ -188,15 +190,14 @@ def shape_of(model: LatentModel) -> tuple[int, int, int]:
 
 
 def encode_block(
-    model: LatentModel, root: Path, files: Sequence[Found], classes: Classes, score: Score | None
+    model: LatentModel, files: Sequence[Found], decoded: Decoded, classes: Classes, score: Score | None
 ) -> Block:
-    """Return the rows of some files, in their order."""
-    decoded = decode_files(root, files, file_rules(model), lambda _: None)
-    reasons: dict[str, str] = {file.path: classes.problem(file.path) for file in files}
-    kept = [path for path in reasons if path not in {bad.path for bad in decoded.bad}]
-    reasons |= {bad.path: bad.reason for bad in decoded.bad}
-    usable = [i for i, path in enumerate(kept) if not reasons[path]]
+    """Return the rows of some decoded files, in their order."""
     names = [classes.name_of(file.path) for file in files]
+    damaged = {bad.path: bad.reason for bad in decoded.bad}
+    kept = [file.path for file in files if file.path not in damaged]
+    reasons: dict[str, str] = {file.path: classes.problem(file.path) for file in files} | damaged
+    usable = [i for i, path in enumerate(kept) if not reasons[path]]
     empty = failed_block([file.path for file in files], [*reasons.values()], model.nlatent, shape_of(model))
     block = empty._replace(class_=names, log_sigma=empty.log_sigma.copy())
     if not usable:
@@ -208,9 +209,9 @@ def encode_block(
     block.pixels[rows] = pixels
     for column, values in zip((block.score, block.mean, block.log_sigma), found, strict=True):
         column[rows] = values
-    for i, row in enumerate(rows):
-        if not np.isfinite(found[1][i]).all() or (score is not None and not np.isfinite(found[0][i])):
-            block.reason[row] = "the model gives no finite numbers"
+    finite = np.isfinite(found[1]).all(1) & (np.isfinite(found[0]) if score is not None else True)
+    for i in np.flatnonzero(~finite):
+        block.reason[rows[i]] = "the model gives no finite numbers"
     return block
 
 

@@ -7,8 +7,9 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from vae_lab.data.files.decode import HEAD_BYTES, RULES, BadImage, decode, is_image
+from vae_lab.data.files.decode import HEAD_BYTES, RULES, BadImage, decode, decode_pixels, is_image
 from vae_lab.data.files.listing import Bad, Found
 from vae_lab.data.files.source import Source
 from vae_lab.data.files.staging import whole_folder
@@ -31,6 +32,9 @@ log = logging.getLogger(__name__)
 
 BLOCK = 1024
 """Number of files that are submitted to the threads at a time, to bound the number of futures."""
+
+CHUNK = 64
+"""Number of files that a thread decodes in one call, at most."""
 
 HEADROOM_BYTES = 64 * 2**20
 """Bytes that a file may have in addition to 16 per pixel of the limit, for previews, metadata and later frames."""
@@ -80,10 +84,42 @@ class Row(NamedTuple):
     source: Source
 
 
+Outcome = Row | BadImage | None
+"""What became of a file: None is a decoded image whose properties nobody asked for."""
+
+
 def decode_files(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
     """Return the decoded images of a list of files, in memory."""
-    shape = (len(files), rules.channels, rules.image_size, rules.image_size)
-    return _fill(torch.empty(shape, dtype=torch.uint8), root, files, rules, on_bad)
+    return _fill(_empty(len(files), rules), root, files, rules, on_bad)
+
+
+def decode_blocks(
+    root: Path, files: Sequence[Found], rules: Rules, size: int, *, describe: bool = True
+) -> Iterator[tuple[Sequence[Found], Decoded]]:
+    """Yield files in blocks of `size`, each with its decoded images; the next block is decoded in the meantime.
+
+    Without `describe`, which takes as long as decoding a small image, the blocks have no digests and no sources.
+    """
+    waiting: tuple[Sequence[Found], Pixels, list[Future[list[Outcome]]]] | None = None
+    with _pool() as (pool, ncores):
+        for start in range(0, len(files), size):
+            block = files[start : start + size]
+            pixels = _empty(len(block), rules)
+            decode_rows = _decoder(pixels, root, block, rules, describe=describe)
+            futures = [pool.submit(decode_rows, rows) for rows in _split(range(len(block)), ncores)]
+            if waiting is not None:
+                yield _collected(*waiting)
+            waiting = block, pixels, futures
+        if waiting is not None:
+            yield _collected(*waiting)
+
+
+def _collected(
+    block: Sequence[Found], pixels: Pixels, futures: list[Future[list[Outcome]]]
+) -> tuple[Sequence[Found], Decoded]:
+    """Wait for the images of a block, and return the block with them."""
+    outcomes = (outcome for future in futures for outcome in future.result())
+    return block, _gather(pixels, block, outcomes, lambda _: None)
 
 
 def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad, cache: Path) -> Decoded:
@@ -111,46 +147,93 @@ def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad
 
 def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
     """Decode the files into the first rows of `pixels`; return these rows, and the files that cannot be decoded."""
+    decode_rows = _decoder(pixels, root, files, rules, describe=True)
+    with _pool() as (pool, ncores):
+        blocks = (range(start, min(start + BLOCK, len(files))) for start in range(0, len(files), BLOCK))
+        parts = (part for block in blocks for part in pool.map(decode_rows, _split(block, ncores)))
+        outcomes = (outcome for part in parts for outcome in part)
+        shown = (outcome for _, outcome in zip(track(range(len(files)), "decoding"), outcomes, strict=True))
+        return _gather(pixels, files, shown, on_bad)
+
+
+def _empty(n: int, rules: Rules) -> Pixels:
+    """Return memory for n images."""
+    return torch.empty(n, rules.channels, rules.image_size, rules.image_size, dtype=torch.uint8)
+
+
+@contextmanager
+def _pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Yield threads to decode in, and their number; Pillow's warnings are silenced."""
+    ncores = allowed_cores()
+    with warnings.catch_warnings(), ThreadPoolExecutor(ncores) as pool:
+        warnings.filterwarnings("ignore", module="PIL")  # not in the threads, which share one list of filters
+        yield pool, ncores
+
+
+def _split(rows: range, ncores: int) -> list[range]:
+    """Return rows in chunks, each for one call in a thread; the call itself takes as long as a small image."""
+    size = max(1, min(CHUNK, len(rows) // (4 * ncores)))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _decoder(
+    pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, *, describe: bool
+) -> Callable[[range], list[Outcome]]:
+    """Return a function that decodes some of the files into their rows of `pixels`."""
+    array = pixels.numpy()
+
+    def decode_rows(rows: range) -> list[Outcome]:
+        found: list[Outcome] = []
+        for row in rows:
+            path = os.path.join(root, files[row].path)  # noqa: PTH118 (making a Path takes as long as reading a file)
+            found.append(_decode_into(array[row], path, files[row].nbytes, rules, describe=describe))
+        return found
+
+    return decode_rows
+
+
+def _gather(pixels: Pixels, files: Sequence[Found], outcomes: Iterable[Outcome], on_bad: OnBad) -> Decoded:
+    """Move the rows of `pixels` that were decoded to its start; return them, and the files that were not."""
     good: list[Row] = []
     bad: list[Bad] = []
-
-    def decode_row(row: int) -> Row | BadImage:
-        return _decode_into(pixels[row], root / files[row].path, files[row].nbytes, rules)
-
-    with warnings.catch_warnings(), ThreadPoolExecutor(allowed_cores()) as pool:
-        warnings.filterwarnings("ignore", module="PIL")  # not in the threads, which share one list of filters
-        blocks = torch.arange(len(files)).split(BLOCK)
-        outcomes = (outcome for block in blocks for outcome in pool.map(decode_row, block.tolist()))
-        for row, outcome in zip(track(range(len(files)), "decoding"), outcomes, strict=True):
-            if isinstance(outcome, BadImage):
-                bad.append(Bad(files[row].path, str(outcome)))
-                on_bad(bad[-1])
-                continue
-            if len(good) < row:  # bad files leave gaps; all rows up to this one are decoded
-                pixels[len(good)] = pixels[row]
+    array = pixels.numpy()
+    ngood = 0
+    for row, outcome in enumerate(outcomes):
+        if isinstance(outcome, BadImage):
+            bad.append(Bad(files[row].path, str(outcome)))
+            on_bad(bad[-1])
+            continue
+        if ngood < row:  # bad files leave gaps; all rows up to this one are decoded
+            array[ngood] = array[row]
+        ngood += 1
+        if outcome is not None:
             good.append(outcome)
-    return Decoded(pixels[: len(good)], [row.digest for row in good], [row.source for row in good], bad)
+    return Decoded(pixels[:ngood], [row.digest for row in good], [row.source for row in good], bad)
 
 
-def _decode_into(row: UInt8[Tensor, "channels height width"], path: Path, nbytes: int, rules: Rules) -> Row | BadImage:
-    """Decode a file into `row`; return the hash and the file properties, or a BadImage if the file is unusable."""
+def _decode_into(
+    row: UInt8[np.ndarray, "channels height width"], path: str, nbytes: int, rules: Rules, *, describe: bool
+) -> Outcome:
+    """Decode a file into `row`; return its hash and properties if `describe`, or a BadImage if it is unusable."""
     try:
         content = _read(path, nbytes, HEADROOM_BYTES + 16 * rules.max_pixels)
-        picture = decode(
-            content, rules.channels, rules.image_size, max_pixels=rules.max_pixels, background=rules.background
-        )
+        limits = {"max_pixels": rules.max_pixels, "background": rules.background}
+        if not describe:
+            row[...] = decode_pixels(content, rules.channels, rules.image_size, **limits)
+            return None
+        picture = decode(content, rules.channels, rules.image_size, **limits)
     except BadImage as bad:
         return BadImage(*bad.args)  # without the traceback, which would keep the bytes in memory
-    row.copy_(picture.pixels)
+    row[...] = picture.pixels.numpy()
     return Row(hashlib.blake2b(picture.pixels.numpy().data, digest_size=16).hexdigest(), picture.source)
 
 
-def _read(path: Path, nbytes: int, limit: int) -> bytes:
+def _read(path: str, nbytes: int, limit: int) -> bytes:
     """Return the content of a file if it is an image, else only its first `HEAD_BYTES` bytes."""
     if nbytes > limit:
         raise BadImage(f"{nbytes:,} bytes are too many for an image of data.max_pixels")
     try:
-        with path.open("rb") as file:
+        with open(path, "rb") as file:  # noqa: PTH123 (likewise)
             head = file.read(HEAD_BYTES)
             return head + file.read() if is_image(head) else head
     except OSError as error:

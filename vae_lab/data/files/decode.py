@@ -74,6 +74,10 @@ TURN = {
 """The transposition that makes an image upright, by its EXIF orientation."""
 
 
+ORIENTED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+"""Entries of Pillow's image.info from which `getexif` reads an orientation; in TIFF files, it is a tag."""
+
+
 class BadImage(Exception):  # noqa: N818
     """A file is not a usable image; the message is a short reason."""
 
@@ -103,6 +107,26 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
     Raises:
         BadImage: if the file is not a picture, is damaged or too large, or its range of values is unknown.
     """
+    square, source = _decode(content, channels, image_size, max_pixels, background, describe=True)
+    assert source is not None
+    return Picture(_to_tensor(square), source)
+
+
+def decode_pixels(
+    content: bytes, channels: int, image_size: int, *, max_pixels: int, background: int = 255
+) -> UInt8[np.ndarray, "channels height width"]:
+    """Return the pixels that `decode` returns, as an array, without the properties of the image in its file.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    return _to_array(_decode(content, channels, image_size, max_pixels, background, describe=False)[0])
+
+
+def _decode(
+    content: bytes, channels: int, image_size: int, max_pixels: int, background: int, *, describe: bool
+) -> tuple[Image.Image, Source | None]:
+    """Return the central square of an image and, if `describe`, the properties of the image in its file."""
     if not content:
         raise BadImage("empty file")
     if not is_image(content):
@@ -114,10 +138,9 @@ def decode(content: bytes, channels: int, image_size: int, *, max_pixels: int, b
             _check_size(image, max_pixels)
             flat = _plain(image, bits_per_sample(image, content), channels, background)
             square = _square(flat, image_size)
-            source = _source(image, content, flat, square)
+            return square, _source(image, content, flat, square) if describe else None
     except HOSTILE as error:
         raise BadImage(_reason(error)) from error
-    return Picture(_to_tensor(square), source)
 
 
 def square_of(
@@ -145,7 +168,13 @@ def _plain(image: Image.Image, nbits: int, channels: int, background: int) -> Im
 
 def _to_tensor(image: Image.Image) -> UInt8[Tensor, "channels height width"]:
     """Return the pixels of an image in mode L or RGB."""
-    return torch.from_numpy(np.array(image)).reshape(*image.size[::-1], -1).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(_to_array(image)))
+
+
+def _to_array(image: Image.Image) -> UInt8[np.ndarray, "channels height width"]:
+    """Return the pixels of an image in mode L or RGB."""
+    pixels = np.array(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def _source(image: Image.Image, content: bytes, flat: Image.Image, square: Image.Image) -> Source:
@@ -179,6 +208,8 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Return the image rotated or mirrored by its EXIF orientation; unchanged if that is missing or damaged."""
+    if image.format != "TIFF" and not any(name in image.info for name in ORIENTED):
+        return image  # reading an empty EXIF block takes as long as decoding a small image
     try:
         turn = TURN.get(image.getexif().get(0x0112, 1))
     except HOSTILE:
@@ -250,6 +281,8 @@ def _flatten(image: Image.Image, background: int) -> Image.Image:
 
 def _square(image: Image.Image, size: int) -> Image.Image:
     """Return the central square of an image, resized to `size` pixels if it has another size."""
+    if image.size == (size, size):
+        return image
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     square = image.crop((left, top, left + side, top + side))

@@ -174,6 +174,7 @@ class _Walk:
 
     def regular_files(self, folder: Path, real: str, entries: list[os.DirEntry[str]]) -> Iterator[Found]:
         """Yield the regular files among the entries of a folder, each real file only once in a walk."""
+        prefix = "" if folder == Path() else f"{folder}/"
         for entry in entries:
             if entry.is_file():
                 target = os.path.realpath(entry.path) if entry.is_symlink() else f"{real}/{entry.name}"
@@ -182,7 +183,7 @@ class _Walk:
                     continue
                 self.seen_files.add(target)
                 stat = entry.stat()
-                yield Found(str(folder / entry.name), stat.st_size, stat.st_mtime_ns)
+                yield Found(prefix + entry.name, stat.st_size, stat.st_mtime_ns)
 
     def pass_over(self, kind: str, path: Path) -> None:
         """Record an entry as skipped."""
@@ -223,5 +224,7 @@ def _shown(root: Path, kind: str, path: Path) -> str:
 
 def printable(path: str) -> str:
     """Return a path as printable text, with invalid UTF-8 and unprintable characters escaped."""
+    if path.isprintable():
+        return path
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -84,7 +84,21 @@ def find_all(paths: Sequence[Path], setting: str = "images") -> Place:
 
 def exclude_files(place: Place, left_out: set[str]) -> Place:
     """Return `place` without the files whose real paths are in `left_out`."""
-    return place._replace(files=[file for file in place.files if real_path(place, file) not in left_out])
+    known = {(status.st_size, status.st_mtime_ns) for status in map(_status, left_out) if status is not None}
+    kept = [
+        file
+        for file in place.files
+        if (file.nbytes, file.mtime) not in known or real_path(place, file) not in left_out  # real paths take long
+    ]
+    return place._replace(files=kept)
+
+
+def _status(path: str) -> os.stat_result | None:
+    """Return the status of a file, or None if it cannot be had."""
+    try:
+        return Path(path).stat()
+    except OSError:
+        return None
 
 
 def real_path(place: Place, file: Found) -> str:
