@@ -1,7 +1,7 @@
 """Encoding of image files into a table of latents."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -135,12 +135,9 @@ def encode_folder(
         log.info("latents of %d groups, from the top down: %s", len(model.decoder.sizes), model.decoder.sizes)
     folder, stem = locate(run, checkpoint)
     facts = {"run": folder.name, "checkpoint": stem, "weights": weights_digest(run, checkpoint)} | versions()
-    size = max(1, min(BLOCK, BLOCK_BYTES // file_rules(model).nbytes))
     nfailed = len(place.unreadable)
     with new_table(table_path, model.nlatent, facts) as table:
-        blocks = decode_blocks(place.root, place.files, file_rules(model), size, describe=False)
-        for _, (files, decoded) in zip(track(range(0, len(place.files), size), "encoding"), blocks, strict=True):
-            block = encode_block(model, files, decoded, classes, score)
+        for block in encode_blocks(model, place.root, place.files, classes, score):
             nfailed += sum(map(bool, block.reason))
             table.write(block)
         if place.unreadable:
@@ -187,6 +184,17 @@ def choose_classes(model: LatentModel, which: object, names: list[str]) -> Class
 def shape_of(model: LatentModel) -> tuple[int, int, int]:
     """Return the channels, height and width of a model's images."""
     return model.channels, model.image_size, model.image_size
+
+
+def encode_blocks(
+    model: LatentModel, root: Path, files: Sequence[Found], classes: Classes, score: Score | None
+) -> Iterator[Block]:
+    """Yield the rows of files in blocks, in their order, and show the progress."""
+    rules = file_rules(model)
+    size = max(1, min(BLOCK, BLOCK_BYTES // rules.nbytes))
+    blocks = decode_blocks(root, files, rules, size, describe=False)
+    for _, (block, decoded) in zip(track(range(0, len(files), size), "encoding"), blocks, strict=True):
+        yield encode_block(model, block, decoded, classes, score)
 
 
 def encode_block(

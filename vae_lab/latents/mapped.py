@@ -13,7 +13,7 @@ from vae_lab.data.files.listing import Bad, Found
 from vae_lab.data.grids import thumbnails
 from vae_lab.data.pictures import file_rules
 from vae_lab.errors import DataError
-from vae_lab.latents.folder import BLOCK, BLOCK_BYTES, Classes, Score, describe_pixels, encode_block
+from vae_lab.latents.folder import BLOCK, BLOCK_BYTES, Classes, Score, describe_pixels, encode_blocks
 from vae_lab.latents.tables import Block
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.sampling.images import class_label
@@ -56,9 +56,7 @@ def encode_files(
     """
     blocks: list[Block] = []
     bad: list[Bad] = []
-    size = block_size(model)
-    for start in track(range(0, len(files), size), "encoding"):
-        block = encode_block(model, root, files[start : start + size], classes, score)
+    for block in encode_blocks(model, root, files, classes, score):
         bad += [Bad(path, reason) for path, reason in zip(block.path, block.reason, strict=True) if reason]
         blocks.append(usable_rows(block))
     found = joined(blocks)
