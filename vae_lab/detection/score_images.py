@@ -39,7 +39,8 @@ def score_images(
         >>> import torch
         >>> from vae_lab import score_images
         >>> noise = torch.rand(5, 1, 28, 28)
-        >>> detections = score_images("outputs/digits", noise)  # the run of train_run's example
+        >>> run = "outputs/digits"  # of train_run's example
+        >>> detections = score_images(run, noise, ncalibration=100, nfit=500)  # fewer images than by default
         >>> detections.flagged
         tensor([True, True, True, True, True])
     """
