@@ -9,7 +9,16 @@ from vae_lab.data.captions import captioned
 from vae_lab.data.grids import grid
 from vae_lab.evaluation.figures import samples, traversals
 from vae_lab.runs.load import load_data, load_model
-from vae_lab.training.callbacks.curves import read_curves
+from vae_lab.training.callbacks.curves import (
+    ADVERSARIAL,
+    DISTANCE,
+    LOSS,
+    NEG_ELBO,
+    RATE,
+    choose_panels,
+    curves_figure,
+    read_curves,
+)
 
 
 @pytest.mark.parametrize("rows", [["one", "two\nlines", "three"], ["", "x", ""], []])
@@ -52,3 +61,23 @@ def test_a_run_has_a_loss_curve_and_a_map(blobs_run: Path) -> None:
     curves = read_curves(blobs_run / "metrics.csv")
     assert {"train/loss", "val/neg_elbo", "val/rate"} <= curves.keys()
     assert curves["val/neg_elbo"][0] == [100]
+
+
+def test_the_curves_of_adversarial_runs_leave_out_a_loss_whose_terms_change(tmp_path: Path) -> None:
+    table = tmp_path / "metrics.csv"
+    table.write_text(
+        "step,train/loss,train/generator_loss,train/distortion,train/rate,val/neg_elbo,val/kid_lite2,val/rkid_lite2\n"
+        "1,9e9,1,30,5,,,\n2,9,1,20,4,25,300,900\n3,nan,1,10,3,20,30,90\n"
+    )
+    curves = read_curves(table)
+    assert curves["train/neg_elbo"] == ([1, 2, 3], [35, 24, 13])
+    assert curves["train/loss"][0] == [1, 2]
+    panels = choose_panels(curves)
+    assert panels[:2] == [NEG_ELBO, RATE]
+    assert (panels[2].title, panels[2].logarithmic) == (DISTANCE, True)
+    assert panels[2].metrics == {"val/kid_lite2": "samples", "val/rkid_lite2": "reconstructions"}
+    assert choose_panels(name for name in curves if "kid" not in name)[2] == ADVERSARIAL
+    assert choose_panels(["train/loss", "val/neg_elbo"]) == [LOSS, RATE]
+    figure = curves_figure(curves)
+    assert [axes.get_yscale() for axes in figure.axes] == ["linear", "linear", "log"]
+    figure.savefig(tmp_path / "curves.png")
