@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import SymInt, Tensor, nn
 from torch.distributions import Distribution
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import one_hot
 
 from vae_lab.errors import require_count
 from vae_lab.probability.distributions import DiagonalNormal, bounded_log_sigma, full_precision
@@ -156,9 +156,6 @@ class VAE(LatentModel):
         """Return the decoder's output, the likelihood's parameters, for each latent vector."""
         if self.nclasses:
             classes = self.classes_of(z.shape[0]).to(z)
-            if getattr(self.decoder, "ignores_length", False):  # else the class is one of many numbers on a sphere
-                length = self.nlatent**0.5
-                z, classes = length * normalize(z, dim=1), length * classes
             z = torch.cat([z, classes.repeat_interleave(self.cells, 1)], 1)
         return self.decoder(z)
 
