@@ -36,6 +36,9 @@ BLOCK = 1024
 CHUNK = 64
 """Number of files that a thread decodes in one call, at most."""
 
+SMALL_BYTES = 4096
+"""Mean size of files whose decoding is mostly Python's, which one thread does faster than several."""
+
 HEADROOM_BYTES = 64 * 2**20
 """Bytes that a file may have in addition to 16 per pixel of the limit, for previews, metadata and later frames."""
 
@@ -101,7 +104,7 @@ def decode_blocks(
     Without `describe`, which takes as long as decoding a small image, the blocks have no digests and no sources.
     """
     waiting: tuple[Sequence[Found], Pixels, list[Future[list[Outcome]]]] | None = None
-    with _pool() as (pool, ncores):
+    with _pool(files) as (pool, ncores):
         for start in range(0, len(files), size):
             block = files[start : start + size]
             pixels = _empty(len(block), rules)
@@ -148,7 +151,7 @@ def decode_files_mapped(root: Path, files: Sequence[Found], rules: Rules, on_bad
 def _fill(pixels: Pixels, root: Path, files: Sequence[Found], rules: Rules, on_bad: OnBad) -> Decoded:
     """Decode the files into the first rows of `pixels`; return these rows, and the files that cannot be decoded."""
     decode_rows = _decoder(pixels, root, files, rules, describe=True)
-    with _pool() as (pool, ncores):
+    with _pool(files) as (pool, ncores):
         blocks = (range(start, min(start + BLOCK, len(files))) for start in range(0, len(files), BLOCK))
         parts = (part for block in blocks for part in pool.map(decode_rows, _split(block, ncores)))
         outcomes = (outcome for part in parts for outcome in part)
@@ -162,9 +165,10 @@ def _empty(n: int, rules: Rules) -> Pixels:
 
 
 @contextmanager
-def _pool() -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Yield threads to decode in, and their number; Pillow's warnings are silenced."""
-    ncores = allowed_cores()
+def _pool(files: Sequence[Found]) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Yield threads to decode the files in, and their number; Pillow's warnings are silenced."""
+    is_small = sum(file.nbytes for file in files) < SMALL_BYTES * len(files)
+    ncores = 1 if is_small else allowed_cores()
     with warnings.catch_warnings(), ThreadPoolExecutor(ncores) as pool:
         warnings.filterwarnings("ignore", module="PIL")  # not in the threads, which share one list of filters
         yield pool, ncores
