@@ -73,6 +73,7 @@ def test_draws_from_wide_posteriors_have_their_spread() -> None:
     torch.testing.assert_close(drawn(density).std(0), torch.full((3,), 2.0), atol=0.4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_fit_to_few_latents_ends_before_it_repeats_them() -> None:
     """Samples are as far from the nearest fitted latent as unseen latents are."""
     generator = torch.Generator().manual_seed(0)

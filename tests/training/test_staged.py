@@ -202,6 +202,7 @@ def test_a_wrong_setting_is_told_in_a_sentence(config: Compose, case: str) -> No
         train_run(config(*shape, *settings))
 
 
+@pytest.mark.slow
 def test_a_conditional_model_trains_in_stages(config: Compose, tmp_path: Path) -> None:
     settings: Any = (*STAGED, "data=digits", "model.nclasses=10", "data.image_size=16", "data.batch_size=8")
     settings = [one for one in settings if not one.startswith(("data.channels", "data.nimages"))]
