@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
+from benchmarks.browser import CHROMIUM_OPTIONS
 from vae_lab.detection.calibration import Calibration, score_config
 from vae_lab.exploring.explored import Explored
 from vae_lab.exploring.server import ADDRESS, free_port, is_free, serve
@@ -34,15 +35,6 @@ SETTINGS = [
     "data=synthetic", "data.image_size=28", "model=conv", "logger=none", "trainer.max_steps=4",
     "trainer.val_check_interval=4", "trainer.precision=32-true", "~callbacks.gallery", "~callbacks.latents",
 ]  # fmt: skip
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 WATCH = """() => {
   window.took = []; let released = null, last = null;
   const image = () => document.querySelector("[class*=st-key-sticky-decoded] img");
@@ -84,7 +76,7 @@ def move_sliders(address: str, nmoves: int) -> list[float]:
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=OPTIONS)
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *CHROMIUM_OPTIONS])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(address)
         page.wait_for_selector("[class*=st-key-sticky-decoded] img", timeout=120_000)

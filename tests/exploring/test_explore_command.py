@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import CHROMIUM, OPTIONS
+from browsing import CHROMIUM
 from invoking import invoke
 from PIL import Image
 from sweeping import LIMIT
 
+from benchmarks.browser import CHROMIUM_OPTIONS
 from vae_lab.explore import main
 from vae_lab.exploring.server import ADDRESS, FIRST_PORT, free_port, is_free
 
@@ -160,7 +161,7 @@ def test_the_page_works_in_a_browser_and_ctrl_c_ends_it(
     assert listening(int(address.rpartition(":")[2])) == {"0100007F"}, "127.0.0.1 alone"
     Image.new("L", (40, 30), 200).save(tmp_path / "mine.png")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, chromium_sandbox=False)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS, chromium_sandbox=False)
         visit = Visit(chromium, address)
         visit.page.wait_for_selector(".st-key-sliders [data-testid=stSliderThumbValue]")
         for number in (0, 1):

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from browsing import CHROMIUM, OPTIONS
+from browsing import CHROMIUM
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import nn
 
+from benchmarks.browser import CHROMIUM_OPTIONS
 from vae_lab.errors import StorageError
 from vae_lab.exporting import web_runtime
 from vae_lab.exporting.graphs import PACKAGES
@@ -49,7 +50,7 @@ def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, chromium_sandbox=False)
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS, chromium_sandbox=False)
         yield chromium
         chromium.close()
 

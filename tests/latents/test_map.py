@@ -16,7 +16,7 @@ from PIL import Image
 
 from vae_lab.detection.scores.anomaly import NegELBO, ReconstructionError
 from vae_lab.errors import FilesFailed
-from vae_lab.latents import mapped
+from vae_lab.latents import folder
 from vae_lab.latents.coloring import NONE, OTHERS, PALETTE, Coloring, color_values
 from vae_lab.latents.encoding import encode_images
 from vae_lab.latents.mapping import map_latents
@@ -128,7 +128,7 @@ def points_of(page: Path) -> dict[int, tuple[float, float, str]]:
 def test_a_page_has_a_point_for_each_usable_image(
     blobs_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped, "BLOCK", 7)  # several blocks
+    monkeypatch.setattr(folder, "BLOCK", 7)  # several blocks
     with pytest.raises(FilesFailed, match=r"1 of 29 files are not on .*map\.html; the log has the reasons"):
         map_latents(run=blobs_run, images=pictures, out=tmp_path / "map.html")
     files = sorted(path for path in pictures.rglob("*.png") if path.name != "05-bad.png")

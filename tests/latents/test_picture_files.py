@@ -14,7 +14,7 @@ from PIL import Image
 
 from vae_lab.data.grids import grid, paired, to_uint8
 from vae_lab.errors import DataError, FilesFailed
-from vae_lab.latents import picture_files
+from vae_lab.latents import folder
 from vae_lab.latents.encoding import encode_images, reconstruct_images
 from vae_lab.latents.interpolation import interpolate_images
 from vae_lab.latents.picture_files import Settings, interpolate_files, reconstruct_files, traverse_files
@@ -46,7 +46,7 @@ def below_words(path: Path, expected: torch.Tensor) -> torch.Tensor:
 def test_reconstructions_are_those_of_the_model(
     blobs_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(picture_files, "BLOCK", 7)  # several blocks
+    monkeypatch.setattr(folder, "BLOCK", 7)  # several blocks
     (tmp_path / "some").mkdir()
     files = sorted((pictures / "normal").iterdir())
     for file in files:

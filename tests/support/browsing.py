@@ -8,15 +8,6 @@ from pathlib import Path
 import pytest
 from sweeping import LIMIT
 
-OPTIONS = [
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-"""Options of a Chromium that connects to nothing by itself."""
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 

@@ -70,10 +70,7 @@ def share_run(
     folder = place.folder / "exported" / "hub" if out is None else expanded(out)
     require_own_folder(folder)
     require_writable(folder)
-    figures = [place.folder / "figures" / f"{name}.png" for name in pictures]
-    missing = [str(path) for path in figures if not path.is_file()]
-    if missing:
-        raise DataError(f"there is no {missing[0]}; name other figures of the run with hub.pictures=, or none by [].")
+    figures = find_figures(place.folder, pictures)
     model = load_model(run, checkpoint, trust=trust)
     about = describe_model(model, run, checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,6 +93,19 @@ def share_run(
     if push is not None:
         upload(folder, push, private=private)
     return folder
+
+
+def find_figures(run: Path, names: Sequence[str]) -> list[Path]:
+    """Return the PNG files of a run's figures.
+
+    Raises:
+        DataError: if one does not exist.
+    """
+    figures = [run / "figures" / f"{name}.png" for name in names]
+    missing = [str(path) for path in figures if not path.is_file()]
+    if missing:
+        raise DataError(f"there is no {missing[0]}; name other figures of the run with hub.pictures=, or none by [].")
+    return figures
 
 
 def describe_model(model: "LatentModel", run: str | Path, checkpoint: str) -> dict[str, Any]:

@@ -133,10 +133,8 @@ def encode_folder(
     place = find_images(images, [table_path])
     if isinstance(model, Ladder):
         log.info("latents of %d groups, from the top down: %s", len(model.decoder.sizes), model.decoder.sizes)
-    folder, stem = locate(run, checkpoint)
-    facts = {"run": folder.name, "checkpoint": stem, "weights": weights_digest(run, checkpoint)} | versions()
     nfailed = len(place.unreadable)
-    with new_table(table_path, model.nlatent, facts) as table:
+    with new_table(table_path, model.nlatent, origin_of(run, checkpoint)) as table:
         for block in encode_blocks(model, place.root, place.files, classes, score):
             nfailed += sum(map(bool, block.reason))
             table.write(block)
@@ -148,6 +146,12 @@ def encode_folder(
     if nfailed:
         raise FilesFailed(f"{nfailed} of {nrows} files could not be encoded; the reasons are in {table_path}.")
     return nrows
+
+
+def origin_of(run: str | Path, checkpoint: str) -> dict[str, object]:
+    """Return what a table of latents was made of."""
+    folder, stem = locate(run, checkpoint)
+    return {"run": folder.name, "checkpoint": stem, "weights": weights_digest(run, checkpoint)} | versions()
 
 
 def find_images(images: object, own: Sequence[Path]) -> Place:
@@ -186,13 +190,17 @@ def shape_of(model: LatentModel) -> tuple[int, int, int]:
     return model.channels, model.image_size, model.image_size
 
 
+def block_size(model: LatentModel) -> int:
+    """Return the number of images that are read and encoded at a time."""
+    return max(1, min(BLOCK, BLOCK_BYTES // file_rules(model).nbytes))
+
+
 def encode_blocks(
     model: LatentModel, root: Path, files: Sequence[Found], classes: Classes, score: Score | None
 ) -> Iterator[Block]:
     """Yield the rows of files in blocks, in their order, and show the progress."""
-    rules = file_rules(model)
-    size = max(1, min(BLOCK, BLOCK_BYTES // rules.nbytes))
-    blocks = decode_blocks(root, files, rules, size, describe=False)
+    size = block_size(model)
+    blocks = decode_blocks(root, files, file_rules(model), size, describe=False)
     for _, (block, decoded) in zip(track(range(0, len(files), size), "encoding"), blocks, strict=True):
         yield encode_block(model, block, decoded, classes, score)
 

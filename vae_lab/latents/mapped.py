@@ -11,9 +11,8 @@ import torch
 from vae_lab.data.datamodule import ImageData
 from vae_lab.data.files.listing import Bad, Found
 from vae_lab.data.grids import thumbnails
-from vae_lab.data.pictures import file_rules
 from vae_lab.errors import DataError
-from vae_lab.latents.folder import BLOCK, BLOCK_BYTES, Classes, Score, describe_pixels, encode_blocks
+from vae_lab.latents.folder import Classes, Score, block_size, describe_pixels, encode_blocks
 from vae_lab.latents.tables import Block
 from vae_lab.probability.latent_model import LatentModel
 from vae_lab.sampling.images import class_label
@@ -63,11 +62,6 @@ def encode_files(
     if not found.path:
         raise DataError(f"images= holds no usable picture ({bad[0].reason}); name other images.")
     return Encoded(found, bad)
-
-
-def block_size(model: LatentModel) -> int:
-    """Return the number of images that are encoded before their pixels are reduced to thumbnails."""
-    return max(1, min(BLOCK, BLOCK_BYTES // file_rules(model).nbytes))
 
 
 def usable_rows(block: Block) -> Block:

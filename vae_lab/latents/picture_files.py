@@ -17,7 +17,7 @@ from vae_lab.data.grids import grid, paired, to_uint8
 from vae_lab.data.pictures import file_rules, model_input
 from vae_lab.errors import DataError, FilesFailed, require_count, require_number
 from vae_lab.latents.encoding import Images, reconstruct_images
-from vae_lab.latents.folder import BLOCK, BLOCK_BYTES, Classes, choose_classes, find_images
+from vae_lab.latents.folder import Classes, block_size, choose_classes, find_images
 from vae_lab.latents.interpolation import interpolate_images
 from vae_lab.latents.traversal import latent_direction, read_direction, traverse_images, walk_direction
 from vae_lab.probability.latent_model import LatentModel
@@ -141,7 +141,7 @@ def reconstructions(
     """Yield (path, picture as the model sees it, its reconstruction) of each usable file, and report the others."""
     model, classes = opened.model, opened.classes
     rules = file_rules(model)
-    size = max(1, min(BLOCK, BLOCK_BYTES // rules.nbytes))
+    size = block_size(model)
     for start in range(0, len(place.files), size):
         files: list[Found] = []
         for file in place.files[start : start + size]:

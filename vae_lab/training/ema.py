@@ -28,9 +28,14 @@ class WeightEMA:
     def update(self, step: int) -> None:
         """Update the average with the current weights, after `step` earlier updates."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        get_ema_multi_avg_fn(decay)(tuple(self.average.parameters()), tuple(self.source.parameters()), None)
-        for ours, theirs in zip(self.average.buffers(), self.source.buffers(), strict=True):
-            if ours.is_floating_point():
-                ours.lerp_(theirs, 1 - decay)
-            else:
+        pairs = list(zip(numbers_of(self.average), numbers_of(self.source), strict=True))
+        averages, sources = zip(*(pair for pair in pairs if pair[0].is_floating_point()), strict=True)
+        get_ema_multi_avg_fn(decay)(averages, sources, None)
+        for ours, theirs in pairs:
+            if not ours.is_floating_point():
                 ours.copy_(theirs)
+
+
+def numbers_of(module: nn.Module) -> list[torch.Tensor]:
+    """Return the parameters and the buffers of a module."""
+    return [*module.parameters(), *module.buffers()]

@@ -37,7 +37,9 @@ class Panel(NamedTuple):
 BOUND = {"train/neg_elbo": "training batches", "val/neg_elbo": "validation images"}
 LOSS = Panel("loss", "nats per image", {"train/loss": "training loss", "val/neg_elbo": "validation, negative ELBO"})
 NEG_ELBO = Panel("negative ELBO, lower is better", "nats per image", BOUND)
-RATE = Panel("rate", "nats per image", {"train/rate": "training batches", "val/rate": "validation images"})
+RATE = Panel(
+    "rate, the KL to the prior", "nats per image", {"train/rate": "training batches", "val/rate": "validation images"}
+)
 ADVERSARIAL = Panel(
     "adversarial losses",
     "",
