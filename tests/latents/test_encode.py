@@ -90,6 +90,22 @@ def test_every_file_is_a_row(
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
+def test_one_number_that_is_not_finite_spoils_its_row_alone(
+    blobs_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoilt(*args: Any) -> Any:
+        found = posteriors_of(*args)
+        found[0][3, 1] = torch.nan
+        return found
+
+    monkeypatch.setattr(encoding, "posteriors_of", spoilt)
+    good = sorted(path for path in (pictures / "normal").iterdir() if "bad" not in path.name)[:5]
+    with pytest.raises(FilesFailed, match="1 of 5 files could not be encoded"):
+        encode_folder(run=blobs_run, images=[str(path) for path in good], out=tmp_path / "latents.csv")
+    reasons = read_csv(tmp_path / "latents.csv")["reason"]
+    assert list(reasons) == ["", "", "", "the model gives no finite numbers", ""]
+
+
 def check_pictures(column: list[Any], images: torch.Tensor, good: list[int]) -> None:
     """Assert that a column holds the pictures, and null for files that are none."""
     import io
