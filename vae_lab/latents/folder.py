@@ -148,7 +148,7 @@ def encode_folder(
     return nrows
 
 
-def origin_of(run: str | Path, checkpoint: str) -> dict[str, object]:
+def origin_of(run: str | Path, checkpoint: str) -> dict[str, str]:
     """Return what a table of latents was made of."""
     folder, stem = locate(run, checkpoint)
     return {"run": folder.name, "checkpoint": stem, "weights": weights_digest(run, checkpoint)} | versions()
