@@ -16,6 +16,7 @@ from torch.optim import Adam, Muon, Optimizer
 from vae_lab.models.vae import VAE
 from vae_lab.system.config_dir import CONF
 from vae_lab.training.checks import check_model
+from vae_lab.training.distributed.gradients import set_gradients
 from vae_lab.training.optimizers import MuonWithAdamW, make_adamw
 from vae_lab.training.run import train_run
 
@@ -151,3 +152,15 @@ def test_any_optimizer_of_torch_takes_what_a_task_gives() -> None:
     model = network()
     assert Adam(model.named_parameters()).param_groups[0]["param_names"][0] == "0.weight"
     assert len(make_adamw(nn.Linear(2, 2, bias=False).named_parameters(), weight_decay=0.1).param_groups) == 1
+
+
+def test_gradients_get_the_memory_layout_of_their_parameters() -> None:
+    """On CUDA, the fused optimizers refuse others; torch.autograd.grad returns whichever the operations make."""
+    start = torch.rand(4, 3, 2, 2)
+    parameter = nn.Parameter(start.contiguous(memory_format=torch.channels_last))
+    given = torch.autograd.grad((parameter.flatten(1) ** 2).sum(), parameter)[0]
+    assert given.stride() != parameter.stride()
+    set_gradients([parameter], (parameter.flatten(1) ** 2).sum())
+    assert parameter.grad is not None
+    assert parameter.grad.stride() == parameter.stride()
+    assert parameter.grad.equal(2 * parameter)

@@ -12,7 +12,10 @@ from test_training import rows, same, weights
 
 from vae_lab.data.sample import Sample
 from vae_lab.runs.load import load_checkpoint, load_model
+from vae_lab.training.distributed.gradients import set_gradients
 from vae_lab.training.run import build_parts, train_run
+from vae_lab.training.tasks import adversarial
+from vae_lab.training.tasks import staged as staged_task
 from vae_lab.training.tasks.staged import StagedVAEGANTask
 
 Compose = Callable[..., DictConfig]
@@ -68,6 +71,48 @@ def test_each_stage_trains_its_networks(config: Compose) -> None:
     task.learner.load_state_dict(task.model.state_dict())
     assert moved(task, batch, optimizers, step=4) == adversary, "the warm-up of the last stage"
     assert moved(task, batch, optimizers, step=5) == joint
+
+
+def test_a_frozen_network_counts_in_no_norm(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The norm of no gradients would be on the CPU, and the others on a GPU."""
+    task, batch, optimizers = staged(config)
+    seen: list[int] = []
+    norm = adversarial.gradient_norm
+    monkeypatch.setattr(
+        adversarial, "gradient_norm", lambda gradients: [seen.append(len(gradients)), norm(gradients)][1]
+    )
+    for step in (0, 2, 5):  # the decoder and the adversary, the encoder alone, all
+        task.step(batch, step, *optimizers)
+    assert len(seen) == 5
+    assert min(seen) > 0
+
+
+WITHOUT_A_DETERMINISTIC_GRADIENT = ("AdaptiveAvgPool", "AdaptiveMaxPool", "ReflectionPad", "Bicubic", "GridSampler")
+"""Parts of the names of operations for which torch.use_deterministic_algorithms raises on CUDA."""
+
+
+def test_all_gradients_have_a_deterministic_form_on_a_gpu(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, batch, optimizers = staged(
+        config, "task.adversaries.discriminator.blur=2.0", "data.image_size=32", "model.encoder.patch=2"
+    )
+    found: set[str] = set()
+
+    def collect(parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> None:
+        nodes = [loss.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                found.add(node.name())
+                nodes += [following for following, _ in node.next_functions]
+        set_gradients(parameters, loss)
+
+    monkeypatch.setattr(staged_task, "set_gradients", collect)
+    for step in (0, 2, 5):
+        seen: set[object] = set()
+        task.step(batch, step, *optimizers)
+    assert {name for name in found for part in ("Convolution", "AvgPool") if part in name}, "the graph was walked"
+    assert not [name for name in found for part in WITHOUT_A_DETERMINISTIC_GRADIENT if part in name]
 
 
 def test_the_second_and_the_third_stage_start_from_the_average(config: Compose) -> None:

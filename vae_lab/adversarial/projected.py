@@ -14,7 +14,6 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
-from torchvision.transforms.functional import gaussian_blur
 
 from vae_lab.adversarial.adversaries import AdversarialBatch, Adversary, AdversaryLosses
 from vae_lab.adversarial.diffaugment import DiffAugment
@@ -101,6 +100,8 @@ class ProjectedDiscriminator(Adversary):
         augment: augmentation of its input; None turns it off.
     """
 
+    graphs = False  # measured on an H200 with torch 2.11: losses changed, and gradients became NaN
+
     def __init__(
         self,
         *,
@@ -157,6 +158,22 @@ class ProjectedDiscriminator(Adversary):
         if self.augment is not None:
             images = self.augment.draw(images)(images)
         seen = step * len(images)
-        sigma = self.blur * (1 - seen / self.blur_images) if seen < self.blur_images else 0.0
-        size = 2 * round(3 * sigma) + 1
-        return gaussian_blur(images, [size, size], [sigma, sigma]) if size > 1 else images
+        return blurred(images, self.blur * (1 - seen / self.blur_images)) if seen < self.blur_images else images
+
+
+def blurred(images: Images, sigma: float) -> Images:
+    """Return images after a Gaussian blur with a standard deviation of `sigma` pixels; pixels at the edge repeat.
+
+    torchvision mirrors pixels at the edge, of which CUDA has no deterministic gradient (`trainer.deterministic`).
+    """
+    reach = round(3 * sigma)
+    if not reach:
+        return images
+    places = torch.arange(-reach, reach + 1, device=images.device)
+    weights = torch.softmax(-(places**2) / (2 * sigma**2), 0)
+    channels = images.shape[1]
+    rows, columns = weights[None, None, :, None], weights[None, None, None]
+    padded = F.pad(images, [reach] * 4, mode="replicate")
+    for kernel in (rows, columns):
+        padded = F.conv2d(padded, kernel.expand(channels, 1, -1, -1), groups=channels)
+    return padded

@@ -56,6 +56,17 @@ class UpBlock(nn.Module):
         return gated(self.norm(x))
 
 
+class Pooling(nn.Module):
+    """The means of a square feature map in 4x4 places: [B, n, 4k, 4k] -> [B, n, 4, 4].
+
+    `torch.nn.AdaptiveAvgPool2d` has no deterministic gradient on CUDA (`trainer.deterministic`).
+    """
+
+    def forward(self, x: Float[Tensor, "batch n height width"]) -> Float[Tensor, "batch n 4 4"]:
+        """Return the means."""
+        return F.avg_pool2d(x, x.shape[-1] // SMALLEST)
+
+
 class Excitation(nn.Module):
     """A factor in (0, 1) for each channel of a large feature map, from a small one: [B, nin, h, w] -> [B, nout, 1, 1].
 
@@ -65,7 +76,7 @@ class Excitation(nn.Module):
     def __init__(self, nin: int, nout: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.AdaptiveAvgPool2d(4), nn.Conv2d(nin, nout, 4), nn.SiLU(), nn.Conv2d(nout, nout, 1), nn.Sigmoid()
+            Pooling(), nn.Conv2d(nin, nout, 4), nn.SiLU(), nn.Conv2d(nout, nout, 1), nn.Sigmoid()
         )
 
     def forward(self, x: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout 1 1"]:

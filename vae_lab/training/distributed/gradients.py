@@ -13,7 +13,18 @@ def set_gradients(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -
     """Set `grad` of all parameters that are not frozen to the gradient of the loss, averaged over processes."""
     updated = trainable(parameters)
     gradients = torch.autograd.grad(loss, updated, retain_graph=True) if updated else ()
-    for parameter, gradient in zip(updated, mean_over_processes(gradients), strict=True):
+    assign_gradients(updated, mean_over_processes(gradients))
+
+
+def assign_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """Set `grad` of each parameter, in the parameter's memory layout.
+
+    `torch.autograd.grad` returns other layouts, for example of weights with spectral normalization, and on CUDA the
+    fused optimizers require equal ones.
+    """
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is not None and gradient.stride() != parameter.stride():
+            gradient = torch.empty_like(parameter).copy_(gradient)  # noqa: PLW2901
         parameter.grad = gradient
 
 

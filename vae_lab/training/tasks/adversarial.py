@@ -160,8 +160,9 @@ class AdversarialTask(Task):
         always steps, because Lightning counts its steps; without gradients the step changes nothing.
         """
         parts = (self.learner, *self.adversaries.values())
-        norms = [gradient_norm([parameter.grad for parameter in part.parameters()]) for part in parts]
-        is_finite = bool(torch.stack(norms).isfinite().all())
+        gradients = [[one.grad for one in part.parameters() if one.grad is not None] for part in parts]
+        norms = [gradient_norm(some) for some in gradients if some]  # that of none would be on the CPU
+        is_finite = not norms or bool(torch.stack(norms).isfinite().all())
         for i, optimizer in enumerate(optimizers):
             if not is_finite:
                 optimizer.zero_grad()

@@ -15,7 +15,7 @@ from vae_lab.errors import require_count, require_number
 from vae_lab.probability.objectives import Terms, elbo_terms
 from vae_lab.probability.schedules import value_at
 from vae_lab.training.distributed.collectives import synchronize_buffers
-from vae_lab.training.distributed.gradients import mean_of_groups, set_gradients, trainable
+from vae_lab.training.distributed.gradients import assign_gradients, mean_of_groups, set_gradients, trainable
 from vae_lab.training.schedules import make_schedule
 from vae_lab.training.snapshot import AnyOptimizer
 from vae_lab.training.tasks.adversarial import AdversarialTask, ModelLosses
@@ -132,8 +132,7 @@ class VAEGANTask(AdversarialTask):
         parameters = trainable(self.learner.parameters())
         gradients = torch.autograd.grad(others, parameters, **keep)
         adversarial, gradients = mean_of_groups(adversarial, gradients)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+        assign_gradients(parameters, gradients)
         reference = [parameter.grad for parameter in decoder]
         weight = adaptive_weight(reference, adversarial, self.adversarial_ratio, self.weight_bounds)
         weight = weight * self.guard.scale * ramp
