@@ -98,6 +98,7 @@ PARTS = {
     "speed_32_compiled": Part(partial(measure_speed, 32, compiled="true"), 20),
     "compiled": Part(partial(check, "compiled"), 15),
     "compiled_gan": Part(partial(check, "compiled_gan"), 20),
+    "staged": Part(partial(check, "staged"), 40),
     "precisions": Part(partial(check, "precisions"), 10),
     "reading_on_a_processor": Part(partial(check, "reading_on_a_processor"), 25),
     "speed_256_compiled": Part(partial(measure_speed, 256, compiled="true"), 20),

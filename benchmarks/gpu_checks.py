@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import config
 from vae_lab.cli import entry
+from vae_lab.features.weights import NETWORKS
 from vae_lab.latents.encoding import encode_images
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.training.callbacks.stopping import reached_limit
@@ -263,20 +264,50 @@ def difference(first: Any, second: Any) -> str | None:  # noqa: ANN401
     return None if first == second else ""
 
 
+def require_resumable(device: str, at: Path, settings: tuple[str, ...], steps: int, total: int) -> None:
+    """Train `total` steps at once and with an interruption after `steps`, and find the same weights, bit for bit."""
+    trained(device, at / "whole", *settings, f"trainer.max_steps={total}")
+    trained(device, at / "half", *settings, f"trainer.max_steps={steps}")
+    trained(device, at / "rest", *settings, f"trainer.max_steps={total}", f"resume={at / 'half'}")
+    whole, rest = checkpoint(at / "whole"), checkpoint(at / "rest")
+    for part in ("state_dict", "optimizer_states"):
+        where = difference(whole[part], rest[part])
+        assert where is None, f"{at.name}, resumed after {steps} of {total} steps: {part} differs at {where}"
+
+
 def check_resume(device: str, folder: Path) -> Facts:
     """Go on in the middle of an epoch, and end with the weights of a run that was not interrupted, bit for bit."""
     common = ("trainer.deterministic=true", "trainer.val_check_interval=5", *BARE)
     with nondeterministic_afterwards():
         for precision in ("32-true", "bf16-mixed"):
-            settings, at = (*common, f"trainer.precision={precision}"), folder / precision
-            trained(device, at / "whole", *settings, "trainer.max_steps=10")
-            trained(device, at / "half", *settings, "trainer.max_steps=5")
-            trained(device, at / "rest", *settings, "trainer.max_steps=10", f"resume={at / 'half'}")
-            whole, rest = checkpoint(at / "whole"), checkpoint(at / "rest")
-            for part in ("state_dict", "optimizer_states"):
-                where = difference(whole[part], rest[part])
-                assert where is None, f"{precision}: {part} differs at {where}"
+            require_resumable(device, folder / precision, (*common, f"trainer.precision={precision}"), 5, 10)
     return {"steps": [5, 10]}
+
+
+STAGED = (
+    "task=staged_vaegan",
+    "model=fastgan",
+    "likelihood=mse",
+    "data.image_size=32",
+    "data.channels=3",
+    "data.batch_size=16",
+    "task.stages.decoder.steps=4",
+    "task.stages.encoder.steps=4",
+    "task.stages.joint.warmup=1",
+    "task.guard.every=2",
+    "callbacks.quality.nsamples=16",
+)
+
+
+def check_staged(device: str, folder: Path) -> Facts:
+    """Train in three stages against pretrained features, resumed in the last one, bit for bit."""
+    if not all(importlib.util.find_spec(one.package) for one in NETWORKS.values()):
+        return {"skipped": "the weights of the extra pretrained are not installed"}
+    # a rate that falls until the end of training would depend on where the first part ends
+    resumed = (*STAGED, "trainer.deterministic=true", "task.stages.joint.decay=false", *BARE)
+    with nondeterministic_afterwards():
+        require_resumable(device, folder / "staged", resumed, 10, 12)
+    return {"steps": [10, 12]}
 
 
 def check_precisions(device: str, folder: Path) -> Facts:
@@ -357,6 +388,7 @@ CHECKS: dict[str, Check] = {
     "reading_on_a_processor": check_reading_on_a_processor,
     "compiled": check_compiled,
     "compiled_gan": check_compiled_gan,
+    "staged": check_staged,
     "no_waiting_of_parts": check_no_waiting_of_parts,
 }
 """The most important first."""

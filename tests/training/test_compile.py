@@ -94,6 +94,15 @@ def test_cuda_graphs_without_a_gpu_are_refused(choice: str, config: Callable[...
     assert exit_code(caught.value) == 2
 
 
+def test_cuda_graphs_are_refused_with_an_adversary_whose_losses_they_change(config: Callable[..., DictConfig]) -> None:
+    projected = ("task=vaegan", "task/adversaries/discriminator=projected", "compile=true")
+    with pytest.raises(
+        ValueError, match=r"change the losses .* ProjectedDiscriminator; choose compile=false"
+    ) as caught:
+        train_run(config(*SMALL, *projected))
+    assert exit_code(caught.value) == 2
+
+
 def test_what_torch_cannot_compile_is_a_setting_that_is_wrong() -> None:
     error = BackendCompilerFailed(Compiled, RuntimeError("no compiler"), None)
     known = translate_error(error)

@@ -72,7 +72,12 @@ class Adversary(PrintsArguments, nn.Module, ABC):
         >>> losses = adversary(batch, step=0)
         >>> losses.loss.shape, losses.feature_matching.shape, losses.generator_loss.shape
         (torch.Size([]), torch.Size([4]), torch.Size([]))
+
+    Attributes:
+        graphs: whether training with `compile=true`, as CUDA graphs, has the same losses as without.
     """
+
+    graphs = True
 
     @abstractmethod
     def forward(self, batch: AdversarialBatch, step: int) -> AdversaryLosses:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch
 from lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from vae_lab.training.tasks.task import Task
 
@@ -32,10 +33,17 @@ class Compiled(Callback):
         """Mark the networks for compilation, which happens at the first batch.
 
         Raises:
-            ValueError: if the choice is CUDA graphs and the run is not on a GPU.
+            ValueError: if the choice is CUDA graphs, and the run is not on a GPU or has an adversary without graphs.
         """
         if stage != "fit" or not isinstance(pl_module, Task):
             return
+        adversaries = getattr(pl_module, "adversaries", nn.ModuleDict())
+        without = [type(one).__name__ for one in adversaries.values() if not getattr(one, "graphs", True)]
+        if self.backend == "cudagraphs" and without:
+            raise ValueError(
+                f"compile=true would change the losses of a run with a {without[0]}; choose compile=false, or another"
+                " task/adversaries/discriminator."
+            )
         if self.backend == "cudagraphs" and trainer.strategy.root_device.type != "cuda":
             raise ValueError(
                 "compile=true records CUDA graphs, but this run is not on a GPU; choose compile=false, or"
