@@ -36,10 +36,8 @@ NEEDS = {
 }
 ADDED = {f"callbacks={name}" for name in ("early_stopping", "ema", "lr_monitor", "swa")}
 """Callbacks to be chosen beside the default ones."""
-NARROW = ["model.encoder.widths=[8,8,8,8,8]", "++task.adversaries.discriminator.network.widths=[8,8,8,8,8,8]"]
 SMALL = ["data.nimages=8", "data.batch_size=2", "callbacks.gallery.nimages=1"]
 SMALLER = {
-    "monet128_vaegan": NARROW,
     "monet256_klae": [*SMALL, "model.encoder.widths=[8]", "++task.adversaries.discriminator.network.widths=[8,8,8]"],
 }
 """Experiments for a GPU, of which a CPU tests narrower networks."""
@@ -64,14 +62,30 @@ def test_what_a_file_needs_is_said_in_a_sentence(choice: str, config: Callable[.
         train_run(config(choice, *TINY))
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def defaults_of(path: Path) -> list[str | dict[str, str]]:
+    """The defaults list of an experiment file."""
+    return yaml.safe_load(path.read_text()).get("defaults", [])
+
+
+def included(path: Path) -> list[Path]:
+    """The experiment files that an experiment file includes."""
+    names = [entry for entry in defaults_of(path) if isinstance(entry, str) and entry != "_self_"]
+    return [path.with_stem(name) for name in names]
+
+
+TRAINED = [pytest.param(path, marks=[pytest.mark.slow] if included(path) else []) for path in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
 def test_every_experiment_trains_on_images_of_its_size(path: Path, config: Callable[..., DictConfig]) -> None:
     stored = config(f"experiment={path.stem}")
     size = (f"data.image_size={stored.data.image_size}", f"data.channels={stored.data.channels}")
     overrides = [f"{group}={name}" for group, name in experiment_choices(path).items() if group != "data"]
-    values = yaml.safe_load(path.read_text())
     numbers = [
-        f"++{key}={value}" for key, value in flat(values) if not key.startswith(("data.", "trainer.", "defaults"))
+        f"++{key}={value}"
+        for one in (*included(path), path)
+        for key, value in flat(yaml.safe_load(one.read_text()))
+        if not key.startswith(("data.", "trainer.", "defaults"))
     ]
     needs = [need for choice in overrides for need in NEEDS.get(choice, [])]
     needs += SMALLER.get(path.stem, [])
@@ -88,9 +102,9 @@ def test_every_experiment_opens_with_its_command_and_what_it_gives(path: Path) -
 
 
 def experiment_choices(path: Path) -> dict[str, str]:
-    """The config groups that an experiment file chooses."""
-    defaults = yaml.safe_load(path.read_text()).get("defaults", [])
-    return {key.removeprefix("override /"): value for entry in defaults for key, value in entry.items()}
+    """The config groups that an experiment file and those that it includes choose."""
+    entries = [entry for one in (*included(path), path) for entry in defaults_of(one) if isinstance(entry, dict)]
+    return {key.removeprefix("override /"): value for entry in entries for key, value in entry.items()}
 
 
 def flat(config: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
