@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from omegaconf import DictConfig
+from torch import Tensor
 
-from vae_lab.models.skip_excitation import SkipExcitationDecoder, gated
+from vae_lab.models.skip_excitation import SkipExcitationDecoder, UpBlock, gated
 from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
@@ -61,6 +63,15 @@ def test_an_excitation_scales_the_channels_of_the_map_three_doublings_above() ->
     silent = network(z)
     assert not silent.equal(before)
     torch.testing.assert_close(silent, network.output.bias[:, None, None].expand_as(silent[0])[None])  # pyright: ignore
+
+
+def test_a_block_doubles_every_pixel_and_convolves() -> None:
+    block = UpBlock(5, 4, noise=False).eval()
+    x = torch.randn(2, 5, 6, 7)
+    seen: list[Tensor] = []
+    block.norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    block(x)
+    assert torch.allclose(seen[0], block.convolution(F.interpolate(x, scale_factor=2.0)), atol=1e-5)
 
 
 def test_the_gate_equals_torch_s() -> None:

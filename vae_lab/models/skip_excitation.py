@@ -33,6 +33,17 @@ def gated(x: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch no
     return a * b.sigmoid()
 
 
+def doubling_weight(weight: Float[Tensor, "nout nin 3 3"]) -> Float[Tensor, "nin nout 4 4"]:
+    """Return the weight of a transposed convolution that equals doubling, each pixel four times, and a convolution.
+
+    With stride 2 and padding 1, it multiplies 4 instead of 9 times for each input channel, output channel and pixel.
+    """
+    for dim in (2, 3):
+        first, second, third = weight.unbind(dim)
+        weight = torch.stack([third, second + third, first + second, first], dim)
+    return weight.transpose(0, 1)
+
+
 class UpBlock(nn.Module):
     """Doubling, convolution, BatchNorm and gated linear unit: [B, nin, h, w] -> [B, nout, 2h, 2w].
 
@@ -50,7 +61,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch nout height2 width2"]:
         """Return the block's output at twice the size."""
-        x = self.convolution(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        x = F.conv_transpose2d(x, doubling_weight(self.convolution.weight), stride=2, padding=1)
         if self.noise_scale is not None and self.training:
             x = x + self.noise_scale * torch.randn_like(x[:, :1])
         return gated(self.norm(x))
