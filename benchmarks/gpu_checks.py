@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.step import config
 from vae_lab.cli import entry
-from vae_lab.features.weights import NETWORKS
+from vae_lab.features.weights import NETWORKS, is_available
 from vae_lab.latents.encoding import encode_images
 from vae_lab.runs.load import load_data, load_model
 from vae_lab.training.callbacks.stopping import reached_limit
@@ -301,8 +301,8 @@ STAGED = (
 
 def check_staged(device: str, folder: Path) -> Facts:
     """Train in three stages against pretrained features, resumed in the last one, bit for bit."""
-    if not all(importlib.util.find_spec(one.package) for one in NETWORKS.values()):
-        return {"skipped": "the weights of the extra pretrained are not installed"}
+    if not all(is_available(name) for name in NETWORKS):
+        return {"skipped": "timm or the weights of the extra pretrained are not installed"}
     # a rate that falls until the end of training would depend on where the first part ends
     resumed = (*STAGED, "trainer.deterministic=true", "task.stages.joint.decay=false", *BARE)
     with nondeterministic_afterwards():

@@ -31,6 +31,7 @@ COMPOSED = {
     "launcher=": "processes of their own, in tests/sweeps/test_launchers.py and tests/cluster",
     "experiment=": "long; tests/training/test_configs.py trains each experiment",
     "data.image_size=128": "long",
+    "samplers=[gmm,flow]": "fits a flow, as tests/evaluation/test_evaluate.py does",
     "model=mixer,conv": "tests/test_example.py trains a sweep of that package",
     "schedule=cosine": "tests/training/test_configs.py trains with each choice",
     "vae_lab.profile": "a process for each size, in tests/profiling/test_profile.py",

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.transforms.functional import gaussian_blur
 
 from vae_lab.adversarial.adversaries import AdversarialBatch
 from vae_lab.adversarial.diffaugment import DiffAugment
 from vae_lab.adversarial.losses import hinge_loss
-from vae_lab.adversarial.projected import ProjectedDiscriminator, RandomMixing
+from vae_lab.adversarial.projected import ProjectedDiscriminator, RandomMixing, blur
 
 LABELS = torch.tensor([0, 1, 1])
 
@@ -79,6 +80,12 @@ def test_the_blur_fades_with_the_images_seen() -> None:
     assert roughness == sorted(roughness)
     assert roughness[0] < roughness[1] < roughness[2]
     assert adversary.prepared(image, 100).equal(image), "100 batches of 3 images"
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.2, 1.3, 2.0])
+def test_the_blur_equals_torchvision_s(sigma: float) -> None:
+    image, size = torch.rand(2, 3, 32, 24), 2 * round(3 * sigma) + 1
+    assert torch.allclose(blur(image, sigma), gaussian_blur(image, [size, size], [sigma, sigma]), atol=1e-5)
 
 
 def test_augmentations_differ_between_images_and_let_gradients_through() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from omegaconf import DictConfig
 from torch import Tensor
 
-from vae_lab.models.skip_excitation import SkipExcitationDecoder, UpBlock, gated
+from vae_lab.models.skip_excitation import Pooling, SkipExcitationDecoder, UpBlock, gated
 from vae_lab.training.run import train_run
 
 Compose = Callable[..., DictConfig]
@@ -63,6 +63,11 @@ def test_an_excitation_scales_the_channels_of_the_map_three_doublings_above() ->
     silent = network(z)
     assert not silent.equal(before)
     torch.testing.assert_close(silent, network.output.bias[:, None, None].expand_as(silent[0])[None])  # pyright: ignore
+
+
+def test_places_of_an_excitation_are_means() -> None:
+    maps = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(Pooling()(maps), torch.nn.AdaptiveAvgPool2d(4)(maps), atol=1e-6)
 
 
 def test_a_block_doubles_every_pixel_and_convolves() -> None:

@@ -94,12 +94,17 @@ def test_cuda_graphs_without_a_gpu_are_refused(choice: str, config: Callable[...
     assert exit_code(caught.value) == 2
 
 
-def test_cuda_graphs_are_refused_with_an_adversary_whose_losses_they_change(config: Callable[..., DictConfig]) -> None:
-    projected = ("task=vaegan", "task/adversaries/discriminator=projected", "compile=true")
-    with pytest.raises(
-        ValueError, match=r"change the losses .* ProjectedDiscriminator; choose compile=false"
-    ) as caught:
-        train_run(config(*SMALL, *projected))
+PROJECTED = ("task=vaegan", "task/adversaries/discriminator=projected")
+STAGED = ("task=staged_vaegan", "model=fastgan", "data.channels=3", "callbacks.quality=null")
+
+
+@pytest.mark.parametrize("choice", ["true", "cudagraphs"])
+@pytest.mark.parametrize("task", [PROJECTED, STAGED], ids=["projected", "staged"])
+def test_cuda_graphs_are_refused_where_losses_change(
+    task: tuple[str, ...], choice: str, config: Callable[..., DictConfig]
+) -> None:
+    with pytest.raises(ValueError, match=rf"compile={choice} records .* are not those without; choose comp") as caught:
+        train_run(config(*SMALL, *task, "data.image_size=32", f"compile={choice}"))
     assert exit_code(caught.value) == 2
 
 

@@ -73,7 +73,18 @@ def included(path: Path) -> list[Path]:
     return [path.with_stem(name) for name in names]
 
 
-TRAINED = [pytest.param(path, marks=[pytest.mark.slow] if included(path) else []) for path in EXPERIMENTS]
+def experiment_choices(path: Path) -> dict[str, str]:
+    """The config groups that an experiment file and those that it includes choose."""
+    entries = [entry for one in (*included(path), path) for entry in defaults_of(one) if isinstance(entry, dict)]
+    return {key.removeprefix("override /"): value for entry in entries for key, value in entry.items()}
+
+
+def is_staged(path: Path) -> bool:
+    """Whether an experiment trains in stages, as tests/training/test_staged.py does."""
+    return experiment_choices(path).get("task") == "staged_vaegan"
+
+
+TRAINED = [pytest.param(path, marks=[pytest.mark.slow] if is_staged(path) else []) for path in EXPERIMENTS]
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
@@ -99,12 +110,6 @@ def test_every_experiment_opens_with_its_command_and_what_it_gives(path: Path) -
     assert any(f"python -m vae_lab.train experiment={path.stem}" in line for line in head)
     assert any("nats" in line for line in head)
     assert any(unit in line for line in head for unit in (" s ", " s,", " s.", " min"))
-
-
-def experiment_choices(path: Path) -> dict[str, str]:
-    """The config groups that an experiment file and those that it includes choose."""
-    entries = [entry for one in (*included(path), path) for entry in defaults_of(one) if isinstance(entry, dict)]
-    return {key.removeprefix("override /"): value for entry in entries for key, value in entry.items()}
 
 
 def flat(config: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -96,8 +96,15 @@ def check_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one["metrics"] == other["metrics"]
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize(
+    ("limit", "accumulate"),
+    [
+        ("max_steps", 1),
+        ("max_epochs", 3),
+        pytest.param("max_steps", 3, marks=pytest.mark.slow),
+        pytest.param("max_epochs", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_goes_on_bit_for_bit(config: Compose, tmp_path: Path, limit: str, accumulate: int) -> None:
     settings = (*COMMON, *LIMITS[limit], f"trainer.accumulate_grad_batches={accumulate}")
     if limit == "max_steps" and accumulate == 3:

@@ -12,10 +12,7 @@ from test_training import rows, same, weights
 
 from vae_lab.data.sample import Sample
 from vae_lab.runs.load import load_checkpoint, load_model
-from vae_lab.training.distributed.gradients import set_gradients
 from vae_lab.training.run import build_parts, train_run
-from vae_lab.training.tasks import adversarial
-from vae_lab.training.tasks import staged as staged_task
 from vae_lab.training.tasks.staged import StagedVAEGANTask
 
 Compose = Callable[..., DictConfig]
@@ -77,10 +74,8 @@ def test_a_frozen_network_counts_in_no_norm(config: Compose, monkeypatch: pytest
     """The norm of no gradients would be on the CPU, and the others on a GPU."""
     task, batch, optimizers = staged(config)
     seen: list[int] = []
-    norm = adversarial.gradient_norm
-    monkeypatch.setattr(
-        adversarial, "gradient_norm", lambda gradients: [seen.append(len(gradients)), norm(gradients)][1]
-    )
+    norm = torch.nn.utils.get_total_norm
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda given: [seen.append(len(given)), norm(given)][1])
     for step in (0, 2, 5):  # the decoder and the adversary, the encoder alone, all
         task.step(batch, step, *optimizers)
     assert len(seen) == 5
@@ -97,7 +92,9 @@ def test_all_gradients_have_a_deterministic_form_on_a_gpu(config: Compose, monke
     )
     found: set[str] = set()
 
-    def collect(parameters: list[torch.nn.Parameter], loss: torch.Tensor) -> None:
+    gradients = torch.autograd.grad
+
+    def collect(loss: torch.Tensor, *given: Any, **settings: Any) -> tuple[torch.Tensor, ...]:
         nodes = [loss.grad_fn]
         while nodes:
             node = nodes.pop()
@@ -105,9 +102,9 @@ def test_all_gradients_have_a_deterministic_form_on_a_gpu(config: Compose, monke
                 seen.add(node)
                 found.add(node.name())
                 nodes += [following for following, _ in node.next_functions]
-        set_gradients(parameters, loss)
+        return gradients(loss, *given, **settings)
 
-    monkeypatch.setattr(staged_task, "set_gradients", collect)
+    monkeypatch.setattr(torch.autograd, "grad", collect)
     for step in (0, 2, 5):
         seen: set[object] = set()
         task.step(batch, step, *optimizers)

@@ -74,10 +74,10 @@ class Adversary(PrintsArguments, nn.Module, ABC):
         (torch.Size([]), torch.Size([4]), torch.Size([]))
 
     Attributes:
-        graphs: whether training with `compile=true`, as CUDA graphs, has the same losses as without.
+        allows_cuda_graphs: whether training with `compile=true`, as CUDA graphs, has the same losses as without.
     """
 
-    graphs = True
+    allows_cuda_graphs = True
 
     @abstractmethod
     def forward(self, batch: AdversarialBatch, step: int) -> AdversaryLosses:

@@ -100,7 +100,7 @@ class ProjectedDiscriminator(Adversary):
         augment: augmentation of its input; None turns it off.
     """
 
-    graphs = False  # measured on an H200 with torch 2.11: losses changed, and gradients became NaN
+    allows_cuda_graphs = False  # in graphs, losses changed and gradients became NaN (H200, torch 2.11)
 
     def __init__(
         self,
@@ -158,13 +158,13 @@ class ProjectedDiscriminator(Adversary):
         if self.augment is not None:
             images = self.augment.draw(images)(images)
         seen = step * len(images)
-        return blurred(images, self.blur * (1 - seen / self.blur_images)) if seen < self.blur_images else images
+        return blur(images, self.blur * (1 - seen / self.blur_images)) if seen < self.blur_images else images
 
 
-def blurred(images: Images, sigma: float) -> Images:
-    """Return images after a Gaussian blur with a standard deviation of `sigma` pixels; pixels at the edge repeat.
+def blur(images: Images, sigma: float) -> Images:
+    """Return images after a Gaussian blur with a standard deviation of `sigma` pixels; pixels are mirrored at the edge.
 
-    torchvision mirrors pixels at the edge, of which CUDA has no deterministic gradient (`trainer.deterministic`).
+    It equals torchvision's gaussian_blur, whose padding has no deterministic gradient on CUDA.
     """
     reach = round(3 * sigma)
     if not reach:
@@ -172,8 +172,9 @@ def blurred(images: Images, sigma: float) -> Images:
     places = torch.arange(-reach, reach + 1, device=images.device)
     weights = torch.softmax(-(places**2) / (2 * sigma**2), 0)
     channels = images.shape[1]
-    rows, columns = weights[None, None, :, None], weights[None, None, None]
-    padded = F.pad(images, [reach] * 4, mode="replicate")
-    for kernel in (rows, columns):
-        padded = F.conv2d(padded, kernel.expand(channels, 1, -1, -1), groups=channels)
-    return padded
+    for dim, kernel in ((2, weights[None, None, :, None]), (3, weights[None, None, None])):
+        before = images.narrow(dim, 1, reach).flip(dim)
+        after = images.narrow(dim, images.shape[dim] - 1 - reach, reach).flip(dim)
+        padded = torch.cat([before, images, after], dim)
+        images = F.conv2d(padded, kernel.expand(channels, 1, -1, -1), groups=channels)
+    return images

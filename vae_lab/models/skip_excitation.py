@@ -34,9 +34,10 @@ def gated(x: Float[Tensor, "batch nin height width"]) -> Float[Tensor, "batch no
 
 
 def doubling_weight(weight: Float[Tensor, "nout nin 3 3"]) -> Float[Tensor, "nin nout 4 4"]:
-    """Return the weight of a transposed convolution that equals doubling, each pixel four times, and a convolution.
+    """Return the weight of a transposed convolution that equals nearest-neighbour upsampling and a convolution.
 
-    With stride 2 and padding 1, it multiplies 4 instead of 9 times for each input channel, output channel and pixel.
+    The transposed convolution has stride 2 and padding 1, the convolution padding 1. The former multiplies 4 instead of
+    9 times for each input channel, output channel and pixel.
     """
     for dim in (2, 3):
         first, second, third = weight.unbind(dim)

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 import torch._functorch.config as functorch
 from lightning import Callback, LightningModule, Trainer
-from torch import nn
 
 from vae_lab.training.tasks.task import Task
 
@@ -27,26 +26,25 @@ class Compiled(Callback):
         known = torch.compiler.list_backends(exclude_tags=())
         if choice is not True and choice not in known:
             raise ValueError(f"compile={choice} must be true, false or a backend of torch.compile: {', '.join(known)}.")
+        self.choice = str(choice).lower()
         self.backend = "cudagraphs" if choice is True else str(choice)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Mark the networks for compilation, which happens at the first batch.
 
         Raises:
-            ValueError: if the choice is CUDA graphs, and the run is not on a GPU or has an adversary without graphs.
+            ValueError: if the choice is CUDA graphs, and the run is not on a GPU or its task does not allow them.
         """
         if stage != "fit" or not isinstance(pl_module, Task):
             return
-        adversaries = getattr(pl_module, "adversaries", nn.ModuleDict())
-        without = [type(one).__name__ for one in adversaries.values() if not getattr(one, "graphs", True)]
-        if self.backend == "cudagraphs" and without:
+        if self.backend == "cudagraphs" and not pl_module.allows_cuda_graphs:
             raise ValueError(
-                f"compile=true would change the losses of a run with a {without[0]}; choose compile=false, or another"
-                " task/adversaries/discriminator."
+                f"compile={self.choice} records CUDA graphs, with which the losses of a projected discriminator and of"
+                " task=staged_vaegan are not those without; choose compile=false."
             )
         if self.backend == "cudagraphs" and trainer.strategy.root_device.type != "cuda":
             raise ValueError(
-                "compile=true records CUDA graphs, but this run is not on a GPU; choose compile=false, or"
+                f"compile={self.choice} records CUDA graphs, but this run is not on a GPU; choose compile=false, or"
                 " compile=inductor to compile for the CPU."
             )
         # without this option, Inductor draws noise from its own generator, which is not seeded per batch

@@ -17,7 +17,7 @@ def set_gradients(parameters: Sequence[nn.Parameter], loss: Float[Tensor, ""]) -
 
 
 def assign_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    """Set `grad` of each parameter, in the parameter's memory layout.
+    """Set `grad` of each parameter, in the parameter's memory layout; None stays None.
 
     `torch.autograd.grad` returns other layouts, for example of weights with spectral normalization, and on CUDA the
     fused optimizers require equal ones.

@@ -113,6 +113,11 @@ class AdversarialTask(Task):
     def step(self, batch: Sample, step: int, *optimizers: AnyOptimizer) -> dict[str, Tensor]:
         """Take step number `step`, from 0, with every optimizer; return values to log by name, among them "loss"."""
 
+    @property
+    def allows_cuda_graphs(self) -> bool:
+        """Whether all adversaries allow CUDA graphs."""
+        return all(adversary.allows_cuda_graphs for adversary in self.adversaries.values())
+
     def trained_networks(self) -> list[nn.Module]:
         """Return the networks that are trained: encoder, decoder and those of the adversaries."""
         networks = [getattr(adversary, "network", None) for adversary in self.adversaries.values()]

@@ -114,6 +114,11 @@ class StagedVAEGANTask(AdversarialTask):
         return [decoder, encoder, *adversary_optimizers(self.make_adversary_optimizer, self.adversaries.values())]
 
     @property
+    def allows_cuda_graphs(self) -> bool:
+        """No: only with the projected discriminator in graphs was it measured, and there losses changed."""
+        return False
+
+    @property
     def is_preliminary(self) -> bool:
         """Whether the model is still incomplete, because its encoder is untrained."""
         return self.stage_at(self.global_step)[0] != "joint"
