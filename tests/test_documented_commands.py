@@ -331,6 +331,7 @@ def test_benchmarks_of_the_pages_exist() -> None:
     assert all((ROOT / "benchmarks" / f"{name}.py").is_file() for name in named)
 
 
+@pytest.mark.slow
 def test_the_scripts_of_the_pages_write_their_pictures(
     place: Place, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

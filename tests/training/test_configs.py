@@ -79,12 +79,12 @@ def experiment_choices(path: Path) -> dict[str, str]:
     return {key.removeprefix("override /"): value for entry in entries for key, value in entry.items()}
 
 
-def is_staged(path: Path) -> bool:
-    """Whether an experiment trains in stages, as tests/training/test_staged.py does."""
-    return experiment_choices(path).get("task") == "staged_vaegan"
+def is_long(path: Path) -> bool:
+    """Whether an experiment trains in stages, as tests/training/test_staged.py does, or large images."""
+    return experiment_choices(path).get("task") == "staged_vaegan" or path.stem in SMALLER
 
 
-TRAINED = [pytest.param(path, marks=[pytest.mark.slow] if is_staged(path) else []) for path in EXPERIMENTS]
+TRAINED = [pytest.param(path, marks=[pytest.mark.slow] if is_long(path) else []) for path in EXPERIMENTS]
 
 
 @pytest.mark.parametrize("path", TRAINED, ids=lambda path: path.stem)
