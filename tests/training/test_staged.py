@@ -70,6 +70,15 @@ def test_each_stage_trains_its_networks(config: Compose) -> None:
     assert moved(task, batch, optimizers, step=5) == joint
 
 
+def test_a_warm_up_differentiates_nothing_but_adversaries(config: Compose) -> None:
+    task, batch, optimizers = staged(config)
+    found: list[bool] = []
+    task.learner.decoder.register_forward_hook(lambda _module, _given, output: found.append(output.requires_grad))
+    for step in (1, 4, 5):  # alone, in the warm-up of the last stage, after it
+        task.step(batch, step, *optimizers)
+    assert found == [True, False, True]
+
+
 def test_a_frozen_network_counts_in_no_norm(config: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     """The norm of no gradients would be on the CPU, and the others on a GPU."""
     task, batch, optimizers = staged(config)

@@ -151,7 +151,8 @@ class StagedVAEGANTask(AdversarialTask):
         if name == "encoder":
             numbers, is_finite = self.train_encoder(batch, step, optimizers)
         else:
-            numbers, is_finite = self.train_against_adversaries(batch, step, optimizers, joint=name == "joint")
+            options = {"joint": name == "joint", "warming": since < stage.warmup}
+            numbers, is_finite = self.train_against_adversaries(batch, step, optimizers, **options)
         self.ema.decay = 0.5 ** (len(batch.image) * self.trainer.world_size / self.ema_halflife)
         if since >= stage.warmup:
             self.ema.update(since if name != "joint" else NO_WARMUP)
@@ -183,36 +184,20 @@ class StagedVAEGANTask(AdversarialTask):
         return numbers, self.step_optimizers(*optimizers)
 
     def train_against_adversaries(
-        self, batch: Sample, step: int, optimizers: tuple[AnyOptimizer, ...], *, joint: bool
+        self, batch: Sample, step: int, optimizers: tuple[AnyOptimizer, ...], *, joint: bool, warming: bool
     ) -> tuple[dict[str, Tensor], bool]:
         """Train decoder and adversaries, and also the encoder if `joint`; return values to log, and as above.
 
-        The decoder's batch contains latents of posterior and prior, so that batch normalization treats them equally.
+        If `warming`, only the adversaries train, and nothing is differentiated with respect to images.
         """
-        view: VAE = self.learner.given(batch.label)  # pyright: ignore[reportAssignmentType]
-        prior = view.prior().sample((len(batch.image),))
-        numbers: dict[str, Tensor] = {}
-        loss = batch.image.new_zeros(())
-        if joint:
-            posterior = view.posterior(batch.image)
-            z = posterior.rsample()
-            both = view.decode(torch.cat([z, prior])).split(len(prior))  # labels repeat
-            generative, sample = view.likelihood(both[0]), view.likelihood(both[1])
-            inference = Inference(posterior, z, generative, view.prior(posterior))
-            numbers, bound = self.bound(inference, batch.image, step, self.stages["joint"])
-            reconstruction, generated = generative.mean, sample.mean
-            perceptual = self.perceptual(batch.image, reconstruction).mean()
-            loss = bound + perceptual
-            numbers["perceptual"] = perceptual.detach()
-        else:
-            sample = view.generative(prior)
-            reconstruction = generated = sample.mean
-        shown = AdversarialBatch(batch.image, reconstruction, generated, batch.label)
+        with torch.set_grad_enabled(not warming):
+            shown, numbers, loss = self.decode_batch(batch, step, joint=joint)
         found: dict[str, AdversaryLosses] = {name: one(shown, step) for name, one in self.adversaries.items()}
         generator_loss = torch.stack([one.generator_loss for one in found.values()]).sum()
         weight = self.adversarial_weight * self.guard.scale if joint else 1.0
         loss = loss + weight * generator_loss
-        set_gradients(list((self.learner if joint else self.learner.decoder).parameters()), loss)
+        if not warming:
+            set_gradients(list((self.learner if joint else self.learner.decoder).parameters()), loss)
         for name, adversary in self.adversaries.items():
             set_gradients(list(adversary.parameters()), found[name].loss)
         is_finite = self.step_optimizers(*optimizers)
@@ -222,6 +207,33 @@ class StagedVAEGANTask(AdversarialTask):
         losses = ModelLosses(bound, zero, numbers.get("perceptual", zero), generator_loss)
         self.note(shown, found, losses, {})
         return {**numbers, "loss": loss.detach()}, is_finite
+
+    def decode_batch(
+        self, batch: Sample, step: int, *, joint: bool
+    ) -> tuple[AdversarialBatch, dict[str, Tensor], Float[Tensor, ""]]:
+        """Return the images for the adversaries, values to log, and the model's losses but for the adversarial one.
+
+        The decoder's batch contains latents of posterior and prior if `joint`, so that batch normalization treats them
+        equally, and otherwise of the prior alone.
+        """
+        view: VAE = self.learner.given(batch.label)  # pyright: ignore[reportAssignmentType]
+        prior = view.prior().sample((len(batch.image),))
+        if not joint:
+            generated = view.generative(prior).mean
+            return AdversarialBatch(batch.image, generated, generated, batch.label), {}, batch.image.new_zeros(())
+        posterior = view.posterior(batch.image)
+        z = posterior.rsample()
+        both = view.decode(torch.cat([z, prior])).split(len(prior))  # labels repeat
+        generative, sample = view.likelihood(both[0]), view.likelihood(both[1])
+        inference = Inference(posterior, z, generative, view.prior(posterior))
+        numbers, bound = self.bound(inference, batch.image, step, self.stages["joint"])
+        perceptual = self.perceptual(batch.image, generative.mean).mean()
+        numbers["perceptual"] = perceptual.detach()
+        return (
+            AdversarialBatch(batch.image, generative.mean, sample.mean, batch.label),
+            numbers,
+            bound + perceptual,
+        )
 
     def bound(
         self, inference: Inference, image: Float[Tensor, "batch channels height width"], step: int, stage: Stage
