@@ -18,7 +18,7 @@ PINS = import json, sys; \
 .PHONY: help train paintings test slow lint types fix bench gpu gpu-wheels cluster lock clean
 
 # the stages of experiment=monet64_paintings, shortened
-SHORTENED := task.stages.decoder.steps=1800 task.stages.encoder.steps=400 trainer.max_steps=2600
+SHORTENED := task.stages.decoder.steps=1400 task.stages.encoder.steps=400 trainer.max_steps=2200
 
 # what a machine with torch may lack to run vae_lab, all of it Python alone
 GPU_PACKAGES := "hydra-core<1.4" "omegaconf<2.4" "antlr4-python3-runtime==4.9.*" "lightning<2.7,!=2.6.2,!=2.6.3" \
