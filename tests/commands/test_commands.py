@@ -149,6 +149,7 @@ def test_a_sweep_is_one_group_of_runs_in_folders_of_their_own(tmp_path: Path) ->
     assert names == {"model.nlatent=2", "model.nlatent=8"}
 
 
+@pytest.mark.slow
 def test_a_run_without_key_or_network_is_quiet(tmp_path: Path) -> None:
     done = vae_lab("train", "data=synthetic", "trainer.max_steps=4", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

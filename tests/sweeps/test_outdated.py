@@ -61,6 +61,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda *swept: invoke(main, "train", *common, *swept, monkeypatch=monkeypatch)
 
 
+@pytest.mark.slow
 def test_trials_of_an_experiment_that_was_edited_are_trained_anew(
     sweep: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -282,6 +282,7 @@ def tune(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
     return invoke(main, "tune", *tiny, *arguments, monkeypatch=monkeypatch)
 
 
+@pytest.mark.slow
 def test_another_data_set_is_another_study_and_more_trials_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
