@@ -151,8 +151,9 @@ class StagedVAEGANTask(AdversarialTask):
         if name == "encoder":
             numbers, is_finite = self.train_encoder(batch, step, optimizers)
         else:
-            options = {"joint": name == "joint", "warming": since < stage.warmup}
-            numbers, is_finite = self.train_against_adversaries(batch, step, optimizers, **options)
+            numbers, is_finite = self.train_against_adversaries(
+                batch, step, optimizers, joint=name == "joint", warming=since < stage.warmup
+            )
         self.ema.decay = 0.5 ** (len(batch.image) * self.trainer.world_size / self.ema_halflife)
         if since >= stage.warmup:
             self.ema.update(since if name != "joint" else NO_WARMUP)
@@ -229,11 +230,8 @@ class StagedVAEGANTask(AdversarialTask):
         numbers, bound = self.bound(inference, batch.image, step, self.stages["joint"])
         perceptual = self.perceptual(batch.image, generative.mean).mean()
         numbers["perceptual"] = perceptual.detach()
-        return (
-            AdversarialBatch(batch.image, generative.mean, sample.mean, batch.label),
-            numbers,
-            bound + perceptual,
-        )
+        shown = AdversarialBatch(batch.image, generative.mean, sample.mean, batch.label)
+        return shown, numbers, bound + perceptual
 
     def bound(
         self, inference: Inference, image: Float[Tensor, "batch channels height width"], step: int, stage: Stage
