@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 # uv where it is installed, unless pip was told where packages come from, which uv does not read; UV= takes pip
 SOURCES := ^(PIP_|[a-z:]+\.)[a-z_-]*(index|links|cert|proxy|host|constraint)
 UV ?= $(eval UV := $(shell { $(PYTHON) -m pip config list; env; } 2>/dev/null | grep -qiE '$(SOURCES)' || command -v uv))$(UV)
-PIP := $(BIN)/python -m pip install --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
 INSTALL = $(if $(UV),$(UV) pip install --python $(BIN)/python,$(PIP)) $(addprefix --constraint ,$(CONSTRAINTS)) --editable
 PINS = import json, sys; \
 	parts = [part["metadata"] for part in json.load(open(sys.argv[1]))["install"]]; \
@@ -81,23 +81,22 @@ clean: ## Remove the environment and the caches; outputs/ and data/ stay
 	rm -rf $(VENV) dist .gpu .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# The versions that the tests passed with; CONSTRAINTS= takes the newest that pyproject.toml admits
-$(VENV)/train: pyproject.toml $(CONSTRAINTS)
+# Install vae_lab with the extras of a target, in the versions that the tests passed with; CONSTRAINTS= takes the newest
+# that pyproject.toml admits. Packages are compiled when they are first imported: all of them would take a minute.
+define SET_UP
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || printf '%s\n' "Installing into $(VENV) with $(if $(UV),uv,pip), in 2 to 10 minutes." \
 		"On Linux PyTorch brings CUDA: 3.2 GB to download, 6 GB on disk. Without a GPU 0.4 GB to download are enough:" \
 		"$(if $(UV),UV_TORCH_BACKEND=cpu,PIP_EXTRA_INDEX_URL=<the index of CPU builds that pytorch.org names>) make train"
 	test -x $(BIN)/python || $(if $(UV),$(UV) venv --seed --python $(PYTHON),$(PYTHON) -m venv) $(VENV)
-	$(INSTALL) . || { echo "see the error above (6 GB of disk, a network); if versions conflict, make CONSTRAINTS= takes others"; exit 1; }
-	touch $@
+	$(INSTALL) '.$(EXTRAS)' || { echo "see the error above (6 GB of disk, a network); if versions conflict, make CONSTRAINTS= takes others"; exit 1; }
+	touch $@ $(VENV)/train
+endef
 
-$(VENV)/paintings: $(VENV)/train
-	$(INSTALL) '.[pretrained]'
-	touch $@
-
-$(VENV)/dev: $(VENV)/train
-	$(INSTALL) '.[dev]' || { echo "see the error above (6 GB of disk, a network); if versions conflict, make CONSTRAINTS= takes others"; exit 1; }
-	touch $@
+$(VENV)/paintings: EXTRAS := [pretrained]
+$(VENV)/dev: EXTRAS := [dev]
+$(VENV)/train $(VENV)/paintings $(VENV)/dev: pyproject.toml $(CONSTRAINTS)
+	$(SET_UP)
 
 $(VENV)/bench: $(VENV)/train
 	$(INSTALL) '.[bench]' || echo "pythae cannot be installed here; the benchmark says so"
