@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ does what the page says: it is typed here in short, or composed and told why."""
+"""Every command of README.md and docs/ does what the page says: it is typed here in short, or composed."""
 
 import ast
 import importlib
@@ -7,7 +7,7 @@ import runpy
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -300,7 +300,23 @@ TYPED = {unique(command): command for command in NOT_ELSEWHERE if not is_in(COMP
 """Those that are typed, each once."""
 
 
-@pytest.mark.parametrize("command", TYPED.values(), ids=lambda command: f"{command.page}: {command.line}"[:120])
+SLOW = [
+    command
+    for command in TYPED.values()
+    if command.page != "README.md" and not is_in({"resume=": "", "zip": ""}, command)
+]
+"""Those of them that are composed, too, and typed by `make slow`."""
+
+
+def named(commands: Iterable[Documented], slow: Sequence[Documented] = ()) -> list[object]:
+    """Parameters of a test, named by page and line; those in `slow` have that mark."""
+    return [
+        pytest.param(one, id=f"{one.page}: {one.line}"[:120], marks=[pytest.mark.slow] if one in slow else [])
+        for one in commands
+    ]
+
+
+@pytest.mark.parametrize("command", named(TYPED.values(), SLOW))
 def test_a_command_of_the_pages_works(
     command: Documented, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -309,10 +325,8 @@ def test_a_command_of_the_pages_works(
     assert code == 0, printed
 
 
-@pytest.mark.parametrize("command", LISTED.values(), ids=lambda command: f"{command.page}: {command.line}"[:120])
-def test_the_settings_of_a_long_command_exist(
-    command: Documented, place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("command", named([*LISTED.values(), *SLOW]))
+def test_the_settings_of_a_command_exist(command: Documented, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [word for word in shortened(command, place) if word != "-m"]
     assert typed(command.module.removeprefix("vae_lab."), [*words, "--cfg", "job"], monkeypatch) == 0
 

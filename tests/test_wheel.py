@@ -96,6 +96,7 @@ def install_bare(wheel: Path, folder: Path) -> Path:
     return folder / "bin" / "python"
 
 
+@pytest.mark.slow
 def test_the_wheel_alone_trains_and_reports_from_any_folder(wheel: Path, tmp_path: Path) -> None:
     python = install_bare(wheel, tmp_path / "bare")
     empty = tmp_path / "empty"

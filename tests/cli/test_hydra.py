@@ -121,7 +121,11 @@ def folder_is_named(_: Path, output: str) -> None:
 
 NOTING = ("+hydra.callbacks.mine._target_=noting.Noting", "+hydra.callbacks.mine.file=notes")
 SEEDS = ("seed=0,1", "-m")
-MARKS = {"launcher=joblib": pytest.mark.slow, "launcher=slurm_local": pytest.mark.slow}
+MARKS = {
+    "launcher=joblib": pytest.mark.slow,
+    "launcher=slurm_local": pytest.mark.slow,
+    "hydra/sweeper=basic hydra/launcher=joblib, a job fails": pytest.mark.slow,
+}
 
 HYDRA = {
     "seed=0,1 -m": Row(SEEDS, lambda f, _: trials(f, "outputs/sweeps/seed-*/*", ["completed"] * 2)),

@@ -89,7 +89,10 @@ def test_a_group_of_another_command_is_not_suggested(
     assert printed.endswith("There is no setting task; --cfg job lists all settings.\n")
 
 
-@pytest.mark.parametrize("name", ["half a latent", "a misspelt key", "no such folder"])
+@pytest.mark.parametrize(
+    "name",
+    ["half a latent", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a misspelt key", "no such folder"))],
+)
 def test_a_user_learns_of_bad_input_in_seconds(name: str, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = vae_lab("train", *BAD[name][0], cwd=tmp_path)

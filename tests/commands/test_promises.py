@@ -53,7 +53,7 @@ def beware(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in found if "p-values are invalid" in line]
 
 
-@pytest.mark.parametrize("score", ["neg_elbo", "all"])
+@pytest.mark.parametrize("score", ["neg_elbo", pytest.param("all", marks=pytest.mark.slow)])
 def test_images_that_were_trained_on_are_named(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, score: str
 ) -> None:

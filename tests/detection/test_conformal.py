@@ -72,7 +72,7 @@ def test_p_values_of_normal_images_are_uniform() -> None:
     assert distance < 1.628 / math.sqrt(repetitions)
 
 
-@pytest.mark.parametrize("alpha", [0.02, 0.05, 0.2, 0.5])
+@pytest.mark.parametrize("alpha", [0.02, 0.05, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (0.2, 0.5))])
 @pytest.mark.parametrize("n", [49, 99])
 def test_false_alarms_are_as_rare_as_said(n: int, alpha: float) -> None:
     repetitions = 2000

@@ -333,6 +333,7 @@ hydra:
 """
 
 
+@pytest.mark.slow
 def test_the_recorded_command_of_a_sweeps_file_trains_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -388,7 +388,7 @@ def test_what_a_search_cannot_do_is_refused_at_once(
     assert not list(tmp_path.rglob("summary.json"))
 
 
-@pytest.mark.parametrize("how", ["--config-dir={}", "hydra.searchpath=[{}]"])
+@pytest.mark.parametrize("how", ["--config-dir={}", pytest.param("hydra.searchpath=[{}]", marks=pytest.mark.slow)])
 def test_a_search_finds_configs_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     (tmp_path / "own" / "data").mkdir(parents=True)
     (tmp_path / "own" / "data" / "mine.yaml").write_text("defaults: [synthetic, _self_]\nnimages: 40\n")

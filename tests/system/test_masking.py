@@ -198,6 +198,7 @@ def test_an_evaluation_holds_no_secret(run: Callable[..., int], tmp_path: Path) 
     assert leaks(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_search_hold_no_secret(run: Callable[..., int], tmp_path: Path) -> None:
     given = ["group=grid", "logger=wandb", *GIVEN]
     assert run(train, "train", "-m", *SMALL, *given, "seed=0,1") == 0

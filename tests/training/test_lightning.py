@@ -35,12 +35,21 @@ def cells() -> list[tuple[str, str, str]]:
 
 
 CELLS = cells()
+ALIKE = {(name, "several") for name, column, cell in CELLS if column == "one" and (name, "several", cell) in CELLS}
+"""Cells of tasks with several optimizers that say what the cell beside them says."""
 NAMES = {name for name, _, _ in CELLS}
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled", "ignore:Error detected in")
 @pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices")
-@pytest.mark.parametrize(("name", "column"), [cell[:2] for cell in CELLS if cell[2].startswith("works")])
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        pytest.param(name, column, marks=[pytest.mark.slow] if (name, column) in ALIKE else [])
+        for name, column, cell in CELLS
+        if cell.startswith("works")
+    ],
+)
 def test_a_row_that_works_is_in_the_numbers(name: str, column: str, tmp_path: Path) -> None:
     WORKS[name](Row(column, tmp_path))
 
