@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 CONSTRAINTS ?= constraints.txt
-# uv where it is installed, unless pip was told where packages come from, which uv does not read; UV= takes pip
+# uv where it is installed, unless pip was told where packages come from, which uv does not read; UV= uses pip
 SOURCES := ^(PIP_|[a-z:]+\.)[a-z_-]*(index|links|cert|proxy|host|constraint)
 UV ?= $(eval UV := $(shell { $(PYTHON) -m pip config list; env; } 2>/dev/null | grep -qiE '$(SOURCES)' || command -v uv))$(UV)
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile
@@ -31,8 +31,8 @@ help: ## List the targets
 train: $(VENV)/train ## Train on the bundled digits; ARGS="data=mnist model.nlatent=16" changes what
 	$(BIN)/python -m vae_lab.train $(ARGS)
 
-paintings: $(VENV)/paintings ## Train on Monet's paintings and paint new ones, with shortened stages; ARGS="data.root=<folder>" has them
-	$(BIN)/python -m vae_lab.train experiment=monet64_paintings data.download=true $(SHORTENED) $(ARGS)
+paintings: $(VENV)/paintings ## Download Monet's paintings and train on them, in half an hour; ARGS="data.root=<folder>" uses your copy
+	$(BIN)/python -m vae_lab.train experiment=monet64_paintings $(if $(findstring data.root=,$(ARGS)),,data.download=true) $(SHORTENED) $(ARGS)
 
 test: $(VENV)/dev ## Run the tests, in two workers; ARGS goes to pytest, as in ARGS="-n 0 -k resume"
 	$(BIN)/python -m pytest $(ARGS)
@@ -86,7 +86,7 @@ clean: ## Remove the environment and the caches; outputs/ and data/ stay
 define SET_UP
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || printf '%s\n' "Installing into $(VENV) with $(if $(UV),uv,pip), in 2 to 10 minutes." \
-		"On Linux PyTorch brings CUDA: 3.2 GB to download, 6 GB on disk. Without a GPU 0.4 GB to download are enough:" \
+		"On Linux PyTorch brings CUDA: 3.2 GB to download, 6 GB on disk. Without a GPU, 0.4 GB should be enough:" \
 		"$(if $(UV),UV_TORCH_BACKEND=cpu,PIP_EXTRA_INDEX_URL=<the index of CPU builds that pytorch.org names>) make train"
 	test -x $(BIN)/python || $(if $(UV),$(UV) venv --seed --python $(PYTHON),$(PYTHON) -m venv) $(VENV)
 	$(INSTALL) '.$(EXTRAS)' || { echo "see the error above (6 GB of disk, a network); if versions conflict, make CONSTRAINTS= takes others"; exit 1; }
