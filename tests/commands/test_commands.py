@@ -149,7 +149,7 @@ def test_a_sweep_is_one_group_of_runs_in_folders_of_their_own(tmp_path: Path) ->
         names.add(lines.partition('"display_name":"')[2].partition('"')[0])
         assert '"tags":["model.nlatent=' in lines
     assert groups == {folders[0].parent.name}
-    assert names == {"model.nlatent=2", "model.nlatent=8"}
+    assert names == {"nlatent=2", "nlatent=8"}
 
 
 @pytest.mark.slow
