@@ -62,7 +62,7 @@ def installations(target: str, *given: str, **environment: str) -> list[str]:
     return [text for text in said.splitlines() if "pip install" in text]
 
 
-INSTALLED = {"train": ["."], "dev": [".", ".[dev]"], "bench": [".", ".[bench]"]}
+INSTALLED = {"train": ["."], "paintings": [".[pretrained]"], "dev": [".[dev]"], "bench": [".", ".[bench]"]}
 
 
 @needs_make
@@ -72,8 +72,16 @@ def test_make_installs_what_a_target_needs_under_the_constraints(
     target: str, given: tuple[str, ...], option: tuple[str, ...]
 ) -> None:
     lines = [shlex.split(line.partition(" || ")[0]) for line in installations(target, "UV=", *given)]
-    start = ["nowhere/bin/python", "-m", "pip", "install", "--disable-pip-version-check", *option]
+    start = ["nowhere/bin/python", "-m", "pip", "install", "--disable-pip-version-check", "--no-compile", *option]
     assert lines == [[*start, "--editable", what] for what in INSTALLED[target]]
+
+
+@needs_make
+@pytest.mark.parametrize(("arguments", "downloads"), [((), True), (("ARGS=data.root=<folder>",), False)])
+def test_make_downloads_paintings_unless_a_folder_is_given(arguments: tuple[str, ...], downloads: bool) -> None:
+    line = ["make", "--dry-run", f"PYTHON={sys.executable}", "VENV=nowhere", *arguments, "paintings"]
+    said = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ("data.download=true" in said) == downloads
 
 
 CHOICES: dict[str, tuple[tuple[str, ...], dict[str, str], bool]] = {
@@ -97,6 +105,5 @@ def test_make_takes_uv_unless_pip_knows_where_packages_come_from(name: str, tmp_
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | environment
     if environment.get("PIP_CONFIG_FILE"):
         environment["PIP_CONFIG_FILE"] = str(tmp_path / "pip.conf")
-    lines = installations("dev", *given, **environment)
-    assert len(lines) == 2
-    assert [line.startswith(f"{uv} pip install --python nowhere/bin/python ") for line in lines] == [expected] * 2
+    (line,) = installations("dev", *given, **environment)
+    assert line.startswith(f"{uv} pip install --python nowhere/bin/python ") == expected
