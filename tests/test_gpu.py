@@ -133,7 +133,7 @@ def test_wrong_arguments_are_told_in_a_sentence(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.filterwarnings("default")  # torch.compile reads gradients that no leaf has
+@pytest.mark.filterwarnings("default")  # torch.compile warns of gradients that it reads
 def test_the_script_runs_without_a_gpu(tmp_path: Path) -> None:
     assert gpu.main(["device=cpu", f"out={tmp_path}"]) == 0
     seen = report(tmp_path)
