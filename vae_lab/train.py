@@ -36,7 +36,7 @@ from vae_lab.system.masking import masked
 from vae_lab.system.processes import end_with_parent, ranks
 from vae_lab.system.quoting import command_line as to_type
 from vae_lab.system.quoting import key, parse, quote_override
-from vae_lab.training.checks import check_model
+from vae_lab.training.checks import check_settings
 from vae_lab.training.resume import continued, with_run_folders
 
 log = logging.getLogger("vae_lab.train")  # __main__, as a command, is no part of vae_lab
@@ -92,7 +92,7 @@ def train_checked(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     overrides = list(hydra.overrides.task)
     settle_limits(cfg, overrides)
-    check_model(cfg)
+    check_settings(cfg)
     say_packages(cfg)
     ndevices = cfg.trainer.devices
     alone = ranks().size > 1 or not isinstance(ndevices, int) or ndevices < 2

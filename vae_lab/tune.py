@@ -24,7 +24,7 @@ from vae_lab.sweeps.trial import Trial, config_flags, label
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import key, quote_override
 from vae_lab.system.threads import AUTO, Threads, keep_threads, kept_threads
-from vae_lab.training.checks import check_model
+from vae_lab.training.checks import check_settings
 from vae_lab.training.resume import with_run_folders
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def train_trial(trial: Trial, watchers: Sequence["Callback"], resume: str | None
     hidden.mkdir(exist_ok=True)
     save_config(cfg, hidden / "config.yaml")
     save_config(OmegaConf.create(list(trial.overrides)), hidden / "overrides.yaml")
-    check_model(cfg)
+    check_settings(cfg)
     cfg.resume = resume
     label(cfg, trial.folder.parent.name, trial.swept, wandb_id)
     train_run(cfg, watchers)

@@ -15,7 +15,7 @@ from torch.optim import Adam, Muon, Optimizer
 
 from vae_lab.models.vae import VAE
 from vae_lab.system.config_dir import CONF
-from vae_lab.training.checks import check_model
+from vae_lab.training.checks import check_settings
 from vae_lab.training.distributed.gradients import set_gradients
 from vae_lab.training.optimizers import MuonWithAdamW, make_adamw
 from vae_lab.training.run import train_run
@@ -145,7 +145,7 @@ def test_what_an_optimizer_does_not_take_is_told_before_the_images_are_read(
     overrides: list[str], sentence: str, config: Compose
 ) -> None:
     with pytest.raises(ValueError, match=f"^optimizer: .*{sentence}"):
-        check_model(config(*overrides))
+        check_settings(config(*overrides))
 
 
 def test_any_optimizer_of_torch_takes_what_a_task_gives() -> None:

@@ -30,7 +30,7 @@ from vae_lab.cli.other_sweepers import is_own
 from vae_lab.cli.overrides import config_dirs, normalise_overrides
 from vae_lab.errors import PARTLY_FAILED, Interrupted, RanksLost, StorageError, SweepFailed, exit_code
 from vae_lab.system.config_dir import CONF
-from vae_lab.system.error_text import import_problem, nearest
+from vae_lab.system.error_text import argument_problem, import_problem, nearest
 from vae_lab.system.folders import provide_home
 from vae_lab.system.masking import masked
 from vae_lab.system.processes import ranks, size_warning
@@ -294,12 +294,12 @@ def print_error(error: BaseException, *, verbose: bool = False, config_name: str
 
 def describe_error(error: BaseException, *, verbose: bool = False, config_name: str = "train") -> tuple[int, str]:
     """Return the exit code and message of an error, with a traceback for a bug in vae_lab or if `verbose` is set."""
-    cause = error
+    cause, problem = error, argument_problem(error)
     while isinstance(cause, InstantiationException) and cause.__cause__ is not None and not import_problem(cause):
         cause = cause.__cause__
     from_config = isinstance(error, InstantiationException) and isinstance(cause, TypeError)
     code = 2 if from_config or isinstance(cause, HydraException | OmegaConfBaseException) else exit_code(cause)
-    message = cause.account if isinstance(cause, RanksLost) else sentence(cause, config_name)
+    message = cause.account if isinstance(cause, RanksLost) else problem or sentence(cause, config_name)
     if verbose or (code == 1 and not isinstance(cause, RanksLost)):
         message = "".join(traceback.format_exception(error)) + message
     notes = getattr(error, "__notes__", [])  # of a sweep: which trial

@@ -15,7 +15,7 @@ from vae_lab.runs.folder import command
 from vae_lab.system.config_dir import CONF
 from vae_lab.system.masking import masked
 from vae_lab.system.quoting import key, quote_typed
-from vae_lab.training.checks import check_model
+from vae_lab.training.checks import check_settings
 from vae_lab.training.resume import continued
 
 FOLDER = "hydra.run.dir"
@@ -41,7 +41,7 @@ def compose_config(settings: Sequence[str]) -> tuple[DictConfig, dict[str, objec
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error, "train")) from error
     settle_limits(cfg, overrides)
-    check_model(cfg)
+    check_settings(cfg)
     kept = [text for text in overrides if key(text) != "folder"]
     return cfg, {"overrides": masked(kept), "command": command(kept)}
 
