@@ -27,12 +27,15 @@ def check_settings(cfg: DictConfig) -> None:
         settings = OmegaConf.select(cfg, key)
         if settings is None or "_target_" not in settings:  # of another task
             continue
+        make = build(settings)
         try:
-            build(settings)(model.named_parameters())
+            make(model.named_parameters())
         except TypeError as error:
             raise ValueError(wrong_arguments(key, error) or f"{key}: {error}.") from error
         except ValueError as error:
-            raise ValueError(f"{key}: {error}.") from error
+            arguments: dict[str, object] = getattr(make, "keywords", {})
+            values = ", ".join(f"{key}.{name}={value}" for name, value in arguments.items())
+            raise ValueError(f"{key}: {error}; change one of {values}.") from error
     check_schedule(build(cfg.schedule))
 
 
