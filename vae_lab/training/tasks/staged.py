@@ -22,7 +22,6 @@ from vae_lab.training.distributed.collectives import synchronize_buffers
 from vae_lab.training.distributed.gradients import set_gradients
 from vae_lab.training.snapshot import AnyOptimizer
 from vae_lab.training.tasks.adversarial import AdversarialTask, ModelLosses
-from vae_lab.training.tasks.vaegan_settings import adversary_optimizers
 
 PRIOR_DRAWS = 256
 """Latents of the prior with which those of a batch are compared."""
@@ -111,7 +110,8 @@ class StagedVAEGANTask(AdversarialTask):
         self.objective.plan(self.total_steps)
         decoder = self.make_optimizer(self.learner.decoder.named_parameters())
         encoder = self.make_encoder_optimizer(self.learner.encoder.named_parameters())
-        return [decoder, encoder, *adversary_optimizers(self.make_adversary_optimizer, self.adversaries.values())]
+        others = [self.make_adversary_optimizer(one.named_parameters()) for one in self.adversaries.values()]
+        return [decoder, encoder, *others]
 
     @property
     def allows_cuda_graphs(self) -> bool:

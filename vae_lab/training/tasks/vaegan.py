@@ -19,7 +19,7 @@ from vae_lab.training.distributed.gradients import assign_gradients, mean_of_gro
 from vae_lab.training.schedules import make_schedule
 from vae_lab.training.snapshot import AnyOptimizer
 from vae_lab.training.tasks.adversarial import AdversarialTask, ModelLosses
-from vae_lab.training.tasks.vaegan_settings import adversary_optimizers, read_weight_bounds
+from vae_lab.training.tasks.vaegan_settings import read_weight_bounds
 
 
 class VAEGANTask(AdversarialTask):
@@ -71,7 +71,7 @@ class VAEGANTask(AdversarialTask):
         """Return the optimizers of VAE and adversaries, and the learning-rate schedule of the VAE's optimizer."""
         self.objective.plan(self.total_steps)
         optimizer = self.make_optimizer(self.learner.named_parameters())
-        others = adversary_optimizers(self.make_adversary_optimizer, self.adversaries.values())
+        others = [self.make_adversary_optimizer(one.named_parameters()) for one in self.adversaries.values()]
         if self.make_schedule is None:
             return [optimizer, *others], []
         return [optimizer, *others], [{"scheduler": make_schedule(self.make_schedule, optimizer, self.total_steps)}]

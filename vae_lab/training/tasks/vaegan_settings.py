@@ -1,9 +1,6 @@
 """Checks of the settings of `VAEGANTask`."""
 
-from collections.abc import Callable, Iterable, Sequence
-
-from torch import nn
-from torch.optim import Optimizer
+from collections.abc import Sequence
 
 
 def read_weight_bounds(weight_bounds: object) -> tuple[float, float]:
@@ -18,17 +15,3 @@ def read_weight_bounds(weight_bounds: object) -> tuple[float, float]:
             f"task.weight_bounds={weight_bounds} must be two numbers in increasing order, at least 0, as [0.0,1e4]."
         )
     return numbers
-
-
-def adversary_optimizers(make: Callable[..., Optimizer], adversaries: Iterable[nn.Module]) -> list[Optimizer]:
-    """Return a new optimizer for each adversary.
-
-    Raises:
-        ValueError: if torch rejects a setting; the message names the keys.
-    """
-    try:
-        return [make(adversary.named_parameters()) for adversary in adversaries]
-    except ValueError as error:
-        keywords: dict[str, object] = getattr(make, "keywords", {})
-        said = ", ".join(f"task.adversary_optimizer.{name}={value}" for name, value in keywords.items())
-        raise ValueError(f"{error}: change one of {said}.") from error
